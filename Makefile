@@ -1,0 +1,44 @@
+# make demo   the whole path once, about half a minute: meters, piles, broker, coordinator, drivers, certificates
+# make test   everything: style, types, tests; installs the servers the tests need
+# make check  style and types only          make bench  figures with their limits, into bench/out/
+# make lock   refresh requirements.lock     make clean  remove what the others made
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench lock clean servers vectors
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+help:
+	@sed -n '1,4s/^# //p' Makefile
+
+$(READY): requirements.lock pyproject.toml tools/setup
+	@tools/setup $(VENV) $(PYTHON)
+	@touch $@
+
+demo: $(READY)
+	@$(BIN)/pilechain demo --out demo-out
+
+check: $(READY)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+servers: $(READY)
+	@tools/servers
+
+test: servers check
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+bench: servers
+	@$(BIN)/python -m bench
+
+# Golden vectors are written by the reference implementation and then only ever read; a change here is a wire change.
+vectors: $(READY)
+	@$(BIN)/python tools/make_vectors.py
+
+lock:
+	uv pip compile -q --universal --generate-hashes --all-extras --group dev --group firmware --python-version 3.11 --no-annotate --no-header pyproject.toml -o requirements.lock
+
+clean:
+	rm -rf $(VENV) demo-out build bench/out
