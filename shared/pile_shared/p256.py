@@ -176,11 +176,11 @@ def _random_scalar() -> int:
 
 def _nonces(secret: bytes, digest: bytes) -> "Iterator[int]":
     """Candidates for the nonce in the order of RFC 6979 section 3.2; the first is taken but for a chance of 2^-32."""
-    seed = secret + (int.from_bytes(digest, "big") % _N).to_bytes(32, "big")
+    reduced = (int.from_bytes(digest, "big") % _N).to_bytes(32, "big")
     key = bytes(32)
     value = b"\x01" * 32
     for separator in (b"\x00", b"\x01"):
-        key = hmac_sha256(key, value, separator, seed)
+        key = hmac_sha256(key, value, separator, secret, reduced)
         value = hmac_sha256(key, value)
     while True:
         value = hmac_sha256(key, value)
