@@ -1,0 +1,1 @@
+"""Hardware for tests and the demo, simulated so that the real drivers talk to it."""

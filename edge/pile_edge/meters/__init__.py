@@ -1,0 +1,1 @@
+"""Energy meters: what they say in which register."""

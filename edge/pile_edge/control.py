@@ -1,0 +1,75 @@
+"""What lets current flow, or stops it: contactor drivers behind one small interface, for both interpreters.
+
+A control has `energise()`, `de_energise()` (both may be repeated at will) and `is_energised()`, which asks the
+hardware, not a memory of what was last commanded. A relay alone is no safe EVSE: proximity, residual current and pilot
+signal are the charging station's business; this switches its contactor.
+"""
+
+from pile_edge.modbus import READ_COILS, Bus
+from pile_shared.errors import BusError, ConfigError
+
+
+class ControlError(BusError):
+    """A contactor that answers but does not do what it is told."""
+
+    code = "control"
+
+
+class CoilContactor:
+    """A contactor behind one Modbus coil: 1 energises it, and power flows."""
+
+    def __init__(self, bus: Bus, unit: int, coil: int, attempts: int = 3) -> None:
+        """Use `coil` (0-based) of `unit` on `bus`, with at most `attempts` tries for each command."""
+        self._bus = bus
+        self._unit = unit
+        self._coil = coil
+        self._attempts = attempts
+
+    def energise(self) -> None:
+        """Close the contactor. BusError if the relay gave no answer, ControlError if its coil stays off."""
+        self._retry(True)
+
+    def de_energise(self) -> None:
+        """Open the contactor. BusError if the relay gave no answer, ControlError if its coil stays on."""
+        self._retry(False)
+
+    def is_energised(self) -> bool:
+        """What the coil is now, read from the relay; BusError if it gave no answer."""
+        return self._retry(None)
+
+    def _retry(self, command: bool | None) -> bool:
+        """The coil's state, after the command if there is one."""
+        failure = None
+        for _ in range(self._attempts):
+            try:
+                if command is not None:
+                    self._bus.write_coil(self._unit, self._coil, command)
+                return self._state(command)
+            except BusError as error:
+                failure = error
+        assert failure is not None
+        raise failure
+
+    def _state(self, expected: bool | None) -> bool:
+        state = bool(self._bus.read(self._unit, READ_COILS, self._coil, 1)[0] & 1)
+        if expected is not None and state != expected:
+            raise ControlError("coil " + str(self._coil) + " stays " + ("on" if state else "off"))
+        return state
+
+
+def open_control(spec: dict, bus: Bus) -> CoilContactor:  # type: ignore[type-arg]
+    """The control in the `control` section of a configuration: {"kind": "coil", "unit": 2, "coil": 0}.
+
+    Raises:
+        ConfigError: the section names a wrong value, or a kind that is not supported.
+    """
+    if spec.get("kind") != "coil":
+        raise ConfigError('control.kind must be "coil"')
+    return CoilContactor(bus, _integer(spec, "unit", 1, 255), _integer(spec, "coil", 0, 65_535))
+
+
+def _integer(spec: dict, key: str, low: int, high: int) -> int:  # type: ignore[type-arg]
+    value = spec.get(key)
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise ConfigError("control." + key + " must be an integer from " + str(low) + " to " + str(high))
+    return value

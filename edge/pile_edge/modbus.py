@@ -1,0 +1,217 @@
+"""Modbus framing, pure, for both interpreters: bytes of a request, and what a response to exactly that request carries.
+
+RTU: Modbus over Serial Line V1.02, sections 2.5.1 (frame, t3.5) and 6.2 (CRC-16). TCP: Modbus Messaging on TCP/IP
+V1.0b, section 3.1.3 (MBAP header). PDUs: Modbus Application Protocol V1.1b3, sections 6.1 to 6.5 and 7 (exceptions).
+A response counts only if unit, function, byte count and, on TCP, transaction match the request; else BusError `crc`,
+`frame` or `exception`.
+"""
+
+from pile_shared.errors import BusError, ConfigError
+
+READ_COILS = 1
+READ_DISCRETE = 2
+READ_HOLDING = 3
+READ_INPUT = 4
+WRITE_COIL = 5
+
+MAX_REGISTERS = 125  # Application Protocol V1.1b3, section 6.3: what fits a 253-byte PDU
+MAX_FRAME_BYTES = 260  # the longest ADU, on TCP; a longer answer is refused unread
+RTU_OVERHEAD_BYTES = 3  # unit, CRC
+TCP_HEADER_BYTES = 7
+EXCEPTION_PDU_BYTES = 2
+
+EXCEPTIONS = {
+    1: "illegal function",
+    2: "illegal data address",
+    3: "illegal data value",
+    4: "server device failure",
+    5: "acknowledge",
+    6: "server device busy",
+    8: "memory parity error",
+    10: "gateway path unavailable",
+    11: "gateway target device failed to respond",
+}
+
+
+def crc16(data: bytes) -> int:
+    """The CRC of Modbus over Serial Line V1.02 section 6.2.2; its low byte is sent first."""
+    crc = 0xFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ 0xA001 if crc & 1 else crc >> 1
+    return crc
+
+
+def silence_us(baud: int) -> int:
+    """The silence t3.5 between RTU frames: 3.5 characters of 11 bits; 1750 us above 19200 baud (section 2.5.1.1)."""
+    return 1750 if baud > 19200 else 38_500_000 // baud + 1
+
+
+def read_request(function: int, address: int, count: int) -> bytes:
+    """The PDU that reads `count` registers (functions 3, 4; 1..125) or coils (functions 1, 2; 1..2000)."""
+    if not READ_COILS <= function <= READ_INPUT or not 0 <= address <= 0xFFFF:
+        raise BusError("cannot read function " + str(function) + " address " + str(address), "frame")
+    most = MAX_REGISTERS if function >= READ_HOLDING else 16 * MAX_REGISTERS
+    if not 1 <= count <= most or address + count > 0x10000:
+        raise BusError("cannot read " + str(count) + " values in one request", "frame")
+    return bytes((function, address >> 8, address & 255, count >> 8, count & 255))
+
+
+def write_coil_request(address: int, on: bool) -> bytes:
+    """The PDU that switches one coil (function 5)."""
+    if not 0 <= address <= 0xFFFF:
+        raise BusError("no coil " + str(address), "frame")
+    return bytes((WRITE_COIL, address >> 8, address & 255, 0xFF if on else 0, 0))
+
+
+def response_bytes(request: bytes) -> int:
+    """The length of the PDU that answers a request PDU, when it is not an exception (which has 2 bytes)."""
+    if request[0] == WRITE_COIL:
+        return 5
+    return 2 + _data_bytes(request)
+
+
+def _data_bytes(request: bytes) -> int:
+    count = request[3] << 8 | request[4]
+    return 2 * count if request[0] >= READ_HOLDING else (count + 7) // 8
+
+
+def parse_response(request: bytes, response: bytes) -> bytes:
+    """The register or coil bytes in the PDU that answers `request`; for a written coil, nothing.
+
+    Raises:
+        BusError: `exception` with its name when the unit refused, `frame` when this does not answer the request.
+    """
+    if len(response) == EXCEPTION_PDU_BYTES and response[0] == request[0] | 0x80:
+        name = EXCEPTIONS.get(response[1], "unknown")
+        raise BusError("Modbus exception " + str(response[1]) + ": " + name, "exception")
+    if len(response) != response_bytes(request) or response[0] != request[0]:
+        raise BusError("response does not answer the request", "frame")
+    if request[0] == WRITE_COIL:
+        if response != request:
+            raise BusError("unit echoed another coil or value", "frame")
+        return b""
+    if response[1] != len(response) - 2:
+        raise BusError("byte count " + str(response[1]) + " in a response of " + str(len(response)), "frame")
+    return bytes(response[2:])
+
+
+def rtu_frame(unit: int, pdu: bytes) -> bytes:
+    """A PDU addressed to a unit (1..247) on a serial line."""
+    if not 1 <= unit <= 247:
+        raise BusError("no unit " + str(unit) + " on a serial line", "frame")
+    body = bytes((unit,)) + pdu
+    crc = crc16(body)
+    return body + bytes((crc & 255, crc >> 8))
+
+
+def rtu_pdu(unit: int, frame: bytes) -> bytes:
+    """The PDU in a frame from `unit`; BusError `crc` or `frame` otherwise."""
+    if not EXCEPTION_PDU_BYTES + RTU_OVERHEAD_BYTES <= len(frame) <= MAX_FRAME_BYTES:
+        raise BusError("serial frame of " + str(len(frame)) + " bytes", "frame")
+    if crc16(frame[:-2]) != frame[-1] << 8 | frame[-2]:
+        raise BusError("CRC does not match", "crc")
+    if frame[0] != unit:
+        raise BusError("unit " + str(frame[0]) + " answered for unit " + str(unit), "frame")
+    return bytes(frame[1:-2])
+
+
+def rtu_missing_bytes(request: bytes, received: bytes | bytearray) -> int:
+    """How many more bytes a serial answer to a request PDU needs before it can be complete; 0 when it has them."""
+    if len(received) < 2:
+        return EXCEPTION_PDU_BYTES + RTU_OVERHEAD_BYTES - len(received)
+    pdu = EXCEPTION_PDU_BYTES if received[1] & 0x80 else response_bytes(request)
+    return max(0, pdu + RTU_OVERHEAD_BYTES - len(received))
+
+
+def tcp_frame(transaction: int, unit: int, pdu: bytes) -> bytes:
+    """A PDU addressed to a unit (0..255) behind a TCP connection."""
+    if not 0 <= unit <= 255:
+        raise BusError("no unit " + str(unit), "frame")
+    length = len(pdu) + 1
+    return bytes((transaction >> 8 & 255, transaction & 255, 0, 0, length >> 8, length & 255, unit)) + pdu
+
+
+def tcp_missing_bytes(received: bytes | bytearray) -> int:
+    """How many more bytes a TCP answer needs; 0 when complete. BusError `frame` if it cannot become one."""
+    if len(received) < TCP_HEADER_BYTES:
+        return TCP_HEADER_BYTES - len(received)
+    length = 6 + (received[4] << 8 | received[5])
+    if not TCP_HEADER_BYTES + EXCEPTION_PDU_BYTES <= length <= MAX_FRAME_BYTES:
+        raise BusError("TCP frame of " + str(length) + " bytes", "frame")
+    return max(0, length - len(received))
+
+
+def tcp_pdu(transaction: int, unit: int, frame: bytes) -> bytes:
+    """The PDU in a frame that answers `transaction` of `unit`; BusError `frame` otherwise."""
+    if len(frame) < TCP_HEADER_BYTES or tcp_missing_bytes(frame) or len(frame) != 6 + (frame[4] << 8 | frame[5]):
+        raise BusError("TCP frame of " + str(len(frame)) + " bytes", "frame")
+    if frame[0] << 8 | frame[1] != transaction & 0xFFFF or frame[2] or frame[3]:
+        raise BusError("answer to another transaction or protocol", "frame")
+    if frame[6] != unit:
+        raise BusError("unit " + str(frame[6]) + " answered for unit " + str(unit), "frame")
+    return bytes(frame[TCP_HEADER_BYTES:])
+
+
+class Bus:
+    """A serial line or TCP gateway; `ports/cpython_bus.py` and `ports/micropython_bus.py` each have one.
+
+    One exchange at a time, never sooner than `gap_ms` after the last. One that fails raises BusError (`timeout`, `crc`,
+    `frame`, `exception`, `closed`) and is not repeated: how often to retry is for the caller to bound. A connection
+    that broke is opened again by the next call.
+    """
+
+    def read(self, unit: int, function: int, address: int, count: int) -> bytes:
+        """Registers (functions 3, 4): 2 * count bytes, big-endian. Coils (1, 2): ceil(count / 8), first in bit 0."""
+        raise NotImplementedError
+
+    def write_coil(self, unit: int, address: int, on: bool) -> None:
+        """Switch one coil (function 5); returns once the unit has echoed the command."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Free the device or connection; the next call opens it again."""
+        raise NotImplementedError
+
+
+class BusSpec:
+    """A checked description of a bus; which fields matter depends on `kind`.
+
+    `kind` "tcp" has `host`, `port`; "rtu" has `device`, `baud`, `parity`, `stopbits`. Both have `timeout_ms` for an
+    answer to arrive (default 1000) and `gap_ms` of silence between exchanges (default 0; on RTU at least t3.5).
+    """
+
+    def __init__(self, spec: dict) -> None:  # type: ignore[type-arg]
+        """Take the `bus` section of a configuration; ConfigError names the key that is wrong."""
+        self.kind = spec.get("kind")
+        self.timeout_ms = _int(spec, "timeout_ms", 1000, 10, 60_000)
+        self.gap_ms = _int(spec, "gap_ms", 0, 0, 10_000)
+        self.options = spec
+        if self.kind == "tcp":
+            self.host = _text(spec, "host")
+            self.port = _int(spec, "port", 502, 1, 65_535)
+        elif self.kind == "rtu":
+            self.device = _text(spec, "device")
+            self.baud = _int(spec, "baud", 9600, 300, 1_000_000)
+            self.stopbits = _int(spec, "stopbits", 1, 1, 2)
+            self.parity = spec.get("parity", "N")
+            if self.parity not in ("N", "E", "O"):
+                raise ConfigError('bus.parity must be "N", "E" or "O"')
+            self.gap_ms = max(self.gap_ms, (silence_us(self.baud) + 999) // 1000)
+        else:
+            raise ConfigError('bus.kind must be "tcp" or "rtu"')
+
+
+def _int(spec: dict, key: str, default: int, low: int, high: int) -> int:  # type: ignore[type-arg]
+    value = spec.get(key, default)
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise ConfigError("bus." + key + " must be an integer from " + str(low) + " to " + str(high))
+    return value
+
+
+def _text(spec: dict, key: str) -> str:  # type: ignore[type-arg]
+    value = spec.get(key)
+    if not isinstance(value, str) or not value:
+        raise ConfigError("bus." + key + " must be a name")
+    return value
