@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from .errors import BoundsError
+from pile_shared.errors import BoundsError
 
 _CURVE = ec.SECP256R1()
 _SIGN = ec.ECDSA(SHA256(), deterministic_signing=True)  # RFC 6979

@@ -19,7 +19,7 @@ is no protection against somebody with probes on the board, for whom there are s
 from hashlib import sha256 as _sha256
 from os import urandom
 
-from .errors import BoundsError
+from pile_shared.errors import BoundsError
 
 TYPE_CHECKING = False  # there is no typing module on a board; checkers take this name for true
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ MICROPYTHON = sys.implementation.name == "micropython"
 # One of two modules with the same names. A board that lacks a fast curve gets the slow one because it is a board, never
 # because an import failed: a CPython without `cryptography` is an installation error and says so.
 if MICROPYTHON:
-    from . import p256 as _es256
+    from pile_shared import p256 as _es256
 else:
-    from . import openssl as _es256  # type: ignore[no-redef]
+    from pile_shared import openssl as _es256  # type: ignore[no-redef]
 
 
 def sha256(data: bytes) -> bytes:

