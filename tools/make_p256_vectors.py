@@ -27,6 +27,8 @@ Point = tuple[int, int]
 P = 2**256 - 2**224 + 2**192 + 2**96 - 1
 N = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 B = 0x5AC635D8AA3A93E7B3EBBD55769886BC651D06B0CC53B0F63BCE3C3E27D2604B
+# The least x on the curve in [n, p), so that r = x - n = 3: by chance that comes once in 2^128.
+WRAPPED_X = N + 3
 
 
 def main() -> None:
@@ -123,12 +125,20 @@ def edge_signatures() -> Iterator[Case]:
     e, d = _digest_scalar(message), secret.private_numbers().private_value
     yield case("sum is infinity", _signature(-e * pow(d, -1, N) % N, s))
     yield case("sum of equal points", _signature(e * pow(d, -1, N) % N, s))
-    wrapped_public, wrapped_signature = _wrapped(message)
-    yield case("x of the nonce point lies between n and p", wrapped_signature, public=wrapped_public)
-    small_r, small_s = int.from_bytes(wrapped_signature[:32], "big"), int.from_bytes(wrapped_signature[32:], "big")
-    yield case("the same with r + n for r", _signature(small_r + N, small_s), public=wrapped_public)
-    yield case("the same with s + n for s", _signature(small_r, small_s + N), public=wrapped_public)
+    # Small r and s by construction: what a reader might let pass as the same numbers written otherwise.
+    r, s = WRAPPED_X - N, 0x5EED
+    made = _key_for(message, s)
+    yield case("x of the nonce point lies between n and p", _signature(r, s), public=made)
+    yield case("the same with r + n for r", _signature(r + N, s), public=made)
+    yield case("the same with s + n for s", _signature(r, s + N), public=made)
+    yield case("the same without the zeros of s", r.to_bytes(32, "big") + s.to_bytes(2, "big"), public=made)
+    yield case("the same with a zero more before s", r.to_bytes(32, "big") + s.to_bytes(33, "big"), public=made)
+    yield case("s is 1 and right", _signature(r, 1), public=_key_for(message, 1))
+    yield case("s is 0 where 1 is right", _signature(r, 0), public=_key_for(message, 1))
     yield case("off the curve", good, public=public[:-1] + bytes([public[-1] ^ 1]))
+    compressed = secret.public_key().public_bytes(Encoding.X962, PublicFormat.CompressedPoint)
+    yield case("good, but a compressed key", good, public=compressed)
+    yield case("good, but a hybrid key", good, public=bytes([6 + public[-1] % 2]) + public[1:])
     yield case("negated key", good, public=public[:33] + (P - int.from_bytes(public[33:], "big")).to_bytes(32, "big"))
 
 
@@ -201,7 +211,8 @@ def _digest_scalar(message: bytes) -> int:
 
 
 def _openssl_verifies(public: bytes, message: bytes, signature: bytes) -> bool:
-    if len(signature) != 64:  # the fixed length is COSE's (RFC 9053 section 2.1), not OpenSSL's
+    # The fixed length is COSE's (RFC 9053 section 2.1) and the one form of key is ours; OpenSSL reads more.
+    if len(signature) != 64 or len(public) != 65 or public[0] != 4:
         return False
     r, s = int.from_bytes(signature[:32], "big"), int.from_bytes(signature[32:], "big")
     try:
@@ -220,15 +231,17 @@ def _openssl_loads(public: bytes) -> bool:
     return True
 
 
-def _wrapped(message: bytes) -> tuple[bytes, bytes]:
-    """A key and a signature whose nonce point has its x in [n, p), so that r = x - n: one in 2^128 comes by chance."""
-    x, y = next((x, root) for x in range(N, P) if (root := _root(x**3 - 3 * x + B)) is not None)
-    r, s = x - N, 0x5EED
-    # Any s will do; the key is what the equation R = e/s G + r/s Q then leaves: Q = s/r R - e/r G.
-    inverse = pow(r, -1, N)
+def _key_for(message: bytes, s: int) -> bytes:
+    """The key under which (WRAPPED_X - n, s) signs a message; nobody knows its secret.
+
+    The equation R = e/s G + r/s Q, where R has the x WRAPPED_X, leaves Q = s/r R - e/r G.
+    """
+    y = _root(WRAPPED_X**3 - 3 * WRAPPED_X + B)
+    assert y is not None
+    inverse = pow(WRAPPED_X - N, -1, N)
     base = ec.derive_private_key(-_digest_scalar(message) * inverse % N, ec.SECP256R1()).public_key().public_numbers()
-    qx, qy = _add(_multiply(s * inverse % N, (x, y)), (base.x, base.y))
-    return b"\x04" + qx.to_bytes(32, "big") + qy.to_bytes(32, "big"), _signature(r, s)
+    qx, qy = _add(_multiply(s * inverse % N, (WRAPPED_X, y)), (base.x, base.y))
+    return b"\x04" + qx.to_bytes(32, "big") + qy.to_bytes(32, "big")
 
 
 def _root(square: int) -> int | None:

@@ -45,9 +45,9 @@ def no_table(monkeypatch):
 
 def test_the_vectors_cover_what_they_should():
     count = {kind: sum(case["kind"] == kind for case in CASES) for kind in ("key", "point", "sign", "verify")}
-    assert count == {"key": 10, "point": 22, "sign": 2, "verify": 60}
+    assert count == {"key": 10, "point": 22, "sign": 2, "verify": 66}
     verdicts = [case["valid"] for case in CASES if case["kind"] == "verify"]
-    assert (verdicts.count(True), verdicts.count(False)) == (21, 39)
+    assert (verdicts.count(True), verdicts.count(False)) == (22, 44)
 
 
 @of_kind("key")
@@ -174,6 +174,24 @@ def test_shares_are_fresh_and_the_nonce_itself_is_never_multiplied(monkeypatch):
     assert len(shares) == 4
     assert nonce not in shares
     assert sum(shares) % N == 2 * nonce % N
+
+
+def test_what_is_inverted_is_blinded(monkeypatch):
+    """Euclid's time tells of its argument: neither the nonce nor the same number twice may enter it."""
+    inverted = []
+    real = p256._inverse
+
+    def watched(value, modulus):
+        if modulus == N:
+            inverted.append(value)
+        return real(value, modulus)
+
+    monkeypatch.setattr(p256, "_inverse", watched)
+    secret = (7).to_bytes(32, "big")
+    assert p256.sign(secret, b"m") == p256.sign(secret, b"m")
+    nonce = next(p256._nonces(secret, sha256(b"m").digest()))
+    assert len(set(inverted)) == 2
+    assert nonce not in inverted
 
 
 def test_the_second_nonce_follows_rfc_6979():

@@ -5,7 +5,7 @@ import zlib
 from hashlib import sha256
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pile_shared import openssl, p256, platform
@@ -21,10 +21,10 @@ def test_sha256(data):
     assert platform.sha256(data) == sha256(data).digest()
 
 
-# Keys around the block size of 64 bytes, where RFC 2104 changes from padding to hashing.
-@given(
-    key=st.binary(max_size=70) | st.binary(min_size=62, max_size=66), parts=st.lists(st.binary(max_size=70), max_size=4)
-)
+@given(key=st.binary(max_size=200), parts=st.lists(st.binary(max_size=70), max_size=4))
+@example(key=b"k" * 63, parts=[b"just short of a block"])
+@example(key=b"k" * 64, parts=[b"a block, the last length that is only padded"])
+@example(key=b"k" * 65, parts=[b"the first length that is hashed"])
 def test_hmac_sha256_on_both(key, parts):
     expected = hmac.new(key, b"".join(parts), "sha256").digest()
     assert platform.hmac_sha256(key, *parts) == expected
