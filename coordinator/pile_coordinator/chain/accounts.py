@@ -1,0 +1,62 @@
+"""Double entry. Every amount leaves one account and enters another, so the sum of all balances is 0 by construction.
+
+Names: `X` the world outside (deposits come from it), `F` fees, `P:<party>` a party's money, `E:<hex id>` the escrow of a
+bid or contract, `B:<hex id>` the owner's bond in a contract. The grid party may owe: what it provides or takes is
+balanced outside the chain. No other account but X falls below zero.
+"""
+
+from typing import TYPE_CHECKING
+
+from pile_coordinator.chain.records import Account
+from pile_coordinator.chain.rejections import BrokenInvariantError, Rejection
+
+if TYPE_CHECKING:
+    from pile_coordinator.chain.state import State
+
+OUTSIDE = "X"
+FEES = "F"
+
+
+def party_account(party: str) -> str:
+    """A party's own account."""
+    return f"P:{party}"
+
+
+def escrow_account(order: bytes) -> str:
+    """What a user has put up for a bid or contract."""
+    return f"E:{order.hex()}"
+
+
+def bond_account(contract: bytes) -> str:
+    """What an owner has put up for a contract."""
+    return f"B:{contract.hex()}"
+
+
+def kind_of(account: str) -> str:
+    """X, F, P, E or B."""
+    return account[0]
+
+
+def post(state: "State", debit: str, credit: str, amount_micro: int) -> None:
+    """Move an amount (>= 0) from one account to another. Rejection `funds` if a party cannot pay it.
+
+    An escrow or bond that cannot pay is not a party's mistake but ours: BrokenInvariantError.
+    """
+    if amount_micro < 0:
+        raise BrokenInvariantError(f"negative posting {amount_micro} from {debit} to {credit}")
+    if amount_micro == 0:
+        return
+    left = state.balance_micro(debit) - amount_micro
+    if left < 0 and debit not in {OUTSIDE, party_account(state.params.grid)}:
+        if kind_of(debit) == "P":
+            raise Rejection("funds", f"{debit} has {left + amount_micro} micro, needs {amount_micro}")
+        raise BrokenInvariantError(f"{debit} would fall to {left} micro")
+    _set(state, debit, left)
+    _set(state, credit, state.balance_micro(credit) + amount_micro)
+
+
+def _set(state: "State", name: str, balance_micro: int) -> None:
+    if balance_micro == 0 and kind_of(name) in "EB":
+        state.drop(Account, name)  # an empty escrow is a closed one
+    else:
+        state.put(Account(name, balance_micro))

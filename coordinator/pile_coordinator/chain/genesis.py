@@ -1,0 +1,146 @@
+"""Genesis: the parameters, parties and accounting nodes a chain starts from; its hash names the chain.
+
+Everyone who verifies anything pins this document. It is JSON for people (keys in hex); its identity is the SHA-256 of its
+deterministic CBOR, whose first bytes are part of the chain id, so that two chains of one name cannot be confused.
+"""
+
+from dataclasses import dataclass, fields
+from typing import cast
+
+from pile_coordinator.chain.curve import MAX_CRR_TERM
+from pile_coordinator.chain.records import GRID, ROLES, Params, Party
+from pile_coordinator.chain.state import State
+from pile_shared.certificate import Validator, validators_from
+from pile_shared.codec import encode
+from pile_shared.errors import ConfigError, PilechainError
+from pile_shared.platform import sha256
+from pile_shared.units import MAX_PRICE_MICRO_PER_KWH, MAX_TIME_MS, check_bytes, check_id, check_int, check_text
+
+MAX_NAME_LENGTH = 20
+_PERMILLE = 1000
+_WEEK_MS = 7 * 24 * 3600 * 1000
+
+# Name of a parameter, lowest and highest value.
+_RANGES = {
+    "catalog_sell_micro_per_kwh": (1, MAX_PRICE_MICRO_PER_KWH // 1000),
+    "catalog_buy_micro_per_kwh": (0, MAX_PRICE_MICRO_PER_KWH // 1000),
+    "crr_numerator": (1, MAX_CRR_TERM),
+    "crr_denominator": (1, MAX_CRR_TERM),
+    "capacity_hours": (1, 8760),
+    "tolerance_permille": (0, _PERMILLE),
+    "tolerance_min_wh": (0, 10_000),
+    "overuse_permille": (0, _PERMILLE),
+    "fee_micro": (0, 1_000_000_000),
+    "bond_permille": (0, 10 * _PERMILLE),
+    "penalty_permille": (0, _PERMILLE),
+    "no_show_permille": (0, _PERMILLE),
+    "begin_grace_ms": (0, _WEEK_MS),
+    "evidence_window_ms": (0, 8 * _WEEK_MS),
+    "confirm_window_ms": (0, 8 * _WEEK_MS),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Genesis:
+    """A chain's beginning. `parties` are (id, role, public key)."""
+
+    name: str
+    time_ms: int
+    params: Params
+    parties: tuple[tuple[str, str, bytes], ...]
+    validators: tuple[Validator, ...]
+
+    def encoded(self) -> bytes:
+        """Deterministic CBOR: what the genesis hash covers."""
+        params = {field.name: getattr(self.params, field.name) for field in fields(self.params)}
+        rows = [list(party) for party in self.parties]
+        return encode([self.name, self.time_ms, params, rows, [v.fields() for v in self.validators]])
+
+    def hash(self) -> bytes:
+        """SHA-256 of the encoding: what a person compares."""
+        return sha256(self.encoded())
+
+    @property
+    def chain_id(self) -> str:
+        """Name and the first 4 bytes of the hash."""
+        return f"{self.name}-{self.hash()[:4].hex()}"
+
+    def state(self) -> State:
+        """The state before block 1. The caller seals it."""
+        state = State()
+        state.put(self.params)
+        for party, role, public in self.parties:
+            state.put(Party(party, role, public, 0, 0))
+        return state
+
+    def to_json(self) -> dict[str, object]:
+        """For people and files."""
+        params = {field.name: getattr(self.params, field.name) for field in fields(self.params)}
+        del params["name"]
+        return {
+            "name": self.name,
+            "time_ms": self.time_ms,
+            "params": params,
+            "parties": [{"id": p, "role": r, "public": k.hex()} for p, r, k in self.parties],
+            "validators": [{"party": v.party, "public": v.public.hex(), "power": v.power} for v in self.validators],
+        }
+
+
+def genesis_from_json(document: object) -> Genesis:
+    """A genesis from its JSON form; ConfigError naming the key and the expected form."""
+    if not isinstance(document, dict):
+        raise ConfigError("genesis must be a JSON object")
+    try:
+        params = _params(cast("dict[str, object]", document["params"]))
+        parties = tuple(
+            (check_id("parties.id", p["id"]), str(p["role"]), bytes.fromhex(p["public"])) for p in document["parties"]
+        )
+        validators = tuple(
+            validators_from([[v["party"], bytes.fromhex(v["public"]), v["power"]] for v in document["validators"]])
+        )
+        name = check_id("name", document["name"])
+        time_ms = check_int("time_ms", document["time_ms"], 0, MAX_TIME_MS)
+    except KeyError as error:
+        raise ConfigError(f"genesis lacks the key {error}") from error
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"genesis: keys are hex text and lists hold objects ({error})") from error
+    except ConfigError:
+        raise
+    except PilechainError as error:
+        raise ConfigError(f"genesis: {error}") from error
+    _check_parties(params, parties)
+    if len(name) > MAX_NAME_LENGTH:
+        raise ConfigError(f"genesis: name must be at most {MAX_NAME_LENGTH} characters")
+    return Genesis(name, time_ms, params, parties, validators)
+
+
+def _params(given: dict[str, object]) -> Params:
+    names = {field.name for field in fields(Params)} - {"name"}
+    if set(given) != names:
+        odd = ", ".join(sorted(set(given) ^ names))
+        raise ConfigError(f"genesis: params must have exactly the documented keys; see {odd}")
+    for key, (low, high) in _RANGES.items():
+        check_int(f"params.{key}", given[key], low, high)
+    check_text("params.currency", given["currency"], 8)
+    check_id("params.treasury", given["treasury"])
+    check_id("params.grid", given["grid"])
+    params = Params(name="params", **given)  # type: ignore[arg-type]
+    if params.crr_numerator > params.crr_denominator:
+        raise ConfigError("genesis: CRR = crr_numerator / crr_denominator must not exceed 1")
+    if params.catalog_buy_micro_per_kwh > params.catalog_sell_micro_per_kwh:
+        raise ConfigError("genesis: the grid must not buy dearer than it sells")
+    return params
+
+
+def _check_parties(params: Params, parties: tuple[tuple[str, str, bytes], ...]) -> None:
+    roles = {party: role for party, role, _ in parties}
+    for party, role, public in parties:
+        check_bytes(f"public key of {party}", public, 65, 65)
+        if role not in ROLES:
+            raise ConfigError(f"genesis: role of {party} must be one of {', '.join(ROLES)}")
+    if len(roles) != len(parties) or len({public for _, _, public in parties}) != len(parties):
+        raise ConfigError("genesis: parties must have distinct ids and keys")
+    if roles.get(params.grid) != GRID:
+        raise ConfigError("genesis: params.grid must name a party of role grid")
+    if params.treasury not in roles:
+        raise ConfigError("genesis: params.treasury must name a party")

@@ -1,0 +1,65 @@
+"""What must hold after every block. A node that finds one broken stops before it commits.
+
+The numbers are those of the ledger guide. `check` costs the same whatever the number of open orders, because the state
+keeps running totals; `check_in_full` recounts everything and is what tests and start-up use.
+"""
+
+from pile_coordinator.chain import accounts, contracts, settlement
+from pile_coordinator.chain.records import Account, Bid, Contract, Zone
+from pile_coordinator.chain.rejections import BrokenInvariantError
+from pile_coordinator.chain.state import State
+
+
+def check(state: State) -> None:
+    """Invariant 1, from running totals: the sum of all accounts, the outside included, is zero."""
+    total = sum(state.totals.values())
+    if total != 0:
+        raise BrokenInvariantError(f"accounts sum to {total} micro, not 0")
+
+
+def check_in_full(state: State) -> None:
+    """Invariants 1 to 5, recounted from the records. BrokenInvariantError names the account, order or zone."""
+    check(state)
+    recounted: dict[str, int] = {}
+    for account in state.each(Account):
+        kind = accounts.kind_of(account.name)
+        recounted[kind] = recounted.get(kind, 0) + account.balance_micro
+        if account.balance_micro < 0 and account.name not in {
+            accounts.OUTSIDE,
+            accounts.party_account(state.params.grid),
+        }:
+            raise BrokenInvariantError(f"{account.name} is overdrawn: {account.balance_micro} micro")
+    for kind, total in state.totals.items():
+        if recounted.get(kind, 0) != total:
+            raise BrokenInvariantError(f"accounts {kind} sum to {recounted.get(kind, 0)}, the running total is {total}")
+    _check_escrow(state)
+    _check_zones(state)
+
+
+def _check_escrow(state: State) -> None:
+    """2 and 3: escrow and bonds are those of open bids and contracts, exactly; nothing terminal holds any."""
+    expected: dict[str, int] = {}
+    for bid in state.each(Bid):
+        expected[accounts.escrow_account(bid.id)] = bid.hold_micro
+    for contract in state.each(Contract):
+        terms = state.terms_of(contract)
+        expected[accounts.escrow_account(contract.id)] = settlement.contract_escrow_micro(terms)
+        if terms.bond_micro:
+            expected[accounts.bond_account(contract.id)] = terms.bond_micro
+    held = {a.name: a.balance_micro for a in state.each(Account) if accounts.kind_of(a.name) in "EB"}
+    for name in sorted(expected.keys() | held.keys()):
+        if expected.get(name, 0) != held.get(name, 0):
+            raise BrokenInvariantError(f"{name} holds {held.get(name, 0)} micro, should hold {expected.get(name, 0)}")
+
+
+def _check_zones(state: State) -> None:
+    """4 and 5: a zone's load is its open curve energy, and their escrow covers B(S) - B0."""
+    for zone in state.each(Zone):
+        curve_terms = [t for t in map(state.terms_of, state.each(Contract)) if t.on_curve and t.zone == zone.id]
+        open_wh = sum(terms.energy_wh for terms in curve_terms)
+        if open_wh != zone.open_wh:
+            raise BrokenInvariantError(f"zone {zone.id} has {zone.open_wh} Wh open, its contracts {open_wh} Wh")
+        escrow_nano = 1000 * sum(settlement.contract_escrow_micro(terms) for terms in curve_terms)
+        reserve_nano = contracts.zone_curve(state, zone).cost_nano(0, open_wh)
+        if escrow_nano < reserve_nano:
+            raise BrokenInvariantError(f"zone {zone.id} holds {escrow_nano} of a reserve of {reserve_nano} (10^-9)")

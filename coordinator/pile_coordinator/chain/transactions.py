@@ -1,0 +1,268 @@
+"""Transactions: who asks for what. COSE_Sign1 (ES256) over `[chain_id, type, sender, sequence, valid_until_height, body]`.
+
+`decode_transaction` checks form and ranges only; `transition.check_tx` checks authority against the state.
+An order's id (bid or listing) is the SHA-256 of its transaction's bytes, so it cannot exist twice.
+"""
+
+from dataclasses import dataclass, fields
+from typing import ClassVar
+
+from pile_coordinator.chain.records import ROLES
+from pile_coordinator.chain.rejections import Rejection
+from pile_shared import cose
+from pile_shared.codec import decode, encode
+from pile_shared.errors import PilechainError
+from pile_shared.platform import sha256
+from pile_shared.proof import MAX_PROOF_BYTES
+from pile_shared.units import (
+    LOT_WH,
+    MAX_AMOUNT_MICRO,
+    MAX_POWER_W,
+    MAX_PRICE_MICRO_PER_KWH,
+    MAX_TIME_MS,
+    check_bytes,
+    check_id,
+    check_int,
+    check_text,
+)
+
+MAX_TX_BYTES = 65_000  # COSE payload lengths have 16 bits here; a batch of 256 proofs fits
+MAX_BATCH_PROOFS = 256
+MAX_VALIDITY_BLOCKS = 100_000
+MAX_ORDER_WH = 1_000_000  # 1 MWh: a lorry depot's night, and it keeps every product inside 64 bits
+AT_MARKET = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """Base of all transaction bodies; TYPE is the wire name, ROLES who may send it."""
+
+    TYPE: ClassVar[str]
+    ROLES: ClassVar[tuple[str, ...]]
+
+    def check(self) -> None:
+        """Raise BoundsError for a field out of range."""
+
+
+@dataclass(frozen=True, slots=True)
+class RegisterParty(Body):
+    """An operator admits a party with its key."""
+
+    TYPE: ClassVar[str] = "register-party"
+    ROLES: ClassVar[tuple[str, ...]] = ("grid", "operator")
+    id: str
+    role: str
+    public: bytes
+
+    def check(self) -> None:
+        """Ids, roles and keys."""
+        check_id("id", self.id)
+        check_bytes("public", self.public, cose.PUBLIC_BYTES, cose.PUBLIC_BYTES)
+        if self.role not in ROLES:
+            raise Rejection("bounds", f"role must be one of {', '.join(ROLES)}")
+
+
+@dataclass(frozen=True, slots=True)
+class RegisterPile(Body):
+    """An operator admits an owner's pile after seeing its key fingerprint and meter."""
+
+    TYPE: ClassVar[str] = "register-pile"
+    ROLES: ClassVar[tuple[str, ...]] = ("grid", "operator")
+    id: str
+    owner: str
+    public: bytes
+    meter_model: str
+    meter_serial: str
+    zone: str
+    rated_power_w: int
+
+    def check(self) -> None:
+        """Ids, key, texts and power."""
+        check_id("id", self.id)
+        check_id("owner", self.owner)
+        check_id("zone", self.zone)
+        check_bytes("public", self.public, cose.PUBLIC_BYTES, cose.PUBLIC_BYTES)
+        check_text("meter_model", self.meter_model, 32)
+        check_text("meter_serial", self.meter_serial, 32)
+        check_int("rated_power_w", self.rated_power_w, 1, MAX_POWER_W)
+
+
+@dataclass(frozen=True, slots=True)
+class Deposit(Body):
+    """The treasury books money that arrived outside, once per payment reference."""
+
+    TYPE: ClassVar[str] = "deposit"
+    ROLES: ClassVar[tuple[str, ...]] = ("grid", "operator")
+    party: str
+    amount_micro: int
+    reference: str
+
+    def check(self) -> None:
+        """Party, amount and reference."""
+        check_id("party", self.party)
+        check_int("amount_micro", self.amount_micro, 1, MAX_AMOUNT_MICRO // 1000)
+        check_text("reference", self.reference, 64)
+
+
+@dataclass(frozen=True, slots=True)
+class List(Body):
+    """An owner offers a pile in a window, at an ask price or at market (ask -1)."""
+
+    TYPE: ClassVar[str] = "list"
+    ROLES: ClassVar[tuple[str, ...]] = ("pile-owner",)
+    pile: str
+    window_start_ms: int
+    window_end_ms: int
+    energy_wh: int
+    ask_micro_per_kwh: int
+
+    def check(self) -> None:
+        """Pile, window, energy and price."""
+        check_id("pile", self.pile)
+        check_int("window_start_ms", self.window_start_ms, 0, MAX_TIME_MS)
+        check_int("window_end_ms", self.window_end_ms, 0, MAX_TIME_MS)
+        check_int("energy_wh", self.energy_wh, LOT_WH, 1000 * MAX_ORDER_WH)
+        check_int("ask_micro_per_kwh", self.ask_micro_per_kwh, AT_MARKET, MAX_PRICE_MICRO_PER_KWH)
+
+
+@dataclass(frozen=True, slots=True)
+class Unlist(Body):
+    """An owner withdraws a listing; contracts made from it stand."""
+
+    TYPE: ClassVar[str] = "unlist"
+    ROLES: ClassVar[tuple[str, ...]] = ("pile-owner",)
+    listing: bytes
+
+    def check(self) -> None:
+        """The id."""
+        check_bytes("listing", self.listing, 32, 32)
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceBid(Body):
+    """A user asks for energy: at market (limit is the slippage cap, lives one block) or price-limited (rests)."""
+
+    TYPE: ClassVar[str] = "bid"
+    ROLES: ClassVar[tuple[str, ...]] = ("ev-owner",)
+    zone: str
+    pile: str
+    energy_wh: int
+    window_start_ms: int
+    window_end_ms: int
+    limit_micro_per_kwh: int
+    market: bool
+    expires_ms: int
+
+    def check(self) -> None:
+        """Zone, pile, energy, window, price and expiry."""
+        check_id("zone", self.zone)
+        if self.pile != "":
+            check_id("pile", self.pile)
+        check_int("energy_wh", self.energy_wh, LOT_WH, MAX_ORDER_WH)
+        check_int("window_start_ms", self.window_start_ms, 0, MAX_TIME_MS)
+        check_int("window_end_ms", self.window_end_ms, 0, MAX_TIME_MS)
+        check_int("limit_micro_per_kwh", self.limit_micro_per_kwh, 1, MAX_PRICE_MICRO_PER_KWH)
+        if not isinstance(self.market, bool):
+            raise Rejection("bounds", "market must be true or false")
+        check_int("expires_ms", self.expires_ms, 0, MAX_TIME_MS)
+
+
+@dataclass(frozen=True, slots=True)
+class CancelBid(Body):
+    """A user withdraws a resting bid."""
+
+    TYPE: ClassVar[str] = "cancel"
+    ROLES: ClassVar[tuple[str, ...]] = ("ev-owner",)
+    bid: bytes
+
+    def check(self) -> None:
+        """The id."""
+        check_bytes("bid", self.bid, 32, 32)
+
+
+@dataclass(frozen=True, slots=True)
+class SubmitProofs(Body):
+    """The preprocessor hands in metering proofs (paper section 3, "The Preprocessing of the Block")."""
+
+    TYPE: ClassVar[str] = "proofs"
+    ROLES: ClassVar[tuple[str, ...]] = ("grid", "operator")
+    proofs: list[bytes]
+
+    def check(self) -> None:
+        """A bounded batch of bounded byte strings."""
+        if not isinstance(self.proofs, list) or not 1 <= len(self.proofs) <= MAX_BATCH_PROOFS:
+            raise Rejection("bounds", f"proofs must be 1 to {MAX_BATCH_PROOFS} proofs")
+        for message in self.proofs:
+            check_bytes("proof", message, 1, MAX_PROOF_BYTES)
+
+
+@dataclass(frozen=True, slots=True)
+class Confirm(Body):
+    """A party of a contract signs its settlement."""
+
+    TYPE: ClassVar[str] = "confirm"
+    ROLES: ClassVar[tuple[str, ...]] = ("pile-owner", "ev-owner")
+    contract: bytes
+    digest: bytes
+
+    def check(self) -> None:
+        """Two hashes."""
+        check_bytes("contract", self.contract, 32, 32)
+        check_bytes("digest", self.digest, 32, 32)
+
+
+BODIES: dict[str, type[Body]] = {
+    kind.TYPE: kind
+    for kind in (RegisterParty, RegisterPile, Deposit, List, Unlist, PlaceBid, CancelBid, SubmitProofs, Confirm)
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """A decoded transaction; `id` is the SHA-256 of its bytes."""
+
+    id: bytes
+    signed: cose.Sign1
+    chain_id: str
+    sender: str
+    sequence: int
+    valid_until_height: int
+    body: Body
+
+
+def sign_transaction(
+    signer: cose.SoftwareSigner, chain_id: str, sender: str, sequence: int, valid_until_height: int, body: Body
+) -> bytes:
+    """The bytes of a transaction."""
+    values = [getattr(body, field.name) for field in fields(body)]
+    payload = encode([chain_id, body.TYPE, sender, sequence, valid_until_height, values])
+    return cose.sign1(payload, signer, cose.purpose(cose.TRANSACTION, chain_id))
+
+
+def decode_transaction(data: bytes) -> Transaction:
+    """A transaction from its bytes, form and ranges checked; Rejection otherwise. Its signature is not checked yet."""
+    if len(data) > MAX_TX_BYTES:
+        raise Rejection("oversized", f"a transaction has at most {MAX_TX_BYTES} bytes")
+    try:
+        signed = cose.parse1(data, MAX_TX_BYTES)
+        row = decode(signed.payload, MAX_TX_BYTES)
+    except PilechainError as error:
+        raise Rejection("malformed", str(error)) from error
+    if not isinstance(row, list) or len(row) != 6 or not isinstance(row[5], list):
+        raise Rejection("malformed", "a transaction is [chain_id, type, sender, sequence, valid_until_height, body]")
+    chain_id, kind, sender, sequence, valid_until_height, values = row
+    if not isinstance(chain_id, str) or not isinstance(kind, str) or not isinstance(sender, str):
+        raise Rejection("malformed", "chain_id, type and sender are text")
+    body_type = BODIES.get(kind)
+    if body_type is None:
+        raise Rejection("unknown_type", f"no transaction type {kind[:32]!r}")
+    if len(values) != len(fields(body_type)):
+        raise Rejection("malformed", f"{kind} has {len(fields(body_type))} fields")
+    body = body_type(*values)
+    try:
+        check_int("sequence", sequence, 1, (1 << 53) - 1)
+        check_int("valid_until_height", valid_until_height, 1, (1 << 53) - 1)
+        body.check()
+    except PilechainError as error:
+        raise Rejection("bounds", str(error)) from error
+    return Transaction(sha256(data), signed, chain_id, sender, sequence, valid_until_height, body)

@@ -1,0 +1,167 @@
+"""The solo engine: one process, no fault tolerance, the same law.
+
+It makes a block when something waits or something fell due. Transactions are acknowledged only after the block that holds
+them is durable. N local attestation keys may sign, so that certificates have one format whatever the engine.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from pile_coordinator.chain import invariants
+from pile_coordinator.chain.env import Env
+from pile_coordinator.chain.genesis import Genesis
+from pile_coordinator.chain.rejections import Rejection
+from pile_coordinator.chain.state import State
+from pile_coordinator.chain.transactions import Transaction
+from pile_coordinator.chain.transition import Outcome, apply_block, check_tx
+from pile_coordinator.engines.engine import Block, CachingVerifier
+from pile_coordinator.engines.store import Store, StoreError
+from pile_shared import cose, merkle
+from pile_shared.certificate import Certificate, Header, attest, validators_hash
+from pile_shared.errors import ConfigError, PilechainError
+from pile_shared.platform import es256_verify
+
+MAX_WAITING = 4096  # transactions for the next block; at 256 proofs each that is a million proofs
+MAX_WAITING_BYTES = 32 << 20
+ZERO_HASH = b"\x00" * 32
+
+
+class BusyError(PilechainError):
+    """Too many transactions wait already; send again after the next block."""
+
+    code = "busy"
+
+
+class SoloEngine:
+    """Blocks by one process, kept in one SQLite file. Used by one thread."""
+
+    def __init__(self, path: Path, genesis: Genesis, signers: dict[str, cose.SoftwareSigner]) -> None:
+        """Open the ledger at `path`. `signers` are attestation keys by validator party, > 2/3 of the power.
+
+        Raises:
+            ConfigError: the keys are not the genesis validators', or too few. StoreError: the file is not usable.
+        """
+        self.genesis = genesis
+        self.chain_id = genesis.chain_id
+        self.verify = CachingVerifier(es256_verify)
+        self._attesters = _attesters(genesis, signers)
+        self._set_hash = validators_hash(list(genesis.validators))
+        self._store = Store(path, genesis.hash())
+        self._listeners: list[Callable[[Block], None]] = []
+        self._waiting: list[tuple[Transaction, bytes]] = []
+        self._waiting_bytes = 0
+        self._sequences: dict[str, int] = {}
+        self.height = self._store.height()
+        self.state = self._load()
+
+    def _load(self) -> State:
+        if self.height == 0:
+            self.previous, self.time_ms = ZERO_HASH, self.genesis.time_ms
+            return self.genesis.state()
+        header = self._store.block(self.height).header
+        state = State.load(self._store.state_rows())
+        root, _ = state.seal()
+        if root != header.state_root:
+            raise StoreError(f"the stored state does not have the root of block {self.height}; restore a backup")
+        invariants.check_in_full(state)
+        self.previous, self.time_ms = header.hash(), header.time_ms
+        return state
+
+    def close(self) -> None:
+        """Close the ledger; what waits is dropped, as nobody was told it was accepted."""
+        self._store.close()
+
+    def on_block(self, listener: Callable[[Block], None]) -> None:
+        """Call `listener` after every commit."""
+        self._listeners.append(listener)
+
+    def env(self, time_ms: int) -> Env:
+        """The block that would be made now."""
+        return Env(self.chain_id, self.height + 1, max(time_ms, self.time_ms), self.previous, self.verify)
+
+    def submit(self, tx: bytes) -> Transaction:
+        """Take a transaction for the next block: in turn for its sender, counting those that wait.
+
+        Raises:
+            Rejection: it cannot succeed. BusyError: too many wait.
+        """
+        checked = check_tx(self.state, self.env(self.time_ms), tx)
+        due = self._sequences.get(checked.sender)
+        if due is not None and checked.sequence != due:
+            code = "replayed" if checked.sequence < due else "sequence_gap"
+            raise Rejection(code, f"{checked.sender} is at sequence {due - 1}, waiting transactions included")
+        if len(self._waiting) >= MAX_WAITING or self._waiting_bytes + len(tx) > MAX_WAITING_BYTES:
+            raise BusyError("too many transactions wait for the next block; send again in a moment")
+        self._waiting.append((checked, tx))
+        self._waiting_bytes += len(tx)
+        self._sequences[checked.sender] = checked.sequence + 1
+        return checked
+
+    def has_work(self, time_ms: int) -> bool:
+        """Whether a block made at `time_ms` would do anything."""
+        deadline_ms = self.state.next_deadline_ms()
+        return bool(self._waiting) or (deadline_ms is not None and deadline_ms <= time_ms)
+
+    @property
+    def waiting(self) -> int:
+        """Transactions that wait for the next block."""
+        return len(self._waiting)
+
+    def make_block(self, time_ms: int) -> Block:
+        """Apply what waits, commit it durably, and tell the listeners. Any exception but a Rejection is fatal."""
+        txs = [tx for _, tx in self._waiting]
+        env = self.env(time_ms)
+        outcome = apply_block(self.state, env, txs)
+        state_root, changes = self.state.seal()
+        block = self._sealed(env, txs, outcome, state_root)
+        self._store.commit(block, changes)
+        self._waiting.clear()
+        self._waiting_bytes = 0
+        self._sequences.clear()
+        self.height, self.time_ms, self.previous = env.height, env.time_ms, block.header.hash()
+        for listener in self._listeners:
+            listener(block)
+        return block
+
+    def _sealed(self, env: Env, txs: list[bytes], outcome: Outcome, state_root: bytes) -> Block:
+        header = Header(
+            chain_id=self.chain_id,
+            height=env.height,
+            time_ms=env.time_ms,
+            proposer=self.genesis.validators[env.height % len(self.genesis.validators)].party,
+            tx_count=len(txs),
+            result_count=len(outcome.leaves),
+            previous=self.previous,
+            tx_root=merkle.root(txs),
+            result_root=merkle.root(outcome.leaves),
+            state_root=state_root,
+            validators_hash=self._set_hash,
+            next_validators_hash=self._set_hash,
+        ).encoded()
+        attestations: list[list[object]] = [
+            [index, attest(header, signer, self.chain_id)] for index, signer in self._attesters
+        ]
+        return Block(Certificate(header, attestations), txs, outcome.results, outcome.leaves)
+
+    def block(self, height: int) -> Block:
+        """A committed block; KeyError if there is none of that height."""
+        return self._store.block(height)
+
+    def find_tx(self, tx_id: bytes) -> tuple[int, int] | None:
+        """(height, position) of an accepted transaction, or None."""
+        return self._store.find_tx(tx_id)
+
+
+def _attesters(genesis: Genesis, signers: dict[str, cose.SoftwareSigner]) -> list[tuple[int, cose.SoftwareSigner]]:
+    attesters, power = [], 0
+    for index, validator in enumerate(genesis.validators):
+        signer = signers.get(validator.party)
+        if signer is None:
+            continue
+        if signer.public != validator.public:
+            raise ConfigError(f"the attestation key of {validator.party} is not the one in genesis")
+        attesters.append((index, signer))
+        power += validator.power
+    if 3 * power <= 2 * sum(validator.power for validator in genesis.validators):
+        raise ConfigError("the solo engine needs the attestation keys of more than two thirds of the power in genesis")
+    return attesters

@@ -1,0 +1,111 @@
+"""From MQTT messages to verified, ordered batches of metering proofs: the paper's preprocessing of the block.
+
+Nothing here decides about money. A message that is malformed, oversized, badly signed, replayed or out of order is counted
+under its reason, logged once a second at most per reason, and changes nothing. A proof ahead of its turn waits, bounded;
+the pile sends everything again until a receipt covers it, so dropping is always safe.
+"""
+
+from collections import Counter
+
+from pile_coordinator.chain.records import Pile
+from pile_coordinator.chain.state import State
+from pile_coordinator.chain.transactions import MAX_BATCH_PROOFS, MAX_TX_BYTES, SubmitProofs
+from pile_coordinator.engines.engine import CachingVerifier
+from pile_shared import cose
+from pile_shared.errors import PilechainError
+from pile_shared.proof import MAX_PROOF_BYTES, decode_payload
+
+MAX_AHEAD = 64  # proofs of one pile that may wait for a missing one: three times what a pile keeps in flight
+MAX_READY = 16_384  # proofs that wait for a block; above it new ones are dropped and sent again by their piles
+_BATCH_BYTES = MAX_TX_BYTES - 1024  # room for the transaction around a batch
+
+READY, WAITING = "ready", "waiting"
+
+
+class ProofDesk:
+    """Collects proofs until the next block. Used by one thread.
+
+    Attributes:
+        counts: how many messages ended how: `ready`, `waiting`, or the reason they were refused.
+    """
+
+    def __init__(self, chain_id: str, verify: CachingVerifier) -> None:
+        """Serve one chain with the engine's verifier, so that a signature is checked once."""
+        self._aad = cose.purpose(cose.PROOF, chain_id)
+        self._verify = verify
+        self._ready: list[bytes] = []
+        self._next: dict[str, int] = {}
+        self._ahead: dict[str, dict[int, bytes]] = {}
+        self.counts: Counter[str] = Counter()
+
+    def offer(self, state: State, pile_id: str, message: bytes) -> str:
+        """Take one message from a pile's topic; READY, WAITING, or the reason it was refused."""
+        outcome = self._offer(state, pile_id, message)
+        self.counts[outcome] += 1
+        return outcome
+
+    def _offer(self, state: State, pile_id: str, message: bytes) -> str:
+        pile = state.find(Pile, pile_id)
+        if pile is None:
+            return "unknown_pile"
+        try:
+            signed = cose.parse1(message, MAX_PROOF_BYTES)
+            proof = decode_payload(signed.payload)
+        except PilechainError as error:
+            return error.code
+        if signed.kid != cose.key_id(pile.public):
+            return "unknown_key"
+        expected = self._next.get(pile_id, pile.last_sequence + 1)
+        if proof.sequence < expected:
+            return "replayed"
+        if proof.sequence > expected + MAX_AHEAD or len(self._ready) >= MAX_READY:
+            return "too_far_ahead" if proof.sequence > expected else "overloaded"
+        if not self._verify(pile.public, cose.to_be_signed(signed.kid, signed.payload, self._aad), signed.signature):
+            return "bad_signature"
+        if proof.sequence > expected:
+            self._ahead.setdefault(pile_id, {})[proof.sequence] = message
+            return WAITING
+        self._ready.append(message)
+        self._next[pile_id] = self._take_waiting(pile_id, expected + 1)
+        return READY
+
+    def _take_waiting(self, pile_id: str, sequence: int) -> int:
+        waiting = self._ahead.get(pile_id)
+        while waiting and sequence in waiting:
+            self._ready.append(waiting.pop(sequence))
+            sequence += 1
+        if not waiting:
+            self._ahead.pop(pile_id, None)
+        return sequence
+
+    @property
+    def ready(self) -> int:
+        """Proofs that wait for the next block."""
+        return len(self._ready)
+
+    def take_batches(self) -> list[SubmitProofs]:
+        """What is ready, in order, as transaction bodies of bounded size; the desk is empty afterwards."""
+        batches: list[SubmitProofs] = []
+        batch: list[bytes] = []
+        size = 0
+        for message in self._ready:
+            if len(batch) == MAX_BATCH_PROOFS or size + len(message) + 3 > _BATCH_BYTES:
+                batches.append(SubmitProofs(batch))
+                batch, size = [], 0
+            batch.append(message)
+            size += len(message) + 3
+        if batch:
+            batches.append(SubmitProofs(batch))
+        self._ready = []
+        return batches
+
+    def committed(self, state: State) -> None:
+        """After a block: what piles' chains say now is what is expected next, whatever became of a batch."""
+        for pile_id in list(self._next):
+            del self._next[pile_id]
+        for pile_id, waiting in list(self._ahead.items()):
+            last = state.get(Pile, pile_id).last_sequence
+            for sequence in [s for s in waiting if s <= last]:
+                del waiting[sequence]
+            if not waiting:
+                del self._ahead[pile_id]

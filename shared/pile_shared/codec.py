@@ -1,0 +1,84 @@
+"""Deterministic CBOR (RFC 8949 section 4.2.1), strict on the way in: one value has one encoding, all else is refused.
+
+Allowed: integers of 64 bits with sign, byte strings, UTF-8 text, arrays, maps, true, false, null. A map's keys are all
+text or all non-negative integers, so that "bytewise order of the encoded keys" needs no cases. No tags, floats,
+undefined, indefinite lengths, duplicate keys, trailing bytes, or nesting deeper than MAX_DEPTH.
+
+CPython encodes with cbor2, MicroPython with `cbor_small`; golden vectors and property tests hold the two equal.
+"""
+
+from pile_shared.errors import CodecError
+from pile_shared.platform import MICROPYTHON
+
+MAX_DEPTH = 12
+INT_MIN = -(1 << 63)
+INT_MAX = (1 << 63) - 1
+
+if MICROPYTHON:
+    from pile_shared.cbor_small import decode, encode
+else:
+    import cbor2
+
+    def _check(value: object, depth: int) -> None:
+        kind = type(value)
+        if kind is int:
+            if not INT_MIN <= value <= INT_MAX:  # type: ignore[operator]
+                raise CodecError("integer outside 64 bits")
+        elif kind is list or kind is tuple:
+            if depth == 0:
+                raise CodecError("nested too deep")
+            for item in value:  # type: ignore[attr-defined]
+                _check(item, depth - 1)
+        elif kind is dict:
+            if depth == 0:
+                raise CodecError("nested too deep")
+            _check_map(value, depth)  # type: ignore[arg-type]
+        elif kind is not bytes and kind is not str and kind is not bool and value is not None:
+            raise CodecError("type not allowed: " + kind.__name__)
+
+    def _check_map(mapping: dict[object, object], depth: int) -> None:
+        kinds = {type(key) for key in mapping}
+        if kinds not in ({int}, {str}, set()):
+            raise CodecError("map keys must be all text or all non-negative integers")
+        for key, item in mapping.items():
+            if type(key) is int and not 0 <= key <= INT_MAX:
+                raise CodecError("map key outside 0 .. 2^63 - 1")
+            _check(item, depth - 1)
+
+    def encode(value: object) -> bytes:
+        """The one encoding of `value`. Raises CodecError for anything outside the allowed types and ranges."""
+        _check(value, MAX_DEPTH)
+        try:
+            return cbor2.dumps(value, canonical=True)
+        except (cbor2.CBOREncodeError, UnicodeError) as error:
+            raise CodecError("not encodable: " + str(error)) from None
+
+    def decode(data: bytes, max_bytes: int) -> object:
+        """The value that `data` encodes, if `data` is its one encoding and at most `max_bytes` long; else CodecError."""
+        if len(data) > max_bytes:
+            raise CodecError("longer than " + str(max_bytes) + " bytes", "oversized")
+        try:
+            value = cbor2.loads(data, max_depth=MAX_DEPTH + 1, allow_indefinite=False, allow_duplicate_keys=False)
+        except Exception as error:  # noqa: BLE001 - cbor2 lets hostile tags raise what they like; all of it is bad input
+            raise CodecError("not CBOR: " + type(error).__name__) from None
+        _check(value, MAX_DEPTH)
+        if cbor2.dumps(value, canonical=True) != data:
+            raise CodecError("not the deterministic encoding")
+        return value
+
+
+def array(value: object, length: int) -> list:  # type: ignore[type-arg]
+    """`value` if it is an array of exactly `length` items, else CodecError."""
+    if not isinstance(value, list) or len(value) != length:
+        raise CodecError("expected an array of " + str(length))
+    return value
+
+
+def items(value: object, most: int) -> list:  # type: ignore[type-arg]
+    """`value` if it is an array of at most `most` items, else CodecError."""
+    if not isinstance(value, list) or len(value) > most:
+        raise CodecError("expected an array of at most " + str(most))
+    return value
+
+
+__all__ = ["MAX_DEPTH", "array", "decode", "encode", "items"]

@@ -1,0 +1,40 @@
+"""MQTT topics. A broker's access list can confine a pile to `pilechain/1/<chain>/<pile>/#`.
+
+Piles:    pilechain/1/<chain>/<pile>/proof     up    one metering proof
+          pilechain/1/<chain>/<pile>/status    up    retained: online / offline (last will), for people only
+          pilechain/1/<chain>/<pile>/receipt   down  which proofs are in a certified block
+          pilechain/1/<chain>/<pile>/contract  down  a certified contract that reserves the pile
+          pilechain/1/<chain>/<pile>/session   down  a user's signed start or stop
+Parties:  pilechain/1/<chain>/party/<party>/tx, query     up
+          pilechain/1/<chain>/party/<party>/result, answer  down
+"""
+
+from pile_shared.errors import BoundsError
+from pile_shared.units import check_id
+
+ROOT = "pilechain/1"
+PILE_UP = ("proof", "status")
+PILE_DOWN = ("receipt", "contract", "session")
+PARTY_UP = ("tx", "query")
+PARTY_DOWN = ("result", "answer")
+
+
+def pile_topic(chain_id: str, pile_id: str, kind: str) -> str:
+    """The topic of one kind of message to or from a pile."""
+    return ROOT + "/" + chain_id + "/" + pile_id + "/" + kind
+
+
+def party_topic(chain_id: str, party_id: str, kind: str) -> str:
+    """The topic of one kind of message to or from a party's wallet."""
+    return ROOT + "/" + chain_id + "/party/" + party_id + "/" + kind
+
+
+def parse(topic: str) -> tuple[str, str, str, str]:
+    """Split a topic into (chain id, "pile" or "party", id, kind); BoundsError if it is not one of ours."""
+    parts = topic.split("/")
+    if parts[:2] == ["pilechain", "1"]:
+        if len(parts) == 5 and parts[4] in PILE_UP + PILE_DOWN:
+            return check_id("chain", parts[2]), "pile", check_id("pile", parts[3]), parts[4]
+        if len(parts) == 6 and parts[3] == "party" and parts[5] in PARTY_UP + PARTY_DOWN:
+            return check_id("chain", parts[2]), "party", check_id("party", parts[4]), parts[5]
+    raise BoundsError("not a Pilechain topic: " + topic[:80])
