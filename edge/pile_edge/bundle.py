@@ -44,9 +44,11 @@ BOARD_MODULES = (
     "pile_edge/mqtt",
     "pile_edge/signers/__init__",
     "pile_edge/signers/file",
+    "pile_edge/config",
     "pile_edge/agent",
     "pile_edge/ports/__init__",
     "pile_edge/ports/micropython_bus",
+    "pile_edge/ports/micropython_link",
     "pile_edge/ports/micropython_storage",
     "pile_edge/ports/micropython",
     "pile_edge/ports/main",
@@ -55,9 +57,11 @@ CPYTHON_MODULES = (
     "pile_shared/openssl",
     "pile_edge/bundle",
     "pile_edge/cli",
+    "pile_edge/config_file",
     "pile_edge/meters/catalogue",
     "pile_edge/ports/cpython",
     "pile_edge/ports/cpython_bus",
+    "pile_edge/ports/cpython_link",
     "pile_edge/ports/cpython_storage",
 )
 # A module compiles in some 10 ms; longer than this and the compiler hangs.
