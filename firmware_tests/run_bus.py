@@ -5,8 +5,11 @@ Arguments: a JSON file {"spec": bus section, "profile": board profile, "unit", "
 """
 
 import gc
+import io
 import json
+import select
 import sys
+import time
 
 from pile_edge.control import open_control
 from pile_edge.meters.decode import MeterReader, load_profile
@@ -18,7 +21,7 @@ class FakePin:
     """A pin that keeps every level it was set to."""
 
     OUT = 1
-    levels = []
+    levels = []  # noqa: RUF012 - MicroPython has no ClassVar
 
     def __init__(self, _number, _mode, value):
         FakePin.levels.append(value)
@@ -30,11 +33,30 @@ class FakePin:
 def fake_machine(path):
     """A `machine` module whose UART is the file at `path`: the API of a board's UART as far as the bus uses it."""
 
-    class Uart:
-        def __new__(cls, number, **options):
+    class Uart(io.IOBase):
+        def __init__(self, number, **options):
             Uart.made = (number, options)
-            stream = open(path, "r+b")
-            return stream
+            self.file = open(path, "r+b")  # noqa: PTH123, SIM115 - no pathlib here; closed by deinit
+            self.poll = select.poll()
+            self.poll.register(self.file, select.POLLIN)
+
+        def ioctl(self, request, flags):
+            if request != 3:  # MP_STREAM_POLL; a UART has no file number to tell
+                return -1
+            return flags & select.POLLIN if self.poll.poll(0) else 0
+
+        def read(self, count):
+            return self.file.read(count)
+
+        def write(self, data):
+            assert not FakePin.levels or FakePin.levels[-1] == 1
+            return self.file.write(data)
+
+        def flush(self):
+            FakePin.levels.append("sent")
+
+        def deinit(self):
+            self.file.close()
 
     class Machine:
         UART = Uart
@@ -65,11 +87,12 @@ def step(name, reader, control, bus, config):
 
 
 def main(path):
-    with open(path) as file:
+    with open(path) as file:  # noqa: PTH123 - no pathlib here
         config = json.load(file)
     uart = fake_machine(config["fake_uart"]) if "fake_uart" in config else None
     bus = open_bus(config["spec"])
-    reader = MeterReader(bus, load_profile(config["profile"]), config["unit"])
+    limits = {"clock_ms": time.ticks_ms, "max_power_w": config["limit_w"]} if config.get("limit_w") else {}
+    reader = MeterReader(bus, load_profile(config["profile"]), config["unit"], **limits)
     control = open_control({"kind": "coil", "unit": config["relay_unit"], "coil": 0}, bus)
     results = []
     for name in config["steps"]:

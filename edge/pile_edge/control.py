@@ -5,7 +5,7 @@ hardware, not a memory of what was last commanded. A relay alone is no safe EVSE
 signal are the charging station's business; this switches its contactor.
 """
 
-from pile_edge.modbus import READ_COILS, Bus
+from pile_edge.modbus import READ_COILS, Bus, config_int
 from pile_shared.errors import BusError, ConfigError
 
 
@@ -65,11 +65,4 @@ def open_control(spec: dict, bus: Bus) -> CoilContactor:  # type: ignore[type-ar
     """
     if spec.get("kind") != "coil":
         raise ConfigError('control.kind must be "coil"')
-    return CoilContactor(bus, _integer(spec, "unit", 1, 255), _integer(spec, "coil", 0, 65_535))
-
-
-def _integer(spec: dict, key: str, low: int, high: int) -> int:  # type: ignore[type-arg]
-    value = spec.get(key)
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise ConfigError("control." + key + " must be an integer from " + str(low) + " to " + str(high))
-    return value
+    return CoilContactor(bus, config_int(spec, "control.unit", 1, 255), config_int(spec, "control.coil", 0, 65_535))

@@ -20,17 +20,11 @@ RTU_OVERHEAD_BYTES = 3  # unit, CRC
 TCP_HEADER_BYTES = 7
 EXCEPTION_PDU_BYTES = 2
 
-EXCEPTIONS = {
-    1: "illegal function",
-    2: "illegal data address",
-    3: "illegal data value",
-    4: "server device failure",
-    5: "acknowledge",
-    6: "server device busy",
-    8: "memory parity error",
-    10: "gateway path unavailable",
-    11: "gateway target device failed to respond",
-}
+# By exception code from 1 (Application Protocol V1.1b3, section 7); one string, as a board's heap counts every object.
+_EXCEPTIONS = (
+    "illegal function|illegal data address|illegal data value|server device failure|acknowledge|server device busy"
+    "||memory parity error||gateway path unavailable|gateway target device failed to respond"
+)
 
 
 def crc16(data: bytes) -> int:
@@ -84,8 +78,9 @@ def parse_response(request: bytes, response: bytes) -> bytes:
         BusError: `exception` with its name when the unit refused, `frame` when this does not answer the request.
     """
     if len(response) == EXCEPTION_PDU_BYTES and response[0] == request[0] | 0x80:
-        name = EXCEPTIONS.get(response[1], "unknown")
-        raise BusError("Modbus exception " + str(response[1]) + ": " + name, "exception")
+        names = _EXCEPTIONS.split("|")
+        name = names[response[1] - 1] if 1 <= response[1] <= len(names) else ""
+        raise BusError("Modbus exception " + str(response[1]) + ": " + (name or "unknown"), "exception")
     if len(response) != response_bytes(request) or response[0] != request[0]:
         raise BusError("response does not answer the request", "frame")
     if request[0] == WRITE_COIL:
@@ -185,16 +180,16 @@ class BusSpec:
     def __init__(self, spec: dict) -> None:  # type: ignore[type-arg]
         """Take the `bus` section of a configuration; ConfigError names the key that is wrong."""
         self.kind = spec.get("kind")
-        self.timeout_ms = _int(spec, "timeout_ms", 1000, 10, 60_000)
-        self.gap_ms = _int(spec, "gap_ms", 0, 0, 10_000)
+        self.timeout_ms = config_int(spec, "bus.timeout_ms", 10, 60_000, 1000)
+        self.gap_ms = config_int(spec, "bus.gap_ms", 0, 10_000, 0)
         self.options = spec
         if self.kind == "tcp":
-            self.host = _text(spec, "host")
-            self.port = _int(spec, "port", 502, 1, 65_535)
+            self.host = config_text(spec, "bus.host", 255)
+            self.port = config_int(spec, "bus.port", 1, 65_535, 502)
         elif self.kind == "rtu":
-            self.device = _text(spec, "device")
-            self.baud = _int(spec, "baud", 9600, 300, 1_000_000)
-            self.stopbits = _int(spec, "stopbits", 1, 1, 2)
+            self.device = config_text(spec, "bus.device", 255)
+            self.baud = config_int(spec, "bus.baud", 300, 1_000_000, 9600)
+            self.stopbits = config_int(spec, "bus.stopbits", 1, 2, 1)
             self.parity = spec.get("parity", "N")
             if self.parity not in ("N", "E", "O"):
                 raise ConfigError('bus.parity must be "N", "E" or "O"')
@@ -203,15 +198,17 @@ class BusSpec:
             raise ConfigError('bus.kind must be "tcp" or "rtu"')
 
 
-def _int(spec: dict, key: str, default: int, low: int, high: int) -> int:  # type: ignore[type-arg]
-    value = spec.get(key, default)
+def config_int(mapping: dict, path: str, low: int, high: int, default: int | None = None) -> int:  # type: ignore[type-arg]
+    """The integer in [low, high] at the last part of `path`, or the default if it is absent; ConfigError otherwise."""
+    value = mapping.get(path.rsplit(".", 1)[-1], default)
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise ConfigError("bus." + key + " must be an integer from " + str(low) + " to " + str(high))
+        raise ConfigError(path + " must be an integer from " + str(low) + " to " + str(high))
     return value
 
 
-def _text(spec: dict, key: str) -> str:  # type: ignore[type-arg]
-    value = spec.get(key)
-    if not isinstance(value, str) or not value:
-        raise ConfigError("bus." + key + " must be a name")
+def config_text(mapping: dict, path: str, high: int) -> str:  # type: ignore[type-arg]
+    """The text of 1 to `high` characters at the last part of `path`; ConfigError otherwise."""
+    value = mapping.get(path.rsplit(".", 1)[-1])
+    if not isinstance(value, str) or not 1 <= len(value) <= high:
+        raise ConfigError(path + " must be text of 1 to " + str(high) + " characters")
     return value

@@ -7,21 +7,12 @@ into an exact ratio of integers, scaled, and floored to Wh (energy) or rounded h
 
 from binascii import unhexlify
 
-from pile_edge.modbus import Bus
+from pile_edge.modbus import Bus, config_int, config_text
 from pile_shared.errors import BusError, ConfigError
 from pile_shared.units import MAX_ENERGY_WH, MAX_POWER_W
 
-# name: (registers, kind); kind is u(nsigned), i(nteger, two's complement) or f(loat, IEEE 754 binary32/64)
-TYPES = {
-    "u16": (1, "u"),
-    "i16": (1, "i"),
-    "u32": (2, "u"),
-    "i32": (2, "i"),
-    "u64": (4, "u"),
-    "i64": (4, "i"),
-    "f32": (2, "f"),
-    "f64": (4, "f"),
-}
+# u(nsigned), i(nteger, two's complement) or f(loat, IEEE 754), and its bits
+TYPES = ("u16", "i16", "u32", "i32", "u64", "i64", "f32", "f64")
 MAX_SCALE = 1_000_000_000  # a meter that counts GWh, or nWh
 
 
@@ -35,20 +26,6 @@ def _fail(key: str, expected: str) -> None:
     raise ConfigError("profile." + key + " must be " + expected)
 
 
-def _integer(mapping: dict, key: str, path: str, low: int, high: int) -> int:  # type: ignore[type-arg]
-    value = mapping.get(key)
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        _fail(path + key, "an integer from " + str(low) + " to " + str(high))
-    return value  # type: ignore[return-value]
-
-
-def _text(mapping: dict, key: str) -> str:  # type: ignore[type-arg]
-    value = mapping.get(key)
-    if not isinstance(value, str) or not 1 <= len(value) <= 32:
-        _fail(key, "text of 1 to 32 characters")
-    return value  # type: ignore[return-value]
-
-
 class Register:
     """Where a value stands and what it counts: `numerator` / `denominator` of the target unit for each 1."""
 
@@ -59,10 +36,12 @@ class Register:
         assert isinstance(mapping, dict)
         kind = mapping.get("type")
         if kind not in TYPES:
-            _fail(path + ".type", "one of " + " ".join(sorted(TYPES)))
-        self.count, self.kind = TYPES[kind]  # type: ignore[index]
-        self.address = _integer(mapping, "address", path + ".", 0, 0x10000 - self.count)
-        self.function = _integer(mapping, "function", path + ".", 3, 4) if "function" in mapping else function
+            _fail(path + ".type", "one of " + " ".join(TYPES))
+        assert isinstance(kind, str)
+        self.kind = kind[0]
+        self.count = int(kind[1:]) // 16
+        self.address = config_int(mapping, "profile." + path + ".address", 0, 0x10000 - self.count)
+        self.function = config_int(mapping, "profile." + path + ".function", 3, 4, function)
         self.little = little
         scale = mapping.get(scale_key, [1, 1])
         if not isinstance(scale, list) or len(scale) != 2 or not all(_is_scale(part) for part in scale):
@@ -141,12 +120,12 @@ class Profile:
 
     def __init__(self, mapping: dict) -> None:  # type: ignore[type-arg]
         """Take a profile's mapping; ConfigError names the key that is wrong and the form it should have."""
-        self.id = _text(mapping, "id")
-        self.manufacturer = _text(mapping, "manufacturer")
-        self.model = _text(mapping, "model")
-        self.min_gap_ms = _integer(mapping, "min_gap_ms", "", 0, 10_000)
-        self.timeout_ms = _integer(mapping, "timeout_ms", "", 10, 60_000)
-        function = _integer(mapping, "function", "", 3, 4)
+        self.id = config_text(mapping, "profile.id", 32)
+        self.manufacturer = config_text(mapping, "profile.manufacturer", 32)
+        self.model = config_text(mapping, "profile.model", 32)
+        self.min_gap_ms = config_int(mapping, "profile.min_gap_ms", 0, 10_000)
+        self.timeout_ms = config_int(mapping, "profile.timeout_ms", 10, 60_000)
+        function = config_int(mapping, "profile.function", 3, 4)
         order = mapping.get("word_order")
         if order not in ("big", "little"):
             _fail("word_order", '"big" or "little"')

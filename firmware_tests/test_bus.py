@@ -1,0 +1,155 @@
+"""The board's own Modbus master, under real MicroPython with a board's heap, against real pymodbus servers."""
+
+import json
+import socket
+import struct
+import threading
+from pathlib import Path
+
+import pytest
+
+from pile_edge.meters import catalogue
+from pile_hil.rig import Rig
+
+SCRIPT = Path(__file__).with_name("run_bus.py")
+CONFIG = {
+    "buses": {"east": {"kind": "tcp"}, "west": {"kind": "rtu", "baud": 9600}},
+    "piles": [
+        {"id": "pile-1", "bus": "east", "profile": "eastron-sdm630", "start_energy_wh": 1_234_567, "plugged": True},
+        {"id": "pile-2", "bus": "west", "profile": "abb-b23", "start_energy_wh": 7_654_321, "plugged": True},
+    ],
+}
+SIDES = [("east", "pile-1", "eastron-sdm630"), ("west", "pile-2", "abb-b23")]
+
+
+@pytest.fixture
+def rig():
+    with Rig(CONFIG) as running:
+        yield running
+
+
+@pytest.fixture(params=SIDES, ids=["tcp", "rtu"])
+def board(rig, request, micropython, tmp_path):
+    """(pile, run(steps, **changes to the bus section)) for one kind of bus."""
+    name, pile_id, profile_id = request.param
+
+    def run(steps, limit_w=0, **changes):
+        config = {
+            "limit_w": limit_w,
+            "spec": {**rig.bus_specs[name], "timeout_ms": 200, **changes},
+            "profile": catalogue.board_profile(catalogue.profile_mapping(profile_id)),
+            "unit": 1, "relay_unit": 2, "steps": steps,
+        }  # fmt: skip
+        path = tmp_path / "bus.json"
+        path.write_text(json.dumps(config))
+        return json.loads(micropython(SCRIPT, path, timeout_s=20).stdout)
+
+    return rig.piles[pile_id], run
+
+
+def test_reads_switches_and_reads_again(board):
+    pile, run = board
+    first, serial, on, state, second, off, still = run(["read", "serial", "on", "state", "read", "off", "state"])[
+        "results"
+    ]
+    start_wh = 1_234_567 if pile.id == "pile-1" else 7_654_320
+    assert first[:2] == [start_wh, 0]
+    expected = struct.pack(">f", 1234.567) if pile.id == "pile-1" else struct.pack(">Q", 765_432)
+    assert first[2] == expected.hex()
+    assert serial == (None if pile.id == "pile-1" else 12_345_678)
+    assert (on, state, off, still) == (None, True, None, False)
+    assert second[1] == 11_000
+    assert start_wh <= second[0] <= pile.truth()["meter_wh"]
+    assert not pile.load.commanded
+
+
+@pytest.mark.parametrize("fault", ["silence", "exception", "noise"])
+def test_faults_are_told_apart(board, fault):
+    pile, run = board
+    pile.meter.faults.set(fault)
+    (failure,) = run(["read"])["results"]
+    noise = "crc" if pile.id == "pile-2" else "frame"
+    assert failure["code"] == {"silence": "timeout", "exception": "exception", "noise": noise}[fault]
+    if fault == "exception":
+        assert failure["message"] == "Modbus exception 6: server device busy"
+
+
+def test_a_transient_zero_never_becomes_a_sample(board):
+    pile, run = board
+    pile.meter.faults.set("zero_once")
+    first, second = run(["read", "read"], limit_w=11_000)["results"]
+    assert first[0] == second[0] == pile.meter.energy_wh()
+
+
+def test_retries_are_bounded(board):
+    pile, run = board
+    asked = []
+    pile.meter.faults.on_answer = lambda frame, **_: asked.append(frame) or b""
+    (failure,) = run(["read"], timeout_ms=50)["results"]
+    assert failure["code"] == "timeout"
+    assert len(asked) == 3
+
+
+def test_an_answer_to_the_wrong_function_is_told(board):
+    _, run = board
+    (failure,) = run(["wrong_function"])["results"]
+    assert failure == {"code": "exception", "message": "Modbus exception 2: illegal data address"}
+
+
+def test_a_gateway_that_restarts_is_found_again(micropython, tmp_path):
+    # It hangs up after two answers, in the middle of the first reading; the retry finds it again.
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve():
+        for answers in (2, 99):
+            connection, _ = listener.accept()
+            with connection:
+                for _ in range(answers):
+                    request = connection.recv(260)
+                    if not request:
+                        return
+                    registers = struct.pack(">f", 7.5) if request[8:10] == b"\0\x48" else b"\0\0\0\0"
+                    connection.sendall(request[:2] + b"\0\0\0\7" + request[6:8] + b"\4" + registers)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    config = {
+        "spec": {"kind": "tcp", "host": "127.0.0.1", "port": listener.getsockname()[1], "timeout_ms": 500},
+        "profile": catalogue.board_profile(catalogue.profile_mapping("eastron-sdm630")),
+        "unit": 1, "relay_unit": 2, "steps": ["read", "read"],
+    }  # fmt: skip
+    path = tmp_path / "bus.json"
+    path.write_text(json.dumps(config))
+    results = json.loads(micropython(SCRIPT, path, timeout_s=20).stdout)["results"]
+    thread.join(10)
+    listener.close()
+    assert results == [[7500, 0, "40f00000"], [7500, 0, "40f00000"]]
+
+
+def test_nothing_there(board):
+    pile, run = board
+    changes = {"port": 1} if pile.id == "pile-1" else {"device": "/dev/nothing-here"}
+    (failure,) = run(["read"], **changes)["results"]
+    assert failure["code"] == "closed"
+
+
+def test_a_uart_with_a_driver_pin(micropython, rig, tmp_path):
+    config = {
+        "spec": {"kind": "rtu", "device": "uart:1", "baud": 9600, "parity": "E", "tx_pin": 17, "rx_pin": 16, "de_pin": 4},
+        "fake_uart": rig.bus_specs["west"]["device"],
+        "profile": catalogue.board_profile(catalogue.profile_mapping("abb-b23")),
+        "unit": 1, "relay_unit": 2, "steps": ["read"],
+    }  # fmt: skip
+    path = tmp_path / "bus.json"
+    path.write_text(json.dumps(config))
+    answer = json.loads(micropython(SCRIPT, path, timeout_s=20).stdout)
+    assert answer["results"][0][0] == 7_654_320
+    assert answer["uart"] == [1, {"baudrate": 9600, "bits": 8, "parity": 0, "stop": 1, "tx": 17, "rx": 16}]
+    # Off at first; for each of the four requests (two samples of two registers) on until the last bit has left.
+    assert answer["pin"] == [0] + [1, "sent", 0] * 4
+
+
+def test_what_it_leaves_of_the_heap(board):
+    _, run = board
+    fresh, _, used = run(["heap", "read", "heap"])["results"]
+    assert used - fresh < 4_096
