@@ -99,6 +99,25 @@ def build_bundle(destination: Path, *, optimise: int = 2) -> list[Path]:
     return sorted(written)
 
 
+def build_romfs(bundle: Path) -> bytes:
+    """Pack a bundle into a ROMFS image (MicroPython 1.25 and later), from which a board runs code without copying it.
+
+    Modules imported from files are copied to the heap whole; from ROMFS their bytecode, names and constants stay in
+    flash. That halves what code takes of a 32-bit board's heap. Write it with `mpremote romfs deploy`; the format is
+    described in MicroPython's extmod/vfs_rom.c: records of kind, length and payload, numbers in base 128.
+
+    Args:
+        bundle: The folder `build_bundle` filled.
+
+    Returns:
+        The image; the same for the same files.
+    """
+    records = _romfs_folder(bundle)
+    image = b"\xd2\xcd\x31" + _romfs_number(len(records)) + records
+    # The format asks for an even size; a leading 0x80 does not change the number it pads.
+    return image if len(image) % 2 == 0 else image[:3] + b"\x80" + image[3:]
+
+
 def check_lists() -> tuple[list[str], list[str]]:
     """Compare the lists with the source folders.
 
@@ -149,3 +168,31 @@ def _write_profile(profile_id: str, destination: Path) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps(board_profile(profile_mapping(profile_id)), separators=(",", ":")))
     return target
+
+
+_ROMFS_DATA, _ROMFS_FOLDER, _ROMFS_FILE = 2, 4, 5
+
+
+def _romfs_folder(folder: Path) -> bytes:
+    records = b""
+    for path in sorted(folder.iterdir()):
+        name = path.name.encode()
+        kind, content = (
+            (_ROMFS_FOLDER, _romfs_folder(path))
+            if path.is_dir()
+            else (_ROMFS_FILE, _romfs_record(_ROMFS_DATA, path.read_bytes()))
+        )
+        records += _romfs_record(kind, _romfs_number(len(name)) + name + content)
+    return records
+
+
+def _romfs_record(kind: int, payload: bytes) -> bytes:
+    return _romfs_number(kind) + _romfs_number(len(payload)) + payload
+
+
+def _romfs_number(number: int) -> bytes:
+    """Base 128, most significant digit first, with the high bit set on all digits but the last."""
+    digits = bytes([number & 0x7F])
+    while number := number >> 7:
+        digits = bytes([0x80 | number & 0x7F]) + digits
+    return digits
