@@ -1,0 +1,377 @@
+"""The light client's loop, the same file on a Raspberry Pi and on a board. Read `Agent.step` first.
+
+    meter --read--> session --prove--> journal --publish--> coordinator --receipt--> retire
+    contract, start, stop --verify--> session --energise / de-energise--> contactor
+
+Single-threaded: nothing happens between two lines of `step`. All input is verified before it changes anything, and a
+proof is durable before it is published or acted upon. Whatever talks to hardware comes from a port (ports/__init__.py).
+"""
+
+from pile_edge.clock import Clock
+from pile_edge.config import Config
+from pile_edge.control import open_control
+from pile_edge.journal import Journal
+from pile_edge.light import LightClient
+from pile_edge.meters.decode import MeterError, MeterReader
+from pile_edge.session import CLOSE, IDLE, OPEN, PHASE_NAMES, PROVE, SAVE, Session, SessionError, contract_of
+from pile_shared import cose
+from pile_shared.codec import array, decode, encode
+from pile_shared.errors import BusError, JournalError, PilechainError, SignatureError
+from pile_shared.platform import sha256
+from pile_shared.proof import BEGIN, END, EVENT_NAMES, NO_PREVIOUS, REASON_NAMES, Origin, Proof, parse
+from pile_shared.reading import FLAG_CONTACTOR_CLOSED, TIME_SYNCHRONISED, Reading
+from pile_shared.topics import PILE_DOWN, pile_topic
+from pile_shared.topics import parse as parse_topic
+from pile_shared.units import MAX_ENERGY_WH, MAX_TIME_MS, check_int
+
+OFFLINE, ONLINE = 0, 1  # what a status message begins with
+START, STOP = 1, 2  # actions of a session message
+MAX_SESSION_BYTES = 256  # id, two integers, signature: 150
+SESSION_AGE_MS = 600_000  # how far a session message's time may be from a synchronised clock
+POLL_MS = 50  # real time that one step may wait for messages; bounds how late everything else can be
+PUBLISH_BATCH = 4  # records of up to 2 kB in memory at once
+PUBLISH_AHEAD = (
+    64  # proofs under way without a receipt: a block's worth; more would be sent again and again while nobody listens
+)
+_DURABLE_EVENTS = (BEGIN, END)
+
+
+class Agent:
+    """One pile: its meter, contactor, key, journal and link.
+
+    Attributes:
+        session: the state machine. journal: the proofs. link: the connection. refused: bad messages, by error code.
+    """
+
+    def __init__(self, config: Config, port, link=None) -> None:  # type: ignore[no-untyped-def] # noqa: ANN001
+        """Open everything, contactor first, and go on where the journal says a restart interrupted it.
+
+        Args:
+            config: Of this pile.
+            port: What the interpreter provides; see ports/__init__.py.
+            link: Used instead of the configured one, for a dry run.
+
+        Raises:
+            ConfigError, JournalError: from the key file or the journal.
+        """
+        self.config = config
+        self._port = port
+        self._log = port.log
+        self._bus = port.open_bus(config.bus)
+        self._control = open_control(config.control, self._bus)
+        self._clock = Clock(port, rate=config.rate, origin_ms=config.origin_ms)
+        self._energised = True  # until the relay has said otherwise
+        self._must_open = True
+        self._open_again_ms = 0
+        self._open_contactor()
+        self._signer = port.open_signer(config.signer)
+        self.journal = Journal(
+            port.open_storage(config.journal_path),
+            capacity_bytes=config.journal_capacity_bytes,
+            segment_bytes=config.journal_segment_bytes,
+        )
+        self._light = LightClient(
+            chain_id=config.chain_id,
+            validators=config.validators,
+            pile_id=config.pile_id,
+            public=self._signer.public,
+            meter_serial=config.meter_serial,
+        )
+        profile = config.profile
+        self._origin = Origin(profile.model, config.meter_serial, profile.id, port.firmware_hash())
+        self._meter = MeterReader(
+            self._bus, profile, config.unit, clock_ms=self._clock.now_ms, max_power_w=config.rated_power_w
+        )
+        self.session = Session(config.timing)
+        self.refused: dict[str, int] = {}
+        self._todo: list[tuple] = []  # type: ignore[type-arg]
+        self._is_identified = False
+        self._troubled = ""
+        self._is_full = False
+        self._restore()
+        self._proof_topic = pile_topic(config.chain_id, config.pile_id, "proof")
+        self._status_topic = pile_topic(config.chain_id, config.pile_id, "status")
+        self._published = self._retired()
+        self._progress_ms = self._clock.now_ms()
+        self._was_connected = False
+        self.link = self._open_link() if link is None else link  # type: ignore[no-untyped-call]
+        self._port.collect()
+
+    def step(self) -> None:
+        """One turn: hear, measure, let time pass, act, publish. Takes POLL_MS when nothing happens.
+
+        While the journal is too full for the end of a session, nothing else may happen: only receipts are heard.
+
+        Raises:
+            JournalError: `storage` or `corrupt`: nothing can be proved any more, so nothing may go on.
+        """
+        for topic, payload in self.link.poll(POLL_MS):
+            self._hear(topic, payload)
+        self._act([])
+        if not self._todo and self._clock.now_ms() >= self.session.wants_reading_at_ms:
+            self._measure()
+        if not self._todo:
+            self._act(self.session.tick(self._clock.now_ms()))
+        self._keep_open()
+        self._publish()
+
+    def run(self, is_stopping) -> None:  # type: ignore[no-untyped-def] # noqa: ANN001 - callable giving bool
+        """Step until told to stop; then open the contactor. A running session stays as saved and resumes at the next start."""
+        self._log("pile " + self.config.pile_id + " on chain " + self.config.chain_id + ": running")
+        try:
+            while not is_stopping():
+                self.step()
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Open the contactor and give everything back."""
+        self._open_contactor()
+        self.link.close()
+        self._bus.close()
+        self._log("stopped while " + PHASE_NAMES[self.session.phase] + ", " + self._head_text())
+
+    # --- boot
+
+    def _restore(self) -> None:
+        """Take up the chain of proofs and an interrupted session."""
+        newest = self.journal.last()
+        proof = None if newest is None else parse(newest[1])[1]
+        if proof is not None and proof.readings:
+            reading = proof.readings[-1]
+            self._clock.start_at(reading.time_ms)
+            self._meter.resume(reading.energy_wh, reading.time_ms)
+        actions = self.session.restore(self.journal.state, proof, self._clock.now_ms())
+        if self.session.phase != IDLE:
+            self._log("restarted during a session: " + self._head_text())
+        self._act(actions)
+
+    def _open_link(self):  # type: ignore[no-untyped-def] # noqa: ANN202 - a port's type
+        config = self.config
+        return self._port.open_link(
+            config.mqtt,
+            client_id="pile-" + config.pile_id,
+            subscriptions=[pile_topic(config.chain_id, config.pile_id, kind) for kind in PILE_DOWN],
+            will=(self._status_topic, encode([OFFLINE, config.pile_id, 0])),
+        )
+
+    # --- messages
+
+    def _hear(self, topic: str, payload: bytes) -> None:
+        """Act on one message; a bad one is counted, logged, and changes nothing."""
+        kind = topic[-40:]
+        try:
+            chain_id, _, pile_id, kind = parse_topic(topic)
+            if (chain_id, pile_id) != (self.config.chain_id, self.config.pile_id):
+                raise SignatureError("message for another pile", "topic")
+            if kind == "receipt":
+                self._hear_receipt(payload)
+            elif kind == "contract":
+                self._hear_contract(payload)
+            elif kind == "session":
+                self._hear_session(payload)
+        except JournalError:
+            raise
+        except PilechainError as error:
+            self.refused[error.code] = self.refused.get(error.code, 0) + 1
+            self._log("refused " + kind + ": " + error.code + ": " + error.message)
+        self._port.collect()
+
+    def _hear_contract(self, payload: bytes) -> None:
+        terms, contract_id, outcome = self._light.open_contract(payload)
+        now_ms = self._clock.now_ms()
+        if terms is None:
+            self._log("contract " + contract_id[:4].hex() + " closed: " + outcome)
+            self._act(self.session.release(contract_id, now_ms))
+        else:
+            self._act(self.session.reserve(contract_of(terms), now_ms))
+            self._log("contract " + contract_id[:4].hex() + " reserves " + str(terms.energy_wh) + " Wh")
+
+    def _hear_receipt(self, payload: bytes) -> None:
+        """Retire what the chain has, but only if it has exactly what this journal has."""
+        opened = self._light.open_receipt(payload, self._retired())
+        if opened is None:
+            return
+        through, digest = opened
+        head = self.journal.head
+        if head is None or through > head[0]:
+            raise SignatureError("receipt for proof " + str(through) + ", which was never made", "receipt_ahead")
+        own = head[1] if through == head[0] else sha256(self.journal.pending(through - 1, 1)[0][1])
+        if own != digest:
+            raise SignatureError("receipt for another proof " + str(through) + " than ours", "receipt_fork")
+        self.journal.retire(through)
+        self._published = max(self._published, through)
+        self._progress_ms = self._clock.now_ms()
+        self._log("receipt through " + str(through) + " of " + str(head[0]))
+
+    def _hear_session(self, payload: bytes) -> None:
+        """A user's start or stop: by the key the contract names, about now, for a contract verified before."""
+        signed = cose.parse1(payload, MAX_SESSION_BYTES)
+        contract_id, action, asked_ms, limit_wh = array(decode(signed.payload, MAX_SESSION_BYTES), 4)
+        check_int("action", action, START, STOP)
+        check_int("time", asked_ms, 0, MAX_TIME_MS)
+        check_int("limit", limit_wh, 0, MAX_ENERGY_WH)
+        contract = self.session.find(contract_id)
+        signed.verify(contract.user_public, cose.purpose(cose.SESSION, self.config.chain_id))
+        if self._todo:
+            raise SessionError("the journal is full: no session before receipts come", "busy")
+        now_ms = self._clock.now_ms()
+        if self._clock.status() == TIME_SYNCHRONISED and abs(asked_ms - now_ms) > SESSION_AGE_MS:
+            raise SignatureError("session message is " + str((now_ms - asked_ms) // 1000) + " s old", "stale")
+        self._log("user asks to " + ("start " if action == START else "stop ") + contract_id[:4].hex())
+        if action == START:
+            self._act(self.session.start(contract_id, limit_wh, asked_ms, now_ms))
+        else:
+            self._act(self.session.stop(contract_id, asked_ms, now_ms))
+
+    # --- meter
+
+    def _measure(self) -> None:
+        """Read the meter once and tell the session what came of it."""
+        try:
+            if not self._is_identified:
+                self._identify()
+            sample = self._meter.read()
+        except BusError as error:
+            if error.code != self._troubled:
+                self._log("meter: " + error.code + ": " + error.message)
+            self._troubled = error.code
+            self._act(self.session.trouble(error.code, self._clock.now_ms()))
+            return
+        if self._troubled:
+            self._log("meter: answers again")
+            self._troubled = ""
+        flags = FLAG_CONTACTOR_CLOSED if self._energised else 0
+        # The time after the exchange: what the register shows had flowed by then.
+        now_ms, status = self._clock.now_ms(), self._clock.status()
+        self._act(self.session.reading(Reading(now_ms, status, sample.raw, sample.energy_wh, sample.power_w, flags)))
+
+    def _identify(self) -> None:
+        """Once after boot: if the meter tells its serial number, it must be the registered one."""
+        serial = self._meter.serial()
+        if serial is not None and str(serial) != self.config.meter_serial.lstrip("0"):
+            raise MeterError("meter says it is number " + str(serial), "wrong_meter")
+        self._is_identified = True
+
+    # --- what the session wants
+
+    def _act(self, actions: list[tuple]) -> None:  # type: ignore[type-arg]
+        """Carry out actions in order. What a full journal refuses waits, with all that follows, for receipts."""
+        self._todo.extend(actions)
+        while self._todo:
+            action = self._todo[0]
+            if action[0] == PROVE and not self._prove(action):
+                if action[1] == BEGIN:
+                    self._todo = self.session.abandon_start()
+                    continue
+                return
+            self._todo.pop(0)
+            if action[0] == SAVE:
+                self.journal.save_state(action[1])
+            elif action[0] == OPEN:
+                self._open_contactor()
+            elif action[0] == CLOSE:
+                self._close_contactor()
+
+    def _prove(self, action: tuple) -> bool:  # type: ignore[type-arg]
+        """Sign a proof and make it durable; False if it must wait for room. One that may be left out counts as done."""
+        _, event, contract, reason, readings = action
+        keep = event in _DURABLE_EVENTS
+        if not keep and not self.journal.accepts_periodic:
+            self._log("journal is full: left out a " + EVENT_NAMES[event] + " proof; the next one covers it")
+            return True
+        sequence, previous = self.journal.head or (0, NO_PREVIOUS)
+        origin = self._origin if event == BEGIN else None
+        proof = Proof(sequence + 1, previous, contract, event, readings, reason, origin)
+        message = proof.sign(self._signer, self.config.chain_id)
+        try:
+            self.journal.append(sequence + 1, message, keep=keep)
+        except JournalError as error:
+            if error.code != "full":
+                raise
+            if not self._is_full:
+                self._log("journal is full: a " + EVENT_NAMES[event] + " proof waits for receipts")
+            self._is_full = True
+            return False
+        self._is_full = False
+        self._log_proof(proof, len(message))
+        self._port.collect()
+        return True
+
+    def _log_proof(self, proof: Proof, size_bytes: int) -> None:
+        text = "proof " + str(proof.sequence) + " " + EVENT_NAMES[proof.event]
+        if proof.reason:
+            text += " (" + REASON_NAMES[proof.reason] + ")"
+        if proof.readings:
+            text += " " + str(proof.readings[-1].energy_wh) + " Wh " + str(proof.readings[-1].power_w) + " W"
+        self._log(text + ", " + str(len(proof.readings)) + " readings, " + str(size_bytes) + " bytes")
+
+    # --- contactor
+
+    def _close_contactor(self) -> None:
+        self._energised = True  # from here on current may flow, whatever the relay answers
+        self._must_open = False
+        try:
+            self._control.energise()
+        except BusError as error:
+            self._log("contactor does not close: " + error.message)
+            self._todo.extend(self.session.fail(self._clock.now_ms()))
+            return
+        self._log("contactor closed")
+
+    def _open_contactor(self) -> None:
+        try:
+            self._control.de_energise()
+        except BusError as error:
+            self._must_open = True
+            self._open_again_ms = self._clock.now_ms() + self.config.timing.sample_ms
+            self._log("contactor does not open: " + error.message)
+            return
+        if self._energised:
+            self._log("contactor open")
+        self._energised = self._must_open = False
+
+    def _keep_open(self) -> None:
+        """Try again to open a contactor that did not obey, for as long as it takes."""
+        if self._must_open and self._clock.now_ms() >= self._open_again_ms:
+            self._open_contactor()
+
+    # --- link
+
+    def _publish(self) -> None:
+        """Send what is durable and not yet receipted; from the oldest again after a reconnect or when receipts stay out."""
+        link, now_ms, retired = self.link, self._clock.now_ms(), self._retired()
+        if not link.connected:
+            self._was_connected = False
+            return
+        if not self._was_connected:
+            head = self.journal.head
+            status = encode([ONLINE, self.config.pile_id, 0 if head is None else head[0]])
+            if not link.publish(self._status_topic, status, retain=True):
+                return
+            self._log("connected, " + self._head_text())
+            self._was_connected = True
+            self._go_back(retired, now_ms)
+        if self._published > retired and now_ms - self._progress_ms >= self.config.timing.resend_ms:
+            self._go_back(retired, now_ms)
+        while self._published - retired < PUBLISH_AHEAD:
+            records = self.journal.pending(self._published, PUBLISH_BATCH)
+            if not records:
+                return
+            for sequence, record in records:
+                if not link.publish(self._proof_topic, record):
+                    return
+                if self._published == retired:
+                    self._progress_ms = now_ms
+                self._published = sequence
+
+    def _go_back(self, retired: int, now_ms: int) -> None:
+        self._published = retired
+        self._progress_ms = now_ms
+
+    def _retired(self) -> int:
+        return self.journal.retired_through or 0
+
+    def _head_text(self) -> str:
+        head = self.journal.head
+        return "head " + str(0 if head is None else head[0]) + ", retired " + str(self._retired())

@@ -1,0 +1,145 @@
+"""The `pile-edge` command, on CPython."""
+
+import argparse
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from pile_edge.config import Config
+from pile_edge.config_file import compile_config, load_config
+from pile_shared.errors import PilechainError
+from pile_shared.platform import sha256
+from pile_shared.proof import EVENT_NAMES, parse
+
+EXIT_OK, EXIT_FAILED, EXIT_CONFIG = 0, 1, 2
+
+_EPILOG = """examples:
+  pile-edge key --config pile.toml                  make the key, show what registering the pile needs
+  pile-edge read --config pile.toml                 one reading of the meter
+  pile-edge run --config pile.toml --dry-run        everything but publishing; prints the proofs
+  pile-edge run --config pile.toml                  the light client
+  pile-edge compile-config pile.toml pile.cbor      the configuration for a board
+
+exit codes: 0 done, 1 failed, 2 wrong configuration or arguments"""
+
+
+class DryLink:
+    """A link that publishes nothing: it prints proofs and hears nobody."""
+
+    connected = True
+    inflight = 0
+
+    def poll(self, timeout_ms: int) -> list[tuple[str, bytes]]:
+        """Wait as a link without messages would."""
+        time.sleep(timeout_ms / 1000)
+        return []
+
+    def publish(self, topic: str, payload: bytes, retain: bool = False) -> bool:
+        """Print a proof; retained status is left out."""
+        if not retain:
+            proof = parse(payload)[1]
+            print(f"  {topic}: {EVENT_NAMES[proof.event]} {proof.sequence}: {payload.hex()}", flush=True)
+            for reading in proof.readings:
+                print(
+                    f"    {_reading_text(reading.time_ms, reading.raw, reading.energy_wh, reading.power_w)}", flush=True
+                )
+        return True
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit code."""
+    options = _parser().parse_args(arguments)
+    run: Callable[[argparse.Namespace], int] = options.run
+    try:
+        return run(options)
+    except PilechainError as error:
+        print(f"pile-edge: {error}", file=sys.stderr)
+        return EXIT_CONFIG if error.code == "config" else EXIT_FAILED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="pile-edge",
+        description="The light client on a charging pile: reads the meter, proves, publishes.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(required=True, metavar="command")
+    run = _command(commands, "run", "run the light client until SIGTERM", _run)
+    run.add_argument("--dry-run", action="store_true", help="everything but publishing; prints the proofs")
+    key = _command(commands, "key", "make the key if it is missing, and show it", _key)
+    key.add_argument("--json", action="store_true", help="for programs")
+    _command(commands, "read", "one decoded reading of the meter", _read)
+    compiling = commands.add_parser("compile-config", help="make the configuration for a board")
+    compiling.add_argument("source", type=Path, help="TOML file")
+    compiling.add_argument("target", type=Path, help="CBOR file to write")
+    compiling.set_defaults(run=_compile)
+    return parser
+
+
+def _command(commands, name: str, text: str, run: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:  # type: ignore[no-untyped-def] # noqa: ANN001 - argparse hides the type
+    command: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+    command.add_argument("--config", type=Path, required=True, metavar="FILE", help="the pile's TOML file")
+    command.set_defaults(run=run)
+    return command
+
+
+def _run(options: argparse.Namespace) -> int:
+    from pile_edge.agent import Agent
+    from pile_edge.ports import cpython as port
+
+    stopping: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda got, _frame: stopping.append(got))
+    agent = Agent(load_config(options.config), port, DryLink() if options.dry_run else None)
+    agent.run(lambda: bool(stopping))
+    return EXIT_OK
+
+
+def _key(options: argparse.Namespace) -> int:
+    from pile_edge.signers import open_signer
+
+    config = load_config(options.config)
+    public = open_signer(config.signer).public
+    digest = sha256(public).hex()
+    if options.json:
+        print(json.dumps({"pile_id": config.pile_id, "public": public.hex(), "fingerprint": digest}))
+        return EXIT_OK
+    print(f"pile         {config.pile_id}")
+    print(f"public key   {public.hex()}")
+    print(f"fingerprint  {' '.join(digest[i : i + 4] for i in range(0, len(digest), 4))}")
+    return EXIT_OK
+
+
+def _read(options: argparse.Namespace) -> int:
+    from pile_edge.meters.decode import MeterReader
+    from pile_edge.ports import cpython as port
+
+    config: Config = load_config(options.config)
+    bus = port.open_bus(config.bus)
+    try:
+        sample = MeterReader(bus, config.profile, config.unit).read()
+    finally:
+        bus.close()
+    print(_reading_text(port.wall_ms(), sample.raw, sample.energy_wh, sample.power_w))
+    return EXIT_OK
+
+
+def _reading_text(time_ms: int, raw: bytes, energy_wh: int, power_w: int) -> str:
+    return f"time_ms {time_ms}  energy_wh {energy_wh}  power_w {power_w}  raw {raw.hex()}"
+
+
+def _compile(options: argparse.Namespace) -> int:
+    size_bytes = compile_config(options.source, options.target)
+    print(f"{options.target}: {size_bytes} bytes")
+    return EXIT_OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,177 @@
+"""A pile's configuration, checked: one mapping, the same on both interpreters (docs: `pile-edge compile-config --help`).
+
+    chain_id, pile_id     ids; what the chain and this pile are registered as
+    signer                "file:<path>": where the pile's key is, made there at first use
+    validators            [{party, public, power}], ascending by party: the accounting nodes this pile believes
+    mqtt                  host, port; optionally username, password, keepalive_s, tls {ca, cert, key}
+    bus                   kind "tcp" (host, port) or "rtu" (device, baud, parity, stopbits); timeout_ms, gap_ms
+    meter                 profile, unit, serial, rated_power_w
+    control               kind "coil", unit, coil
+    timing (optional)     sample_ms, report_ms, heartbeat_ms, resend_ms, silent_after_ms, full_after_ms, full_below_w
+    journal               path, and optionally capacity_bytes, segment_bytes
+    clock (rigs only)     rate, origin_ms: simulated_ms = origin_ms + (real_ms - origin_ms) * rate, and with it all of timing
+
+A board reads the mapping from CBOR; there `public` is bytes and `profile` is the profile itself. On CPython `config_file`
+reads TOML, where they are hexadecimal text and an id. Relative paths are relative to the configuration's folder.
+"""
+
+from pile_edge.meters.decode import load_profile
+from pile_edge.modbus import BusSpec, config_int, config_text
+from pile_edge.mqtt import check_spec
+from pile_edge.session import Timing
+from pile_shared.certificate import validators_from
+from pile_shared.errors import ConfigError, PilechainError
+from pile_shared.units import MAX_POWER_W, MAX_TIME_MS, check_id, check_text
+
+MAX_CONFIG_BYTES = 16384  # 100 validators of 110 bytes, and the rest
+MAX_INTERVAL_MS = 86_400_000
+MIN_INTERVAL_MS = 100  # a bus answers in tens of milliseconds; asked faster it would do nothing else
+MAX_RATE = 100_000
+
+_REQUIRED = ("chain_id", "pile_id", "signer", "validators", "mqtt", "bus", "meter", "control", "journal")
+_INTERVALS = ("sample_ms", "report_ms", "heartbeat_ms", "resend_ms", "silent_after_ms", "full_after_ms")
+# Keys of each section.
+_SECTIONS = {
+    "mqtt": ("host", "port", "username", "password", "tls", "keepalive_s"),
+    "bus": (
+        "kind",
+        "host",
+        "port",
+        "device",
+        "baud",
+        "parity",
+        "stopbits",
+        "timeout_ms",
+        "gap_ms",
+        "tx_pin",
+        "rx_pin",
+        "de_pin",
+    ),
+    "meter": ("profile", "unit", "serial", "rated_power_w"),
+    "control": ("kind", "unit", "coil"),
+    "timing": (*_INTERVALS, "full_below_w"),
+    "journal": ("path", "capacity_bytes", "segment_bytes"),
+    "clock": ("rate", "origin_ms"),
+}
+
+
+class Config:
+    """The values the agent runs by, each checked.
+
+    Attributes:
+        chain_id, pile_id, signer, mqtt, control: as in the mapping, paths resolved. validators: of the pinned set.
+        bus: the section, its gap and timeout raised to what the meter needs. profile: of the meter. unit: its bus address.
+        meter_serial: text. rated_power_w: the most that can flow. timing: Timing. rate, origin_ms: of the clock.
+        journal_path, journal_capacity_bytes, journal_segment_bytes: the journal.
+    """
+
+    def __init__(self, mapping: object, folder: str) -> None:
+        """Check a mapping; `folder` is what relative paths start from. ConfigError names the key and the expected form."""
+        if not isinstance(mapping, dict):
+            raise ConfigError("configuration must be a mapping")
+        _check_keys(mapping, "", (*_REQUIRED, "timing", "clock"))
+        for key in _REQUIRED:
+            if key not in mapping:
+                raise ConfigError(key + " is missing")
+        sections = {name: _section(mapping, name) for name in _SECTIONS}
+        self.chain_id = _id(mapping, "chain_id")
+        self.pile_id = _id(mapping, "pile_id")
+        self.signer = _signer(mapping, folder)
+        self.validators = _validators(mapping["validators"])
+        self.mqtt = _mqtt(sections["mqtt"], folder)
+        self.control = sections["control"]
+        self._take_meter(sections["meter"], sections["bus"])
+        self.timing = _timing(sections["timing"])
+        self.rate = config_int(sections["clock"], "clock.rate", 1, MAX_RATE, 1)
+        self.origin_ms = config_int(sections["clock"], "clock.origin_ms", 0, MAX_TIME_MS, 0)
+        journal = sections["journal"]
+        self.journal_path = resolve(folder, config_text(journal, "journal.path", 255))
+        self.journal_segment_bytes = config_int(journal, "journal.segment_bytes", 2062, 1 << 24, 16384)
+        self.journal_capacity_bytes = config_int(
+            journal, "journal.capacity_bytes", 4 * self.journal_segment_bytes, 1 << 32, 16 * self.journal_segment_bytes
+        )
+
+    def _take_meter(self, meter: dict, bus: dict) -> None:  # type: ignore[type-arg]
+        self.profile = load_profile(meter.get("profile"))
+        self.unit = config_int(meter, "meter.unit", 1, 247)
+        self.rated_power_w = config_int(meter, "meter.rated_power_w", 1, MAX_POWER_W)
+        try:
+            self.meter_serial = check_text("meter.serial", meter.get("serial"), 32)
+        except PilechainError as error:
+            raise ConfigError(error.message)
+        spec = BusSpec(bus)
+        bus["gap_ms"] = max(spec.gap_ms, self.profile.min_gap_ms)
+        bus["timeout_ms"] = max(config_int(bus, "bus.timeout_ms", 10, 60_000, 10), self.profile.timeout_ms)
+        self.bus = bus
+
+
+def resolve(folder: str, path: str) -> str:
+    """A path as seen from the working directory, if it was relative to `folder`."""
+    return path if path.startswith("/") or not folder else folder + "/" + path
+
+
+def _check_keys(mapping: dict, prefix: str, known: tuple) -> None:  # type: ignore[type-arg]
+    for key in mapping:
+        if key not in known:
+            raise ConfigError(prefix + str(key) + " is not a key; known: " + " ".join(known))
+
+
+def _section(mapping: dict, name: str) -> dict:  # type: ignore[type-arg]
+    section = mapping.get(name, {})
+    if not isinstance(section, dict):
+        raise ConfigError(name + " must be a section with " + " ".join(_SECTIONS[name]))
+    _check_keys(section, name + ".", _SECTIONS[name])
+    return dict(section)
+
+
+def _id(mapping: dict, key: str) -> str:  # type: ignore[type-arg]
+    try:
+        return check_id(key, mapping[key])
+    except PilechainError as error:
+        raise ConfigError(error.message)
+
+
+def _signer(mapping: dict, folder: str) -> str:  # type: ignore[type-arg]
+    uri = config_text(mapping, "signer", 255)
+    kind, _, path = uri.partition(":")
+    if kind != "file" or not path:
+        raise ConfigError('signer must be "file:<path>"')
+    return kind + ":" + resolve(folder, path)
+
+
+def _mqtt(section: dict, folder: str) -> dict:  # type: ignore[type-arg]
+    try:
+        check_spec(section)
+    except ConfigError as error:
+        raise ConfigError(error.message.replace("link", "mqtt"))
+    if "tls" in section:
+        tls = section["tls"]
+        section["tls"] = {key: resolve(folder, config_text(tls, "mqtt.tls." + key, 255)) for key in tls}
+    return section
+
+
+def _validators(rows: object) -> list:  # type: ignore[type-arg]
+    expected = "validators must be [{party, public, power}, ...], ascending by party"
+    if not isinstance(rows, list):
+        raise ConfigError(expected)
+    for row in rows:
+        if not isinstance(row, dict) or sorted(row) != ["party", "power", "public"]:
+            raise ConfigError(expected)
+    try:
+        return validators_from([[row["party"], row["public"], row["power"]] for row in rows])
+    except PilechainError as error:
+        raise ConfigError("validators: " + error.message)
+
+
+def _timing(section: dict) -> Timing:  # type: ignore[type-arg]
+    values = {
+        key: config_int(section, "timing." + key, MIN_INTERVAL_MS, MAX_INTERVAL_MS)
+        for key in _INTERVALS
+        if key in section
+    }
+    if "full_below_w" in section:
+        values["full_below_w"] = config_int(section, "timing.full_below_w", 1, MAX_POWER_W)
+    timing = Timing(**values)
+    if timing.report_ms < timing.sample_ms:
+        raise ConfigError("timing.report_ms must be at least timing.sample_ms")
+    return timing

@@ -1,0 +1,91 @@
+"""Configuration files on CPython: TOML for people, and the CBOR a board reads. Errors name the file."""
+
+import os
+import tomllib
+from pathlib import Path
+
+from pile_edge.config import MAX_CONFIG_BYTES, Config
+from pile_edge.meters.catalogue import board_profile, profile_mapping
+from pile_shared.codec import decode, encode
+from pile_shared.errors import ConfigError, PilechainError
+
+
+def load_config(path: Path) -> Config:
+    """The checked configuration in a TOML file, or in a CBOR file made by `compile_config`.
+
+    Raises:
+        ConfigError: naming the file, the key and the expected form.
+    """
+    return _checked(path, load_mapping(path))
+
+
+def load_mapping(path: Path) -> dict[str, object]:
+    """The mapping of `pile_edge.config` from a TOML or CBOR file; ConfigError names the file."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    try:
+        is_board = path.suffix == ".cbor"
+        mapping = decode(data, MAX_CONFIG_BYTES) if is_board else _from_toml(tomllib.loads(data.decode()))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not TOML: {error}") from error
+    except PilechainError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    if not isinstance(mapping, dict):
+        raise ConfigError(f"{path}: configuration must be a mapping")
+    return mapping
+
+
+def compile_config(source: Path, target: Path) -> int:
+    """Check a TOML file and write it as the CBOR a board reads; the number of bytes written.
+
+    Raises:
+        ConfigError: as `load_config`, or the target cannot be written or would be too long.
+    """
+    mapping = load_mapping(source)
+    _checked(source, mapping)
+    try:
+        data = encode(mapping)
+    except PilechainError as error:
+        raise ConfigError(f"{source}: {error}: use integers, text and true or false") from error
+    if len(data) > MAX_CONFIG_BYTES:
+        raise ConfigError(f"{source}: compiles to {len(data)} bytes; a board takes {MAX_CONFIG_BYTES}")
+    try:
+        target.write_bytes(data)
+    except OSError as error:
+        raise ConfigError(f"{target}: cannot be written: {error.strerror}") from error
+    return len(data)
+
+
+def _checked(path: Path, mapping: dict[str, object]) -> Config:
+    try:
+        return Config(mapping, os.path.dirname(path))
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def _from_toml(mapping: dict[str, object]) -> dict[str, object]:
+    """Hexadecimal keys become bytes, and the meter's profile id becomes the profile."""
+    rows = mapping.get("validators")
+    if isinstance(rows, list):
+        mapping["validators"] = [_validator(row) for row in rows]
+    meter = mapping.get("meter")
+    if isinstance(meter, dict):
+        profile_id = meter.get("profile")
+        if not isinstance(profile_id, str):
+            raise ConfigError("meter.profile must be the id of a meter profile")
+        try:
+            mapping["meter"] = {**meter, "profile": board_profile(profile_mapping(profile_id))}
+        except ConfigError as error:
+            raise ConfigError(f"meter.profile: {error}") from error
+    return mapping
+
+
+def _validator(row: object) -> object:
+    if not isinstance(row, dict) or "public" not in row:
+        return row
+    try:
+        return {**row, "public": bytes.fromhex(row["public"])}
+    except (TypeError, ValueError) as error:
+        raise ConfigError("validators.public must be 130 hexadecimal digits") from error

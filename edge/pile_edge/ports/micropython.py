@@ -1,0 +1,100 @@
+"""The port to MicroPython; its names are explained in ports/__init__.py."""
+# ruff: noqa: ANN001, ANN202 - nothing checks types here: the modules it imports exist on a board only
+
+import gc
+import hashlib
+import os
+import time
+from time import ticks_diff, ticks_ms
+
+import pile_shared
+from pile_edge.ports.micropython_bus import open_bus
+from pile_edge.ports.micropython_link import Link
+from pile_edge.ports.micropython_storage import Storage
+from pile_edge.signers import open_signer
+from pile_shared.reading import TIME_INFORMATIVE, TIME_SYNCHRONISED, TIME_UNKNOWN
+
+_EPOCH_OFFSET_MS = 946_684_800_000 if time.gmtime(0)[0] == 2000 else 0
+_SET_AFTER_MS = 1_735_689_600_000  # 2025: a clock before this has never been set
+_PIECE_BYTES = 256
+
+_clock = {"synchronised": False}
+
+
+def wall_ms():
+    """Unix milliseconds by the board's clock."""
+    return time.time_ns() // 1_000_000 + _EPOCH_OFFSET_MS
+
+
+def time_status():
+    """Synchronised after `synchronise`, else informative if the clock was ever set, else unknown."""
+    if _clock["synchronised"]:
+        return TIME_SYNCHRONISED
+    return TIME_INFORMATIVE if wall_ms() >= _SET_AFTER_MS else TIME_UNKNOWN
+
+
+def synchronise():
+    """Set a board's clock by NTP, where the firmware has `ntptime`; whether that worked."""
+    try:
+        import ntptime
+
+        ntptime.settime()
+        _clock["synchronised"] = True
+    except (ImportError, OSError) as error:
+        log("clock not synchronised: " + repr(error))
+    return _clock["synchronised"]
+
+
+def log(text):
+    """One line to stdout."""
+    print(text)
+
+
+collect = gc.collect
+
+
+def firmware_hash():
+    """SHA-256 over the bundle's files, by path."""
+    root = pile_shared.__file__.rsplit("/", 2)[0]
+    digest = hashlib.sha256()
+    for folder in ("pile_edge", "pile_shared"):
+        _hash_folder(digest, root, folder)
+    return digest.digest()
+
+
+def _hash_folder(digest, root, folder):
+    for name in sorted(os.listdir(root + "/" + folder)):
+        path = folder + "/" + name
+        if os.stat(root + "/" + path)[0] & 0x4000:
+            _hash_folder(digest, root, path)
+            continue
+        digest.update(hashlib.sha256(path.encode()).digest())
+        digest.update(_file_hash(root + "/" + path))
+
+
+def _file_hash(path):
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while True:
+            piece = file.read(_PIECE_BYTES)
+            if not piece:
+                return digest.digest()
+            digest.update(piece)
+
+
+def is_stopping():
+    """Boards stop by losing power."""
+    return False
+
+
+def open_storage(folder):
+    """The journal's folder, created if needed."""
+    return Storage(folder)
+
+
+def open_link(section, *, client_id, subscriptions, will):
+    """The link of the `mqtt` section; connects when first polled."""
+    return Link(section, client_id=client_id, subscriptions=subscriptions, will=will)
+
+
+__all__ = ["collect", "open_bus", "open_signer", "ticks_diff", "ticks_ms"]
