@@ -78,6 +78,8 @@ def step(name, reader, control, bus, config):
         return control.de_energise()
     if name == "state":
         return control.is_energised()
+    if name == "raw":
+        return bus.read(config["unit"], 3, 0, 2).hex()
     if name == "wrong_function":
         return bus.read(config["unit"], 3, 72, 2).hex()
     if name == "heap":

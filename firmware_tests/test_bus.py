@@ -4,11 +4,15 @@ import json
 import socket
 import struct
 import threading
+import time
 from pathlib import Path
 
 import pytest
+import serial
 
+from pile_edge import modbus
 from pile_edge.meters import catalogue
+from pile_hil.pty_bus import PtyBus
 from pile_hil.rig import Rig
 
 SCRIPT = Path(__file__).with_name("run_bus.py")
@@ -124,6 +128,32 @@ def test_a_gateway_that_restarts_is_found_again(micropython, tmp_path):
     thread.join(10)
     listener.close()
     assert results == [[7500, 0, "40f00000"], [7500, 0, "40f00000"]]
+
+
+def test_an_answer_that_comes_after_its_timeout_answers_nothing_else(micropython, tmp_path):
+    requests = []
+
+    def serve(port):
+        with port:
+            for value, delay_s in ((1, 0.25), (2, 0)):
+                requests.append(port.read(8))
+                time.sleep(delay_s)  # not to wait for anything: being late is what is tested
+                port.write(modbus.rtu_frame(1, bytes((3, 4, 0, 0, 0, value))))
+
+    with PtyBus() as line:
+        # Opened before anything is sent, because opening drops what is there.
+        thread = threading.Thread(target=serve, args=(serial.Serial(line.server_device, timeout=10),))
+        thread.start()
+        spec = {"kind": "rtu", "device": line.master_device, "baud": 115200, "timeout_ms": 100, "gap_ms": 500}
+        profile = catalogue.board_profile(catalogue.profile_mapping("abb-b23"))
+        config = {"spec": spec, "profile": profile, "unit": 1, "relay_unit": 2, "steps": ["raw", "raw"]}
+        path = tmp_path / "bus.json"
+        path.write_text(json.dumps(config))
+        first, second = json.loads(micropython(SCRIPT, path, timeout_s=20).stdout)["results"]
+        thread.join(10)
+    assert len(requests) == 2
+    assert first["code"] == "timeout"
+    assert second == "00000002"
 
 
 def test_nothing_there(board):

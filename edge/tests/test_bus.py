@@ -5,11 +5,14 @@ import threading
 import time
 
 import pytest
+import serial
 
+from pile_edge import modbus
 from pile_edge.control import open_control
 from pile_edge.meters import catalogue
 from pile_edge.meters.decode import MeterReader
 from pile_edge.ports.cpython_bus import open_bus
+from pile_hil.pty_bus import PtyBus
 from pile_hil.rig import Rig
 from pile_shared.errors import BusError, ConfigError
 
@@ -105,16 +108,19 @@ def test_nobody_answers_for_an_absent_unit_on_a_line(rig):
     assert caught.value.code == "timeout"
 
 
-def test_threads_queue_for_the_line(side):
-    bus, _, profile = side
-    request, results = profile.energy.request(), []
-    threads = [threading.Thread(target=lambda: results.append(bus.read(1, *request))) for _ in range(8)]
+def test_threads_queue_for_the_line_and_keep_its_gap(rig):
+    bus = open_bus({**rig.bus_specs["east"], "gap_ms": 20})
+    results = []
+    threads = [threading.Thread(target=lambda: results.append(bus.read(1, 4, 72, 2))) for _ in range(8)]
+    start = time.monotonic()
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+    assert time.monotonic() - start >= 7 * 0.02
     assert len(results) == 8
     assert len(set(results)) == 1
+    bus.close()
 
 
 def test_the_gap_is_kept(rig):
@@ -192,3 +198,33 @@ def test_a_connection_that_dies_is_replaced_and_strangers_are_refused():
     assert codes[:2] == ["closed", 42]
     assert set(codes[2:5]) <= {"frame", "closed"}
     assert codes[5] == 42
+
+
+def test_an_answer_that_comes_after_its_timeout_answers_nothing_else():
+    request = modbus.read_request(3, 0, 1)
+    with PtyBus() as line:
+        slave = LateSlave(line.server_device)
+        bus = open_bus({"kind": "rtu", "device": line.master_device, "baud": 115200, "timeout_ms": 100, "gap_ms": 500})
+        with pytest.raises(BusError):
+            bus.read(1, 3, 0, 1)
+        assert bus.read(1, 3, 0, 1) == b"\0\2"
+        bus.close()
+        slave.join()
+    assert slave.requests == [modbus.rtu_frame(1, request)] * 2
+
+
+class LateSlave(threading.Thread):
+    """Answers its first request with 1, in the silence before the next, and that one at once with 2."""
+
+    def __init__(self, device):
+        super().__init__()
+        self._port = serial.Serial(device, timeout=10)  # opened before anything is sent: opening drops what is there
+        self.requests = []
+        self.start()
+
+    def run(self):
+        with self._port as port:
+            for value, delay_s in ((1, 0.25), (2, 0)):
+                self.requests.append(port.read(8))
+                time.sleep(delay_s)  # not to wait for anything: being late is what is tested
+                port.write(modbus.rtu_frame(1, bytes((3, 2, 0, value))))
