@@ -79,8 +79,10 @@ class SoloEngine:
         """The block that would be made now."""
         return Env(self.chain_id, self.height + 1, max(time_ms, self.time_ms), self.previous, self.verify)
 
-    def submit(self, tx: bytes) -> Transaction:
+    def submit(self, tx: bytes, *, bounded: bool = True) -> Transaction:
         """Take a transaction for the next block: in turn for its sender, counting those that wait.
+
+        `bounded=False` is for the process's own batches, so that a flood of orders cannot keep metering out of a block.
 
         Raises:
             Rejection: it cannot succeed. BusyError: too many wait.
@@ -90,7 +92,8 @@ class SoloEngine:
         if due is not None and checked.sequence != due:
             code = "replayed" if checked.sequence < due else "sequence_gap"
             raise Rejection(code, f"{checked.sender} is at sequence {due - 1}, waiting transactions included")
-        if len(self._waiting) >= MAX_WAITING or self._waiting_bytes + len(tx) > MAX_WAITING_BYTES:
+        full = len(self._waiting) >= MAX_WAITING or self._waiting_bytes + len(tx) > MAX_WAITING_BYTES
+        if bounded and full:
             raise BusyError("too many transactions wait for the next block; send again in a moment")
         self._waiting.append((checked, tx))
         self._waiting_bytes += len(tx)

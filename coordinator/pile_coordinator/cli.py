@@ -1,0 +1,155 @@
+"""`pilechain`: run a coordinator, use a wallet, verify certificates, see the demo."""
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Sequence
+from importlib.metadata import entry_points, version
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from pile_coordinator import wallet_cli
+from pile_coordinator.config import load_config, load_genesis
+from pile_coordinator.service import Coordinator
+from pile_coordinator.verify import Verified, VerifyError, verify_order
+from pile_shared.errors import ConfigError, PilechainError
+
+EXIT_FAILED, EXIT_USAGE = 1, 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; the exit status is 0, 1 if the thing asked for failed, 2 if it was asked wrongly."""
+    options = _parser().parse_args(arguments)
+    try:
+        status: int = options.run(options)
+    except ConfigError as error:
+        sys.stderr.write(f"pilechain: {error}\n")
+        return EXIT_USAGE
+    except PilechainError as error:
+        sys.stderr.write(f"pilechain: {error.code}: {error}\n")
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        return 130
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="pilechain",
+        description="Settle charging on shared private piles: signed meter readings become money both sides can recompute.",
+        epilog="Start with: pilechain demo",
+    )
+    parser.add_argument("--version", action="version", version=f"pilechain {version('pilechain')}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_run(commands)
+    wallet_cli.add_command(commands)
+    _add_verify(commands)
+    for entry in entry_points(group="pilechain.commands"):
+        entry.load()(commands)
+    return parser
+
+
+def _add_run(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    run = commands.add_parser(
+        "run",
+        help="run a coordinator",
+        description="Run a coordinator with the solo engine: one process, no fault tolerance. Stop it with Ctrl-C or SIGTERM.",
+        epilog="Example: pilechain run --config coordinator.toml (docs/operator.md explains every key)",
+    )
+    run.add_argument("--config", type=Path, required=True, metavar="FILE", help="the coordinator's TOML file")
+    run.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    coordinator = Coordinator(load_config(options.config))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: coordinator.stop())
+    coordinator.run()
+    return 0
+
+
+def _add_verify(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    verify = commands.add_parser(
+        "verify",
+        help="check order certificates offline",
+        description="Check order certificates: signatures, inclusion, proof chain, price and every posting are recomputed."
+        " Nothing is trusted but the genesis file; compare its fingerprint with one you got from somebody you trust.",
+        epilog="Example: pilechain verify demo-out/*.cbor",
+    )
+    verify.add_argument("certificates", nargs="+", type=Path, metavar="FILE", help="order certificates (.cbor)")
+    verify.add_argument(
+        "--genesis", type=Path, metavar="FILE", help="the genesis to pin (default: genesis.json beside the certificate)"
+    )
+    verify.add_argument("--json", action="store_true", help="one JSON object per certificate")
+    verify.set_defaults(run=_verify)
+
+
+def _verify(options: argparse.Namespace) -> int:
+    console, failed = Console(highlight=False, soft_wrap=True), 0
+    for path in options.certificates:
+        genesis = load_genesis(options.genesis or path.parent / "genesis.json")
+        try:
+            verified = verify_order(path.read_bytes(), genesis)
+        except OSError as error:
+            raise ConfigError(f"{path}: {error.strerror}") from error
+        except VerifyError as error:
+            failed += 1
+            if options.json:
+                console.print_json(
+                    json.dumps({"file": str(path), "valid": False, "link": error.link, "reason": str(error)})
+                )
+            else:
+                console.print(f"[red]REJECTED[/] {path}: {error}")
+            continue
+        if options.json:
+            console.print_json(json.dumps({"file": str(path), "valid": True, **_summary(verified)}))
+        else:
+            _print_verified(console, path, verified, genesis.params.currency)
+            console.print(f"  pinned genesis {genesis.chain_id}, fingerprint {genesis.hash().hex()}")
+    return EXIT_FAILED if failed else 0
+
+
+def _summary(verified: Verified) -> dict[str, object]:
+    terms, statement = verified.terms, verified.statement
+    return {
+        "contract": terms.contract_id().hex(),
+        "pile": terms.pile,
+        "user": terms.user,
+        "owner": terms.owner,
+        "contracted_wh": terms.energy_wh,
+        "measured_wh": statement.measured_wh,
+        "price_micro_per_kwh": terms.price_micro_per_kwh,
+        "cause": statement.cause,
+        "outcome": verified.outcome,
+        "proofs": verified.proofs,
+        "confirmed_by": list(verified.confirmed_by),
+        "postings": [[p.debit, p.credit, p.amount_micro] for p in statement.postings],
+    }
+
+
+def _print_verified(console: Console, path: Path, verified: Verified, currency: str) -> None:
+    terms, statement = verified.terms, verified.statement
+    names = {"U": terms.user, "H": terms.owner, "G": "grid", "F": "fees", "E": "escrow", "B": "bond"}
+    console.print(
+        f"[green]VALID[/] {path}: {statement.measured_wh} Wh of {terms.energy_wh} Wh at"
+        f" {money(terms.price_micro_per_kwh)} {currency}/kWh on {terms.pile}, {verified.outcome}"
+        f" (blocks {verified.signed_height} to {verified.closed_height}, {verified.proofs} metering proofs)"
+    )
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for posting in statement.postings:
+        row = (f"  {names[posting.debit]}", "->", names[posting.credit], f"{money(posting.amount_micro)} {currency}")
+        table.add_row(*row)
+    console.print(table)
+
+
+def money(amount_micro: int) -> str:
+    """An amount or price with its six decimals."""
+    sign = "-" if amount_micro < 0 else ""
+    return f"{sign}{abs(amount_micro) // 1_000_000}.{abs(amount_micro) % 1_000_000:06d}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,149 @@
+"""The coordinator's configuration: TOML in, checked values out; every mistake names file, key and expected form."""
+
+import json
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from pile_coordinator.chain.genesis import Genesis, genesis_from_json
+from pile_coordinator.clock import Clock
+from pile_coordinator.mqtt import Broker
+from pile_shared.errors import ConfigError, PilechainError
+from pile_shared.units import check_id
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class CoordinatorConfig:
+    """What `pilechain run` needs. Paths are absolute.
+
+    Attributes:
+        genesis: the chain. data: folder of the ledger and the evidence. party, key: who signs batches and replies.
+        attestation: key files of the accounting nodes this process signs for, by party. broker: where to meet.
+        block_interval_ms: real time between blocks when something waits. clock: real time, or a rig's.
+    """
+
+    genesis: Genesis
+    data: Path
+    party: str
+    key: Path
+    attestation: dict[str, Path]
+    broker: Broker
+    block_interval_ms: int
+    clock: Clock
+
+
+class _Section:
+    """One table of a file, read key by key; what is left over at the end is a mistake too."""
+
+    def __init__(self, file: Path, name: str, values: object) -> None:
+        self._file, self._name = file, name
+        if not isinstance(values, dict):
+            raise ConfigError(f"{file}: {name or 'the file'} must be a table")
+        self._left = dict(values)
+
+    def take(
+        self, key: str, kind: type[T], form: str, *, default: T | None = None, ok: Callable[[T], bool] | None = None
+    ) -> T:
+        full = f"{self._name}.{key}" if self._name else key
+        value = self._left.pop(key, default)
+        if value is None:
+            raise ConfigError(f"{self._file}: {full} is missing; expected {form}")
+        if (
+            not isinstance(value, kind)
+            or (kind is int and isinstance(value, bool))
+            or (ok is not None and not ok(value))
+        ):
+            raise ConfigError(f"{self._file}: {full} = {value!r} is wrong; expected {form}")
+        return value
+
+    def section(self, key: str, *, required: bool = True) -> "_Section":
+        values = self._left.pop(key, None if required else {})
+        if values is None:
+            raise ConfigError(f"{self._file}: the table [{key}] is missing")
+        return _Section(self._file, key, values)
+
+    def rest(self, form: str) -> dict[str, str]:
+        """All remaining keys, as text by text."""
+        for key, value in self._left.items():
+            if not isinstance(value, str):
+                raise ConfigError(f"{self._file}: {self._name}.{key} = {value!r} is wrong; expected {form}")
+        left, self._left = self._left, {}
+        return left
+
+    def end(self) -> None:
+        for key in self._left:
+            full = f"{self._name}.{key}" if self._name else key
+            raise ConfigError(f"{self._file}: unknown key {full}; see docs/operator.md for the keys there are")
+
+
+def load_toml(path: Path) -> dict[str, object]:
+    """A TOML file; ConfigError with the file and what to do if it cannot be read."""
+    try:
+        return tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from error
+
+
+def load_genesis(path: Path) -> Genesis:
+    """A genesis file; ConfigError naming file, key and expected form."""
+    try:
+        return genesis_from_json(json.loads(path.read_text()))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; a genesis file pins the chain you trust") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not JSON: {error}") from error
+    except PilechainError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def load_config(path: Path) -> CoordinatorConfig:
+    """The coordinator's configuration; ConfigError naming file, key and expected form."""
+    path = path.resolve()
+    top, base = _Section(path, "", load_toml(path)), path.parent
+    genesis = load_genesis(base / top.take("genesis", str, "the path of a genesis file"))
+    data = base / top.take("data", str, "the path of a folder")
+    party = top.take("party", str, "the id of a party in genesis that may submit proofs", ok=_is_id)
+    key = base / top.take("key", str, "the path of a key file")
+    interval = top.take(
+        "block_interval_ms", int, "milliseconds from 10 to 60000", default=1000, ok=lambda v: 10 <= v <= 60_000
+    )
+    attestation = {p: base / f for p, f in top.section("attestation").rest("the path of a key file").items()}
+    broker = _broker(top.section("mqtt"))
+    clock = _clock(top.section("clock", required=False))
+    top.end()
+    return CoordinatorConfig(genesis, data, party, key, attestation, broker, interval, clock)
+
+
+def _is_id(value: str) -> bool:
+    try:
+        check_id("id", value)
+    except PilechainError:
+        return False
+    return True
+
+
+def _broker(section: _Section) -> Broker:
+    broker = Broker(
+        host=section.take("host", str, "a host name or address"),
+        port=section.take("port", int, "a port from 1 to 65535", default=1883, ok=lambda v: 1 <= v <= 65_535),
+        username=section.take("username", str, "text", default=""),
+        password=section.take("password", str, "text", default=""),
+        keepalive_s=section.take("keepalive_s", int, "seconds from 5 to 3600", default=30, ok=lambda v: 5 <= v <= 3600),
+    )
+    section.end()
+    return broker
+
+
+def _clock(section: _Section) -> Clock:
+    clock = Clock(
+        rate=section.take("rate", int, "1, or on a rig up to 3600", default=1, ok=lambda v: 1 <= v <= 3600),
+        origin_ms=section.take("origin_ms", int, "unix milliseconds", default=0, ok=lambda v: v >= 0),
+    )
+    section.end()
+    return clock

@@ -1,0 +1,124 @@
+"""One MQTT 3.1.1 connection of a coordinator or wallet: paho, QoS 1, a persistent session, a bounded queue.
+
+A full queue blocks the network thread instead of dropping: the broker then keeps what is sent, which is its job.
+"""
+
+import queue
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from paho.mqtt import client as paho
+from paho.mqtt.enums import CallbackAPIVersion
+
+from pile_shared.errors import LinkError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MAX_QUEUED = 10_000  # messages taken from the broker and not yet looked at: a block's worth at the highest rate
+MAX_MESSAGE_BYTES = 16 << 20  # of an answer; an order certificate of a week is 2 MB
+MAX_INFLIGHT = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Broker:
+    """Where the broker is and who we are to it."""
+
+    host: str
+    port: int
+    username: str = ""
+    password: str = ""
+    keepalive_s: int = 30
+
+
+class Connection:
+    """A connection that keeps itself up; messages are taken with `get`."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        client_id: str,
+        topics: list[str],
+        *,
+        persistent: bool = True,
+        on_connect: "Callable[[], None] | None" = None,
+    ) -> None:
+        """Start connecting to `broker` and subscribing to `topics`; never raises for a broker that is away."""
+        self._queue: queue.Queue[tuple[str, bytes]] = queue.Queue(MAX_QUEUED)
+        self._topics = topics
+        self._subscribed = threading.Event()
+        self._closing = threading.Event()
+        self._on_connect = on_connect
+        self.last_error = "not connected yet"
+        client = paho.Client(
+            CallbackAPIVersion.VERSION2, client_id=client_id, clean_session=not persistent, protocol=paho.MQTTv311
+        )
+        if broker.username:
+            client.username_pw_set(broker.username, broker.password)
+        client.max_inflight_messages_set(MAX_INFLIGHT)
+        client.reconnect_delay_set(1, 30)
+        client.on_connect = self._connected
+        client.on_disconnect = self._disconnected
+        client.on_subscribe = self._acknowledged
+        client.on_message = self._received
+        client.on_connect_fail = self._failed
+        self._client = client
+        client.connect_async(broker.host, broker.port, broker.keepalive_s)
+        client.loop_start()
+
+    def _connected(self, client: paho.Client, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
+        if reason.is_failure:
+            self.last_error = f"refused by the broker: {reason}"
+            return
+        client.subscribe([(topic, 1) for topic in self._topics])
+
+    def _acknowledged(self, _client: paho.Client, _data: Any, _mid: int, reasons: Any, _properties: Any) -> None:
+        if any(reason.is_failure for reason in reasons):
+            self.last_error = "the broker's access list refuses our topics"
+            return
+        self._subscribed.set()
+        if self._on_connect is not None:
+            self._on_connect()
+
+    def _failed(self, _client: paho.Client, _data: Any) -> None:
+        self.last_error = "no connection to the broker"
+
+    def _disconnected(self, _client: paho.Client, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
+        self._subscribed.clear()
+        self.last_error = f"connection lost: {reason}"
+
+    def _received(self, _client: paho.Client, _data: Any, message: paho.MQTTMessage) -> None:
+        while not self._closing.is_set():
+            try:
+                self._queue.put((message.topic, bytes(message.payload)), timeout=0.5)
+            except queue.Full:
+                continue  # the broker waits with us; closing ends it
+            return
+
+    def wait_connected(self, timeout_s: float) -> None:
+        """Return once subscribed; LinkError with the last error after `timeout_s`."""
+        if not self._subscribed.wait(timeout_s):
+            raise LinkError(f"{self.last_error}; is the broker running and its address right?")
+
+    @property
+    def connected(self) -> bool:
+        """Whether we are connected and subscribed."""
+        return self._subscribed.is_set()
+
+    def get(self, timeout_s: float) -> tuple[str, bytes] | None:
+        """The next (topic, payload), or None after `timeout_s`."""
+        try:
+            return self._queue.get(timeout=timeout_s) if timeout_s > 0 else self._queue.get_nowait()
+        except queue.Empty:
+            return None
+
+    def publish(self, topic: str, payload: bytes) -> None:
+        """Send with QoS 1; paho keeps it, bounded, until the broker has it."""
+        self._client.publish(topic, payload, qos=1)
+
+    def close(self) -> None:
+        """Disconnect and stop."""
+        self._closing.set()
+        self._client.disconnect()
+        self._client.loop_stop()

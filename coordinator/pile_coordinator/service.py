@@ -1,0 +1,230 @@
+"""The coordinator process: MQTT in, blocks, MQTT out. One thread does everything but the network.
+
+    proofs  -> ProofDesk -> batches --+
+    wallets -> check_tx --------------+-> engine -> block -> evidence -> receipts, contracts, results
+
+A pile or wallet that hears nothing sends again; everything here is safe to repeat.
+"""
+
+import sys
+import time
+from collections import Counter
+from typing import cast
+
+from pile_coordinator.chain.records import Party, Pile
+from pile_coordinator.chain.rejections import Rejection
+from pile_coordinator.chain.transactions import sign_transaction
+from pile_coordinator.config import CoordinatorConfig
+from pile_coordinator.desk import QueryDesk
+from pile_coordinator.engines.engine import Block
+from pile_coordinator.engines.solo import BusyError, SoloEngine
+from pile_coordinator.evidence.exporter import Exporter
+from pile_coordinator.evidence.queries import last_receipt
+from pile_coordinator.ingest import READY, WAITING, ProofDesk
+from pile_coordinator.keys import load_key
+from pile_coordinator.mqtt import Connection
+from pile_shared import cose, topics
+from pile_shared.certificate import MAX_LEAF_BYTES
+from pile_shared.codec import decode, encode
+from pile_shared.errors import BoundsError, ConfigError
+from pile_shared.platform import sha256
+from pile_shared.terms import LEAF_CLOSED, LEAF_CONTRACT, LEAF_RECEIPT, decode_terms
+
+BATCH_VALID_BLOCKS = 1000
+LOG_EVERY_MS = 1000  # per reason
+FULL_BLOCK_PROOFS = 2048  # a block is made early when this many proofs are ready
+
+_QUIET = {READY, WAITING, "replayed"}  # normal life of a network that repeats itself; counted, not logged
+
+
+class Coordinator:
+    """Everything one coordinator holds. `run` serves until `stop`."""
+
+    def __init__(self, config: CoordinatorConfig) -> None:
+        """Open ledger and evidence, bring the evidence up to date, and start connecting."""
+        self.config = config
+        genesis = config.genesis
+        self.chain_id = genesis.chain_id
+        self.signer = load_key(config.key)
+        config.data.mkdir(parents=True, exist_ok=True)
+        attesters = {party: load_key(path) for party, path in config.attestation.items()}
+        self.engine = SoloEngine(config.data / "ledger.sqlite", genesis, attesters)
+        self._check_party()
+        self.evidence = Exporter(config.data / "evidence.sqlite")
+        self.evidence.catch_up(self.engine)
+        self.desk = ProofDesk(self.chain_id, self.engine.verify)
+        self.queries = QueryDesk(self.engine, self.evidence.db)
+        self.counts: Counter[str] = Counter()
+        self._logged_ms: dict[str, int] = {}
+        self._awaited: dict[bytes, str] = {}
+        self._stopping = False
+        self.engine.on_block(self._after_block)
+        up = [topics.pile_topic(self.chain_id, "+", kind) for kind in topics.PILE_UP]
+        up += [topics.party_topic(self.chain_id, "+", kind) for kind in topics.PARTY_UP]
+        self.connection = Connection(config.broker, f"coordinator-{config.party}-{self.chain_id}", up)
+
+    def _check_party(self) -> None:
+        party = next((p for p in self.config.genesis.parties if p[0] == self.config.party), None)
+        if party is None or party[2] != self.signer.public or party[1] not in {"grid", "operator"}:
+            raise ConfigError(f"{self.config.party} with this key is not a grid or operator party of the genesis")
+
+    def run(self) -> None:
+        """Serve until `stop`: take messages, and make a block each interval in which there is something to do."""
+        log(
+            f"chain {self.chain_id} at block {self.engine.height}; solo engine: no fault tolerance; press Ctrl-C to stop"
+        )
+        interval_s = self.config.block_interval_ms / 1000
+        next_block_s = time.monotonic() + interval_s
+        while not self._stopping:
+            message = self.connection.get(max(0.0, min(next_block_s - time.monotonic(), 0.2)))
+            if message is not None:
+                self.handle(*message)
+            if time.monotonic() >= next_block_s or self.desk.ready >= FULL_BLOCK_PROOFS:
+                self.make_block()
+                next_block_s = time.monotonic() + interval_s
+        self.close()
+
+    def stop(self) -> None:
+        """End `run` after the message in hand."""
+        self._stopping = True
+
+    def close(self) -> None:
+        """Close network and files."""
+        self.connection.close()
+        self.engine.close()
+        self.evidence.close()
+
+    # --- messages ------------------------------------------------------------------------------------------------
+
+    def handle(self, topic: str, payload: bytes) -> None:
+        """One message from the broker. Never raises for what it contains."""
+        try:
+            chain_id, side, who, kind = topics.parse(topic)
+        except BoundsError:
+            return self._note("bad_topic", topic[:80])
+        if chain_id != self.chain_id:
+            return self._note("wrong_chain", topic)
+        if side == "pile":
+            return self._from_pile(who, kind, payload)
+        if kind == "tx":
+            return self._take_transaction(who, payload)
+        return self._answer_query(who, payload)
+
+    def _from_pile(self, pile_id: str, kind: str, payload: bytes) -> None:
+        if kind == "status":
+            if payload.startswith(b"\x83\x01"):  # [1, ...]: online; a hint only, so that piles hear what they missed
+                self._catch_up_pile(pile_id)
+            return
+        outcome = self.desk.offer(self.engine.state, pile_id, payload)
+        if outcome == "replayed":
+            self._repeat_receipt(pile_id)
+        self._note(outcome, f"proof from {pile_id}, {len(payload)} bytes")
+
+    def _take_transaction(self, party: str, payload: bytes) -> None:
+        tx_id = sha256(payload)
+        committed = self.engine.find_tx(tx_id)
+        if committed is not None:
+            height, position = committed
+            result = self.engine.block(height).results[position]
+            return self._reply(party, "result", [tx_id, height, result.code, result.message])
+        if tx_id in self._awaited:
+            return None
+        try:
+            tx = self.engine.submit(payload)
+        except (Rejection, BusyError) as refusal:
+            self._note(refusal.code, f"transaction from {party}: {refusal}")
+            return self._reply(party, "result", [tx_id, 0, refusal.code, str(refusal)])
+        self._awaited[tx_id] = tx.sender
+        return None
+
+    def _answer_query(self, party: str, payload: bytes) -> None:
+        answer = self.queries.answer(party, payload)
+        if isinstance(answer, str):
+            self._note(answer, f"query from {party}")
+            return
+        self._reply(party, "answer", answer)
+
+    def _reply(self, party: str, kind: str, value: list[object]) -> None:
+        reply = encode(value)
+        if len(reply) > 60_000:  # a certificate: signed by its hash, as COSE payload lengths have 16 bits here
+            signed = cose.sign1(sha256(reply), self.signer, cose.purpose(cose.REPLY, self.chain_id))
+            message = encode([signed, reply])
+        else:
+            message = encode([cose.sign1(reply, self.signer, cose.purpose(cose.REPLY, self.chain_id)), None])
+        self.connection.publish(topics.party_topic(self.chain_id, party, kind), message)
+
+    def _note(self, reason: str, what: str) -> None:
+        """Count every message; log a refused one, at most one line a second per reason."""
+        self.counts[reason] += 1
+        now_ms = time.monotonic_ns() // 1_000_000
+        if reason not in _QUIET and now_ms - self._logged_ms.get(reason, -LOG_EVERY_MS) >= LOG_EVERY_MS:
+            self._logged_ms[reason] = now_ms
+            log(f"refused ({reason}, {self.counts[reason]} so far): {what}")
+
+    # --- blocks --------------------------------------------------------------------------------------------------
+
+    def make_block(self) -> Block | None:
+        """Turn what is ready into a block; None if there is nothing to do."""
+        now_ms = self.config.clock.now_ms()
+        state, party = self.engine.state, self.config.party
+        sequence = state.get(Party, party).sequence
+        for batch in self.desk.take_batches():
+            sequence += 1
+            until = self.engine.height + BATCH_VALID_BLOCKS
+            tx = sign_transaction(self.signer, self.chain_id, party, sequence, until, batch)
+            self.engine.submit(tx, bounded=False)  # the desk bounds them
+        if not self.engine.has_work(now_ms):
+            return None
+        return self.engine.make_block(now_ms)
+
+    def _after_block(self, block: Block) -> None:
+        self.evidence.write(block)
+        self.desk.committed(self.engine.state)
+        height = block.header.height
+        for result in block.results:
+            sender = self._awaited.pop(result.tx_id, None)
+            if sender is not None:
+                self._reply(sender, "result", [result.tx_id, height, result.code, result.message])
+        for index in range(len(block.txs), len(block.leaves)):
+            self._tell_pile(block, index)
+
+    def _tell_pile(self, block: Block, index: int) -> None:
+        leaf = cast("list[object]", decode(block.leaves[index], MAX_LEAF_BYTES))
+        if leaf[0] == LEAF_RECEIPT:
+            self._to_pile(cast("str", leaf[1]), "receipt", block, index)
+        elif leaf[0] == LEAF_CONTRACT:
+            terms = decode_terms(cast("bytes", leaf[1]))
+            log(
+                f"block {block.header.height}: {terms.user} and {terms.owner} signed {terms.energy_wh} Wh on {terms.pile}"
+            )
+            self._to_pile(terms.pile, "contract", block, index)
+        elif leaf[0] == LEAF_CLOSED:
+            pile = self.queries.pile_of_contract(cast("bytes", leaf[1]))
+            log(f"block {block.header.height}: order {cast('bytes', leaf[1]).hex()[:16]} {leaf[2]}")
+            if pile is not None:
+                self._to_pile(pile, "contract", block, index)
+
+    def _to_pile(self, pile: str, kind: str, block: Block, index: int) -> None:
+        topic = topics.pile_topic(self.chain_id, pile, kind)
+        self.connection.publish(topic, block.inclusion(index).encoded())
+
+    def _catch_up_pile(self, pile_id: str) -> None:
+        """A pile came online: tell it again about its open contracts and its last receipt."""
+        if self.engine.state.find(Pile, pile_id) is None:
+            return self._note("unknown_pile", f"status from {pile_id}")
+        self._repeat_receipt(pile_id)
+        for contract in self.engine.state.contracts_on(pile_id):
+            height, leaf = self.queries.where_signed(contract.id)
+            self._to_pile(pile_id, "contract", self.engine.block(height), leaf)
+        return None
+
+    def _repeat_receipt(self, pile_id: str) -> None:
+        found = last_receipt(self.evidence.db, pile_id)
+        if found is not None:
+            self._to_pile(pile_id, "receipt", self.engine.block(found[0]), found[1])
+
+
+def log(text: str) -> None:
+    """One line for people, with the time of day."""
+    sys.stderr.write(f"{time.strftime('%H:%M:%S')} {text}\n")
+    sys.stderr.flush()

@@ -1,0 +1,133 @@
+"""A party's wallet: signs transactions, asks questions, checks every answer's signature. Talks MQTT, like everything here."""
+
+import time
+from collections.abc import Callable
+from typing import Self, cast
+
+from pile_coordinator.chain.genesis import Genesis
+from pile_coordinator.chain.rejections import CODES, Rejection
+from pile_coordinator.chain.transactions import Body, Confirm, sign_transaction
+from pile_coordinator.mqtt import MAX_MESSAGE_BYTES, Broker, Connection
+from pile_shared import cose, topics
+from pile_shared.codec import array, decode, encode
+from pile_shared.errors import LinkError, PilechainError
+from pile_shared.platform import random_bytes, sha256
+
+VALID_BLOCKS = 600
+RESEND_S = 3.0
+DEFAULT_TIMEOUT_S = 20.0
+
+START, STOP = 1, 2  # session commands to a pile
+
+
+class WalletError(PilechainError):
+    """The coordinator refused; `code` is its code."""
+
+    code = "wallet"
+
+
+class Wallet:
+    """One party's connection to a coordinator. Use as a context manager."""
+
+    def __init__(self, genesis: Genesis, party: str, signer: cose.SoftwareSigner, broker: Broker) -> None:
+        """Act as `party`; answers must be signed by a grid or operator party of `genesis`."""
+        self.chain_id = genesis.chain_id
+        self.party = party
+        self._signer = signer
+        self._trusted = {
+            cose.key_id(public): public for _, role, public in genesis.parties if role in {"grid", "operator"}
+        }
+        down = [topics.party_topic(self.chain_id, party, kind) for kind in topics.PARTY_DOWN]
+        client_id = f"wallet-{party}-{random_bytes(4).hex()}"
+        self._connection = Connection(broker, client_id, down, persistent=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Disconnect."""
+        self._connection.close()
+
+    def ask(self, question: str, *arguments: object, timeout_s: float = DEFAULT_TIMEOUT_S) -> object:
+        """The coordinator's answer to a question (desk.py). WalletError if it refuses, LinkError if nobody answers."""
+        nonce = random_bytes(16)
+        payload = encode([self.party, nonce, question, list(arguments)])
+        message = cose.sign1(payload, self._signer, cose.purpose(cose.QUERY, self.chain_id))
+
+        def ours(kind: str, row: list[object]) -> bool:
+            return kind == "answer" and len(row) == 3 and row[0] == nonce
+
+        _, code, value = self._exchange("query", message, ours, timeout_s)
+        if code != "ok":
+            raise WalletError(str(value), str(code))
+        return value
+
+    def send(self, body: Body, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> tuple[bytes, int]:
+        """Sign and send a transaction and wait for its block: (transaction id, height). Rejection if it is refused."""
+        account = cast("dict[str, int]", self.ask("account", timeout_s=timeout_s))
+        until = account["height"] + VALID_BLOCKS
+        tx = sign_transaction(self._signer, self.chain_id, self.party, account["sequence"] + 1, until, body)
+        tx_id = sha256(tx)
+
+        def ours(kind: str, row: list[object]) -> bool:
+            return kind == "result" and len(row) == 4 and row[0] == tx_id
+
+        _, height, code, text = self._exchange("tx", tx, ours, timeout_s)
+        if code in CODES:
+            raise Rejection(code, cast("str", text))
+        if code != "ok":
+            raise WalletError(str(text), str(code))
+        return tx_id, cast("int", height)
+
+    def confirm(self, contract: bytes) -> tuple[bytes, int]:
+        """Sign the settlement of a measured contract, as the coordinator states it."""
+        found = cast("dict[str, object]", self.ask("contract", contract))
+        digest = found["digest"]
+        if not isinstance(digest, bytes):
+            raise WalletError(f"the contract is {found['phase']}; there is no settlement to confirm yet", "phase")
+        return self.send(Confirm(cast("bytes", found["id"]), digest))
+
+    def command(self, pile: str, contract: bytes, action: int, time_ms: int, limit_wh: int) -> None:
+        """Tell a pile to START or STOP a session, directly: it knows this key from the contract."""
+        payload = encode([contract, action, time_ms, limit_wh])
+        message = cose.sign1(payload, self._signer, cose.purpose(cose.SESSION, self.chain_id))
+        self._connection.wait_connected(DEFAULT_TIMEOUT_S)
+        self._connection.publish(topics.pile_topic(self.chain_id, pile, "session"), message)
+
+    def _exchange(
+        self, kind: str, message: bytes, ours: Callable[[str, list[object]], bool], timeout_s: float
+    ) -> list[object]:
+        """Send until the reply comes; sending twice is safe, as the coordinator recognises what it has seen."""
+        deadline = time.monotonic() + timeout_s
+        self._connection.wait_connected(timeout_s)
+        send_at = 0.0
+        while time.monotonic() < deadline:
+            if time.monotonic() >= send_at:
+                self._connection.publish(topics.party_topic(self.chain_id, self.party, kind), message)
+                send_at = time.monotonic() + RESEND_S
+            received = self._connection.get(min(0.2, timeout_s))
+            if received is None:
+                continue
+            row = self._opened(received[1])
+            if row is not None and ours(received[0].rsplit("/", 1)[1], row):
+                return row
+        raise LinkError(f"no coordinator answered within {timeout_s:g} s; is `pilechain run` up for {self.chain_id}?")
+
+    def _opened(self, message: bytes) -> list[object] | None:
+        """The content of a reply signed by a coordinator we trust, else None: forged replies are as good as none."""
+        try:
+            envelope, detached = array(decode(message, MAX_MESSAGE_BYTES), 2)
+            signed = cose.parse1(envelope, len(envelope))
+            public = self._trusted.get(signed.kid)
+            if public is None:
+                return None
+            signed.verify(public, cose.purpose(cose.REPLY, self.chain_id))
+            content = signed.payload if detached is None else detached
+            if detached is not None and sha256(detached) != signed.payload:
+                return None
+            return cast("list[object]", decode(content, MAX_MESSAGE_BYTES))
+        except (PilechainError, TypeError):
+            return None
