@@ -30,6 +30,7 @@ MAX_FILLS = 1024  # per zone and block, so that a clearing's leaf stays below 64
 class _Book:
     """What this clearing has given away so far, before any of it is written to the state."""
 
+    time_ms: int
     curve: Curve
     open_wh: int
     fills: list[tuple[Bid, Listing]] = field(default_factory=list)
@@ -49,7 +50,7 @@ def _clear_zone(state: State, env: Env, journal: Journal, zone: Zone) -> None:
     bids = [bid for bid in state.each(Bid) if bid.zone == zone.id]
     bids.sort(key=lambda bid: (-bid.limit_micro_per_kwh, sha256(env.seed + bid.id).digest()))
     listings = listings_of_zone(state, zone.id)
-    book = _Book(contracts.zone_curve(state, zone), zone.open_wh)
+    book = _Book(env.time_ms, contracts.zone_curve(state, zone), zone.open_wh)
     for bid in bids:
         if len(book.fills) == MAX_FILLS:
             break
@@ -83,12 +84,13 @@ def _feasible(state: State, book: _Book, bid: Bid, listing: Listing) -> bool:
     pile = state.get(Pile, listing.pile)
     start, end = bid.window_start_ms, bid.window_end_ms
     bond = book.bonds_micro.get(listing.owner, 0) + contracts.bond_micro(state, bid.energy_wh)
+    left_ms = end - max(start, book.time_ms)  # a bid that waited into its window must still get all its energy
     return (
         bid.pile in {"", listing.pile}
         and listing.window_start_ms <= start
         and end <= listing.window_end_ms
         and bid.energy_wh <= listing.energy_wh - book.energy_wh.get(listing.id, 0)
-        and bid.energy_wh * 3_600_000 <= pile.rated_power_w * (end - start)
+        and bid.energy_wh * 3_600_000 <= pile.rated_power_w * left_ms
         and not pile.anomaly
         and all(end <= s or e <= start for s, e in book.windows.get(pile.id, ()))
         and all(

@@ -79,6 +79,7 @@ def sign(state: State, journal: Journal, bid: Bid, listing: Listing, price_micro
         phase=SIGNED,
         deadline_ms=begin_until_ms(terms) + params.evidence_window_ms,
         available=False,
+        begin_time_ms=0,
         begin_energy_wh=0,
         last_energy_wh=0,
         evidence=NO_EVIDENCE,
@@ -126,17 +127,23 @@ def _terms(state: State, bid: Bid, listing: Listing, price_micro_per_kwh: int) -
 
 
 def begin_until_ms(terms: Terms) -> int:
-    """The last moment a session may begin: the window's start plus the grace, inside the window."""
-    return min(terms.window_start_ms + terms.begin_grace_ms, terms.window_end_ms)
+    """The last moment a session under these terms may begin."""
+    return last_begin_ms(terms.begin_grace_ms, terms.window_start_ms, terms.window_end_ms)
 
 
-def activate(state: State, contract: Contract, energy_wh: int) -> Contract:
-    """Signed -> active: the begin proof was admitted."""
+def last_begin_ms(begin_grace_ms: int, window_start_ms: int, window_end_ms: int) -> int:
+    """The last moment a session may begin in a window: its start plus the grace, inside the window."""
+    return min(window_start_ms + begin_grace_ms, window_end_ms)
+
+
+def activate(state: State, contract: Contract, time_ms: int, energy_wh: int) -> Contract:
+    """Signed -> active: the begin proof was admitted; its first reading is where delivery starts."""
     terms = state.terms_of(contract)
     return replace(
         contract,
         phase=ACTIVE,
         available=True,
+        begin_time_ms=time_ms,
         begin_energy_wh=energy_wh,
         last_energy_wh=energy_wh,
         deadline_ms=terms.window_end_ms + terms.evidence_window_ms,
@@ -173,7 +180,7 @@ def _statement(state: State, env: Env, contract: Contract, measured_wh: int, cau
 
 
 def never_began(state: State, env: Env, journal: Journal, contract: Contract) -> None:
-    """Signed -> no-show (the pile proved it was there) or defaulted (it did not)."""
+    """Signed -> no-show (the pile proved it was there for the user) or defaulted (it did not)."""
     cause, outcome = (
         (settlement.CAUSE_NO_SHOW, NO_SHOW) if contract.available else (settlement.CAUSE_DEFAULT, DEFAULTED)
     )

@@ -98,7 +98,7 @@ class Pile(Record):
     last_hash: bytes
     last_time_ms: int
     last_energy_wh: int
-    anomaly: str  # "" or why the running session is frozen
+    anomaly: str  # "" or why the pile's readings are not believed; the running session is frozen
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +154,8 @@ class Contract(Record):
     terms: bytes
     phase: str
     deadline_ms: int
-    available: bool  # the pile proved inside the begin grace that it was there
+    available: bool  # by its last word on it, the pile was there for the user inside the begin grace
+    begin_time_ms: int  # of the first reading of the begin proof, as is begin_energy_wh
     begin_energy_wh: int
     last_energy_wh: int
     evidence: bytes  # running hash over the proofs that count, see proofs.py

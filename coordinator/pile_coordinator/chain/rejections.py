@@ -1,7 +1,8 @@
 """Why a transaction changes nothing.
 
-The codes below stand in order of precedence: where several apply, the first is given. A rejection never changes the
-state, not even the sender's sequence, so the same bytes may be sent again until `valid_until_height` has passed.
+The codes below stand in order of precedence: where several apply, the first is given. Form comes before authority, since
+it needs no state, and authority before what the transaction asks for. A rejection never changes the state, not even the
+sender's sequence, so the same bytes may be sent again until `valid_until_height` has passed.
 """
 
 from pile_shared.errors import PilechainError
@@ -9,8 +10,9 @@ from pile_shared.errors import PilechainError
 CODES = (
     "oversized",  # longer than MAX_TX_BYTES
     "malformed",  # not a COSE_Sign1 over the deterministic encoding of a transaction
-    "wrong_chain",  # signed for another chain
     "unknown_type",  # no such transaction type
+    "bounds",  # a field is outside its range; the message names it
+    "wrong_chain",  # signed for another chain
     "unknown_sender",  # the sender is not a registered party
     "bad_signature",  # not signed by the sender's key
     "expired",  # valid_until_height has passed
@@ -18,17 +20,16 @@ CODES = (
     "replayed",  # this sequence was used already
     "sequence_gap",  # an earlier sequence of this sender is missing
     "wrong_role",  # the sender's role does not allow this type
-    "bounds",  # a field is outside its range; the message names it
     "unknown_party",
-    "unknown_pile",
     "unknown_zone",
+    "unknown_pile",
     "unknown_order",  # no such open listing or resting bid
     "unknown_contract",  # no such open contract
     "not_yours",  # only its owner may do this
     "exists",  # the id, key or payment reference is taken
-    "window",  # the window is empty, past, too long or too far ahead
-    "energy",  # more energy than rated power gives in the window, or not whole lots
-    "limit",  # as many open listings or bids as one party may have
+    "window",  # the window is empty, past, too long or too far ahead, or nothing could begin in it any more
+    "energy",  # not whole lots
+    "limit",  # as many open listings or bids as one party may have, or more money than a chain may hold
     "funds",  # the account does not cover it
     "phase",  # the contract is not in the phase this needs
     "digest",  # not the digest of the settlement to confirm

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pile_coordinator.chain import accounts, contracts, invariants, proofs
 from pile_coordinator.chain.clearing import clear
 from pile_coordinator.chain.env import Env, Journal
-from pile_coordinator.chain.records import Bid, Listing, Party, Payment, Pile, PileKey, Zone
+from pile_coordinator.chain.records import PILE_OWNER, Bid, Listing, Party, Payment, Pile, PileKey, Zone
 from pile_coordinator.chain.rejections import Rejection
 from pile_coordinator.chain.state import State
 from pile_coordinator.chain.transactions import (
@@ -31,7 +31,7 @@ from pile_shared import cose
 from pile_shared.codec import encode
 from pile_shared.proof import NO_PREVIOUS
 from pile_shared.terms import LEAF_RECEIPT, LEAF_RESULT
-from pile_shared.units import LOT_WH
+from pile_shared.units import LOT_WH, MAX_AMOUNT_MICRO
 
 MAX_OPEN_ORDERS = 1000  # listings and resting bids of one party: a fleet's worth, and a bound on what one key can fill
 MAX_WINDOW_MS = 7 * 24 * 3600 * 1000  # of a bid: nobody charges for longer than a week
@@ -187,12 +187,18 @@ def _register_pile(state: State, body: RegisterPile) -> None:
 def _deposit(state: State, sender: str, body: Deposit) -> None:
     if sender != state.params.treasury:
         raise Rejection("wrong_role", f"deposits are booked by {state.params.treasury}")
-    if state.find(Party, body.party) is None:
+    party = state.find(Party, body.party)
+    if party is None:
         raise Rejection("unknown_party", f"no party {body.party}")
     if state.find(Payment, body.reference) is not None:
         raise Rejection("exists", f"payment {body.reference} is booked")
+    if body.amount_micro - state.balance_micro(accounts.OUTSIDE) > MAX_AMOUNT_MICRO:
+        raise Rejection("limit", f"the chain would hold more than {MAX_AMOUNT_MICRO} micro")
     state.put(Payment(body.reference, body.amount_micro))
     accounts.post(state, accounts.OUTSIDE, accounts.party_account(body.party), body.amount_micro)
+    if party.role == PILE_OWNER and party.open_orders:  # bids may have waited for this owner's bond
+        for zone_id in sorted({listing.zone for listing in state.each(Listing) if listing.owner == party.id}):
+            _touch(state, zone_id)
 
 
 def _list(state: State, env: Env, tx: Transaction, body: List) -> None:
@@ -235,17 +241,15 @@ def _place_bid(state: State, env: Env, tx: Transaction, body: PlaceBid) -> None:
         pile = state.find(Pile, body.pile)
         if pile is None or pile.zone != body.zone:
             raise Rejection("unknown_pile", f"no pile {body.pile} in zone {body.zone}")
-    duration_ms = body.window_end_ms - body.window_start_ms
-    if not 0 < duration_ms <= MAX_WINDOW_MS or not env.time_ms < body.window_end_ms <= env.time_ms + MAX_AHEAD_MS:
-        raise Rejection("window", "the window must be at most a week long, end after now, and within a year")
-    if not body.market and not env.time_ms < body.expires_ms <= body.window_end_ms:
-        raise Rejection("window", "a limited order must expire after now and by the end of its window")
+    _check_bid_window(state, env, body)
     if body.energy_wh % LOT_WH:
         raise Rejection("energy", f"energy is traded in lots of {LOT_WH} Wh")
+    _count_order(state, tx.sender)
     hold = contracts.hold_micro(state, body.energy_wh, body.limit_micro_per_kwh)
     accounts.post(state, accounts.party_account(tx.sender), accounts.escrow_account(tx.id), hold)
-    _count_order(state, tx.sender)
-    expires_ms = body.window_end_ms if body.market else body.expires_ms
+    # Matched later than this, the session could not begin any more and somebody would pay for a default or a no-show.
+    last_ms = contracts.last_begin_ms(state.params.begin_grace_ms, body.window_start_ms, body.window_end_ms)
+    expires_ms = last_ms if body.market else min(body.expires_ms, last_ms)
     state.put(
         Bid(
             tx.id,
@@ -262,6 +266,16 @@ def _place_bid(state: State, env: Env, tx: Transaction, body: PlaceBid) -> None:
         )
     )
     _touch(state, body.zone)
+
+
+def _check_bid_window(state: State, env: Env, body: PlaceBid) -> None:
+    start_ms, end_ms = body.window_start_ms, body.window_end_ms
+    if not 0 < end_ms - start_ms <= MAX_WINDOW_MS or end_ms > env.time_ms + MAX_AHEAD_MS:
+        raise Rejection("window", "the window must be at most a week long and end within a year")
+    if env.time_ms >= contracts.last_begin_ms(state.params.begin_grace_ms, start_ms, end_ms):
+        raise Rejection("window", "it is too late for a session to begin in this window")
+    if not body.market and not env.time_ms < body.expires_ms <= end_ms:
+        raise Rejection("window", "a limited order must expire after now and by the end of its window")
 
 
 def _cancel_bid(state: State, journal: Journal, sender: str, body: CancelBid) -> None:
