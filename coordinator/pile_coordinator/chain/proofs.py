@@ -2,46 +2,43 @@
 
 Per proof: known pile key, signature, sequence = last + 1, hash chain. A proof that passes these advances the pile's
 chain whatever it says, so that a pile is never stuck behind its own past; but a register that falls, time that runs
-backwards, or more energy than rated power can give is an anomaly: it is recorded, freezes the session at its last
-verified reading, and is never rebased.
+backwards, more energy than rated power can give, or two proofs of one sequence (a fork) is an anomaly: it is recorded,
+freezes the session at its last verified reading, and is never rebased. While it stands, the pile gets no new contract.
 """
 
 from dataclasses import replace
 
 from pile_coordinator.chain import contracts, settlement
 from pile_coordinator.chain.env import Env, Journal
-from pile_coordinator.chain.records import ACTIVE, SIGNED, Contract, Pile, PileKey
-from pile_coordinator.chain.rejections import Rejection
+from pile_coordinator.chain.records import ACTIVE, SIGNED, Contract, Pile, PileKey, Zone
 from pile_coordinator.chain.state import State
 from pile_coordinator.chain.transactions import SubmitProofs
 from pile_shared import cose
 from pile_shared.errors import PilechainError
 from pile_shared.platform import sha256
-from pile_shared.proof import BEGIN, END, MAX_PROOF_BYTES, USER_REASONS, Proof, decode_payload, proof_hash
-from pile_shared.units import LOT_WH
+from pile_shared.proof import ALARM, BEGIN, END, MAX_PROOF_BYTES, USER_REASONS, Proof, decode_payload, proof_hash
 
-# What became of one proof of a batch; only the first changes anything. The order is the order of the checks.
-ADMITTED, DUPLICATE, MALFORMED, UNKNOWN_PILE, GAP, FORK, UNCHAINED, BAD_SIGNATURE = (
-    "admitted",
-    "duplicate",
+# What became of one proof of a batch, in the order of the checks. An admitted one advances its pile's chain, a fork is
+# recorded against its pile, and the others change nothing: a bad proof never holds up the good ones sent with it.
+MALFORMED, UNKNOWN_PILE, GAP, DUPLICATE, BAD_SIGNATURE, FORK, UNCHAINED, ADMITTED = (
     "malformed",
     "unknown_pile",
     "gap",
+    "duplicate",
+    "bad_signature",
     "fork",
     "unchained",
-    "bad_signature",
+    "admitted",
 )
 
 MAX_CLOCK_AHEAD_MS = 600_000  # a pile's clock may run ten minutes ahead of the block's
 POWER_MARGIN_PERMILLE = 1100  # meters and clocks are read a moment apart
+REGISTER_STEP_WH = 100  # the coarsest energy register in use counts tenths of a kWh (Carlo Gavazzi EM24)
 
 
 def admit_batch(state: State, env: Env, journal: Journal, body: SubmitProofs) -> list[object]:
-    """Admit proofs one by one, in order; what became of each. Rejection if none is admitted or known already."""
-    outcomes = [_admit(state, env, journal, message) for message in body.proofs]
-    if not {ADMITTED, DUPLICATE} & set(outcomes):
-        raise Rejection("bounds", f"no proof of the batch can be admitted: {', '.join(sorted(set(outcomes)))}")
-    return list(outcomes)
+    """Admit proofs one by one, in order; what became of each."""
+    return [_admit(state, env, journal, message) for message in body.proofs]
 
 
 def _admit(state: State, env: Env, journal: Journal, message: bytes) -> str:
@@ -63,6 +60,7 @@ def _admit(state: State, env: Env, journal: Journal, message: bytes) -> str:
     if not env.verify(pile.public, to_be_signed, signed.signature):
         return BAD_SIGNATURE
     if proof.sequence == pile.last_sequence:
+        state.put(replace(pile, anomaly=pile.anomaly or "fork"))
         return FORK
     if proof.previous != pile.last_hash:
         return UNCHAINED
@@ -81,12 +79,13 @@ def _advance(state: State, env: Env, journal: Journal, pile: Pile, proof: Proof,
         last = proof.readings[-1]
         moved = replace(moved, last_time_ms=last.time_ms, last_energy_wh=last.energy_wh)
     state.put(moved)
-    if proof.event == BEGIN and running is None and believed:
-        _begin(state, moved, proof, digest)
+    if pile.anomaly and not moved.anomaly:  # bids may have waited for this pile
+        state.put(replace(state.get(Zone, pile.zone), dirty=True))
+    if proof.event == BEGIN and running is None:
+        _begin(state, env, journal, moved, proof, digest, believed=believed)
     elif running is not None and proof.contract == running.id:
         _go_on(state, env, journal, running, proof, digest, believed=believed)
-    if believed:
-        _witness(state, env, journal, moved, proof.readings[-1].time_ms)
+    _witness(state, env, journal, moved, proof, believed=believed)
 
 
 def _anomaly(env: Env, pile: Pile, proof: Proof, running: Contract | None) -> str:
@@ -96,18 +95,22 @@ def _anomaly(env: Env, pile: Pile, proof: Proof, running: Contract | None) -> st
     first, last = proof.readings[0], proof.readings[-1]
     if last.time_ms > env.time_ms + MAX_CLOCK_AHEAD_MS:
         return "clock ahead"
-    if pile.last_time_ms == 0:
-        return ""
-    if first.time_ms < pile.last_time_ms:
+    if pile.last_time_ms and first.time_ms < pile.last_time_ms:
         return "time fell"
-    if first.energy_wh < pile.last_energy_wh:
+    if pile.last_time_ms and first.energy_wh < pile.last_energy_wh:
         return "register fell"
+    # Since the last proof, and since the session began: many small steps, each within the slack, must not add up.
+    since = [(first.time_ms, first.energy_wh)] if proof.event == BEGIN else []
     if running is not None:
-        elapsed_ms = last.time_ms - pile.last_time_ms
-        most_wh = pile.rated_power_w * elapsed_ms * POWER_MARGIN_PERMILLE // 3_600_000_000
-        if last.energy_wh - pile.last_energy_wh > most_wh + LOT_WH:
-            return "more than rated power"
+        since = [(pile.last_time_ms, pile.last_energy_wh), (running.begin_time_ms, running.begin_energy_wh)]
+    if any(last.energy_wh - energy_wh > _most_wh(pile, last.time_ms - time_ms) for time_ms, energy_wh in since):
+        return "more than rated power"
     return ""
+
+
+def _most_wh(pile: Pile, elapsed_ms: int) -> int:
+    """The most a pile can have delivered: rated power with a margin, and one step of a coarse register."""
+    return pile.rated_power_w * elapsed_ms * POWER_MARGIN_PERMILLE // 3_600_000_000 + REGISTER_STEP_WH
 
 
 def _running(state: State, pile: str) -> Contract | None:
@@ -118,16 +121,22 @@ def _running(state: State, pile: str) -> Contract | None:
     return None
 
 
-def _begin(state: State, pile: Pile, proof: Proof, digest: bytes) -> None:
+def _begin(
+    state: State, env: Env, journal: Journal, pile: Pile, proof: Proof, digest: bytes, *, believed: bool
+) -> None:
+    """Signed -> active; or defaulted, for a begin by the pile that breaks the terms: the user came and is not a no-show."""
     contract = state.find(Contract, proof.contract or b"")
     if contract is None or contract.phase != SIGNED or proof.origin is None:
         return
     terms = state.terms_of(contract)
     first, last = proof.readings[0], proof.readings[-1]
-    in_time = terms.window_start_ms <= first.time_ms <= contracts.begin_until_ms(terms)
-    if terms.pile == pile.id and in_time and proof.origin.serial == pile.meter_serial:
-        begun = contracts.activate(state, contract, first.energy_wh)
+    if terms.pile != pile.id or (believed and first.time_ms > contracts.begin_until_ms(terms)):
+        return  # too late is the user's doing: `_witness` ends it
+    if believed and first.time_ms >= terms.window_start_ms and proof.origin.serial == terms.meter_serial:
+        begun = contracts.activate(state, contract, first.time_ms, first.energy_wh)
         state.put(replace(begun, last_energy_wh=last.energy_wh, evidence=sha256(contract.evidence + digest)))
+    else:
+        contracts.never_began(state, env, journal, replace(contract, available=False))
 
 
 def _go_on(
@@ -143,13 +152,23 @@ def _go_on(
         state.put(contract)
 
 
-def _witness(state: State, env: Env, journal: Journal, pile: Pile, time_ms: int) -> None:
-    """A believed reading shows that the pile was there; one after the grace shows that an unbegun session never began."""
+def _witness(state: State, env: Env, journal: Journal, pile: Pile, proof: Proof, *, believed: bool) -> None:
+    """What a proof shows of sessions that have not begun: whether the pile is there for their users, or that it is too late.
+
+    A believed reading inside the begin grace shows that the pile is there, unless it comes with an alarm or from another
+    session that ran over; its last word counts. One after the grace shows that the session never began.
+    """
+    ready = believed and proof.event != ALARM and _running(state, pile.id) is None
     for contract in state.contracts_on(pile.id):
         if contract.phase != SIGNED:
             continue
         terms = state.terms_of(contract)
-        if time_ms > contracts.begin_until_ms(terms):
+        until_ms = contracts.begin_until_ms(terms)
+        is_late = believed and proof.readings[0].time_ms > until_ms
+        is_inside = any(terms.window_start_ms <= reading.time_ms <= until_ms for reading in proof.readings)
+        available = ready if is_inside else contract.available and (ready or is_late)
+        if available != contract.available:
+            contract = replace(contract, available=available)  # noqa: PLW2901 - the same contract, one step on
+            state.put(contract)
+        if believed and proof.readings[-1].time_ms > until_ms:
             contracts.never_began(state, env, journal, contract)
-        elif time_ms >= terms.window_start_ms and not contract.available:
-            state.put(replace(contract, available=True))
