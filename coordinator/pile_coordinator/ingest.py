@@ -58,8 +58,10 @@ class ProofDesk:
         expected = self._next.get(pile_id, pile.last_sequence + 1)
         if proof.sequence < expected:
             return "replayed"
-        if proof.sequence > expected + MAX_AHEAD or len(self._ready) >= MAX_READY:
-            return "too_far_ahead" if proof.sequence > expected else "overloaded"
+        if proof.sequence > expected + MAX_AHEAD:
+            return "too_far_ahead"
+        if len(self._ready) >= MAX_READY:
+            return "overloaded"
         if not self._verify(pile.public, cose.to_be_signed(signed.kid, signed.payload, self._aad), signed.signature):
             return "bad_signature"
         if proof.sequence > expected:

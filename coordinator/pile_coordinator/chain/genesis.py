@@ -10,6 +10,7 @@ from typing import cast
 from pile_coordinator.chain.curve import MAX_CRR_TERM
 from pile_coordinator.chain.records import GRID, ROLES, Params, Party
 from pile_coordinator.chain.state import State
+from pile_coordinator.chain.transactions import Deposit
 from pile_shared.certificate import Validator, validators_from
 from pile_shared.codec import encode
 from pile_shared.errors import ConfigError, PilechainError
@@ -17,6 +18,7 @@ from pile_shared.platform import sha256
 from pile_shared.units import MAX_PRICE_MICRO_PER_KWH, MAX_TIME_MS, check_bytes, check_id, check_int, check_text
 
 MAX_NAME_LENGTH = 20
+_KEYS = {"name", "time_ms", "params", "parties", "validators"}
 _PERMILLE = 1000
 _WEEK_MS = 7 * 24 * 3600 * 1000
 
@@ -100,6 +102,7 @@ def genesis_from_json(document: object) -> Genesis:
         )
         name = check_id("name", document["name"])
         time_ms = check_int("time_ms", document["time_ms"], 0, MAX_TIME_MS)
+        _check_parties(params, parties)
     except KeyError as error:
         raise ConfigError(f"genesis lacks the key {error}") from error
     except (TypeError, ValueError) as error:
@@ -108,7 +111,8 @@ def genesis_from_json(document: object) -> Genesis:
         raise
     except PilechainError as error:
         raise ConfigError(f"genesis: {error}") from error
-    _check_parties(params, parties)
+    if set(document) != _KEYS:
+        raise ConfigError(f"genesis: unknown keys {', '.join(sorted(map(str, set(document) - _KEYS)))}")
     if len(name) > MAX_NAME_LENGTH:
         raise ConfigError(f"genesis: name must be at most {MAX_NAME_LENGTH} characters")
     return Genesis(name, time_ms, params, parties, validators)
@@ -142,5 +146,5 @@ def _check_parties(params: Params, parties: tuple[tuple[str, str, bytes], ...]) 
         raise ConfigError("genesis: parties must have distinct ids and keys")
     if roles.get(params.grid) != GRID:
         raise ConfigError("genesis: params.grid must name a party of role grid")
-    if params.treasury not in roles:
-        raise ConfigError("genesis: params.treasury must name a party")
+    if roles.get(params.treasury) not in Deposit.ROLES:
+        raise ConfigError(f"genesis: params.treasury must name a party of role {' or '.join(Deposit.ROLES)}")

@@ -10,10 +10,12 @@ from pathlib import Path
 from pile_coordinator.chain import invariants
 from pile_coordinator.chain.env import Env
 from pile_coordinator.chain.genesis import Genesis
+from pile_coordinator.chain.records import Party, Zone
 from pile_coordinator.chain.rejections import Rejection
 from pile_coordinator.chain.state import State
 from pile_coordinator.chain.transactions import Transaction
 from pile_coordinator.chain.transition import Outcome, apply_block, check_tx
+from pile_coordinator.chain.tree import StateTree
 from pile_coordinator.engines.engine import Block, CachingVerifier
 from pile_coordinator.engines.store import Store, StoreError
 from pile_shared import cose, merkle
@@ -51,6 +53,7 @@ class SoloEngine:
         self._waiting: list[tuple[Transaction, bytes]] = []
         self._waiting_bytes = 0
         self._sequences: dict[str, int] = {}
+        self._is_stopped = False
         self.height = self._store.height()
         self.state = self._load()
 
@@ -58,11 +61,15 @@ class SoloEngine:
         if self.height == 0:
             self.previous, self.time_ms = ZERO_HASH, self.genesis.time_ms
             return self.genesis.state()
-        header = self._store.block(self.height).header
-        state = State.load(self._store.state_rows())
-        root, _ = state.seal()
-        if root != header.state_root:
+        try:
+            header = self._store.block(self.height).certificate.verify(self.chain_id, list(self.genesis.validators))
+        except PilechainError as error:
+            raise StoreError(f"block {self.height} is damaged ({error}); restore a backup") from error
+        rows = list(self._store.state_rows())
+        if StateTree().update(list(rows)) != header.state_root:  # before a byte of it is interpreted
             raise StoreError(f"the stored state does not have the root of block {self.height}; restore a backup")
+        state = State.load(rows)
+        state.seal()
         invariants.check_in_full(state)
         self.previous, self.time_ms = header.hash(), header.time_ms
         return state
@@ -87,9 +94,10 @@ class SoloEngine:
         Raises:
             Rejection: it cannot succeed. BusyError: too many wait.
         """
+        self._check_running()
         checked = check_tx(self.state, self.env(self.time_ms), tx)
-        due = self._sequences.get(checked.sender)
-        if due is not None and checked.sequence != due:
+        due = self._sequences.get(checked.sender, self.state.get(Party, checked.sender).sequence + 1)
+        if checked.sequence != due:
             code = "replayed" if checked.sequence < due else "sequence_gap"
             raise Rejection(code, f"{checked.sender} is at sequence {due - 1}, waiting transactions included")
         full = len(self._waiting) >= MAX_WAITING or self._waiting_bytes + len(tx) > MAX_WAITING_BYTES
@@ -103,7 +111,8 @@ class SoloEngine:
     def has_work(self, time_ms: int) -> bool:
         """Whether a block made at `time_ms` would do anything."""
         deadline_ms = self.state.next_deadline_ms()
-        return bool(self._waiting) or (deadline_ms is not None and deadline_ms <= time_ms)
+        is_due = deadline_ms is not None and deadline_ms <= time_ms
+        return bool(self._waiting) or is_due or any(zone.dirty for zone in self.state.each(Zone))
 
     @property
     def waiting(self) -> int:
@@ -112,12 +121,15 @@ class SoloEngine:
 
     def make_block(self, time_ms: int) -> Block:
         """Apply what waits, commit it durably, and tell the listeners. Any exception but a Rejection is fatal."""
+        self._check_running()
         txs = [tx for _, tx in self._waiting]
         env = self.env(time_ms)
+        self._is_stopped = True  # from here until the commit, the state in memory is ahead of the one on disk
         outcome = apply_block(self.state, env, txs)
         state_root, changes = self.state.seal()
         block = self._sealed(env, txs, outcome, state_root)
         self._store.commit(block, changes)
+        self._is_stopped = False
         self._waiting.clear()
         self._waiting_bytes = 0
         self._sequences.clear()
@@ -125,6 +137,10 @@ class SoloEngine:
         for listener in self._listeners:
             listener(block)
         return block
+
+    def _check_running(self) -> None:
+        if self._is_stopped:
+            raise StoreError("the engine stopped at an error before a commit; open the ledger again")
 
     def _sealed(self, env: Env, txs: list[bytes], outcome: Outcome, state_root: bytes) -> Block:
         header = Header(

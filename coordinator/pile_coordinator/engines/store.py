@@ -40,12 +40,15 @@ class Store:
 
     def __init__(self, path: Path, genesis_hash: bytes) -> None:
         """Open or create the file at `path` for the chain of this genesis; StoreError if it is another chain's."""
-        self._db = sqlite3.connect(path, isolation_level=None)
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=FULL")
-        if not self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
-            self._create(genesis_hash)
-        found = dict(self._db.execute("SELECT key, value FROM meta ORDER BY key").fetchall())
+        try:
+            self._db = sqlite3.connect(path, isolation_level=None)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=FULL")
+            if not self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
+                self._create(genesis_hash)
+            found = dict(self._db.execute("SELECT key, value FROM meta ORDER BY key").fetchall())
+        except sqlite3.Error as error:
+            raise StoreError(f"{path} is not a ledger that can be opened: {error}") from error
         if found.get("schema") != str(SCHEMA_VERSION).encode():
             raise StoreError(f"{path} has another schema version; use the Pilechain release that made it")
         if found.get("genesis") != genesis_hash:
