@@ -46,7 +46,7 @@ def reading(time_ms, energy_wh, power_w=0, flags=0):
     return Reading(time_ms, 2, energy_wh.to_bytes(8, "big"), energy_wh, power_w, flags)
 
 
-class PowerCut(Exception):
+class PowerCutError(Exception):
     pass
 
 
@@ -70,7 +70,7 @@ class Pile:
     def act(self, actions):
         for action in actions:
             if self.cut_after == 0:
-                raise PowerCut
+                raise PowerCutError
             if self.cut_after is not None:
                 self.cut_after -= 1
             if action[0] == SAVE:
@@ -499,7 +499,7 @@ def apply(pile, name, value):
             pile.boot()
     except SessionError:
         return
-    except PowerCut:
+    except PowerCutError:
         pile.boot()
 
 

@@ -147,7 +147,7 @@ class Coordinator:
             [(self._topic("proof"), 1), (self._topic("status"), 1)]
         )
         self._client.on_subscribe = lambda *_rest: self._subscribed.set()
-        self._client.on_message = lambda _client, _data, message: self._hear(message.topic, message.payload)
+        self._client.on_message = lambda _client, _data, message: self._hear(message.topic, bytes(message.payload))
         self._client.connect("127.0.0.1", port)
 
     def __enter__(self) -> Self:

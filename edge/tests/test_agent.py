@@ -1,0 +1,174 @@
+"""The agent from the outside: its own process, simulated hardware, a real broker, and a test that plays coordinator."""
+
+import sys
+
+import pytest
+
+from pile_hil.pile_case import AgentProcess, PileCase
+from pile_shared import proof as p
+from pile_shared.codec import encode
+from pile_shared.reading import FLAG_CONTACTOR_CLOSED
+
+
+def start_agent(path, *options):
+    return AgentProcess([sys.executable, "-m", "pile_edge.cli", "run", "--config", str(path), *options])
+
+
+@pytest.fixture
+def case(tmp_path):
+    with PileCase(tmp_path) as case:
+        yield case
+
+
+def events(coordinator, contract=None):
+    return [proof.event for proof in coordinator.proofs if contract is None or proof.contract == contract]
+
+
+def has_event(event):
+    return lambda coordinator: event in events(coordinator)
+
+
+def check_session(case, terms, reason):
+    """One BEGIN, one END, and what it says is what flowed."""
+    coordinator = case.coordinator
+    proofs = [proof for proof in coordinator.proofs if proof.contract == terms.contract_id()]
+    kinds = [proof.event for proof in proofs]
+    assert kinds[0] == p.BEGIN
+    assert kinds[-1] == p.END
+    assert kinds.count(p.BEGIN) == kinds.count(p.END) == 1
+    assert set(kinds[1:-1]) <= {p.PERIODIC}
+    assert proofs[-1].reason == reason
+    assert coordinator.faults == []
+    truth = case.truth()
+    assert truth["coil"] is False
+    assert proofs[-1].readings[-1].energy_wh == truth["meter_wh"]
+    assert proofs[0].readings[0].flags & FLAG_CONTACTOR_CLOSED == 0
+    assert proofs[-1].readings[-1].flags & FLAG_CONTACTOR_CLOSED == 0
+    return proofs
+
+
+def test_a_session_to_the_contracted_energy_and_every_receipt(case):
+    coordinator = case.coordinator
+    with start_agent(case.write_config()) as agent:
+        coordinator.wait(has_event(p.HEARTBEAT))
+        assert coordinator.status in (encode([1, "pile-1", 0]), encode([1, "pile-1", 1]))
+        terms = case.terms(energy_wh=1_000)
+        case.reserve_and_start(terms)
+        coordinator.wait(has_event(p.END), 60)
+        proofs = check_session(case, terms, p.REASON_ENERGY_REACHED)
+        used_wh = proofs[-1].readings[-1].energy_wh - proofs[0].readings[0].energy_wh
+        assert 1_000 <= used_wh <= 1_100
+        assert len(proofs) > 3
+        head = len(coordinator.messages)
+        coordinator.wait(lambda _: any(f"receipt through {head} " in line for line in agent.lines))
+        assert agent.stop() == 0
+    assert agent.lines[-1].endswith(f"retired {len(coordinator.messages)}")
+
+
+def test_kill_in_mid_session_resumes_with_one_begin(case):
+    coordinator = case.coordinator
+    path = case.write_config()
+    terms = case.terms(energy_wh=2_000)
+    with start_agent(path) as agent:
+        coordinator.wait(has_event(p.HEARTBEAT))
+        case.reserve_and_start(terms)
+        coordinator.wait(lambda c: events(c).count(p.PERIODIC) >= 2, 60)
+        agent.kill()
+    assert case.truth()["coil"] is True  # nobody opened it
+    with start_agent(path):
+        count = len(coordinator.proofs)
+        coordinator.wait(lambda c: p.PERIODIC in [proof.event for proof in c.proofs[count:]], 60)
+        case.user_asks(terms)
+        coordinator.wait(has_event(p.END), 60)
+        check_session(case, terms, p.REASON_USER)
+
+
+def test_sigterm_opens_the_contactor_and_the_next_start_resumes(case):
+    coordinator = case.coordinator
+    path = case.write_config()
+    terms = case.terms(energy_wh=20_000, overuse_wh=2_000)
+    with start_agent(path) as agent:
+        coordinator.wait(has_event(p.HEARTBEAT))
+        case.reserve_and_start(terms)
+        coordinator.wait(has_event(p.PERIODIC), 60)
+        assert agent.stop() == 0
+    assert case.truth()["coil"] is False
+    assert p.END not in events(coordinator)
+    with start_agent(path) as agent:
+        coordinator.wait(lambda _: "contactor closed" in agent.lines)
+        case.user_asks(terms)
+        coordinator.wait(has_event(p.END), 60)
+    check_session(case, terms, p.REASON_USER)
+
+
+def test_a_silent_meter_ends_the_session(case):
+    coordinator = case.coordinator
+    with start_agent(case.write_config()):
+        coordinator.wait(has_event(p.HEARTBEAT))
+        terms = case.terms(energy_wh=20_000, overuse_wh=2_000)
+        case.reserve_and_start(terms)
+        coordinator.wait(has_event(p.PERIODIC), 60)
+        case.rig.command({"do": "fault", "pile": "pile-1", "kind": "silence"})
+        coordinator.wait(has_event(p.END), 60)
+        assert coordinator.proofs[-1].reason == p.REASON_METER_SILENT
+        assert case.truth()["coil"] is False
+
+
+def test_forged_and_misdirected_messages_change_nothing(case):
+    coordinator, chain = case.coordinator, case.chain
+    coordinator.answers = False
+    with start_agent(case.write_config()) as agent:
+        coordinator.wait(has_event(p.HEARTBEAT))
+        terms = case.terms()
+        case.user_asks(terms, 1)  # before the contract is there
+        coordinator.send("contract", chain.contract(case.terms(meter_serial="1")))
+        coordinator.send("contract", b"\xff" * 100)
+        coordinator.send("receipt", chain.receipt("pile-1", 1, bytes(32)))
+        coordinator.send("receipt", chain.receipt("pile-1", 4_000_000, bytes(32)))
+        coordinator.send("session", b"start")
+        coordinator.wait(lambda _: sum("refused" in line for line in agent.lines) >= 6)
+        assert {line.split(": ")[1] for line in agent.lines if line.startswith("refused")} == {
+            "unknown_contract",
+            "meter",
+            "codec",
+            "receipt_fork",
+            "receipt_ahead",
+            "malformed",
+        }
+        assert case.truth()["coil"] is False
+
+
+def test_proofs_made_without_a_broker_are_published_after(case):
+    coordinator = case.coordinator
+    with start_agent(case.write_config()):
+        coordinator.wait(has_event(p.HEARTBEAT))
+        terms = case.terms(energy_wh=1_500)
+        case.reserve_and_start(terms)
+        coordinator.wait(has_event(p.PERIODIC), 60)
+        case.broker.stop()
+        try:
+            coordinator.wait(lambda _: case.truth()["coil"] is False, 60)  # the session ends by itself
+        finally:
+            case.broker.start()
+        coordinator.wait(has_event(p.END), 60)
+        check_session(case, terms, p.REASON_ENERGY_REACHED)
+
+
+def test_without_receipts_proofs_are_sent_again(case):
+    coordinator = case.coordinator
+    coordinator.answers = False
+    with start_agent(case.write_config(resend_ms=30_000)) as agent:
+        coordinator.wait(lambda c: c.repeated >= 2, 30)
+        coordinator.answers = True
+        coordinator.wait(lambda _: any(line.startswith("receipt through") for line in agent.lines), 30)
+    assert coordinator.faults == []
+
+
+def test_dry_run_prints_proofs_and_publishes_none(case):
+    with start_agent(case.write_config(), "--dry-run") as agent:
+        case.coordinator.wait(lambda _: any("heartbeat 1: d284" in line for line in agent.lines))
+        assert agent.stop() == 0
+    assert case.coordinator.proofs == []
+    with start_agent(case.write_config()):  # what the dry run proved is part of the chain and comes now
+        case.coordinator.wait(has_event(p.HEARTBEAT))
+    assert case.coordinator.faults == []
