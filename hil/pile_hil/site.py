@@ -1,0 +1,327 @@
+"""A whole site in one folder, for the demo and for tests that kill things: keys, genesis, configuration, processes.
+
+Everything is what an operator would have: the same commands, the same files. Only the hardware is simulated (rig.py) and
+the clock may run fast. Processes log into the folder; every process is stopped by `close`, and none outlives it.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from pile_coordinator.chain.genesis import Genesis, genesis_from_json
+from pile_coordinator.chain.transactions import Deposit, RegisterParty, RegisterPile
+from pile_coordinator.clock import Clock
+from pile_coordinator.keys import load_key, make_key
+from pile_coordinator.mqtt import Broker
+from pile_coordinator.wallet import Wallet
+from pile_edge.bundle import build_bundle, find_micropython
+from pile_edge.config_file import compile_config
+from pile_hil.broker import free_port
+from pile_hil.process import RigProcess
+
+ACCOUNTING_NODES = ("auditor", "grid", "operator")
+FOUNDERS = {"auditor": "third-party", "coordinator": "operator", "grid": "grid", "operator": "operator"}
+BOARD_HEAP = "64k"
+
+HOUR_MS = 3_600_000
+PARAMS: dict[str, object] = {
+    "currency": "CNY",
+    "treasury": "grid",
+    "grid": "grid",
+    "catalog_sell_micro_per_kwh": 650_000,
+    "catalog_buy_micro_per_kwh": 400_000,
+    "crr_numerator": 4,
+    "crr_denominator": 5,
+    "capacity_hours": 2,
+    "tolerance_permille": 20,
+    "tolerance_min_wh": 100,
+    "overuse_permille": 100,
+    "fee_micro": 50_000,
+    "bond_permille": 200,
+    "penalty_permille": 500,
+    "no_show_permille": 300,
+    "begin_grace_ms": 6 * HOUR_MS,
+    "evidence_window_ms": 6 * HOUR_MS,
+    "confirm_window_ms": 6 * HOUR_MS,
+}
+
+
+@dataclass(frozen=True)
+class PileSpec:
+    """One simulated pile: its bus and meter, its car, and the interpreter its agent runs on."""
+
+    id: str
+    owner: str
+    bus: Mapping[str, Any]
+    profile: str
+    model: str
+    serial: int
+    battery_wh: int
+    rated_power_w: int = 7000
+    start_energy_wh: int = 1_234_560
+    interpreter: str = "cpython"
+    timing: Mapping[str, int] = field(default_factory=dict)
+
+
+class SiteProcess:
+    """A program of the site: started, killed, started again; its output goes to a log file."""
+
+    def __init__(self, name: str, command: list[str], log: Path, environment: Mapping[str, str] | None = None) -> None:
+        """Remember how to start it."""
+        self.name = name
+        self.command = command
+        self.log = log
+        self._environment = {**os.environ, **(environment or {})}
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it; its output is appended to the log."""
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(  # noqa: S603 - our own programs
+                self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=self._environment
+            )
+
+    def kill(self) -> None:
+        """SIGKILL, as a power cut would."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def stop(self) -> None:
+        """SIGTERM, and SIGKILL if that is not enough."""
+        if self._process is None or self._process.poll() is not None:
+            return
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+    @property
+    def running(self) -> bool:
+        """Whether it is."""
+        return self._process is not None and self._process.poll() is None
+
+    def text(self) -> str:
+        """What it has logged so far."""
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
+
+
+class Site:
+    """Keys, genesis, configuration and processes of one site. Use as a context manager."""
+
+    def __init__(self, folder: Path, piles: list[PileSpec], *, rate: int, port: int | None = None) -> None:
+        """Write everything below `folder`; nothing runs yet. Time runs `rate` times as fast from now on."""
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self.piles = {pile.id: pile for pile in piles}
+        self.clock = Clock(rate, time.time_ns() // 1_000_000)
+        self.port = port or free_port()
+        self.broker_spec = Broker("127.0.0.1", self.port)
+        for party in (*FOUNDERS, *(f"{node}-attest" for node in ACCOUNTING_NODES)):
+            make_key(self.key_file(party))
+        self.genesis = self._write_genesis()
+        self.processes: dict[str, SiteProcess] = {}
+        self.rig: RigProcess | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop every process, the newest first."""
+        for process in reversed(list(self.processes.values())):
+            process.stop()
+        if self.rig is not None:
+            self.rig.stop()
+
+    # --- files ---------------------------------------------------------------------------------------------------
+
+    def key_file(self, party: str) -> Path:
+        """Where a party's key is."""
+        return self.folder / "keys" / f"{party}.key"
+
+    def _write_genesis(self) -> Genesis:
+        document = {
+            "name": "demo",
+            "time_ms": self.clock.origin_ms,
+            "params": PARAMS,
+            "parties": [
+                {"id": party, "role": role, "public": load_key(self.key_file(party)).public.hex()}
+                for party, role in FOUNDERS.items()
+            ],
+            "validators": [
+                {"party": node, "public": load_key(self.key_file(f"{node}-attest")).public.hex(), "power": 1}
+                for node in ACCOUNTING_NODES
+            ],
+        }
+        (self.folder / "genesis.json").write_text(json.dumps(document, indent=2) + "\n")
+        return genesis_from_json(document)
+
+    def _write_coordinator(self) -> Path:
+        path = self.folder / "coordinator.toml"
+        attestation = "\n".join(f'{node} = "keys/{node}-attest.key"' for node in ACCOUNTING_NODES)
+        path.write_text(
+            f'genesis = "genesis.json"\ndata = "coordinator"\nparty = "coordinator"\nkey = "keys/coordinator.key"\n'
+            f"block_interval_ms = 100\n\n[attestation]\n{attestation}\n\n"
+            f'[mqtt]\nhost = "127.0.0.1"\nport = {self.port}\n\n'
+            f"[clock]\nrate = {self.clock.rate}\norigin_ms = {self.clock.origin_ms}\n"
+        )
+        return path
+
+    def _write_pile(self, pile: PileSpec) -> Path:
+        assert self.rig is not None
+        folder = self.folder / pile.id
+        folder.mkdir(exist_ok=True)
+        timing = {
+            "sample_ms": 30_000,
+            "report_ms": 120_000,
+            "heartbeat_ms": 900_000,
+            "resend_ms": 5000 * self.clock.rate,
+            "silent_after_ms": 600_000,
+            "full_after_ms": 180_000,
+            "full_below_w": 100,
+            **pile.timing,
+        }
+        sections = {
+            "mqtt": {"host": "127.0.0.1", "port": self.port, "keepalive_s": 10},
+            "bus": self.rig.bus_specs[pile.id],
+            "meter": {
+                "profile": pile.profile,
+                "unit": 1,
+                "serial": str(pile.serial),
+                "rated_power_w": pile.rated_power_w,
+            },
+            "control": {"kind": "coil", "unit": 2, "coil": 0},
+            "journal": {"path": "journal", "capacity_bytes": 65536, "segment_bytes": 8192},
+            "timing": timing,
+            "clock": {"rate": self.clock.rate, "origin_ms": self.clock.origin_ms},
+        }
+        lines = [
+            f'chain_id = "{self.genesis.chain_id}"',
+            f'pile_id = "{pile.id}"',
+            'signer = "file:pile.key"',
+        ]
+        for validator in self.genesis.validators:
+            lines += ["", "[[validators]]", f'party = "{validator.party}"']
+            lines += [f'public = "{validator.public.hex()}"', f"power = {validator.power}"]
+        for name, values in sections.items():
+            lines += ["", f"[{name}]"]
+            lines += [f"{key} = {json.dumps(value)}" for key, value in values.items()]
+        path = folder / "pile.toml"
+        path.write_text("\n".join(lines) + "\n")
+        return path
+
+    # --- processes -----------------------------------------------------------------------------------------------
+
+    def start_rig(self) -> None:
+        """Start the simulated meters, relays and cars."""
+        piles = [
+            {
+                "id": pile.id,
+                "bus": pile.id,
+                "profile": pile.profile,
+                "unit": 1,
+                "relay_unit": 2,
+                "serial": pile.serial,
+                "start_energy_wh": pile.start_energy_wh,
+                "rated_power_w": pile.rated_power_w,
+                "battery_wh": pile.battery_wh,
+            }
+            for pile in self.piles.values()
+        ]
+        config = {
+            "clock": {"rate": self.clock.rate, "origin_ms": self.clock.origin_ms},
+            "buses": {pile.id: dict(pile.bus) for pile in self.piles.values()},
+            "piles": piles,
+        }
+        self.rig = RigProcess(config, self.folder)
+
+    def start(self, name: str, *command: str, environment: Mapping[str, str] | None = None) -> SiteProcess:
+        """Start a program of the site under a name."""
+        process = SiteProcess(name, list(command), self.folder / f"{name}.log", environment)
+        self.processes[name] = process
+        process.start()
+        return process
+
+    def start_broker(self) -> SiteProcess:
+        """Start the embedded broker."""
+        process = self.start("broker", sys.executable, "-m", "pile_hil.embedded_broker", "--port", str(self.port))
+        wait_for(lambda: "ready" in process.text(), 20, "the broker to start", process)
+        return process
+
+    def start_coordinator(self) -> SiteProcess:
+        """Start the coordinator."""
+        config = self._write_coordinator()
+        return self.start("coordinator", sys.executable, "-m", "pile_coordinator.cli", "run", "--config", str(config))
+
+    def prepare_pile(self, pile_id: str) -> bytes:
+        """Write a pile's configuration and let it make its key; the public key."""
+        pile = self.piles[pile_id]
+        config = self._write_pile(pile)
+        if pile.interpreter == "micropython":
+            compile_config(config, config.with_suffix(".cbor"))
+        command = self._agent(pile, "key")
+        shown = subprocess.run(  # noqa: S603 - our own programs
+            command[0], env={**os.environ, **command[1]}, capture_output=True, text=True, check=False, timeout=30
+        )
+        words = shown.stdout.split()
+        if "public" not in words:
+            raise RuntimeError(f"{pile_id} made no key: {shown.stdout}{shown.stderr}")
+        return bytes.fromhex(next(word for word in words if len(word) == 130))
+
+    def start_pile(self, pile_id: str) -> SiteProcess:
+        """Start a pile's agent."""
+        command, environment = self._agent(self.piles[pile_id], "run")
+        return self.start(pile_id, *command, environment=environment)
+
+    def _agent(self, pile: PileSpec, action: str) -> tuple[list[str], dict[str, str]]:
+        folder = self.folder / pile.id
+        if pile.interpreter == "cpython":
+            return [sys.executable, "-m", "pile_edge.cli", action, "--config", str(folder / "pile.toml")], {}
+        interpreter = find_micropython()
+        if interpreter is None:
+            raise RuntimeError("no MicroPython here; use interpreter cpython")
+        bundle = self.folder / "bundle"
+        if not bundle.exists():
+            build_bundle(bundle)
+        board = [str(interpreter), "-X", f"heapsize={BOARD_HEAP}", "-m", "pile_edge.ports.main"]
+        return [*board, str(folder / "pile.cbor"), action], {"MICROPYPATH": str(bundle)}
+
+    # --- parties -------------------------------------------------------------------------------------------------
+
+    def wallet(self, party: str) -> Wallet:
+        """A party's wallet, connected."""
+        return Wallet(self.genesis, party, load_key(self.key_file(party)), self.broker_spec)
+
+    def admit(self, parties: Mapping[str, tuple[str, int]]) -> None:
+        """Register parties (role, deposit in micro) and every pile."""
+        with self.wallet("operator") as operator, self.wallet("grid") as grid:
+            for party, (role, amount_micro) in parties.items():
+                operator.send(RegisterParty(party, role, make_key(self.key_file(party)).public))
+                if amount_micro:
+                    grid.send(Deposit(party, amount_micro, f"opening-{party}"))
+            for pile in self.piles.values():
+                public = self.prepare_pile(pile.id)
+                row = (pile.model, str(pile.serial), "north", pile.rated_power_w)
+                operator.send(RegisterPile(pile.id, pile.owner, public, *row))
+
+
+def wait_for(condition: Callable[[], bool], seconds: float, what: str, *watched: SiteProcess) -> None:
+    """Return once `condition()` holds; RuntimeError, with the end of the logs, after `seconds` or if a process died."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        dead = [process for process in watched if not process.running]
+        if dead or time.monotonic() > deadline:
+            logs = "\n".join(f"--- {p.name}\n{p.text()[-3000:]}" for p in watched)
+            raise RuntimeError(f"waited {seconds} s for {what}{' (a process died)' if dead else ''}\n{logs}")
+        time.sleep(0.02)
