@@ -8,7 +8,7 @@ import sqlite3
 from typing import cast
 
 from pile_coordinator.chain import contracts, settlement
-from pile_coordinator.chain.accounts import party_account
+from pile_coordinator.chain.accounts import FEES, party_account
 from pile_coordinator.chain.records import Bid, Contract, Listing, Party, Zone
 from pile_coordinator.engines.solo import SoloEngine
 from pile_coordinator.evidence import queries
@@ -74,6 +74,7 @@ class QueryDesk:
         return {
             "balance_micro": state.balance_micro(party_account(party.id)),
             "currency": state.params.currency,
+            "fees_micro": state.balance_micro(FEES),
             "height": self._engine.height,
             "role": party.role,
             "sequence": party.sequence,

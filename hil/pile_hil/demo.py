@@ -1,0 +1,266 @@
+"""`pilechain demo`: the whole path once, for real, in about half a minute.
+
+Two simulated meters served over real Modbus, one pile on CPython and one under MicroPython, an MQTT broker, a coordinator
+as a process of its own, two drivers. What is printed is what happened: every number comes from the chain.
+"""
+
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from pile_coordinator.certificates import decode_order_certificate
+from pile_coordinator.chain.transactions import AT_MARKET, List, PlaceBid
+from pile_coordinator.cli import money
+from pile_coordinator.verify import Verified, verify_order
+from pile_coordinator.wallet import START, Wallet
+from pile_edge.bundle import find_micropython
+from pile_hil.site import BOARD_HEAP, HOUR_MS, PileSpec, Site, SiteProcess, wait_for
+
+if TYPE_CHECKING:
+    import argparse
+
+RATE = 180  # three minutes of charging a second
+ZONE = "north"
+SETTLE_SECONDS = 40
+
+DAN_WH, EVA_WH, EVA_BATTERY_WH = 5000, 4000, 2000
+DAN_CAP, EVA_LIMIT = 800_000, 690_000  # micro per kWh: above and below the price under both orders' load
+
+
+@dataclass
+class _Story:
+    """What the chapters share."""
+
+    site: Site
+    console: Console
+    orders: dict[str, bytes]
+
+    def say(self, text: str) -> None:
+        self.console.print(text)
+
+    def price(self, wallet: Wallet, more_wh: int = 0) -> tuple[int, int]:
+        """(load in Wh, price per kWh in micro) now, or after `more_wh`."""
+        quote = cast("dict[str, int]", wallet.ask("quote", ZONE, more_wh))
+        return quote["open_wh"], quote["price_micro_per_kwh"]
+
+    def contract(self, wallet: Wallet, who: str) -> dict[str, object]:
+        return cast("dict[str, object]", wallet.ask("contract", self.orders[who]))
+
+
+def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add `demo` to `pilechain`."""
+    demo = commands.add_parser(
+        "demo",
+        help="see the whole path once: from two meters to settled money, half a minute",
+        description="Run simulated meters and cars, two piles, a broker and a coordinator on this machine, let two drivers"
+        " charge, settle both orders, and write one certificate each. Everything listens on 127.0.0.1 only.",
+    )
+    demo.add_argument("--out", type=Path, default=Path("demo-out"), metavar="DIR", help="default: %(default)s")
+    demo.set_defaults(run=lambda options: run(options.out))
+
+
+def run(out: Path) -> int:
+    """Run the demo and write certificates and genesis into `out`; the exit status."""
+    console = Console(highlight=False, soft_wrap=True)
+    out.mkdir(parents=True, exist_ok=True)
+    for old in (*out.glob("*.cbor"), *out.glob("*.log"), *out.glob("genesis.json")):
+        old.unlink()
+    with (
+        tempfile.TemporaryDirectory(prefix="pilechain-demo-") as folder,
+        Site(Path(folder), _piles(console), rate=RATE) as site,
+    ):
+        try:
+            _tell(_Story(site, console, {}), out)
+        finally:
+            for log in Path(folder).glob("*.log"):
+                shutil.copy(log, out)
+    return 0
+
+
+def _piles(console: Console) -> list[PileSpec]:
+    board = find_micropython() is not None
+    if not board:
+        console.print("No MicroPython wheel for this platform: both piles run on CPython.")
+    return [
+        PileSpec("pile-1", "olga", {"kind": "tcp"}, "eastron-sdm630", "SDM630", 63000117, battery_wh=20_000),
+        PileSpec(
+            "pile-2",
+            "otto",
+            {"kind": "rtu", "baud": 9600},
+            "abb-b23",
+            "B23",
+            23000042,
+            battery_wh=EVA_BATTERY_WH,
+            interpreter="micropython" if board else "cpython",
+        ),
+    ]
+
+
+def _tell(story: _Story, out: Path) -> None:
+    site = story.site
+    piles = _open_site(story)
+    with site.wallet("dan") as dan, site.wallet("eva") as eva, site.wallet("olga") as olga, site.wallet("otto") as otto:
+        _list_piles(story, olga, otto)
+        _order(story, dan, eva)
+        _charge(story, dan, "dan", "pile-1", piles)
+        _settle(story, "dan", dan, olga)
+        _fill_resting(story, eva)
+        _charge(story, eva, "eva", "pile-2", piles)
+        _settle(story, "eva", eva, otto)
+        _certificates(story, {"dan": dan, "eva": eva}, out)
+        _balances(story, {"dan": dan, "eva": eva, "olga": olga, "otto": otto})
+
+
+def _open_site(story: _Story) -> list[SiteProcess]:
+    site = story.site
+    story.say(f"[bold]1. A site opens[/] (time runs {RATE} times as fast)")
+    broker = site.start_broker()
+    site.start_rig()
+    coordinator = site.start_coordinator()
+    deposit = 20_000_000
+    roles = {"olga": "pile-owner", "otto": "pile-owner", "dan": "ev-owner", "eva": "ev-owner"}
+    site.admit({party: (role, deposit) for party, role in roles.items()})
+    piles = [site.start_pile(pile) for pile in site.piles]
+    for process in piles:
+        wait_for(lambda p=process: "connected" in p.text(), 20, f"{process.name} to connect", process)  # type: ignore[misc]
+    for pile in site.piles.values():
+        bus = "Modbus TCP" if pile.bus["kind"] == "tcp" else "Modbus RTU on a pty"
+        agent = f"MicroPython, {BOARD_HEAP}B heap" if pile.interpreter == "micropython" else "CPython"
+        story.say(f"   {pile.id} of {pile.owner}: {pile.model} over {bus}, agent on {agent}")
+    story.say(
+        f"   accounting nodes {', '.join(v.party for v in site.genesis.validators)}; every account opens with 20 CNY"
+    )
+    return [broker, coordinator, *piles]
+
+
+def _list_piles(story: _Story, olga: Wallet, otto: Wallet) -> None:
+    now_ms = story.site.clock.now_ms()
+    for wallet, pile in ((olga, "pile-1"), (otto, "pile-2")):
+        wallet.send(List(pile, now_ms, now_ms + 48 * HOUR_MS, 50_000, AT_MARKET))
+    story.say("   olga and otto list their piles at market: the load sets the price")
+
+
+def _show_price(story: _Story, wallet: Wallet, when: str) -> None:
+    load_wh, price = story.price(wallet)
+    story.say(f"   price at {load_wh / 1000:.1f} kWh of load: {money(price)} CNY/kWh {when}")
+
+
+def _bid(story: _Story, energy_wh: int, limit: int, *, pile: str, market: bool) -> PlaceBid:
+    now_ms = story.site.clock.now_ms()
+    return PlaceBid(ZONE, pile, energy_wh, now_ms, now_ms + 12 * HOUR_MS, limit, market, now_ms + 11 * HOUR_MS)
+
+
+def _order(story: _Story, dan: Wallet, eva: Wallet) -> None:
+    story.say("[bold]2. Two orders meet a curve[/] (P = B / (S x CRR), CRR = 4/5)")
+    _show_price(story, dan, "(nobody charges: the catalog price)")
+    story.orders["dan"], _ = dan.send(_bid(story, DAN_WH, DAN_CAP, pile="pile-1", market=True))
+    found = story.contract(dan, "dan")
+    price = money(cast("int", found["price_micro_per_kwh"]))
+    story.say(f"   dan buys {DAN_WH / 1000:.1f} kWh at market: contract signed at {price} CNY/kWh")
+    _show_price(story, dan, "(dan's order raised it)")
+    story.orders["eva"], _ = eva.send(_bid(story, EVA_WH, EVA_LIMIT, pile="pile-2", market=False))
+    _, would = story.price(eva, EVA_WH)
+    resting = any(row[1] == "bid" for row in cast("list[list[object]]", eva.ask("orders")))
+    story.say(
+        f"   eva wants {EVA_WH / 1000:.1f} kWh at {money(EVA_LIMIT)} or less; it would be {money(would)}:"
+        f" her order {'rests' if resting else 'fills'}"
+    )
+
+
+def _charge(story: _Story, wallet: Wallet, who: str, pile: str, watched: list[SiteProcess]) -> None:
+    site, found = story.site, story.contract(wallet, who)
+    assert site.rig is not None
+    chapter = "3" if who == "dan" else "5"
+    story.say(f"[bold]{chapter}. {who} charges on {pile}[/] (contract checked by the pile itself, then energised)")
+    contract, energy_wh = cast("bytes", found["id"]), cast("int", found["energy_wh"])
+    reserved = next(process for process in watched if process.name == pile)
+    wait_for(lambda: f"contract {contract.hex()[:8]}" in reserved.text(), 20, "the pile to be reserved", *watched)
+    site.rig.command(do="plug", pile=pile)
+    wallet.command(pile, contract, START, site.clock.now_ms(), energy_wh)
+    with Progress(
+        TextColumn("   {task.description}"), BarColumn(), TextColumn("{task.completed} Wh"), TimeElapsedColumn(),
+        console=story.console, transient=True, disable=not story.console.is_terminal,
+    ) as progress:  # fmt: skip
+        bar = progress.add_task("metered and proven", total=energy_wh)
+        deadline = time.monotonic() + SETTLE_SECONDS
+        while found["phase"] in {"signed", "active"}:
+            if time.monotonic() > deadline:
+                logs = "\n".join(process.text()[-2000:] for process in watched)
+                raise RuntimeError(f"{who}'s session did not end in {SETTLE_SECONDS} s\n{logs}")
+            time.sleep(0.2)
+            found = story.contract(wallet, who)
+            progress.update(bar, completed=cast("int", found["measured_wh"]))
+    truth_wh = cast("int", site.rig.truth(pile)["energy_wh"]) - site.piles[pile].start_energy_wh
+    why = "the car is full" if found["cause"] == "user" else "as contracted"
+    story.say(f"   {found['measured_wh']} Wh metered, proven and chained ({why}); the car drew {truth_wh} Wh")
+
+
+def _settle(story: _Story, who: str, user: Wallet, owner: Wallet) -> None:
+    found = story.contract(user, who)
+    for wallet in (user, owner):
+        wallet.confirm(cast("bytes", found["id"]))
+    names = {"U": who, "H": owner.party, "G": "grid", "F": "fees", "E": "escrow", "B": "bond"}
+    chapter = "4" if who == "dan" else "6"
+    story.say(f"[bold]{chapter}. {who} and {owner.party} confirm, the contract settles itself[/]")
+    for debit, credit, amount in cast("list[tuple[str, str, int]]", found["postings"]):
+        story.say(f"   {names[debit]:<6} -> {names[credit]:<6} {money(amount):>10} CNY  {_why(debit, credit)}")
+    _show_price(story, user, "(the load fell, and so did the price)")
+
+
+def _why(debit: str, credit: str) -> str:
+    return {
+        "EH": "energy at the contract's price",
+        "EG": "what was used beyond the contract, at the catalog price",
+        "GE": "what was not used, bought by the grid at the catalog price",
+        "EF": "service fee",
+        "EU": "rest of the escrow",
+        "BH": "bond returned",
+        "BE": "shortfall of the pile",
+    }[debit + credit]
+
+
+def _fill_resting(story: _Story, eva: Wallet) -> None:
+    found = story.contract(eva, "eva")
+    story.say(
+        f"   eva's resting order fills in the same block: {EVA_WH / 1000:.1f} kWh at"
+        f" {money(cast('int', found['price_micro_per_kwh']))} CNY/kWh"
+    )
+
+
+def _certificates(story: _Story, wallets: dict[str, Wallet], out: Path) -> None:
+    story.say("[bold]7. One certificate per order, checked offline against the genesis alone[/]")
+    (out / "genesis.json").write_bytes((story.site.folder / "genesis.json").read_bytes())
+    for who, wallet in wallets.items():
+        data = cast("bytes", wallet.ask("certificate", story.orders[who]))
+        path = out / f"{who}.cbor"
+        path.write_bytes(data)
+        verified: Verified = verify_order(data, story.site.genesis)
+        attested = len(decode_order_certificate(data).closing.certificate.attestations)
+        nodes = len(story.site.genesis.validators)
+        story.say(
+            f"   {path}: {len(data)} bytes, {verified.proofs} metering proofs, {attested} of {nodes} accounting nodes,"
+            f" {verified.outcome} by {' and '.join(verified.confirmed_by)}"
+        )
+
+
+def _balances(story: _Story, wallets: dict[str, Wallet]) -> None:
+    story.say("[bold]8. Balances[/]")
+    deposits = 20_000_000 * len(wallets)
+    with story.site.wallet("grid") as grid:
+        rows = {who: cast("dict[str, int]", w.ask("account"))["balance_micro"] for who, w in wallets.items()}
+        rows["grid"] = cast("dict[str, int]", grid.ask("account"))["balance_micro"]
+        rows["fees"] = cast("dict[str, int]", grid.ask("account"))["fees_micro"]
+    rows["outside"] = -deposits
+    for who, balance in rows.items():
+        story.say(f"   {who:<8} {money(balance):>12} CNY")
+    total = sum(rows.values())
+    story.say(f"   {'sum':<8} {money(total):>12} CNY")
+    if total != 0:
+        raise RuntimeError("the balances do not sum to zero")
+    story.say("Check them yourself: .venv/bin/pilechain verify demo-out/*.cbor")
