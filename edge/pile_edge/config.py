@@ -49,7 +49,7 @@ _SECTIONS = {
     ),
     "meter": ("profile", "unit", "serial", "rated_power_w"),
     "control": ("kind", "unit", "coil"),
-    "timing": (*_INTERVALS, "full_below_w"),
+    "timing": _INTERVALS + ("full_below_w",),  # noqa: RUF005 - MicroPython cannot unpack into a tuple
     "journal": ("path", "capacity_bytes", "segment_bytes"),
     "clock": ("rate", "origin_ms"),
 }
@@ -69,7 +69,7 @@ class Config:
         """Check a mapping; `folder` is what relative paths start from. ConfigError names the key and the expected form."""
         if not isinstance(mapping, dict):
             raise ConfigError("configuration must be a mapping")
-        _check_keys(mapping, "", (*_REQUIRED, "timing", "clock"))
+        _check_keys(mapping, "", _REQUIRED + ("timing", "clock"))  # noqa: RUF005 - as above
         for key in _REQUIRED:
             if key not in mapping:
                 raise ConfigError(key + " is missing")
