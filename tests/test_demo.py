@@ -1,0 +1,107 @@
+"""`pilechain demo` as a newcomer runs it: its output is the README's, its certificates verify, and none can be faked."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pile_coordinator.config import load_genesis
+from pile_coordinator.verify import LINKS, VerifyError, verify_order
+from pile_edge.bundle import find_micropython
+from pile_hil.requirements import require
+
+ROOT = Path(__file__).parents[1]
+PILECHAIN = Path(sys.executable).with_name("pilechain")
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    require(find_micropython() is not None, "the demo's second pile runs MicroPython")
+    folder = tmp_path_factory.mktemp("demo")
+    started = time.monotonic()
+    done = subprocess.run(
+        [PILECHAIN, "demo", "--out", "demo-out"], cwd=folder, capture_output=True, text=True, timeout=110, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "demo-out", done.stdout, time.monotonic() - started
+
+
+def shape(text: str) -> list[str]:
+    """Lines with every measured number as `#`: what was metered differs by a few Wh from run to run."""
+    return [re.sub(r"-?\d[\d.]*", "#", " ".join(line.split())) for line in text.strip().splitlines()]
+
+
+def test_the_output_is_the_readmes(demo):
+    _, output, _ = demo
+    readme = (ROOT / "README.md").read_text()
+    (block,) = re.findall(r"```text\n\$ make demo\n(.*?)```", readme, re.DOTALL)
+    shown = [line for line in shape(block) if not line.startswith("installing")]
+    assert shape(output) == shown
+
+
+def test_balances_sum_to_zero(demo):
+    _, output, _ = demo
+    rows = dict(re.findall(r"^\s+(\w+)\s+(-?\d+\.\d{6}) CNY$", output, re.MULTILINE))
+    total = rows.pop("sum")
+    assert set(rows) == {"dan", "eva", "olga", "otto", "grid", "fees", "outside"}
+    assert sum(int(value.replace(".", "")) for value in rows.values()) == int(total.replace(".", "")) == 0
+
+
+def test_every_certificate_verifies_offline(demo):
+    folder, _, _ = demo
+    files = sorted(folder.glob("*.cbor"))
+    assert [file.stem for file in files] == ["dan", "eva"]
+    done = subprocess.run(
+        ["unshare", "-n", PILECHAIN, "verify", *files] if os.geteuid() == 0 else [PILECHAIN, "verify", *files],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("VALID") == 2
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("who", ["dan", "eva"])
+def test_flipping_any_byte_is_rejected_with_the_broken_link(demo, who):
+    folder, _, _ = demo
+    genesis = load_genesis(folder / "genesis.json")
+    data = (folder / f"{who}.cbor").read_bytes()
+    verify_order(data, genesis)
+    links = set()
+    for at in range(len(data)):
+        flipped = bytearray(data)
+        flipped[at] ^= 1 << (at % 8)
+        with pytest.raises(VerifyError) as caught:
+            verify_order(bytes(flipped), genesis)
+        links.add(caught.value.link)
+        assert str(caught.value).startswith(f"{caught.value.link}: ")
+    assert links <= set(LINKS)
+    assert {"format", "signature", "inclusion", "chain"} <= links
+
+
+def test_a_truncated_or_extended_certificate_is_rejected(demo):
+    folder, _, _ = demo
+    genesis = load_genesis(folder / "genesis.json")
+    data = (folder / "eva.cbor").read_bytes()
+    for wrong in (b"", data[:-1], data[:100], data + b"\x00", data * 2):
+        with pytest.raises(VerifyError, match=r"^format: "):
+            verify_order(wrong, genesis)
+
+
+def test_another_genesis_rejects_it(demo):
+    folder, _, _ = demo
+    done = subprocess.run(
+        [PILECHAIN, "verify", "--genesis", folder / "missing.json", folder / "eva.cbor"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "missing.json" in done.stderr
