@@ -8,6 +8,38 @@ from pile_shared.errors import CodecError
 MAX_DEPTH = 12
 
 
+def _check_utf8(raw: bytes) -> None:
+    """RFC 3629 section 4. MicroPython's own codec also takes surrogates and longer forms of a character.
+
+    By bytes, because MicroPython keeps every character that a loop over text meets, for good, and texts come from strangers.
+    """
+    need = 0
+    low, high = 0x80, 0xBF
+    for byte in raw:
+        if need:
+            if not low <= byte <= high:
+                raise CodecError("text is not UTF-8")
+            need -= 1
+            low, high = 0x80, 0xBF
+        elif byte > 0x7F:
+            need = 1 if 0xC2 <= byte < 0xE0 else 2 if 0xE0 <= byte < 0xF0 else 3 if 0xF0 <= byte < 0xF5 else 0
+            if not need:
+                raise CodecError("text is not UTF-8")
+            low = 0xA0 if byte == 0xE0 else 0x90 if byte == 0xF0 else 0x80
+            high = 0x9F if byte == 0xED else 0x8F if byte == 0xF4 else 0xBF
+    if need:
+        raise CodecError("text is not UTF-8")
+
+
+def _encoded(text: str) -> bytes:
+    try:
+        raw = text.encode()
+    except UnicodeError:  # CPython refuses surrogates by itself
+        raise CodecError("text is not UTF-8")
+    _check_utf8(raw)
+    return raw
+
+
 def _head(major: int, number: int) -> bytes:
     if number < 24:
         return bytes((major << 5 | number,))
@@ -28,7 +60,7 @@ def _write(value: object, out: bytearray, depth: int) -> None:
         out.extend(_head(2, len(value)))
         out.extend(value)
     elif isinstance(value, str):
-        text = value.encode()
+        text = _encoded(value)
         out.extend(_head(3, len(text)))
         out.extend(text)
     elif depth == 0:
@@ -120,11 +152,8 @@ class _Reader:
         raw = self.take(length)
         if major == 2:
             return raw
-        try:
-            text = raw.decode()
-        except (UnicodeError, ValueError):
-            raise CodecError("text is not UTF-8")
-        return text
+        _check_utf8(raw)
+        return raw.decode()
 
     def map(self, count: int, depth: int) -> object:
         mapping = {}  # type: dict[object, object]

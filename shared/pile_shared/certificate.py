@@ -103,7 +103,7 @@ class Header:
 def decode_header(data: bytes) -> Header:
     """A header from its bytes; typed errors for anything else."""
     row = array(decode(data, MAX_HEADER_BYTES), 7 + len(_HASHES))
-    if row[0] != VERSION:
+    if row[0] != VERSION or row[0] is True:
         raise CertificateError("not a version 1 header", "header")
     hashes = {name: row[7 + i] for i, name in enumerate(_HASHES)}
     return Header(

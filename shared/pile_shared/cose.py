@@ -2,6 +2,8 @@
 
 Tag 18, protected header {1: -7, 4: kid}, empty unprotected header, payload inside, 64-byte signature. Because the shape
 is fixed, a message is parsed by comparing bytes: there is no second way to write it, so no byte of it is malleable.
+That takes one more rule: whoever sees (r, s) can make (r, n - s), which ES256 accepts too. Proofs are chained and
+transactions named by the hash of their bytes, so s must be at most n / 2, and `sign1` makes it so for any signer.
 `kid` is the first 8 bytes of SHA-256 over the uncompressed public point. What a signature is *for* goes into
 external_aad: `pilechain/1/<purpose>/<chain id>`, so a proof can never be taken for an order, nor one chain's for another's.
 """
@@ -20,6 +22,8 @@ SESSION = "session"  # a user tells a pile to start or stop
 QUERY = "query"  # a party asks a coordinator
 REPLY = "reply"  # a coordinator answers a party
 
+_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551  # n of P-256, FIPS 186-4 section D.1.2.3
+_HALF_ORDER = (_ORDER >> 1).to_bytes(32, "big")
 _START = b"\xd2\x84\x4d\xa2\x01\x26\x04\x48"  # 18([h'{1: -7, 4: kid}'
 _CONTEXT = b"\x84\x6aSignature1\x4d\xa2\x01\x26\x04\x48"
 
@@ -49,6 +53,13 @@ def to_be_signed(kid: bytes, payload: bytes, aad: bytes) -> bytes:
     return _CONTEXT + kid + _bstr_head(len(aad)) + aad + _bstr_head(len(payload)) + payload
 
 
+def low_s(signature: bytes) -> bytes:
+    """The one of the two signatures (r, s) and (r, n - s) whose s is at most n / 2."""
+    if signature[32:] <= _HALF_ORDER:
+        return signature
+    return signature[:32] + (_ORDER - int.from_bytes(signature[32:], "big")).to_bytes(32, "big")
+
+
 class SoftwareSigner:
     """A signer that holds its P-256 key in memory. TPM and secure-element signers share `kid`, `public` and `sign`."""
 
@@ -65,7 +76,7 @@ class SoftwareSigner:
 
 def sign1(payload: bytes, signer: SoftwareSigner, aad: bytes) -> bytes:
     """A signed message carrying `payload`."""
-    signature = signer.sign(to_be_signed(signer.kid, payload, aad))
+    signature = low_s(signer.sign(to_be_signed(signer.kid, payload, aad)))
     return b"".join((_START, signer.kid, b"\xa0", _bstr_head(len(payload)), payload, b"\x58\x40", signature))
 
 
@@ -95,7 +106,9 @@ def parse1(data: bytes, max_bytes: int) -> Sign1:
     end = len(data) - SIGNATURE_BYTES
     head = data[start]
     size = 2 if head == 0x58 else 3 if head == 0x59 else 1
-    payload = bytes(data[start + size : end - 2]) if end - 2 >= start + size else b""
-    if data[start : start + size] != _bstr_head(len(payload)) or data[end - 2 : end] != b"\x58\x40":
+    payload = bytes(data[start + size : end - 2]) if end >= start + size + 2 else None
+    if payload is None or data[start : start + size] != _bstr_head(len(payload)) or data[end - 2 : end] != b"\x58\x40":
         raise SignatureError("not a COSE_Sign1 of the expected shape", "malformed")
+    if data[end + 32 :] > _HALF_ORDER:
+        raise SignatureError("s of the signature is above n / 2", "malformed")
     return Sign1(bytes(data[len(_START) : len(_START) + KID_BYTES]), payload, bytes(data[end:]))

@@ -8,7 +8,7 @@ from pile_shared import cose
 from pile_shared.codec import decode, encode
 from pile_shared.errors import ProofError
 from pile_shared.platform import sha256
-from pile_shared.reading import Reading, decode_readings, encode_readings
+from pile_shared.reading import MAX_READINGS, Reading, decode_readings, encode_readings
 from pile_shared.units import MAX_SEQUENCE, check_bytes, check_int, check_text
 
 VERSION = 1
@@ -80,6 +80,8 @@ class Proof:
             raise ProofError("begin proofs name the meter, others do not", "malformed")
         if self.event in {BEGIN, PERIODIC, END} and (self.contract is None or not self.readings):
             raise ProofError("begin, periodic and end proofs carry a contract and a reading", "malformed")
+        if len(self.readings) > MAX_READINGS:
+            raise ProofError("a proof carries at most " + str(MAX_READINGS) + " readings", "malformed")
         for i in range(1, len(self.readings)):
             before, after = self.readings[i - 1], self.readings[i]
             if after.time_ms < before.time_ms or after.energy_wh < before.energy_wh:
@@ -117,7 +119,7 @@ def proof_hash(message: bytes) -> bytes:
 def decode_payload(payload: bytes) -> Proof:
     """The content of a proof from its payload bytes; a typed error unless it is exactly one proof's encoding."""
     fields = decode(payload, MAX_PROOF_BYTES)
-    if not isinstance(fields, dict) or fields.get(0) != VERSION:
+    if not isinstance(fields, dict) or fields.get(0) != VERSION or fields[0] is True:
         raise ProofError("not a version 1 proof", "malformed")
     known = {0, _SEQUENCE, _PREVIOUS, _CONTRACT, _EVENT, _READINGS}
     if not known <= set(fields) or not set(fields) <= known | {_REASON, _ORIGIN}:

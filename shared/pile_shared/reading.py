@@ -1,5 +1,6 @@
 """What a meter said at one moment, and the delta coding of several readings in one proof."""
 
+from pile_shared.codec import INT_MAX, INT_MIN
 from pile_shared.errors import ProofError
 from pile_shared.units import MAX_ENERGY_WH, MAX_POWER_W, MAX_TIME_MS, check_bytes, check_int
 
@@ -48,7 +49,11 @@ class Reading:
 
 
 def _has_delta(before: Reading, after: Reading) -> bool:
-    return before.time_status == after.time_status and before.flags == after.flags and len(before.raw) == len(after.raw)
+    """Whether `after` is written as a difference: nothing but quantities changed, and each by what CBOR's 64 bits hold."""
+    if before.time_status != after.time_status or before.flags != after.flags or len(before.raw) != len(after.raw):
+        return False
+    # 64-bit registers with the low word first jump by more than that at each carry.
+    return INT_MIN <= int.from_bytes(after.raw, "big") - int.from_bytes(before.raw, "big") <= INT_MAX
 
 
 def encode_readings(readings: list[Reading]) -> list[list[object]]:
@@ -92,7 +97,7 @@ def decode_readings(rows: object) -> list[Reading]:
 
 
 def _add_delta(before: Reading, row: list[object]) -> Reading:
-    time_ms, raw, energy_wh, power_w = [check_int("difference", item, -(1 << 62), (1 << 63) - 1) for item in row]
+    time_ms, raw, energy_wh, power_w = [check_int("difference", item, INT_MIN, INT_MAX) for item in row]
     value = int.from_bytes(before.raw, "big") + raw
     width = len(before.raw)
     if not 0 <= value < 1 << (8 * width):
