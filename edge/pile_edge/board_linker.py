@@ -1,0 +1,765 @@
+"""Link a board's modules into one: what a board never runs is left out, and constants stand where they are used.
+
+A board's heap pays for every name, function, class and constant object it imports, used or not (on a 64-bit interpreter,
+code running from ROMFS: 11 bytes for a new name, 16 for each entry of a module's or class's table, 32 for a function,
+160 for a class, 40 for a text of more than 10 characters). This does on the host, on the syntax tree, what a static linker
+does:
+
+1. All modules become one namespace. A name that two modules use for different things gets its module's name in front.
+2. Module-level constants are computed and put where they are used; branches that constants decide are decided.
+3. Functions, classes, methods and values that nothing reachable from the entry points names are left out. Methods are
+   matched by name alone, so everything that might be called stays. Assertions, annotations and docstrings go.
+4. Long texts (messages, mostly) move into one byte string that stays in flash; `_text` cuts them out when needed.
+
+Names stay as they are written, functions keep their order, and `line_map` leads from a line of the result, as a traceback
+from the field shows it, back to the source. What cannot be linked correctly is refused, never guessed.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+from typing import TYPE_CHECKING, Any
+
+from pile_shared.errors import PilechainError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+# A text up to this length is a name to mpy-cross (MICROPY_ALLOC_PARSE_INTERN_STRING_LEN): 11 bytes, shared by all uses.
+_INTERNED_CHARACTERS = 10
+# Shorter ones are formats and separators, used everywhere and often names of the firmware.
+_SHORT_CHARACTERS = 2
+# Dunder methods that only people at a prompt or sets of such objects would need.
+_DROPPED_METHODS = ("__repr__", "__hash__")
+_FUNCTIONS = (ast.FunctionDef, ast.Lambda)
+_COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+_SCALARS = (int, str, bytes, type(None))
+# Names every interpreter here defines; a name that is neither of these nor linked is refused.
+_BUILTINS = frozenset(dir(builtins)) | {"__name__", "__file__"}
+_THIS_MODULE = "_this"
+_TEXT_CALL = "_text"
+_TEXT_SOURCE = """
+def _text(at, length):
+    return str(_TEXTS[at:at + length], "utf8")
+"""
+
+
+class LinkError(PilechainError):
+    """Modules that cannot be linked; the message names module and line."""
+
+    code = "board_link"
+
+
+class Linked:
+    """The result.
+
+    Attributes:
+        source: One module; mpy-cross compiles it.
+        line_map: For each line of `source`, "module:line" it comes from, or "" for lines made here.
+        names: (module, name) -> the name in `source`, of everything that stayed.
+        dropped: "module.name" of what was left out, sorted.
+    """
+
+    def __init__(
+        self, source: str, line_map: list[str], names: dict[tuple[str, str], str], dropped: list[str]
+    ) -> None:
+        self.source = source
+        self.line_map = line_map
+        self.names = names
+        self.dropped = dropped
+
+
+def link(
+    sources: Mapping[str, str], entries: Iterable[str], *, given: Mapping[str, object], pool_texts: bool = True
+) -> Linked:
+    """Link modules.
+
+    Args:
+        sources: Source text by dotted module name, in an order in which each module's needs stand before it.
+        entries: "module:name" of what is used from outside.
+        given: "module:name" -> value of constants known to the target, for instance which interpreter it is.
+        pool_texts: Whether to move long texts to one byte string.
+
+    Raises:
+        LinkError: a module-level statement that is not a definition, an import of a module or name that is not there,
+            a name that nothing defines, or a module that is handled like a value in a way a linker cannot follow.
+    """
+    program = _Program(sources, given)
+    program.resolve()
+    program.inline_constants()
+    program.shake([_split_entry(entry) for entry in entries])
+    return program.emit(pool_texts=pool_texts)
+
+
+def _split_entry(entry: str) -> tuple[str, str]:
+    module, _, name = entry.partition(":")
+    return module, name
+
+
+class _Module:
+    """One module's definitions.
+
+    Attributes:
+        env: what a global name means here: ("global", module, name), ("module", module) or ("extern", statement key).
+        body: the statements that define something, in order.
+    """
+
+    def __init__(self, name: str, tree: ast.Module) -> None:
+        self.name = name
+        self.tree = tree
+        self.env: dict[str, tuple[str, ...]] = {}
+        self.body: list[ast.stmt] = []
+
+
+class _Program:
+    def __init__(self, sources: Mapping[str, str], given: Mapping[str, object]) -> None:
+        self.given = {_split_entry(key): value for key, value in given.items()}
+        self.modules = {name: _Module(name, ast.parse(source)) for name, source in sources.items()}
+        self.externs: dict[tuple[str, str], str] = {}  # (module, attribute or "") -> linked name
+        self.linked: dict[tuple[str, str], str] = {}  # (module, name) -> linked name
+        self.values: set[str] = set()  # modules that are used as a value
+        self.constants: dict[str, Any] = {}  # by linked name
+        self.origin: dict[int, str] = {}  # id of a top-level statement -> module
+        self.dropped: list[str] = []
+        self.body: list[ast.stmt] = []
+        for module in self.modules.values():
+            for statement in module.tree.body:
+                self._take(module, statement)
+        self._choose_names()
+
+    # --- what a module defines
+
+    def _take(self, module: _Module, statement: ast.stmt) -> None:
+        """Sort one module-level statement."""
+        if isinstance(statement, (ast.Import, ast.ImportFrom)):
+            self._take_import(module, statement)
+        elif isinstance(statement, ast.If):
+            for chosen in self._decided(module, statement):
+                self._take(module, chosen)
+        elif isinstance(statement, (ast.FunctionDef, ast.ClassDef)):
+            self._hoist_imports(module, statement)
+            self._define(module, statement.name, statement)
+        elif isinstance(statement, (ast.Assign, ast.AnnAssign)):
+            self._take_assignment(module, statement)
+        elif isinstance(statement, ast.Expr):
+            if not _is_docstring(statement):
+                module.body.append(statement)
+        elif not isinstance(statement, (ast.Assert, ast.Pass)):
+            raise LinkError(f"{module.name}:{statement.lineno}: a board's module defines, imports and calls")
+
+    def _take_assignment(self, module: _Module, statement: ast.Assign | ast.AnnAssign) -> None:
+        value = statement.value
+        targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+        if value is None:
+            return
+        target = targets[0]
+        if len(targets) == 1 and isinstance(target, ast.Name):
+            pairs = [(target, value)]
+        elif len(targets) == 1 and isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
+            pairs = [(name, part) for name, part in zip(target.elts, value.elts, strict=True)]  # type: ignore[misc]
+        else:
+            raise LinkError(f"{module.name}:{statement.lineno}: assign to one name, or a tuple to a tuple of names")
+        for name, part in pairs:
+            if name.id == "__all__":
+                continue
+            if (module.name, name.id) in self.given:
+                part = ast.Constant(self.given[module.name, name.id])  # type: ignore[arg-type] # noqa: PLW2901
+            single = ast.copy_location(ast.Assign([name], part), statement)
+            self._define(module, name.id, single)
+
+    def _define(self, module: _Module, name: str, statement: ast.stmt) -> None:
+        if name in module.env:
+            raise LinkError(f"{module.name}:{statement.lineno}: {name} is defined twice")
+        module.env[name] = ("global", module.name, name)
+        module.body.append(statement)
+
+    def _decided(self, module: _Module, statement: ast.If) -> list[ast.stmt]:
+        """The branch of a module-level `if` that the given constants choose."""
+        test = statement.test
+        if isinstance(test, ast.Compare) and ast.unparse(test) == "__name__ == '__main__'":
+            return []
+        if isinstance(test, ast.Name) and test.id in module.env:
+            _, *key = module.env[test.id]
+            if tuple(key) in self.given:
+                return statement.body if self.given[key[0], key[1]] else statement.orelse
+        raise LinkError(f"{module.name}:{statement.lineno}: the linker is given no value for {ast.unparse(test)}")
+
+    def _hoist_imports(self, module: _Module, definition: ast.stmt) -> None:
+        """An import of one of ours inside a function becomes one of its module; what is imported is here already."""
+        for node in ast.walk(definition):
+            for body in (getattr(node, "body", None), getattr(node, "orelse", None)):
+                if not isinstance(body, list):
+                    continue
+                for index, statement in enumerate(body):
+                    if isinstance(statement, ast.ImportFrom) and self._is_ours(str(statement.module)):
+                        self._take_import(module, statement)
+                        body[index] = ast.copy_location(ast.Pass(), statement)
+
+    def _is_ours(self, name: str) -> bool:
+        return any(known == name or known.startswith(name + ".") for known in self.modules)
+
+    def _take_import(self, module: _Module, statement: ast.Import | ast.ImportFrom) -> None:
+        for alias in statement.names:
+            name = alias.asname or alias.name
+            if isinstance(statement, ast.Import):
+                meaning = ("module", alias.name) if self._is_ours(alias.name) else ("extern", alias.name, "")
+            elif not self._is_ours(str(statement.module)):
+                meaning = ("extern", str(statement.module), alias.name)
+            elif f"{statement.module}.{alias.name}" in self.modules:
+                meaning = ("module", f"{statement.module}.{alias.name}")
+            else:
+                meaning = ("global", str(statement.module), alias.name)
+            if module.env.get(name, meaning) != meaning:
+                raise LinkError(f"{module.name}:{statement.lineno}: {name} means two things")
+            module.env[name] = meaning
+
+    # --- names
+
+    def _choose_names(self) -> None:
+        """Every definition keeps its name, unless an earlier one has it; modules used as values choose first."""
+        for module in self.modules.values():
+            for node in ast.walk(module.tree):
+                if isinstance(node, ast.Call):
+                    used = [*node.args, *[keyword.value for keyword in node.keywords]]
+                    for name in used:
+                        meaning = module.env.get(name.id) if isinstance(name, ast.Name) else None
+                        if meaning is not None and meaning[0] == "module":
+                            self.values.add(meaning[1])
+        taken = {_THIS_MODULE, _TEXT_CALL, "_TEXTS"} | _BUILTINS
+        first = sorted(self.modules.values(), key=lambda module: module.name not in self.values)
+        for module in first:
+            for name, meaning in module.env.items():
+                if meaning[0] == "global" and meaning[1] == module.name:
+                    self.linked[module.name, name] = _free(name, module.name, taken)
+        for module in first:
+            for name, meaning in module.env.items():
+                if meaning[0] == "extern" and meaning[1:] not in self.externs:
+                    self.externs[meaning[1], meaning[2]] = _free(name, module.name, taken)
+        # A module that is used as a value offers what it imported under the same names too.
+        for value in sorted(self.values):
+            self._offer_imports(self.modules[value])
+
+    def _offer_imports(self, module: _Module) -> None:
+        """`port.open_bus` must find what the port imported: every name of such a module is one of the linked module."""
+        for name, meaning in module.env.items():
+            if meaning[0] == "global":
+                found = self._linked_name(module, meaning, 0)
+                if found != name and not name.startswith("_"):
+                    raise LinkError(f"{module.name}: {name} is used as an attribute but linked as {found}")
+
+    def _linked_name(self, module: _Module, meaning: tuple[str, ...], line: int) -> str:
+        """The linked name behind a meaning, through any number of imports."""
+        for _ in range(len(self.modules)):
+            if meaning[0] == "extern":
+                return self.externs[meaning[1], meaning[2]]
+            if meaning[0] == "module":
+                break
+            key = (meaning[1], meaning[2])
+            if key in self.linked:
+                return self.linked[key]
+            source = self.modules.get(meaning[1])
+            if source is None or meaning[2] not in source.env:
+                raise LinkError(f"{module.name}:{line}: there is no {meaning[2]} in {meaning[1]}")
+            meaning = source.env[meaning[2]]
+        self.values.add(meaning[1])
+        return _THIS_MODULE
+
+    def name_of(self, module: _Module, name: str, line: int) -> str | None:
+        """What a global name of a module is called in the result; None if it is a builtin."""
+        meaning = module.env.get(name)
+        if meaning is None:
+            if name not in _BUILTINS:
+                raise LinkError(f"{module.name}:{line}: {name} is not defined")
+            return None
+        return self._linked_name(module, meaning, line)
+
+    def attribute_of(self, module: _Module, name: str, attribute: str, line: int) -> str | None:
+        """What `name.attribute` is called in the result if `name` is one of our modules; None if it is not."""
+        meaning = module.env.get(name)
+        if meaning is None or meaning[0] != "module":
+            return None
+        if attribute == "__file__":
+            return attribute
+        return self._linked_name(module, ("global", meaning[1], attribute), line)
+
+    # --- the steps
+
+    def resolve(self) -> None:
+        """Give every global name its name in the result."""
+        for module in self.modules.values():
+            for statement in module.body:
+                done = _Resolver(self, module).visit(statement)
+                self.origin[id(done)] = module.name
+                self.body.append(done)
+
+    def inline_constants(self) -> None:
+        """Compute constants, put them where they are used, and decide what they decide."""
+        stored = {name for node in self._nodes() if isinstance(node, ast.Global) for name in node.names}
+        counts: dict[str, int] = {}
+        for node in self._nodes():
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
+                counts[node.id] = counts.get(node.id, 0) + 1
+        inliner = _Inliner(self.constants)
+        for index, statement in enumerate(self.body):
+            done = inliner.visit(statement)
+            self.origin[id(done)] = self.origin[id(statement)]
+            self.body[index] = done
+            if isinstance(done, ast.Assign):
+                name = done.targets[0].id  # type: ignore[attr-defined]
+                value = _constant_value(done.value)
+                if name not in stored and (
+                    isinstance(value, _SCALARS) or (isinstance(value, tuple) and counts.get(name, 0) == 1)
+                ):
+                    self.constants[name] = value
+
+    def shake(self, entries: list[tuple[str, str]]) -> None:
+        """Leave out what the entries do not reach."""
+        definitions = {_defined_name(statement): statement for statement in self.body}
+        for key in entries:
+            if key not in self.linked:
+                raise LinkError(f"there is no {key[1]} in {key[0]}")
+        kept = _Reach()
+        kept.names |= {"", *[self.linked[key] for key in entries]}
+        for statement in self.body:
+            if isinstance(statement, ast.Expr):
+                kept.mention(statement)
+        _extend(kept, definitions, self.values, self._value_names())
+        for statement in self.body:
+            name = _defined_name(statement)
+            if name not in kept.names:
+                self.dropped.append(f"{self.origin[id(statement)]}.{name}")
+            elif isinstance(statement, ast.ClassDef):
+                self.dropped += [f"{self.origin[id(statement)]}.{name}.{method}" for method in kept.prune(statement)]
+        self.body = [statement for statement in self.body if _defined_name(statement) in kept.names]
+        self.needs_this = _THIS_MODULE in kept.names
+        self.used_externs = [(key, name) for key, name in self.externs.items() if name in kept.names]
+        self.linked = {key: name for key, name in self.linked.items() if name in kept.names}
+
+    def _value_names(self) -> dict[str, str]:
+        """Attribute -> linked name, for modules used as values."""
+        found = {}
+        for value in sorted(self.values):
+            module = self.modules[value]
+            for name, meaning in module.env.items():
+                if meaning[0] != "module":
+                    found[name] = self._linked_name(module, meaning, 0)
+        return found
+
+    def _nodes(self) -> Iterator[ast.AST]:
+        for statement in self.body:
+            yield from ast.walk(statement)
+
+    def emit(self, *, pool_texts: bool) -> Linked:
+        """Write the module."""
+        head: list[ast.stmt] = []
+        for (module, attribute), name in self.used_externs:
+            alias = ast.alias(attribute or module, None if name == (attribute or module) else name)
+            head.append(ast.ImportFrom(module, [alias], 0) if attribute else ast.Import([alias]))
+        if self.needs_this:
+            head += ast.parse(f"import sys as _sys\n{_THIS_MODULE} = _sys.modules[__name__]").body
+        _share_argument_names(self.body)
+        if pool_texts:
+            texts = _Texts()
+            self._pool(texts)
+            if texts.data:
+                head += [ast.parse(f"_TEXTS = {bytes(texts.data)!r}").body[0], *ast.parse(_TEXT_SOURCE).body]
+        lines: list[str] = []
+        line_map: list[str] = []
+        for statement in [*head, *self.body]:
+            text = ast.unparse(ast.fix_missing_locations(statement))
+            module = self.origin.get(id(statement), "")
+            lines += text.splitlines()
+            line_map += _line_map(text, statement, module)
+        _check_names(lines)
+        return Linked("\n".join(lines) + "\n", line_map, self.linked, sorted(self.dropped))
+
+    def _pool(self, texts: _Texts) -> None:
+        """Move the texts of functions; those of the module and of classes are needed at import, once."""
+        for statement in self.body:
+            for node in list(ast.walk(statement)):
+                if isinstance(node, ast.FunctionDef):
+                    node.body = [texts.visit(part) for part in node.body]
+
+
+def _free(name: str, module: str, taken: set[str]) -> str:
+    """`name`, or with as much of its module in front as makes it new."""
+    parts = module.split(".")
+    found = name
+    while found in taken:
+        if not parts:
+            raise LinkError(f"no name is left for {name} of {module}")
+        found = "_" * name.startswith("_") + parts.pop() + "_" + found.lstrip("_")
+    taken.add(found)
+    return found
+
+
+def _is_docstring(statement: ast.stmt) -> bool:
+    return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+
+
+def _defined_name(statement: ast.stmt) -> str:
+    """The name a module-level statement defines; "" for a call, which stays whatever is reached."""
+    if isinstance(statement, ast.Expr):
+        return ""
+    if isinstance(statement, ast.Assign):
+        return statement.targets[0].id  # type: ignore[attr-defined, no-any-return]
+    return statement.name  # type: ignore[attr-defined, no-any-return]
+
+
+# --- names
+
+
+def _bound(function: ast.AST) -> set[str]:
+    """The names that are local to a function, lambda, comprehension or class body."""
+    found: set[str] = set()
+    outer: set[str] = set()
+    if isinstance(function, _FUNCTIONS):
+        args = function.args
+        every = [*args.posonlyargs, *args.args, *args.kwonlyargs, args.vararg, args.kwarg]
+        found |= {arg.arg for arg in every if arg is not None}
+    parts: list[ast.AST] = (
+        [generator.target for generator in function.generators]
+        if isinstance(function, _COMPREHENSIONS)
+        else list(getattr(function, "body", []))
+        if not isinstance(function, ast.Lambda)
+        else []
+    )
+    while parts:
+        node = parts.pop()
+        if isinstance(node, ast.Name) and isinstance(node.ctx, (ast.Store, ast.Del)):
+            found.add(node.id)
+        elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            found.add(node.name)
+            continue
+        elif isinstance(node, ast.ExceptHandler) and node.name:
+            found.add(node.name)
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            found |= {alias.asname or alias.name for alias in node.names}
+        elif isinstance(node, ast.Global):
+            outer |= set(node.names)
+        elif isinstance(node, (ast.Lambda, *_COMPREHENSIONS)):
+            continue
+        parts.extend(ast.iter_child_nodes(node))
+    return found - outer
+
+
+class _Resolver(ast.NodeTransformer):
+    """Renames global names of one module to linked ones; drops docstrings, annotations and assertions."""
+
+    def __init__(self, program: _Program, module: _Module) -> None:
+        self.program = program
+        self.module = module
+        self.scopes: list[tuple[set[str], bool]] = []  # names, and whether it is a class body
+
+    def _is_local(self, name: str) -> bool:
+        return any(
+            name in names
+            for depth, (names, is_class) in enumerate(self.scopes)
+            if not is_class or depth == len(self.scopes) - 1
+        )
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:  # noqa: N802 - the visitor's protocol
+        if not self._is_local(node.id):
+            node.id = self.program.name_of(self.module, node.id, node.lineno) or node.id
+        return node
+
+    def visit_Attribute(self, node: ast.Attribute) -> ast.AST:  # noqa: N802
+        if isinstance(node.value, ast.Name) and not self._is_local(node.value.id):
+            found = self.program.attribute_of(self.module, node.value.id, node.attr, node.lineno)
+            if found is not None:
+                return ast.copy_location(ast.Name(found, node.ctx), node)
+        return self.generic_visit(node)
+
+    def visit_Global(self, node: ast.Global) -> ast.AST:  # noqa: N802
+        node.names = [self.program.name_of(self.module, name, node.lineno) or name for name in node.names]
+        return node
+
+    def visit_Assert(self, node: ast.Assert) -> ast.AST:  # noqa: N802
+        return ast.copy_location(ast.Pass(), node)
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST | None:  # noqa: N802
+        if node.value is None:
+            return ast.copy_location(ast.Pass(), node)
+        assign = ast.Assign([self.visit(node.target)], self.visit(node.value))
+        return ast.copy_location(assign, node)
+
+    def visit_arg(self, node: ast.arg) -> ast.AST:
+        node.annotation = None
+        return node
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:  # noqa: N802
+        node.returns = None
+        node.decorator_list = [self.visit(part) for part in node.decorator_list]
+        node.args = self.visit(node.args)
+        if not self.scopes:
+            node.name = self.program.linked[self.module.name, node.name]
+        return self._visit_body(node, is_class=False)
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:  # noqa: N802
+        node.bases = [self.visit(part) for part in node.bases]
+        if not self.scopes:
+            node.name = self.program.linked[self.module.name, node.name]
+        return self._visit_body(node, is_class=True)
+
+    def _visit_body(self, node: Any, *, is_class: bool) -> ast.AST:
+        if _is_docstring(node.body[0]):
+            node.body = node.body[1:]
+        self.scopes.append((_bound(node), is_class))
+        body = [self.visit(part) for part in node.body]
+        self.scopes.pop()
+        node.body = [part for part in body if not isinstance(part, ast.Pass)] or [ast.Pass()]
+        return node  # type: ignore[no-any-return]
+
+    def visit_Lambda(self, node: ast.Lambda) -> ast.AST:  # noqa: N802
+        node.args = self.visit(node.args)
+        self.scopes.append((_bound(node), False))
+        node.body = self.visit(node.body)
+        self.scopes.pop()
+        return node
+
+    def _visit_comprehension(self, node: ast.AST) -> ast.AST:
+        self.scopes.append((_bound(node), False))
+        self.generic_visit(node)
+        self.scopes.pop()
+        return node
+
+    visit_ListComp = visit_SetComp = visit_DictComp = visit_GeneratorExp = _visit_comprehension  # noqa: N815
+
+
+# --- constants
+
+
+def _constant_value(node: ast.expr) -> Any:
+    """The value of an expression made of constants only; Ellipsis if it is none."""
+    allowed = (ast.Constant, ast.BinOp, ast.UnaryOp, ast.Tuple, ast.operator, ast.unaryop, ast.Load)
+    probe = node
+    if isinstance(probe, ast.Call) and isinstance(probe.func, ast.Attribute) and not probe.keywords:
+        # The two calls that constants are made with: bytes.fromhex("..") and (number).to_bytes(32, "big").
+        is_fromhex = ast.unparse(probe.func) == "bytes.fromhex"
+        if not is_fromhex and probe.func.attr != "to_bytes":
+            return ...
+        parts = probe.args if is_fromhex else [probe.func.value, *probe.args]
+        if not all(_constant_value(part) is not ... for part in parts):
+            return ...
+    elif not all(isinstance(part, allowed) for part in ast.walk(probe)):
+        return ...
+    code = compile(ast.fix_missing_locations(ast.Expression(node)), "<constant>", "eval")
+    return eval(code, {"__builtins__": {"bytes": bytes}})  # noqa: S307 - constants and operators only, checked above
+
+
+def _constant_node(value: Any) -> ast.expr:
+    if isinstance(value, tuple):
+        return ast.Tuple([_constant_node(item) for item in value], ast.Load())
+    if isinstance(value, int) and not isinstance(value, bool) and value < 0:
+        return ast.UnaryOp(ast.USub(), ast.Constant(-value))
+    return ast.Constant(value)
+
+
+class _Inliner(ast.NodeTransformer):
+    """Puts constants in place and takes the branch they decide."""
+
+    def __init__(self, constants: dict[str, Any]) -> None:
+        self.constants = constants
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:  # noqa: N802 - the visitor's protocol
+        if isinstance(node.ctx, ast.Load) and node.id in self.constants:
+            return ast.copy_location(_constant_node(self.constants[node.id]), node)
+        return node
+
+    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.AST:  # noqa: N802
+        self.generic_visit(node)
+        if isinstance(node.op, ast.Not) and isinstance(node.operand, ast.Constant):
+            return ast.copy_location(ast.Constant(not node.operand.value), node)
+        return node
+
+    def visit_BoolOp(self, node: ast.BoolOp) -> ast.AST:  # noqa: N802
+        self.generic_visit(node)
+        decides = isinstance(node.op, ast.Or)
+        first = node.values[0]
+        if isinstance(first, ast.Constant) and bool(first.value) == decides:
+            return first
+        return node
+
+    def visit_If(self, node: ast.If) -> Any:  # noqa: N802
+        self.generic_visit(node)
+        if isinstance(node.test, ast.Constant):
+            chosen = node.body if node.test.value else node.orelse
+            return chosen or ast.copy_location(ast.Pass(), node)
+        return node
+
+
+# --- reachability
+
+
+class _Reach:
+    """What is reached.
+
+    Attributes:
+        names: linked names. attributes: attribute names that something reached mentions.
+    """
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+        self.attributes: set[str] = set()
+
+    def keeps(self, part: ast.stmt) -> bool:
+        """Whether a statement of a class body stays."""
+        if isinstance(part, ast.FunctionDef):
+            if part.name.startswith("__"):
+                return part.name not in _DROPPED_METHODS
+            return part.name in self.attributes
+        if isinstance(part, ast.Assign):
+            return any(isinstance(target, ast.Name) and target.id in self.attributes for target in part.targets)
+        return True
+
+    def prune(self, statement: ast.ClassDef) -> list[str]:
+        """Take what is not reached out of a class; the names of what went."""
+        gone = [part for part in statement.body if not self.keeps(part)]
+        statement.body = [part for part in statement.body if self.keeps(part)] or [ast.Pass()]
+        return [part.name if isinstance(part, ast.FunctionDef) else ast.unparse(part) for part in gone]
+
+    def mention(self, node: ast.AST) -> bool:
+        """Take in the names in a piece of code; whether any was new."""
+        before = len(self.names) + len(self.attributes)
+        for part in ast.walk(node):
+            if isinstance(part, ast.Name):
+                self.names.add(part.id)
+            elif isinstance(part, ast.Attribute):
+                self.attributes.add(part.attr)
+            elif isinstance(part, ast.Constant) and isinstance(part.value, str) and part.value.isidentifier():
+                self.attributes.add(part.value)  # getattr may ask for it
+        return len(self.names) + len(self.attributes) > before
+
+
+def _extend(reach: _Reach, definitions: dict[str, ast.stmt], values: set[str], value_names: dict[str, str]) -> None:
+    """Add all that can be reached from what is reached."""
+    grew = True
+    while grew:
+        grew = False
+        for name, statement in definitions.items():
+            if name not in reach.names:
+                continue
+            parts: list[ast.AST] = [statement]
+            if isinstance(statement, ast.ClassDef):
+                parts = [*statement.bases, *[part for part in statement.body if reach.keeps(part)]]
+            for part in parts:
+                grew |= reach.mention(part)
+        if values and _THIS_MODULE in reach.names:
+            offered = {linked for name, linked in value_names.items() if name in reach.attributes}
+            grew |= not offered <= reach.names
+            reach.names |= offered
+
+
+# --- argument names
+
+
+def _share_argument_names(body: list[ast.stmt]) -> None:
+    """Give arguments that nobody passes by keyword the same few names: each other name costs the board 11 bytes.
+
+    A name that is also an attribute, a global or a keyword is there anyway and stays.
+    """
+    functions = [node for statement in body for node in ast.walk(statement) if isinstance(node, _FUNCTIONS)]
+    names = set()
+    for statement in body:
+        for node in ast.walk(statement):
+            if isinstance(node, ast.Attribute):
+                names.add(node.attr)
+            elif isinstance(node, ast.keyword) and node.arg:
+                names.add(node.arg)
+            elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+                names.add(node.name)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                names.add(node.value)
+    for function in functions:
+        _rename_arguments(function, names)
+
+
+def _rename_arguments(function: ast.FunctionDef | ast.Lambda, fixed: set[str]) -> None:
+    used = {node.id for node in ast.walk(function) if isinstance(node, ast.Name)}
+    inner = {arg.arg for node in ast.walk(function) if isinstance(node, ast.arguments) for arg in node.args}
+    free = (f"a{number}" for number in range(100))
+    renamed = {}
+    for arg in function.args.args:
+        if arg.arg not in fixed and arg.arg != "self" and not arg.arg.startswith("a0"):
+            renamed[arg.arg] = next(name for name in free if name not in used and name not in inner)
+    for node in ast.walk(function):
+        if isinstance(node, ast.Name) and node.id in renamed:
+            node.id = renamed[node.id]
+        elif isinstance(node, ast.arg) and node.arg in renamed:
+            node.arg = renamed[node.arg]
+
+
+# --- texts and lines
+
+
+class _Texts(ast.NodeTransformer):
+    """Moves long texts into `data`."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+
+    def visit_Constant(self, node: ast.Constant) -> ast.AST:  # noqa: N802 - the visitor's protocol
+        if not isinstance(node.value, str) or not _is_pooled(node.value):
+            return node
+        return self._call(node.value, node)
+
+    def visit_JoinedStr(self, node: ast.JoinedStr) -> ast.AST:  # noqa: N802
+        pattern = ""
+        values = []
+        for part in node.values:
+            if isinstance(part, ast.Constant):
+                pattern += str(part.value).replace("{", "{{").replace("}", "}}")
+            elif isinstance(part, ast.FormattedValue) and part.conversion == -1 and part.format_spec is None:
+                pattern += "{}"
+                values.append(self.visit(part.value))
+            else:
+                return self.generic_visit(node)
+        return ast.copy_location(ast.Call(ast.Attribute(self._call(pattern, node), "format", ast.Load()), values, []), node)
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:  # noqa: N802
+        return node  # has its own turn
+
+    def _call(self, text: str, node: ast.AST) -> ast.expr:
+        raw = text.encode()
+        at = self.data.find(raw)
+        if at < 0:
+            at = len(self.data)
+            self.data += raw
+        call = ast.Call(ast.Name(_TEXT_CALL, ast.Load()), [ast.Constant(at), ast.Constant(len(raw))], [])
+        return ast.copy_location(call, node)
+
+
+def _is_pooled(text: str) -> bool:
+    """Whether a text costs less in the pool: long, or a piece of a message, which is no name of anything else."""
+    return len(text) > _INTERNED_CHARACTERS or (len(text) > _SHORT_CHARACTERS and not text.replace(".", "_").isidentifier())
+
+
+def _line_map(text: str, statement: ast.stmt, module: str) -> list[str]:
+    """Where the lines of `text`, written from `statement`, come from: statement by statement, in the same order."""
+    found = [""] * len(text.splitlines())
+    if not module:
+        return found
+    written = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.stmt)]
+    meant = [node for node in ast.walk(statement) if isinstance(node, ast.stmt)]
+    for there, here in zip(written, meant, strict=True):
+        if hasattr(here, "lineno"):
+            found[there.lineno - 1] = f"{module}:{here.lineno}"
+    return found
+
+
+def _check_names(lines: list[str]) -> None:
+    """Refuse a result that uses a global name it does not define: the check that nothing needed was shaken out."""
+    tree = ast.parse("\n".join(lines))
+    defined = _bound(tree) | _BUILTINS
+
+    def check(node: ast.AST, scopes: list[set[str]]) -> None:
+        inner = scopes
+        if isinstance(node, (*_FUNCTIONS, *_COMPREHENSIONS, ast.ClassDef)):
+            inner = [*scopes, _bound(node)]
+        if isinstance(node, ast.Name) and not any(node.id in scope for scope in inner) and node.id not in defined:
+            raise LinkError(f"{node.id} is used in line {node.lineno} of the linked module but defined nowhere")
+        for child in ast.iter_child_nodes(node):
+            check(child, inner)
+
+    check(tree, [])
