@@ -1,16 +1,36 @@
 """A small chain for tests: named parties with real keys, and short ways to say what they do."""
 
+from collections.abc import Callable
+
+from hypothesis import HealthCheck, settings
+
+from pile_coordinator.chain import accounts
 from pile_coordinator.chain.env import Env
 from pile_coordinator.chain.genesis import Genesis, genesis_from_json
 from pile_coordinator.chain.invariants import check_in_full
-from pile_coordinator.chain.records import Contract, Party, Pile
-from pile_coordinator.chain.state import State
-from pile_coordinator.chain.transactions import Body, sign_transaction
+from pile_coordinator.chain.records import Account, Contract, Party, Pile
+from pile_coordinator.chain.settlement import Statement, decode_statement
+from pile_coordinator.chain.transactions import (
+    AT_MARKET,
+    Body,
+    Confirm,
+    Deposit,
+    List,
+    PlaceBid,
+    RegisterParty,
+    RegisterPile,
+    SubmitProofs,
+    sign_transaction,
+)
 from pile_coordinator.chain.transition import Outcome, apply_block
+from pile_coordinator.engines.engine import CachingVerifier
 from pile_shared import cose
+from pile_shared.codec import decode, encode
 from pile_shared.platform import es256_verify, sha256
-from pile_shared.proof import BEGIN, NO_PREVIOUS, Origin, Proof, proof_hash
+from pile_shared.proof import BEGIN, NO_PREVIOUS, PERIODIC, Origin, Proof, proof_hash
+from pile_shared.proof import END as END_EVENT
 from pile_shared.reading import Reading
+from pile_shared.terms import LEAF_CLOSED, LEAF_SETTLEMENT, Terms
 
 NOW = 1_700_000_000_000
 HOUR = 3_600_000
@@ -38,9 +58,26 @@ PARAMS = {
 }
 
 
+VERIFY = CachingVerifier(es256_verify)
+_KEYS: dict[str, cose.SoftwareSigner] = {}
+
+
+def bounded(examples: int) -> Callable[..., object]:
+    """Hypothesis with a fixed number of examples, the same on every run and machine."""
+    return settings(
+        max_examples=examples,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+
+
 def key(name: str) -> cose.SoftwareSigner:
     """The same key for the same name, always."""
-    return cose.SoftwareSigner(sha256(name.encode()))
+    if name not in _KEYS:
+        _KEYS[name] = cose.SoftwareSigner(sha256(name.encode()))
+    return _KEYS[name]
 
 
 def genesis(**params: object) -> Genesis:
@@ -64,8 +101,9 @@ class World:
     def __init__(self, **params: object) -> None:
         self.genesis = genesis(**params)
         self.chain_id = self.genesis.chain_id
-        self.state: State = self.genesis.state()
-        self.root, _ = self.state.seal()
+        self.state = self.genesis.state()
+        self.rows: dict[bytes, bytes] = {}
+        self.root = self.seal()
         self.height = 0
         self.time_ms = NOW
         self.queue: list[bytes] = []
@@ -74,7 +112,31 @@ class World:
 
     def env(self, time_ms: int | None = None) -> Env:
         height = self.height + 1
-        return Env(self.chain_id, height, time_ms or self.time_ms, sha256(str(height).encode()), es256_verify)
+        return Env(self.chain_id, height, time_ms or self.time_ms, sha256(str(height).encode()), VERIFY)
+
+    def seal(self) -> bytes:
+        """End a block; `rows` is then what a store would hold."""
+        root, changes = self.state.seal()
+        for row_key, value in changes:
+            if value is None:
+                self.rows.pop(row_key, None)
+            else:
+                self.rows[row_key] = value
+        return root
+
+    def raw(self, sender: str, kind: object, values: object, **over: object) -> bytes:
+        """A transaction with any content whatever, well signed by the sender or `signer`."""
+        row = [
+            over.get("chain_id", self.chain_id),
+            kind,
+            sender,
+            over.get("sequence", self.sequences.get(sender, 0) + 1),
+            over.get("valid_until_height", self.height + 100),
+            values,
+        ]
+        return cose.sign1(
+            encode(row), key(str(over.get("signer", sender))), cose.purpose(cose.TRANSACTION, self.chain_id)
+        )
 
     def tx(self, sender: str, body: Body, **over: object) -> bytes:
         sequence = over.get("sequence", self.sequences.get(sender, 0) + 1)
@@ -96,7 +158,7 @@ class World:
         for party in self.state.each(Party):
             self.sequences[party.id] = party.sequence
         self.queue.clear()
-        self.root, _ = self.state.seal()
+        self.root = self.seal()
         self.height += 1
         check_in_full(self.state)
         return outcome
@@ -139,3 +201,118 @@ class World:
         message = proof.sign(key(str(over.get("signer", pile))), self.chain_id)
         self.proofs[pile] = (proof.sequence, proof_hash(message))
         return message
+
+
+class Market(World):
+    """A world with piles of 7 kW in zone north, their owners (pile-1 is owner-1's) and users, all with money."""
+
+    def __init__(
+        self,
+        piles: int = 1,
+        users: int = 1,
+        *,
+        owner_micro: int = 100_000_000,
+        user_micro: int = 1_000_000_000,
+        **params: object,
+    ) -> None:
+        super().__init__(**params)
+        for i in range(1, piles + 1):
+            self.send("operator", RegisterParty(f"owner-{i}", "pile-owner", key(f"owner-{i}").public))
+            self.send("operator", self.pile(f"pile-{i}", f"owner-{i}"))
+        for i in range(1, users + 1):
+            self.send("operator", RegisterParty(f"user-{i}", "ev-owner", key(f"user-{i}").public))
+        for i in range(1, piles + 1):
+            if owner_micro:
+                self.send("grid", Deposit(f"owner-{i}", owner_micro, f"o{i}"))
+        for i in range(1, users + 1):
+            self.send("grid", Deposit(f"user-{i}", user_micro, f"u{i}"))
+        self.ok()
+
+    def pile(self, name: str, owner: str, zone: str = "north", power: int = 7000) -> RegisterPile:
+        return RegisterPile(name, owner, key(name).public, "SDM630", f"meter of {name}", zone, power)
+
+    def offer(
+        self,
+        pile: str = "pile-1",
+        *,
+        energy: int = 20_000,
+        ask: int = AT_MARKET,
+        start: int = NOW,
+        end: int = NOW + 10 * HOUR,
+    ) -> bytes:
+        owner = self.state.get(Pile, pile).owner
+        return self.send(owner, List(pile, start, end, energy, ask))
+
+    def bid(
+        self,
+        user: str = "user-1",
+        *,
+        energy: int = 5000,
+        limit: int = 900_000,
+        market: bool = False,
+        pile: str = "",
+        zone: str = "north",
+        start: int = START,
+        end: int = END,
+        expires: int | None = None,
+    ) -> bytes:
+        last = end if expires is None else expires
+        return self.send(user, PlaceBid(zone, pile, energy, start, end, limit, market, 0 if market else last))
+
+    def signed(self, **bid: object) -> Contract:
+        """The contract of a bid and an offer that meet in one block."""
+        self.offer()
+        self.bid(**bid)  # type: ignore[arg-type]
+        self.ok()
+        return self.contract()
+
+    def terms(self) -> Terms:
+        return self.state.terms_of(self.contract())
+
+    def batch(self, *messages: bytes) -> SubmitProofs:
+        return SubmitProofs(list(messages))
+
+    def submit(self, *messages: bytes, time_ms: int | None = None) -> list[object]:
+        """What became of each proof, handed in as one transaction in one block."""
+        self.send("operator", self.batch(*messages))
+        return list(self.ok(time_ms=time_ms).results[-1].details)
+
+    def begin(
+        self, *, time_ms: int = START + 1000, energy: int = 100_000, pile: str = "pile-1", **over: object
+    ) -> bytes:
+        contract = over.pop("contract", None) or self.contract().id
+        return self.prove(pile, BEGIN, [(time_ms, energy)], contract=contract, **over)
+
+    def periodic(self, time_ms: int, energy: int, *, pile: str = "pile-1", **over: object) -> bytes:
+        contract = over.pop("contract", None) or self.contract().id
+        return self.prove(pile, PERIODIC, [(time_ms, energy)], contract=contract, **over)
+
+    def end(self, time_ms: int, energy: int, reason: int, *, pile: str = "pile-1", **over: object) -> bytes:
+        contract = over.pop("contract", None) or self.contract().id
+        return self.prove(pile, END_EVENT, [(time_ms, energy)], contract=contract, reason=reason, **over)
+
+    def confirm(self, *parties: str) -> None:
+        """Queue confirmations of the one contract's settlement."""
+        contract = self.contract()
+        digest = decode_statement(contract.statement).digest()
+        for party in parties:
+            self.send(party, Confirm(contract.id, digest))
+
+    def holds(self) -> dict[str, int]:
+        """Escrows and bonds that are not empty."""
+        names = [a.name for a in self.state.each(Account)]
+        return {n: self.state.balance_micro(n) for n in names if accounts.kind_of(n) in "EB"}
+
+
+def closings(outcome: Outcome) -> list[str]:
+    """How the orders and contracts that a block closed ended."""
+    return [leaf[2] for leaf in map(leaf_of, outcome.leaves) if leaf[0] == LEAF_CLOSED]
+
+
+def statements(outcome: Outcome) -> list[Statement]:
+    """The settlements a block wrote down."""
+    return [decode_statement(leaf[1]) for leaf in map(leaf_of, outcome.leaves) if leaf[0] == LEAF_SETTLEMENT]
+
+
+def leaf_of(leaf: bytes) -> list:  # type: ignore[type-arg]
+    return decode(leaf, 1 << 20)  # type: ignore[return-value]
