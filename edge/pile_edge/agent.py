@@ -8,12 +8,12 @@ proof is durable before it is published or acted upon. Whatever talks to hardwar
 """
 
 from pile_edge.clock import Clock
-from pile_edge.config import Config
 from pile_edge.control import open_control
 from pile_edge.journal import Journal
 from pile_edge.light import LightClient
 from pile_edge.meters.decode import MeterError, MeterReader
 from pile_edge.session import CLOSE, IDLE, OPEN, PHASE_NAMES, PROVE, SAVE, Session, SessionError, contract_of
+from pile_edge.settings import Settings
 from pile_shared import cose
 from pile_shared.codec import array, decode, encode
 from pile_shared.errors import BusError, JournalError, PilechainError, SignatureError
@@ -43,7 +43,7 @@ class Agent:
         session: the state machine. journal: the proofs. link: the connection. refused: bad messages, by error code.
     """
 
-    def __init__(self, config: Config, port, link=None) -> None:  # type: ignore[no-untyped-def] # noqa: ANN001
+    def __init__(self, config: Settings, port, link=None) -> None:  # type: ignore[no-untyped-def] # noqa: ANN001
         """Open everything, contactor first, and go on where the journal says a restart interrupted it.
 
         Args:

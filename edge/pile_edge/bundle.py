@@ -14,6 +14,7 @@ from pathlib import Path
 import pile_edge
 import pile_shared
 from pile_edge.meters.catalogue import board_profile, profile_ids, profile_mapping
+from pile_shared import p256
 from pile_shared.errors import ConfigError
 
 # Module files relative to the packages' parent folders, without the suffix; in import order, to read what needs what.
@@ -44,6 +45,7 @@ BOARD_MODULES = (
     "pile_edge/mqtt",
     "pile_edge/signers/__init__",
     "pile_edge/signers/file",
+    "pile_edge/settings",
     "pile_edge/config",
     "pile_edge/agent",
     "pile_edge/ports/__init__",
@@ -79,7 +81,8 @@ def build_bundle(destination: Path, *, optimise: int = 2) -> list[Path]:
             a traceback from the field; that saves 2 % of the heap.
 
     Returns:
-        The files written, sorted: `pile_shared/*.mpy`, `pile_edge/**/*.mpy`, `pile_edge/meters/profiles/*.json`.
+        The files written, sorted: `pile_shared/*.mpy`, `pile_shared/p256.bin`,
+        `pile_edge/**/*.mpy`, `pile_edge/meters/profiles/*.json`.
 
     Raises:
         ConfigError: `mpy_cross_missing`, there is no compiler; `mpy_cross`, it refuses a module.
@@ -96,7 +99,9 @@ def build_bundle(destination: Path, *, optimise: int = 2) -> list[Path]:
         _compile(compiler, module, destination, optimise) for module in BOARD_MODULES if _source(module).exists()
     ]
     written += [_write_profile(profile_id, destination) for profile_id in profile_ids()]
-    return sorted(written)
+    table = destination / "pile_shared/p256.bin"
+    table.write_bytes(p256.comb_table())  # in ROMFS it is used where it lies: 4 kB of heap that need not be
+    return sorted([*written, table])
 
 
 def build_romfs(bundle: Path) -> bytes:

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pile_edge.config import Config
 from pile_edge.config_file import compile_config, load_config
 from pile_shared.errors import PilechainError
 from pile_shared.platform import sha256
@@ -121,7 +120,7 @@ def _read(options: argparse.Namespace) -> int:
     from pile_edge.meters.decode import MeterReader
     from pile_edge.ports import cpython as port
 
-    config: Config = load_config(options.config)
+    config = load_config(options.config)
     bus = port.open_bus(config.bus)
     try:
         sample = MeterReader(bus, config.profile, config.unit).read()

@@ -19,6 +19,7 @@ from pile_edge.meters.decode import load_profile
 from pile_edge.modbus import BusSpec, config_int, config_text
 from pile_edge.mqtt import check_spec
 from pile_edge.session import Timing
+from pile_edge.settings import Settings
 from pile_shared.certificate import validators_from
 from pile_shared.errors import ConfigError, PilechainError
 from pile_shared.units import MAX_POWER_W, MAX_TIME_MS, check_id, check_text
@@ -55,54 +56,55 @@ _SECTIONS = {
 }
 
 
-class Config:
-    """The values the agent runs by, each checked.
+def check_config(mapping: object, folder: str) -> Settings:
+    """The settings in a mapping; `folder` is what relative paths start from.
 
-    Attributes:
-        chain_id, pile_id, signer, mqtt, control: as in the mapping, paths resolved. validators: of the pinned set.
-        bus: the section, its gap and timeout raised to what the meter needs. profile: of the meter. unit: its bus address.
-        meter_serial: text. rated_power_w: the most that can flow. timing: Timing. rate, origin_ms: of the clock.
-        journal_path, journal_capacity_bytes, journal_segment_bytes: the journal.
+    Raises:
+        ConfigError: naming the key and the expected form.
     """
+    if not isinstance(mapping, dict):
+        raise ConfigError("configuration must be a mapping")
+    _check_keys(mapping, "", _REQUIRED + ("timing", "clock"))  # noqa: RUF005 - as above
+    for key in _REQUIRED:
+        if key not in mapping:
+            raise ConfigError(key + " is missing")
+    sections = {name: _section(mapping, name) for name in _SECTIONS}
+    settings = Settings()
+    settings.chain_id = _id(mapping, "chain_id")
+    settings.pile_id = _id(mapping, "pile_id")
+    settings.signer = _signer(mapping, folder)
+    settings.validators = _validators(mapping["validators"])
+    settings.mqtt = _mqtt(sections["mqtt"], folder)
+    settings.control = sections["control"]
+    _take_meter(settings, sections["meter"], sections["bus"])
+    settings.timing = _timing(sections["timing"])
+    settings.rate = config_int(sections["clock"], "clock.rate", 1, MAX_RATE, 1)
+    settings.origin_ms = config_int(sections["clock"], "clock.origin_ms", 0, MAX_TIME_MS, 0)
+    _take_journal(settings, sections["journal"], folder)
+    return settings
 
-    def __init__(self, mapping: object, folder: str) -> None:
-        """Check a mapping; `folder` is what relative paths start from. ConfigError names the key and the expected form."""
-        if not isinstance(mapping, dict):
-            raise ConfigError("configuration must be a mapping")
-        _check_keys(mapping, "", _REQUIRED + ("timing", "clock"))  # noqa: RUF005 - as above
-        for key in _REQUIRED:
-            if key not in mapping:
-                raise ConfigError(key + " is missing")
-        sections = {name: _section(mapping, name) for name in _SECTIONS}
-        self.chain_id = _id(mapping, "chain_id")
-        self.pile_id = _id(mapping, "pile_id")
-        self.signer = _signer(mapping, folder)
-        self.validators = _validators(mapping["validators"])
-        self.mqtt = _mqtt(sections["mqtt"], folder)
-        self.control = sections["control"]
-        self._take_meter(sections["meter"], sections["bus"])
-        self.timing = _timing(sections["timing"])
-        self.rate = config_int(sections["clock"], "clock.rate", 1, MAX_RATE, 1)
-        self.origin_ms = config_int(sections["clock"], "clock.origin_ms", 0, MAX_TIME_MS, 0)
-        journal = sections["journal"]
-        self.journal_path = resolve(folder, config_text(journal, "journal.path", 255))
-        self.journal_segment_bytes = config_int(journal, "journal.segment_bytes", 2062, 1 << 24, 16384)
-        self.journal_capacity_bytes = config_int(
-            journal, "journal.capacity_bytes", 4 * self.journal_segment_bytes, 1 << 32, 16 * self.journal_segment_bytes
-        )
 
-    def _take_meter(self, meter: dict, bus: dict) -> None:  # type: ignore[type-arg]
-        self.profile = load_profile(meter.get("profile"))
-        self.unit = config_int(meter, "meter.unit", 1, 247)
-        self.rated_power_w = config_int(meter, "meter.rated_power_w", 1, MAX_POWER_W)
-        try:
-            self.meter_serial = check_text("meter.serial", meter.get("serial"), 32)
-        except PilechainError as error:
-            raise ConfigError(error.message)
-        spec = BusSpec(bus)
-        bus["gap_ms"] = max(spec.gap_ms, self.profile.min_gap_ms)
-        bus["timeout_ms"] = max(config_int(bus, "bus.timeout_ms", 10, 60_000, 10), self.profile.timeout_ms)
-        self.bus = bus
+def _take_meter(settings: Settings, meter: dict, bus: dict) -> None:  # type: ignore[type-arg]
+    settings.profile = load_profile(meter.get("profile"))
+    settings.unit = config_int(meter, "meter.unit", 1, 247)
+    settings.rated_power_w = config_int(meter, "meter.rated_power_w", 1, MAX_POWER_W)
+    try:
+        settings.meter_serial = check_text("meter.serial", meter.get("serial"), 32)
+    except PilechainError as error:
+        raise ConfigError(error.message)
+    spec = BusSpec(bus)
+    bus["gap_ms"] = max(spec.gap_ms, settings.profile.min_gap_ms)
+    bus["timeout_ms"] = max(config_int(bus, "bus.timeout_ms", 10, 60_000, 10), settings.profile.timeout_ms)
+    settings.bus = bus
+
+
+def _take_journal(settings: Settings, journal: dict, folder: str) -> None:  # type: ignore[type-arg]
+    settings.journal_path = resolve(folder, config_text(journal, "journal.path", 255))
+    segment_bytes = config_int(journal, "journal.segment_bytes", 2062, 1 << 24, 16384)
+    settings.journal_segment_bytes = segment_bytes
+    settings.journal_capacity_bytes = config_int(
+        journal, "journal.capacity_bytes", 4 * segment_bytes, 1 << 32, 16 * segment_bytes
+    )
 
 
 def resolve(folder: str, path: str) -> str:

@@ -4,13 +4,14 @@ import os
 import tomllib
 from pathlib import Path
 
-from pile_edge.config import MAX_CONFIG_BYTES, Config
+from pile_edge.config import MAX_CONFIG_BYTES, check_config
 from pile_edge.meters.catalogue import board_profile, profile_mapping
+from pile_edge.settings import Settings
 from pile_shared.codec import decode, encode
 from pile_shared.errors import ConfigError, PilechainError
 
 
-def load_config(path: Path) -> Config:
+def load_config(path: Path) -> Settings:
     """The checked configuration in a TOML file, or in a CBOR file made by `compile_config`.
 
     Raises:
@@ -58,9 +59,9 @@ def compile_config(source: Path, target: Path) -> int:
     return len(data)
 
 
-def _checked(path: Path, mapping: dict[str, object]) -> Config:
+def _checked(path: Path, mapping: dict[str, object]) -> Settings:
     try:
-        return Config(mapping, os.path.dirname(path))
+        return check_config(mapping, os.path.dirname(path))
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
 

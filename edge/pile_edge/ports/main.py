@@ -3,13 +3,18 @@
 A board's own main.py is two lines: `from pile_edge.ports.main import main` and `main(["config.cbor", "run"])`; the
 unix build runs `micropython -m pile_edge.ports.main config.cbor run`.
 """
-# ruff: noqa: ANN001, ANN201 - nothing checks types here: it imports the MicroPython port
+# ruff: noqa: ANN001, ANN201, E402 - nothing checks types here: it imports the MicroPython port
 
 import gc
+
+# Before all else: what importing leaves behind is swept up at once, so that the code lies close together.
+gc.threshold(2048)
+
+import os
 import sys
 from binascii import hexlify
 
-from pile_edge.config import MAX_CONFIG_BYTES, Config
+import pile_edge
 from pile_edge.ports import micropython as port
 from pile_shared.codec import decode
 from pile_shared.errors import PilechainError
@@ -19,10 +24,17 @@ USAGE = "usage: main config.cbor run|key"
 
 
 def load(path):
-    """The configuration in a CBOR file made by `pile-edge compile-config`."""
+    """The settings in a CBOR file made by `pile-edge compile-config`."""
+    from pile_edge.config import MAX_CONFIG_BYTES, check_config
+
+    size_bytes = os.stat(path)[6]  # read(n) takes n bytes of heap, however short the file
     with open(path, "rb") as file:
-        data = file.read(MAX_CONFIG_BYTES + 1)
-    return Config(decode(data, MAX_CONFIG_BYTES), path.rpartition("/")[0])
+        data = file.read(min(size_bytes, MAX_CONFIG_BYTES + 1))
+    settings = check_config(decode(data, MAX_CONFIG_BYTES), path.rpartition("/")[0])
+    # It is not needed again, and 2 kB of a heap of 64 are many.
+    del sys.modules["pile_edge.config"]
+    del pile_edge.config
+    return settings
 
 
 def show_key(config):
@@ -35,7 +47,6 @@ def show_key(config):
 
 def run(config):
     """Run the agent until power is lost or an error that only a restart can mend."""
-    gc.collect()
     from pile_edge.agent import Agent
 
     port.synchronise()
@@ -48,8 +59,8 @@ def main(arguments):
         print(USAGE)
         return 2
     try:
+        port.load_curve_table()
         config = load(arguments[0])
-        gc.collect()
         if arguments[1] == "key":
             show_key(config)
         else:

@@ -12,11 +12,13 @@ from pile_edge.ports.micropython_bus import open_bus
 from pile_edge.ports.micropython_link import Link
 from pile_edge.ports.micropython_storage import Storage
 from pile_edge.signers import open_signer
+from pile_shared.p256 import load_comb_table
 from pile_shared.reading import TIME_INFORMATIVE, TIME_SYNCHRONISED, TIME_UNKNOWN
 
 _EPOCH_OFFSET_MS = 946_684_800_000 if time.gmtime(0)[0] == 2000 else 0
 _SET_AFTER_MS = 1_735_689_600_000  # 2025: a clock before this has never been set
 _PIECE_BYTES = 256
+COMB_BYTES = 4032
 
 _clock = {"synchronised": False}
 
@@ -45,6 +47,15 @@ def synchronise():
     return _clock["synchronised"]
 
 
+def load_curve_table():
+    """Take the table for P-256 from the bundle, in ROMFS without a copy; without the file it is computed when needed."""
+    try:
+        with open(pile_shared.__file__.rsplit("/", 1)[0] + "/p256.bin", "rb") as file:
+            load_comb_table(memoryview(file) if pile_shared.__file__.startswith("/rom/") else file.read(COMB_BYTES))
+    except OSError:
+        log("no table for P-256: computing it")
+
+
 def log(text):
     """One line to stdout."""
     print(text)
@@ -57,8 +68,9 @@ def firmware_hash():
     """SHA-256 over the bundle's files, by path."""
     root = pile_shared.__file__.rsplit("/", 2)[0]
     digest = hashlib.sha256()
-    for folder in ("pile_edge", "pile_shared"):
-        _hash_folder(digest, root, folder)
+    for folder in sorted(os.listdir(root)):
+        if folder.startswith("pile_"):  # the packages, or the one they were linked into
+            _hash_folder(digest, root, folder)
     return digest.digest()
 
 
