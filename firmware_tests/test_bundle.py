@@ -129,7 +129,7 @@ def test_nothing_but_modules_and_data_and_no_path_of_this_machine(bundle):
     root = str(Path(bundling.__file__).parent.parent.parent).encode()
     for path in bundle.rglob("*"):
         if path.is_file():
-            assert path.suffix in {".mpy", ".json"}
+            assert path.suffix in {".mpy", ".json", ".bin"}
             assert root not in path.read_bytes()
 
 

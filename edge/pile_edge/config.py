@@ -15,6 +15,7 @@ A board reads the mapping from CBOR; there `public` is bytes and `profile` is th
 reads TOML, where they are hexadecimal text and an id. Relative paths are relative to the configuration's folder.
 """
 
+from pile_edge.control import open_control
 from pile_edge.meters.decode import load_profile
 from pile_edge.modbus import BusSpec, config_int, config_text
 from pile_edge.mqtt import check_spec
@@ -76,6 +77,7 @@ def check_config(mapping: object, folder: str) -> Settings:
     settings.validators = _validators(mapping["validators"])
     settings.mqtt = _mqtt(sections["mqtt"], folder)
     settings.control = sections["control"]
+    open_control(settings.control, None)  # type: ignore[arg-type] # for its checks: it asks nothing of the bus yet
     _take_meter(settings, sections["meter"], sections["bus"])
     settings.timing = _timing(sections["timing"])
     settings.rate = config_int(sections["clock"], "clock.rate", 1, MAX_RATE, 1)
