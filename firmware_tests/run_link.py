@@ -1,4 +1,4 @@
-"""Runs under MicroPython: the real link, echoing what comes on "down" to "up" until it reads b"quit".
+"""Runs under MicroPython: the real link, echoing what comes on "down" to "up" until it reads b"quit" or b"die".
 
 argv: host, port, and for TLS the paths of ca, cert and key (DER). What could not be published yet is kept here, as the
 journal would keep it.
@@ -31,10 +31,12 @@ def echo(link):
         polls_left -= 1
         for _, payload in link.poll(20):
             kept.append(payload)
-        while kept and kept[0] != b"quit" and link.publish("up", kept[0]):
+        while kept and kept[0] not in (b"quit", b"die") and link.publish("up", kept[0]):
             kept.pop(0)
         if link.last_error is not None and repr(link.last_error) not in errors:
             errors.append(repr(link.last_error))
+        if kept == [b"die"]:
+            sys.exit()  # without a goodbye
         if kept == [b"quit"] and not link.inflight:
             return errors
     raise RuntimeError("nobody said quit: " + str(errors))

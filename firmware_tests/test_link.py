@@ -109,9 +109,11 @@ def test_a_silent_line_is_kept_alive_and_a_dead_board_leaves_its_will(tmp_path, 
         wait_until_subscribed(broker, peer)
         # The keepalive is 4 s: without pings the broker would end the connection after 6.
         peer.wait_for(lambda: broker.log.count("Received PINGREQ from board") >= 4)
+        assert broker.log.count("New client connected from") == 2
         assert peer.statuses == []
-        peer.send(b"quit")
-        assert figures(running.result().stdout)["errors"] == "[]"
+        peer.send(b"die")
+        peer.wait_for(lambda: peer.statuses == [b"died"])
+        assert running.result().returncode == 0
 
 
 def test_tls_with_client_certificate(tmp_path, board):

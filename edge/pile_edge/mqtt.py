@@ -35,7 +35,6 @@ ACK_TIMEOUT_MS = 30_000  # a broker that answers pings but acknowledges nothing 
 _CHUNK_BYTES = 512
 # Out of memory for a message counts as a fault: dropping the connection frees its buffers, the broker sends it again.
 _FAULTS = (OSError, LinkError, MemoryError)
-_SPEC_KEYS = ("host", "port", "username", "password", "tls", "keepalive_s")
 
 
 def check_spec(spec: dict) -> None:  # type: ignore[type-arg] # decoded JSON
@@ -44,22 +43,21 @@ def check_spec(spec: dict) -> None:  # type: ignore[type-arg] # decoded JSON
     Raises:
         ConfigError: Naming the key and what it must be.
     """
-    for key in spec:
-        if key not in _SPEC_KEYS:
-            raise ConfigError("link." + str(key) + " is unknown")
-    if not isinstance(spec.get("host"), str) or not 0 < len(spec["host"]) < 256:
-        raise ConfigError("link.host must be a name or an address")
-    for key, default, most in (("port", 0, 65535), ("keepalive_s", 60, 3600)):
-        if not isinstance(spec.get(key, default), int) or not 1 <= spec.get(key, default) <= most:
-            raise ConfigError("link.{} must be 1 to {}".format(key, most))
-    for key in ("username", "password"):
-        if not isinstance(spec.get(key, ""), str) or (key in spec and "username" not in spec):
-            raise ConfigError("link.{} must be text, and a password needs a username".format(key))
-    tls = spec.get("tls")
-    if tls is None:
-        return
-    if not isinstance(tls, dict) or "ca" not in tls or sorted(tls) not in (["ca"], ["ca", "cert", "key"]):
+    tls = spec.get("tls", {"ca": ""})
+    if not isinstance(tls, dict) or sorted(tls) not in (["ca"], ["ca", "cert", "key"]):
         raise ConfigError("link.tls must name the files ca, or ca, cert and key")
+    if "password" in spec and "username" not in spec:
+        raise ConfigError("link.password needs link.username")
+    for key in ["host", "port"] + list(spec):  # noqa: RUF005 - MicroPython has no * in displays
+        value = spec.get(key)
+        most = {"port": 65535, "keepalive_s": 3600}.get(key)
+        if most is not None:
+            if not isinstance(value, int) or not 1 <= value <= most:
+                raise ConfigError("link.{} must be 1 to {}".format(key, most))
+        elif key not in ("host", "username", "password", "tls"):
+            raise ConfigError("link.{} is unknown".format(key))
+        elif key != "tls" and (not isinstance(value, str) or not 0 < len(value) < 256):
+            raise ConfigError("link.{} must be text of 1 to 255 characters".format(key))
 
 
 def _field(value: str | bytes) -> bytes:
@@ -123,17 +121,12 @@ class PacketReader:
     """Puts packets together from whatever pieces arrive, never holding more than one message of the largest size."""
 
     def __init__(self) -> None:
-        self._header = bytearray()
+        self.header = bytearray()  # not empty: a packet has begun
         self._body = bytearray()
         self._filled = 0
         self._missing_bytes = -1  # of the body; -1 while the header is not complete
         self.taken_bytes = 0  # ever; when it stands still, so does the connection
         self.oversized = False  # the packet just returned was too large: its body holds only the beginning
-
-    @property
-    def is_partial(self) -> bool:
-        """Whether a packet has begun and not ended."""
-        return len(self._header) > 0
 
     def read(self, read) -> tuple[int, bytearray] | None:  # type: ignore[no-untyped-def] # noqa: ANN001 - a callable
         """The next packet as (first byte, body), or None if it is not all there yet.
@@ -149,11 +142,11 @@ class PacketReader:
             data = self._take(read, 1)
             if data is None:
                 return None
-            self._header.append(data[0])
-            if len(self._header) > 1 and self._header[-1] < 128:
+            self.header.append(data[0])
+            if len(self.header) > 1 and self.header[-1] < 128:
                 self._begin_body()
-            elif len(self._header) == 5:
-                raise LinkError("packet length of more than 4 bytes", "protocol")
+            elif len(self.header) == 5:
+                raise LinkError("packet too long", "protocol")
         while self._missing_bytes:
             data = self._take(read, min(self._missing_bytes, _CHUNK_BYTES))
             if data is None:
@@ -163,20 +156,20 @@ class PacketReader:
             if room > 0:
                 self._body[self._filled : self._filled + len(data)] = data[:room] if len(data) > room else data
             self._filled += len(data)
-        packet = self._header[0], self._body
-        self._header, self._body, self._missing_bytes, self._filled = bytearray(), bytearray(), -1, 0
+        packet = self.header[0], self._body
+        self.header, self._body, self._missing_bytes, self._filled = bytearray(), bytearray(), -1, 0
         return packet
 
     def _begin_body(self) -> None:
         length = 0
-        for i in range(1, len(self._header)):
-            length |= (self._header[i] & 127) << 7 * (i - 1)
+        for i in range(1, len(self.header)):
+            length |= (self.header[i] & 127) << 7 * (i - 1)
         self.oversized = length > MESSAGE_MAX_BYTES
         # Of an oversized message only what holds topic and packet id is kept.
         self._body = bytearray(TOPIC_MAX_BYTES + 4 if self.oversized else length)
         self._missing_bytes = length
-        if self.oversized and self._header[0] >> 4 != 3:
-            raise LinkError("oversized packet that is no PUBLISH", "protocol")
+        if self.oversized and self.header[0] >> 4 != 3:
+            raise LinkError("packet too long", "protocol")
 
     def _take(self, read, limit: int) -> bytes | None:  # type: ignore[no-untyped-def] # noqa: ANN001
         data: bytes | None = read(limit)
@@ -255,7 +248,7 @@ class Client:
             BoundsError: Topic over 256 bytes or payload over 8 KiB.
         """
         if len(payload) > MESSAGE_MAX_BYTES or not 0 < len(topic.encode()) <= TOPIC_MAX_BYTES:
-            raise BoundsError("topic of 1 to 256 bytes and payload of at most 8192 bytes")
+            raise BoundsError("topic or payload too long")
         if not self.connected or len(self._window) >= WINDOW:
             return False
         packet_id = self._next_packet_id()
@@ -270,11 +263,11 @@ class Client:
 
     def close(self) -> None:
         """Say goodbye, so that the broker does not publish the will [3.14], and close."""
-        try:
-            if self.connected:
+        if self.connected:
+            try:
                 self._send(b"\xe0\x00")
-        except _FAULTS as error:
-            self.last_error = error
+            except _FAULTS as error:
+                self.last_error = error
         self._drop_transport()
 
     # --- one connection
@@ -335,7 +328,7 @@ class Client:
 
     def _keep_alive(self) -> None:
         now_ms = self._port.now_ms()
-        if (self._awaits_answer or self._reader.is_partial) and now_ms - self._heard_ms > ANSWER_TIMEOUT_MS:
+        if (self._awaits_answer or self._reader.header) and now_ms - self._heard_ms > ANSWER_TIMEOUT_MS:
             raise LinkError("no answer", "timeout")
         if self.connected and self._window and now_ms - self._window_ms > ACK_TIMEOUT_MS:
             raise LinkError("no PUBACK", "timeout")
@@ -356,7 +349,7 @@ class Client:
     def _handle(self, first: int, body: bytearray) -> None:
         kind = first >> 4
         if (kind == 2) is self.connected:
-            raise LinkError("CONNACK must come first and once", "protocol")
+            raise LinkError("unexpected packet", "protocol")
         if kind == 3:
             self._on_publish(first, body)
         elif kind == 2 and len(body) == 2:
@@ -368,11 +361,11 @@ class Client:
         elif kind == 9 and len(body) == 2 + len(self._subscriptions):
             self._on_suback(body)
         elif first != 0xD0 or body:
-            raise LinkError("unexpected packet {:02x}".format(first), "protocol")
+            raise LinkError("unexpected packet", "protocol")
 
     def _on_connack(self, body: bytearray) -> None:
         if body[1]:
-            raise LinkError("broker refuses: code {} [3.2.2.3]".format(body[1]), "refused")
+            raise LinkError("broker refuses: code {}".format(body[1]), "refused")
         self.connected = True
         if not self._is_subscribed or (self._subscriptions and not body[0] & 1):
             self._is_subscribed = False
