@@ -34,6 +34,7 @@ class State:
         self._changed: dict[tuple[type[Record], Key], None] = {}
         self._tree = StateTree()
         self._deadlines: list[tuple[int, bytes]] = []
+        self._scheduled: set[tuple[int, bytes]] = set()  # what stands in `_deadlines`, once each
         self._by_pile: dict[str, dict[bytes, None]] = {}
         self._terms: dict[bytes, Terms] = {}
         self.totals: dict[str, int] = {}
@@ -78,6 +79,7 @@ class State:
         """Contracts and bids whose deadline has passed, earliest first, ties by id. Each is given until it has moved on."""
         while self._deadlines and self._deadlines[0][0] <= time_ms:
             deadline_ms, key = heapq.heappop(self._deadlines)
+            self._scheduled.discard((deadline_ms, key))
             contract = self.find(Contract, key)
             if contract is not None and contract.deadline_ms == deadline_ms:
                 yield contract
@@ -129,7 +131,7 @@ class State:
         elif kind is Contract:
             self._index_contract(cast("bytes", key), cast("Contract | None", after))
         elif kind is Bid and after is not None:
-            heapq.heappush(self._deadlines, (cast("Bid", after).expires_ms, cast("bytes", key)))
+            self._schedule(cast("Bid", after).expires_ms, cast("bytes", key))
 
     def _add_to_totals(self, account: str, before: Record | None, after: Record | None) -> None:
         change = (cast("Account", after).balance_micro if after else 0) - (
@@ -146,7 +148,13 @@ class State:
             return
         terms = self.terms_of(after)
         self._by_pile.setdefault(terms.pile, {})[key] = None
-        heapq.heappush(self._deadlines, (after.deadline_ms, key))
+        self._schedule(after.deadline_ms, key)
+
+    def _schedule(self, deadline_ms: int, key: bytes) -> None:
+        """Note a deadline. A charging contract is put again with every proof; its deadline stands here once."""
+        if (deadline_ms, key) not in self._scheduled:
+            self._scheduled.add((deadline_ms, key))
+            heapq.heappush(self._deadlines, (deadline_ms, key))
 
     # --- sealing a block -----------------------------------------------------------------------------------------
 

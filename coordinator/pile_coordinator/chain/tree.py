@@ -26,10 +26,11 @@ class StateTree:
 
     def __init__(self) -> None:
         self._buckets: list[dict[bytes, bytes]] = [{} for _ in range(BUCKETS)]
-        self._nodes = [b""] * (2 * BUCKETS)
-        empty = sha256(b"").digest()
-        for i in range(2 * BUCKETS - 1, 0, -1):
-            self._nodes[i] = empty if i >= BUCKETS else self._node(i)
+        hash_of_level, width = sha256(b"").digest(), BUCKETS
+        self._nodes = [hash_of_level] * (2 * BUCKETS)
+        while width > 1:  # an empty tree has one hash a level
+            hash_of_level, width = sha256(b"\x01" + hash_of_level + hash_of_level).digest(), width // 2
+            self._nodes[width : 2 * width] = [hash_of_level] * width
 
     def _node(self, i: int) -> bytes:
         return sha256(b"\x01" + self._nodes[2 * i] + self._nodes[2 * i + 1]).digest()
