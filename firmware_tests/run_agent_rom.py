@@ -2,6 +2,7 @@
 
 Arguments: image, then those of pile_edge.ports.main. The image itself stands for flash: the test adds its size to the heap.
 """
+# ruff: noqa: PTH123 - MicroPython has no pathlib
 
 import sys
 

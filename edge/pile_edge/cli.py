@@ -60,6 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except PilechainError as error:
         print(f"pile-edge: {error}", file=sys.stderr)
         return EXIT_CONFIG if error.code == "config" else EXIT_FAILED
+    except OSError as error:
+        print(f"pile-edge: {error}", file=sys.stderr)
+        return EXIT_FAILED
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -49,19 +49,18 @@ class LightClient:
             CodecError, BoundsError: not the wire form.
         """
         inclusion = decode_inclusion(message)
+        self.verify(inclusion)  # before the leaf is taken apart: a board has no room for both at once
         row = decode(inclusion.leaf, MAX_SMALL_LEAF_BYTES)
         if isinstance(row, list) and row and row[0] == LEAF_CLOSED:
             _, contract_id, outcome = array(row, 3)
             check_bytes("contract", contract_id, 32, 32)
             check_text("outcome", outcome, 32)
-            self.verify(inclusion)
             return None, contract_id, outcome
         kind, encoded = array(row, 2)
         if kind != LEAF_CONTRACT or isinstance(kind, bool) or not isinstance(encoded, bytes):
             raise CertificateError("neither a contract nor the end of one", "leaf")
         terms = decode_terms(encoded)
         self._check_ours(terms)
-        self.verify(inclusion)
         return terms, terms.contract_id(), ""
 
     def open_receipt(self, message: bytes, after: int) -> tuple[int, bytes] | None:

@@ -172,3 +172,47 @@ def test_dry_run_prints_proofs_and_publishes_none(case):
     with start_agent(case.write_config()):  # what the dry run proved is part of the chain and comes now
         case.coordinator.wait(has_event(p.HEARTBEAT))
     assert case.coordinator.faults == []
+
+
+def test_a_full_journal_leaves_out_periodic_proofs_but_never_the_end(case):
+    coordinator = case.coordinator
+    path = case.write_config(report_ms=5_000)
+    path.write_text(path.read_text().replace("4096", "2062").replace("65536", "8248"))
+    with start_agent(path) as agent:
+        coordinator.wait(has_event(p.HEARTBEAT))
+        coordinator.answers = False
+        terms = case.terms(energy_wh=1_500)
+        case.reserve_and_start(terms)
+        coordinator.wait(has_event(p.END), 60)
+        assert any("left out a periodic" in line for line in agent.lines)
+        check_session(case, terms, p.REASON_ENERGY_REACHED)
+        coordinator.answers = True
+        coordinator.wait(lambda c: len(c.proofs) > len(events(c, terms.contract_id())) + 1, 60)
+    assert coordinator.faults == []
+
+
+def test_another_meter_than_the_registered_one_is_an_alarm_and_starts_nothing(case):
+    coordinator = case.coordinator
+    path = case.write_config()
+    path.write_text(path.read_text().replace('serial = "12345678"', 'serial = "87654321"'))
+    with start_agent(path) as agent:
+        coordinator.wait(has_event(p.ALARM))
+        assert coordinator.proofs[0].reason == p.REASON_METER_FAULT
+        case.reserve_and_start(case.terms(meter_serial="87654321"))
+        coordinator.wait(lambda _: any("user asks" in line for line in agent.lines))
+        coordinator.wait(lambda c: len(c.proofs) > 1)
+    assert p.BEGIN not in events(coordinator)
+    assert case.truth()["coil"] is False
+
+
+def test_a_contactor_that_does_not_obey_ends_the_session(case):
+    coordinator = case.coordinator
+    with start_agent(case.write_config()) as agent:
+        coordinator.wait(has_event(p.HEARTBEAT))
+        case.rig.command({"do": "fault", "pile": "pile-1", "kind": "exception", "on": "relay"})
+        terms = case.terms()
+        case.reserve_and_start(terms)
+        coordinator.wait(has_event(p.END), 60)
+        assert coordinator.proofs[-1].reason == p.REASON_PILE_FAULT
+        case.rig.command({"do": "fault", "pile": "pile-1", "kind": "none", "on": "relay"})
+        coordinator.wait(lambda _: agent.lines.count("contactor open") >= 2)  # it never stopped trying

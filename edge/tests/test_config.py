@@ -1,7 +1,6 @@
 """Configuration, keys, clock and command line: what is wrong is named, and both file formats mean the same."""
 
 import json
-import os
 import subprocess
 import sys
 
@@ -153,7 +152,7 @@ def test_key_is_made_once_and_shown(write, tmp_path):
     key = tmp_path / "keys/pile.key"
     assert key.stat().st_mode & 0o777 == 0o600
     assert open_signer(f"file:{key}").public.hex() == told["public"]
-    assert os.listdir(key.parent) == ["pile.key"]
+    assert [path.name for path in key.parent.iterdir()] == ["pile.key"]
 
 
 def test_help_shows_examples():
