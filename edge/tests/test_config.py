@@ -76,6 +76,10 @@ def test_values_and_defaults(write, tmp_path):
     assert (settings.rate, settings.origin_ms) == (1, 0)
 
 
+def test_a_slow_line_needs_a_longer_gap_than_the_meter(write):
+    assert load_config(write(GOOD.replace("baud = 9600", "baud = 300"))).bus["gap_ms"] > 128
+
+
 def flat(value):
     if isinstance(value, (list, tuple)):
         return [flat(item) for item in value]

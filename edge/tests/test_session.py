@@ -456,6 +456,51 @@ def test_saved_state_is_read_strictly():
         session.restore(b"\x87\x02\xf6\x00\x00\x00\x00\x80", None, T0)
 
 
+def whole_story(pile):
+    """Reserve, start, charge, stop, and a heartbeat; one step at a time, so that a power cut can come between any two."""
+    steps = [("reserve", 1), ("start", 1), ("read", 0), ("read", 50), ("tick", 70_000), ("read", 50), ("stop", 1)]
+    for name, value in [*steps, ("read", 0), ("read", 0), ("tick", HOUR_MS)]:
+        yield apply(pile, name, value)
+
+
+STORY_ACTIONS = 10
+
+
+def test_the_story_has_as_many_actions_as_are_cut():
+    pile = Pile()
+    pile.cut_after = 1_000
+    assert not any(list(whole_story(pile)))
+    assert pile.cut_after == 1_000 - STORY_ACTIONS
+    assert [event for event, _ in pile.events()] == [p.BEGIN, p.PERIODIC, p.END]
+
+
+@pytest.mark.parametrize("cut", range(STORY_ACTIONS))
+def test_a_power_cut_between_any_two_actions_of_a_session(cut):
+    pile = Pile()
+    pile.cut_after = cut
+    for cut_came in whole_story(pile):
+        check(pile)
+        if cut_came:
+            break
+    begun = pile.running()
+    count = len(pile.proofs)
+    pile.read()
+    check(pile)
+    # What was begun goes on or ends, what was ended stays so, and nothing is said twice.
+    assert pile.closed == (begun is not None and pile.events()[-1][0] != p.END)
+    for _ in range(3):
+        pile.boot()
+        pile.read()
+        check(pile)
+    if begun is None:
+        assert [event for event, _ in pile.events()] in (
+            [],
+            [p.BEGIN, p.PERIODIC, p.END],
+            [p.BEGIN, p.PERIODIC, p.PERIODIC, p.END],
+        )
+        assert len(pile.proofs) - count <= 1
+
+
 EVENTS = st.lists(
     st.one_of(
         st.tuples(st.just("reserve"), st.integers(1, 3)),
@@ -498,9 +543,11 @@ def apply(pile, name, value):
         else:
             pile.boot()
     except SessionError:
-        return
+        return False
     except PowerCutError:
         pile.boot()
+        return True
+    return False
 
 
 def check(pile):
