@@ -72,15 +72,18 @@ class Store:
         return cast("int", height)
 
     def state_rows(self) -> Iterator[tuple[bytes, bytes]]:
-        """The state after the last block."""
-        return iter(self._db.execute("SELECT key, value FROM state ORDER BY key"))
+        """The state after the last block; StoreError if the file is damaged."""
+        try:
+            yield from self._db.execute("SELECT key, value FROM state ORDER BY key")
+        except sqlite3.Error as error:
+            raise StoreError(f"the stored state cannot be read: {error}") from error
 
     def commit(self, block: Block, changes: list[tuple[bytes, bytes | None]]) -> None:
-        """Write a block and the state after it, durably, or nothing."""
+        """Write a block and the state after it, durably, or nothing; StoreError if the file system refuses."""
         header = block.header
         db = self._db
-        db.execute("BEGIN IMMEDIATE")
         try:
+            db.execute("BEGIN IMMEDIATE")
             db.execute(
                 "INSERT INTO block VALUES (?, ?, ?, ?, ?, ?)",
                 (
@@ -96,10 +99,11 @@ class Store:
             db.executemany("INSERT INTO tx VALUES (?, ?, ?)", accepted)
             db.executemany("DELETE FROM state WHERE key = ?", [(key,) for key, value in changes if value is None])
             db.executemany("REPLACE INTO state VALUES (?, ?)", [change for change in changes if change[1] is not None])
-        except BaseException:
-            db.execute("ROLLBACK")
-            raise
-        db.execute("COMMIT")
+            db.execute("COMMIT")
+        except sqlite3.Error as error:
+            if db.in_transaction:  # SQLite has rolled back by itself when the disk is full
+                db.execute("ROLLBACK")
+            raise StoreError(f"block {header.height} could not be written: {error}") from error
 
     def block(self, height: int) -> Block:
         """A block; KeyError if there is none of that height."""
