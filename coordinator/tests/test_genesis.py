@@ -1,0 +1,94 @@
+"""Genesis: one document, one hash, one chain id; anything odd is refused with a message that names it."""
+
+import copy
+import json
+from typing import Any
+
+import pytest
+from world import World, genesis, key
+
+from pile_coordinator.chain.genesis import genesis_from_json
+from pile_coordinator.chain.records import Party
+from pile_shared.errors import ConfigError
+
+
+def document() -> dict[str, Any]:
+    return json.loads(json.dumps(genesis().to_json()))
+
+
+def test_a_genesis_survives_its_json() -> None:
+    again = genesis_from_json(document())
+    assert again.encoded() == genesis().encoded()
+    assert (again.hash(), again.chain_id) == (genesis().hash(), f"test-{genesis().hash()[:4].hex()}")
+
+
+@pytest.mark.parametrize("name", sorted(document()["params"]))
+def test_every_parameter_is_part_of_the_hash_and_must_be_there(name: str) -> None:
+    changed = document()
+    value = changed["params"][name]
+    changed["params"][name] = {"currency": "EUR", "treasury": "operator", "grid": "second"}.get(
+        name, value if isinstance(value, str) else value - 1
+    )
+    if name == "grid":
+        changed["parties"].append({"id": "second", "role": "grid", "public": key("second").public.hex()})
+    assert genesis_from_json(changed).hash() != genesis().hash()
+    del changed["params"][name]
+    with pytest.raises(ConfigError, match=name):
+        genesis_from_json(changed)
+
+
+@pytest.mark.parametrize("name", sorted(n for n, v in document()["params"].items() if isinstance(v, int)))
+@pytest.mark.parametrize("value", [-1, 10**19, 1.5, True, None, "5"])
+def test_a_parameter_out_of_range_is_named(name: str, value: object) -> None:
+    changed = document()
+    changed["params"][name] = value
+    with pytest.raises(ConfigError, match=name):
+        genesis_from_json(changed)
+
+
+def edits() -> dict[str, Any]:
+    """Each is (how to spoil a document, what the message must name)."""
+    return {
+        "no object": (lambda d: d.clear(), "lacks the key"),
+        "an unknown key": (lambda d: d.update(extra=1), "extra"),
+        "an unknown parameter": (lambda d: d["params"].update(extra=1), "extra"),
+        "a long name": (lambda d: d.update(name="x" * 21), "name"),
+        "a bad name": (lambda d: d.update(name="No Spaces"), "name"),
+        "a bad time": (lambda d: d.update(time_ms=-1), "time_ms"),
+        "no validators": (lambda d: d.update(validators=[]), "validators"),
+        "a validator twice": (lambda d: d.update(validators=d["validators"] * 2), "validators"),
+        "parties as text": (lambda d: d.update(parties="abc"), "genesis"),
+        "params as list": (lambda d: d.update(params=[1]), "genesis"),
+        "an unknown role": (lambda d: d["parties"][0].update(role="king"), "role of grid"),
+        "a short key": (lambda d: d["parties"][0].update(public="04"), "public key of grid"),
+        "no hex": (lambda d: d["parties"][0].update(public="zz"), "hex"),
+        "a party twice": (lambda d: d["parties"].append(d["parties"][0]), "distinct"),
+        "a key twice": (lambda d: d["parties"].append({**d["parties"][0], "id": "other"}), "distinct"),
+        "no such grid": (lambda d: d["params"].update(grid="operator"), "params.grid"),
+        "no such treasury": (lambda d: d["params"].update(treasury="nobody"), "params.treasury"),
+        "a treasury that cannot deposit": (lambda d: d["params"].update(treasury="auditor"), "params.treasury"),
+        "a CRR above one": (lambda d: d["params"].update(crr_numerator=6), "CRR"),
+        "a grid that buys dear": (lambda d: d["params"].update(catalog_buy_micro_per_kwh=650_001), "dearer"),
+    }
+
+
+@pytest.mark.parametrize("what", edits())
+def test_a_spoilt_genesis_is_refused_by_name(what: str) -> None:
+    spoil, named = edits()[what]
+    changed = copy.deepcopy(document())
+    spoil(changed)
+    with pytest.raises(ConfigError, match=named):
+        genesis_from_json(changed)
+
+
+@pytest.mark.parametrize("junk", [None, [], "x", 5])
+def test_something_else_than_an_object_is_refused(junk: object) -> None:
+    with pytest.raises(ConfigError, match="object"):
+        genesis_from_json(junk)
+
+
+def test_the_first_state_is_the_parameters_and_the_parties() -> None:
+    world = World()
+    assert [party.id for party in world.state.each(Party)] == ["auditor", "grid", "operator"]
+    assert world.state.params.catalog_sell_micro_per_kwh == 650_000
+    assert World().root == world.root != World(fee_micro=1).root
