@@ -7,7 +7,8 @@ unix build runs `micropython -m pile_edge.ports.main config.cbor run`.
 
 import gc
 
-# Before all else: what importing leaves behind is swept up at once, so that the code lies close together.
+# Before all else, and kept: sweeping up every 2 kB keeps what stays close together. Measured on 32 bits from ROMFS: with it
+# the agent runs in 68 kB, with the default it does not.
 gc.threshold(2048)
 
 import os
