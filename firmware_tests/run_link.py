@@ -23,6 +23,9 @@ def make(argv):
     return Link(spec, client_id="board", subscriptions=["down"], will=("status", b"died"))
 
 
+large = []
+
+
 def echo(link):
     kept = []
     errors = []
@@ -30,7 +33,10 @@ def echo(link):
     while polls_left:
         polls_left -= 1
         for _, payload in link.poll(20):
-            kept.append(payload)
+            if len(payload) > 3000:
+                large.append(len(payload))
+            else:
+                kept.append(payload)
         while kept and kept[0] not in (b"quit", b"die") and link.publish("up", kept[0]):
             kept.pop(0)
         if link.last_error is not None and repr(link.last_error) not in errors:
@@ -48,6 +54,7 @@ print("link_bytes", gc.mem_alloc() - START)
 errors = echo(link)
 gc.collect()
 print("dropped", link.dropped)
+print("large", len(large))
 print("end_bytes", gc.mem_alloc() - START)
 link.close()
 print("errors", errors)

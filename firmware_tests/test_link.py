@@ -67,13 +67,17 @@ def test_echo_within_a_boards_heap(tmp_path, board):
     with Mosquitto(tmp_path) as broker, contextlib.closing(Peer(broker)) as peer:
         running = board(broker)
         wait_until_subscribed(broker, peer)
-        messages = [bytes([number]) * (8 * number) for number in range(100)] + [bytes(MESSAGE_MAX_BYTES - 8)]
+        messages = [bytes([number]) * (20 * number) for number in range(100)]
         peer.link._client.publish("down", bytes(500_000), qos=1)
         peer.send_paced(messages)
+        for _ in range(5):
+            peer.send(bytes(MESSAGE_MAX_BYTES - 8))
         peer.send(b"quit")
         found = figures(running.result().stdout)
         assert peer.up == messages
-        assert found["dropped"] == "1"
+        # Two contiguous 8 kB are not always free in 64 kB; then it is counted. Either way the connection stands.
+        assert int(found["dropped"]) >= 1
+        assert int(found["dropped"]) + int(found["large"]) == 6
         assert found["errors"] == "[]"
         assert peer.statuses == []
         print(found)
@@ -98,7 +102,7 @@ def test_broker_killed_and_restarted(tmp_path, board):
                 broker.start()
         peer.send(b"quit")
         found = figures(running.result().stdout)
-    assert "closed by the broker" in found["errors"] or "Errno" in found["errors"]
+    assert "closed by broker" in found["errors"] or "Errno" in found["errors"]
     assert set(peer.up) == {b"%d/%d" % (a, b) for a in range(3) for b in range(20)}
 
 

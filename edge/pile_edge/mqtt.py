@@ -14,8 +14,8 @@ The link, the same on both interpreters (ports/cpython_link.py over paho-mqtt, p
 
 Network faults never raise: they are in `last_error`, and the link reconnects with backoff (0.5 s doubling to 60 s, half
 of it random). The session is persistent, so what the broker sends at QoS 1 while the link is down comes after it. Both
-ways delivery is at least once: duplicates happen and receivers must not mind. A message over 8 KiB is acknowledged,
-counted in `dropped` and thrown away.
+ways delivery is at least once: duplicates happen and receivers must not mind. A message over 8 KiB, or
+for which a board has no memory at the moment, is acknowledged, counted in `dropped` and thrown away.
 
 Clauses in brackets are those of MQTT 3.1.1, OASIS standard of 2014-10-29.
 """
@@ -33,7 +33,7 @@ BACKOFF_MAX_MS = 60_000
 ANSWER_TIMEOUT_MS = 10_000  # for CONNACK, PINGRESP, the rest of a packet
 ACK_TIMEOUT_MS = 30_000  # a broker that answers pings but acknowledges nothing is left and tried anew
 _CHUNK_BYTES = 512
-# Out of memory for a message counts as a fault: dropping the connection frees its buffers, the broker sends it again.
+# Out of memory even for the small things counts as a fault: dropping the connection frees its buffers.
 _FAULTS = (OSError, LinkError, MemoryError)
 
 
@@ -45,9 +45,9 @@ def check_spec(spec: dict) -> None:  # type: ignore[type-arg] # decoded JSON
     """
     tls = spec.get("tls", {"ca": ""})
     if not isinstance(tls, dict) or sorted(tls) not in (["ca"], ["ca", "cert", "key"]):
-        raise ConfigError("link.tls must name the files ca, or ca, cert and key")
+        raise ConfigError("link.tls must name ca or ca, cert, key")
     if "password" in spec and "username" not in spec:
-        raise ConfigError("link.password needs link.username")
+        raise ConfigError("link.password needs username")
     for key in ["host", "port"] + list(spec):  # noqa: RUF005 - MicroPython has no * in displays
         value = spec.get(key)
         most = {"port": 65535, "keepalive_s": 3600}.get(key)
@@ -57,7 +57,7 @@ def check_spec(spec: dict) -> None:  # type: ignore[type-arg] # decoded JSON
         elif key not in ("host", "username", "password", "tls"):
             raise ConfigError("link.{} is unknown".format(key))
         elif key != "tls" and (not isinstance(value, str) or not 0 < len(value) < 256):
-            raise ConfigError("link.{} must be text of 1 to 255 characters".format(key))
+            raise ConfigError("link.{} must be 1-255 characters".format(key))
 
 
 def _field(value: str | bytes) -> bytes:
@@ -100,8 +100,8 @@ def encode_subscribe(packet_id: int, topics: list[str]) -> bytearray:
     return _packet(0x82, struct.pack(">H", packet_id), *[_field(topic) + b"\x01" for topic in topics])
 
 
-def decode_publish(first: int, body: bytes | bytearray) -> tuple[str, bytes, int]:
-    """(topic, payload, packet id; 0 at QoS 0) of a PUBLISH [3.3].
+def decode_publish(first: int, body: bytes | bytearray) -> tuple[str, int, int]:
+    """(topic, offset of the payload, packet id; 0 at QoS 0) of a PUBLISH [3.3].
 
     Raises:
         LinkError: `protocol`, for anything but a well-formed PUBLISH at QoS 0 or 1.
@@ -112,9 +112,9 @@ def decode_publish(first: int, body: bytes | bytearray) -> tuple[str, bytes, int
     if first & 6 > 2 or start == 2 or end > len(body) or (first & 6 and not packet_id):
         raise LinkError("malformed PUBLISH", "protocol")
     try:
-        return bytes(body[2:start]).decode(), bytes(memoryview(body)[end:]), packet_id
+        return bytes(body[2:start]).decode(), end, packet_id
     except ValueError:  # UnicodeError on both interpreters
-        raise LinkError("topic is not UTF-8", "protocol")
+        raise LinkError("malformed PUBLISH", "protocol")
 
 
 class PacketReader:
@@ -126,7 +126,7 @@ class PacketReader:
         self._filled = 0
         self._missing_bytes = -1  # of the body; -1 while the header is not complete
         self.taken_bytes = 0  # ever; when it stands still, so does the connection
-        self.oversized = False  # the packet just returned was too large: its body holds only the beginning
+        self.oversized = False  # the packet just returned found no room: its body holds only the beginning
 
     def read(self, read) -> tuple[int, bytearray] | None:  # type: ignore[no-untyped-def] # noqa: ANN001 - a callable
         """The next packet as (first byte, body), or None if it is not all there yet.
@@ -165,17 +165,22 @@ class PacketReader:
         for i in range(1, len(self.header)):
             length |= (self.header[i] & 127) << 7 * (i - 1)
         self.oversized = length > MESSAGE_MAX_BYTES
-        # Of an oversized message only what holds topic and packet id is kept.
-        self._body = bytearray(TOPIC_MAX_BYTES + 4 if self.oversized else length)
-        self._missing_bytes = length
         if self.oversized and self.header[0] >> 4 != 3:
             raise LinkError("packet too long", "protocol")
+        self._missing_bytes = length
+        try:
+            self._body = bytearray(0 if self.oversized else length)
+        except MemoryError:
+            self.oversized = True
+        if self.oversized:
+            # Enough for topic and packet id.
+            self._body = bytearray(TOPIC_MAX_BYTES + 4)
 
     def _take(self, read, limit: int) -> bytes | None:  # type: ignore[no-untyped-def] # noqa: ANN001
         data: bytes | None = read(limit)
         if data is not None:
             if not data:
-                raise LinkError("closed by the broker", "closed")
+                raise LinkError("closed by broker", "closed")
             self.taken_bytes += len(data)
         return data
 
@@ -248,7 +253,7 @@ class Client:
             BoundsError: Topic over 256 bytes or payload over 8 KiB.
         """
         if len(payload) > MESSAGE_MAX_BYTES or not 0 < len(topic.encode()) <= TOPIC_MAX_BYTES:
-            raise BoundsError("topic or payload too long")
+            raise BoundsError("message too long")
         if not self.connected or len(self._window) >= WINDOW:
             return False
         packet_id = self._next_packet_id()
@@ -293,6 +298,8 @@ class Client:
                 return
             self._awaits_answer = False
             self._handle(packet[0], packet[1])
+            if len(packet[1]) > _CHUNK_BYTES:
+                return  # one large message at a time: the caller shall be done with it before the next takes memory
 
     def _open(self) -> None:
         self._transport = self._port.connect()
@@ -365,7 +372,7 @@ class Client:
 
     def _on_connack(self, body: bytearray) -> None:
         if body[1]:
-            raise LinkError("broker refuses: code {}".format(body[1]), "refused")
+            raise LinkError("refused: code {}".format(body[1]), "refused")
         self.connected = True
         if not self._is_subscribed or (self._subscriptions and not body[0] & 1):
             self._is_subscribed = False
@@ -379,14 +386,19 @@ class Client:
 
     def _on_suback(self, body: bytearray) -> None:
         if max(body[2:]) > 2:
-            self.last_error = LinkError("broker refuses a subscription", "refused")
+            self.last_error = LinkError("subscription refused", "refused")
         elif body[0] << 8 | body[1] == self._subscribe_id:
             self._is_subscribed = True
             self._subscribe_id = 0
 
     def _on_publish(self, first: int, body: bytearray) -> None:
-        topic, payload, packet_id = decode_publish(first, body)
-        if self._reader.oversized:
+        topic, start, packet_id = decode_publish(first, body)
+        try:
+            payload = None if self._reader.oversized else bytes(memoryview(body)[start:])
+        except MemoryError:
+            payload = None
+        if payload is None:
+            # Acknowledged all the same: else it would come again for ever, and everything else would wait behind it.
             self.dropped += 1
         else:
             self._received.append((topic, payload))
