@@ -1,0 +1,80 @@
+"""The ledger guide says what the code does: its examples run, its tables are the code's, its headings are there."""
+
+import doctest
+import re
+from pathlib import Path
+
+from test_settlement import terms_of
+
+from pile_coordinator.chain import proofs
+from pile_coordinator.chain.clearing import MAX_FILLS
+from pile_coordinator.chain.records import ROLES, Params
+from pile_coordinator.chain.rejections import CODES
+from pile_coordinator.chain.transactions import BODIES, MAX_BATCH_PROOFS, MAX_TX_BYTES, MAX_VALIDITY_BLOCKS
+from pile_coordinator.chain.transition import MAX_OPEN_ORDERS
+from pile_shared.proof import REASON_NAMES, USER_REASONS
+
+ROOT = Path(__file__).parents[2]
+GUIDE = ROOT / "docs" / "ledger.md"
+TEXT = GUIDE.read_text()
+
+
+def section(heading: str) -> str:
+    return TEXT.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+
+
+def first_column(heading: str, table: int = 0) -> list[str]:
+    """The code words in the first column of a table of a section."""
+    tables = re.split(r"\n\n", section(heading))
+    rows = [block for block in tables if block.lstrip().startswith("|")][table].strip().splitlines()[2:]
+    return [row.split("|")[1].strip().strip("`") for row in rows]
+
+
+def test_the_examples_run() -> None:
+    result = doctest.testfile(str(GUIDE), module_relative=False, globs={"example_terms": terms_of()})
+    assert result.failed == 0
+    assert result.attempted >= 10
+
+
+def test_the_codes_are_those_of_the_code_in_their_order() -> None:
+    assert first_column("Rejection codes") == list(CODES)
+
+
+def test_the_outcomes_of_proofs_are_those_of_the_code_in_their_order() -> None:
+    source = Path(proofs.__file__).read_text()
+    assert first_column("Proof admission") == re.findall(r'^    "([a-z_]+)",$', source, re.MULTILINE)
+    anomalies = re.findall(r'return "([a-z ]+)"|anomaly or "([a-z]+)"', source)
+    assert sorted(first_column("Proof admission", 1)) == sorted(a or b for a, b in anomalies)
+
+
+def test_roles_and_transactions_are_those_of_the_code() -> None:
+    assert first_column("Roles") == list(ROLES)
+    assert first_column("Roles", 1) == list(BODIES)
+    for kind, body in BODIES.items():
+        assert f"| `{kind}` | {', '.join(body.ROLES)} |" in section("Roles")
+
+
+def test_causes_are_those_of_the_code() -> None:
+    user, pile = section("Cause").split("| pile |")
+    for reason, name in enumerate(REASON_NAMES):
+        assert reason == 0 or name in (user if reason in USER_REASONS else pile), name
+
+
+def test_parameters_and_bounds_that_the_guide_names_exist() -> None:
+    for name in re.findall(r"`([a-z_]+_(?:permille|ms|wh|hours|numerator|denominator))`", TEXT):
+        assert name in Params.__match_args__, name
+    for number in (MAX_TX_BYTES, MAX_VALIDITY_BLOCKS, MAX_OPEN_ORDERS, MAX_FILLS):
+        assert f"{number:,}" in TEXT
+    assert f"up to {MAX_BATCH_PROOFS}" in TEXT
+
+
+SOURCES = [p for part in ("shared", "edge", "coordinator", "docs") for p in (ROOT / part).rglob("*.[pm][yd]")]
+
+
+def test_headings_that_others_refer_to_are_there() -> None:
+    anchors = {heading.lower().replace(" ", "-") for heading in re.findall(r"^## (.+)$", TEXT, re.MULTILINE)}
+    for text in [path.read_text() for path in SOURCES]:
+        for heading in re.findall(r'ledger guide, "([A-Z][^"]*)"', text):
+            assert f"\n## {heading}\n" in TEXT
+        for anchor in re.findall(r"ledger\.md#([a-z-]+)", text):
+            assert anchor in anchors
