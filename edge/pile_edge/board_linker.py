@@ -51,45 +51,64 @@ class LinkError(PilechainError):
     code = "board_link"
 
 
+class Part:
+    """One linked module: `source` to compile, and for each of its lines "module:line", or "" for lines made here."""
+
+    def __init__(self, source: str, line_map: list[str]) -> None:
+        self.source = source
+        self.line_map = line_map
+
+
 class Linked:
     """The result.
 
     Attributes:
-        source: One module; mpy-cross compiles it.
-        line_map: For each line of `source`, "module:line" it comes from, or "" for lines made here.
-        names: (module, name) -> the name in `source`, of everything that stayed.
+        parts: The linked modules by name, in the order in which they import each other.
+        names: (module, name) -> (part, name there), of everything that stayed.
         dropped: "module.name" of what was left out, sorted.
     """
 
     def __init__(
-        self, source: str, line_map: list[str], names: dict[tuple[str, str], str], dropped: list[str]
+        self, parts: dict[str, Part], names: dict[tuple[str, str], tuple[str, str]], dropped: list[str]
     ) -> None:
-        self.source = source
-        self.line_map = line_map
+        self.parts = parts
         self.names = names
         self.dropped = dropped
 
 
 def link(
-    sources: Mapping[str, str], entries: Iterable[str], *, given: Mapping[str, object], pool_texts: bool = True
+    sources: Mapping[str, str],
+    entries: Iterable[str],
+    *,
+    given: Mapping[str, object],
+    parts: Mapping[str, Iterable[str]],
+    package: str,
+    temporary: str = "",
 ) -> Linked:
-    """Link modules.
+    """Link modules into a few parts: while one is imported, everything in it takes twice its place.
 
     Args:
         sources: Source text by dotted module name, in an order in which each module's needs stand before it.
         entries: "module:name" of what is used from outside.
         given: "module:name" -> value of constants known to the target, for instance which interpreter it is.
-        pool_texts: Whether to move long texts to one byte string.
+        parts: Which modules make up which part, in order: a part refers to itself and those before it.
+        package: The package the parts lie in.
+        temporary: The part that the program imports inside a function and deletes from sys.modules and its package
+            afterwards. It takes along the functions that only it uses.
 
     Raises:
         LinkError: a module-level statement that is not a definition, an import of a module or name that is not there,
-            a name that nothing defines, or a module that is handled like a value in a way a linker cannot follow.
+            a name that nothing defines, a reference to a later part, or a module that is used in a way that cannot be
+            followed.
     """
-    program = _Program(sources, given)
+    part_of = {module: part for part, modules in parts.items() for module in modules}
+    if sorted(part_of) != sorted(sources):
+        raise LinkError(f"not in a part, or not there: {sorted(set(part_of) ^ set(sources))}")
+    program = _Program(sources, given, part_of, package, temporary)
     program.resolve()
     program.inline_constants()
     program.shake([_split_entry(entry) for entry in entries])
-    return program.emit(pool_texts=pool_texts)
+    return program.emit(list(parts))
 
 
 def _split_entry(entry: str) -> tuple[str, str]:
@@ -113,7 +132,18 @@ class _Module:
 
 
 class _Program:
-    def __init__(self, sources: Mapping[str, str], given: Mapping[str, object]) -> None:
+    def __init__(
+        self,
+        sources: Mapping[str, str],
+        given: Mapping[str, object],
+        part_of: Mapping[str, str],
+        package: str,
+        temporary: str,
+    ) -> None:
+        self.part_of = part_of
+        self.package = package
+        self.temporary = temporary
+        self.home: dict[str, str] = {_THIS_MODULE: ""}  # linked name -> part
         self.given = {_split_entry(key): value for key, value in given.items()}
         self.modules = {name: _Module(name, ast.parse(source)) for name, source in sources.items()}
         self.externs: dict[tuple[str, str], str] = {}  # (module, attribute or "") -> linked name
@@ -194,7 +224,10 @@ class _Program:
                 for index, statement in enumerate(body):
                     if isinstance(statement, ast.ImportFrom) and self._is_ours(str(statement.module)):
                         self._take_import(module, statement)
-                        body[index] = ast.copy_location(ast.Pass(), statement)
+                        there = self.part_of[str(statement.module)]
+                        is_temporary = there == self.temporary != self.part_of[module.name]
+                        load = ast.ImportFrom(self.package, [ast.alias(there)], 0) if is_temporary else ast.Pass()
+                        body[index] = ast.copy_location(load, statement)
 
     def _is_ours(self, name: str) -> bool:
         return any(known == name or known.startswith(name + ".") for known in self.modules)
@@ -226,7 +259,7 @@ class _Program:
                         meaning = module.env.get(name.id) if isinstance(name, ast.Name) else None
                         if meaning is not None and meaning[0] == "module":
                             self.values.add(meaning[1])
-        taken = {_THIS_MODULE, _TEXT_CALL, "_TEXTS"} | _BUILTINS
+        taken = {_THIS_MODULE, _TEXT_CALL, "_TEXTS", "_sys", self.package, *self.part_of.values()} | _BUILTINS
         first = sorted(self.modules.values(), key=lambda module: module.name not in self.values)
         for module in first:
             for name, meaning in module.env.items():
@@ -332,9 +365,26 @@ class _Program:
             elif isinstance(statement, ast.ClassDef):
                 self.dropped += [f"{self.origin[id(statement)]}.{name}.{method}" for method in kept.prune(statement)]
         self.body = [statement for statement in self.body if _defined_name(statement) in kept.names]
-        self.needs_this = _THIS_MODULE in kept.names
-        self.used_externs = [(key, name) for key, name in self.externs.items() if name in kept.names]
         self.linked = {key: name for key, name in self.linked.items() if name in kept.names}
+        self._settle(definitions, [self.linked[key] for key in entries], kept)
+
+    def _settle(self, definitions: dict[str, ast.stmt], roots: list[str], kept: _Reach) -> None:
+        """Decide in which part each name lives."""
+        for (module, _), name in self.linked.items():
+            self.home[name] = self.part_of[module]
+        for value in sorted(self.values):
+            self.home[_THIS_MODULE] = self.part_of[value]
+        if not self.temporary:
+            return
+        # What is reached without the temporary part, and every class: its objects may outlive that part.
+        stays = {name: there for name, there in definitions.items() if self.home.get(name) != self.temporary}
+        resident = _Reach()
+        resident.attributes |= kept.attributes
+        resident.names |= {name for name in kept.names if isinstance(stays.get(name), ast.ClassDef)} | set(roots)
+        _extend(resident, stays, self.values, self._value_names())
+        for name in stays:
+            if name in kept.names and name not in resident.names:
+                self.home[name] = self.temporary
 
     def _value_names(self) -> dict[str, str]:
         """Attribute -> linked name, for modules used as values."""
@@ -350,36 +400,62 @@ class _Program:
         for statement in self.body:
             yield from ast.walk(statement)
 
-    def emit(self, *, pool_texts: bool) -> Linked:
-        """Write the module."""
-        head: list[ast.stmt] = []
-        for (module, attribute), name in self.used_externs:
-            alias = ast.alias(attribute or module, None if name == (attribute or module) else name)
-            head.append(ast.ImportFrom(module, [alias], 0) if attribute else ast.Import([alias]))
-        if self.needs_this:
-            head += ast.parse(f"import sys as _sys\n{_THIS_MODULE} = _sys.modules[__name__]").body
+    def emit(self, order: list[str]) -> Linked:
+        """Write the parts."""
+        for statement in self.body:
+            _unroll_comprehensions(statement)
+        _share_attribute_names(self.body)
         _share_argument_names(self.body)
-        if pool_texts:
-            texts = _Texts()
-            self._pool(texts)
-            if texts.data:
-                head += [ast.parse(f"_TEXTS = {bytes(texts.data)!r}").body[0], *ast.parse(_TEXT_SOURCE).body]
-        lines: list[str] = []
-        line_map: list[str] = []
-        for statement in [*head, *self.body]:
-            text = ast.unparse(ast.fix_missing_locations(statement))
-            module = self.origin.get(id(statement), "")
-            lines += text.splitlines()
-            line_map += _line_map(text, statement, module)
-        _check_names(lines)
-        return Linked("\n".join(lines) + "\n", line_map, self.linked, sorted(self.dropped))
-
-    def _pool(self, texts: _Texts) -> None:
-        """Move the texts of functions; those of the module and of classes are needed at import, once."""
+        texts = _Texts()
         for statement in self.body:
             for node in list(ast.walk(statement)):
+                # Texts of a module or a class are needed once, while it is imported.
                 if isinstance(node, ast.FunctionDef):
                     node.body = [texts.visit(part) for part in node.body]
+        self.home[_TEXT_CALL] = self.home["_TEXTS"] = order[0]
+        parts = {}
+        for part in order:
+            extra = [] if part != order[0] else ast.parse(f"_TEXTS = {bytes(texts.data)!r}\n{_TEXT_SOURCE}").body
+            parts[part] = self._emit_part(part, order[: order.index(part)], extra)
+        names = {key: (self.home[name], name) for key, name in self.linked.items()}
+        return Linked(parts, names, sorted(self.dropped))
+
+    def _emit_part(self, part: str, before: list[str], extra: list[ast.stmt]) -> Part:
+        body = [*extra, *[one for one in self.body if self._part_of(one) == part]]
+        is_port = part == self.home[_THIS_MODULE]
+        offered = self._value_names() if is_port else {}
+        linker = _PartLinker(self.home, part)
+        body = [linker.visit(statement) for statement in body]
+        used = {node.id for one in body for node in ast.walk(one) if isinstance(node, ast.Name)} | set(offered)
+        attributes = {node.attr for one in self.body for node in ast.walk(one) if isinstance(node, ast.Attribute)}
+        head: list[ast.stmt] = []
+        for (module, attribute), name in self.externs.items():
+            if name in used and (name not in offered or name in attributes or attribute == ""):
+                alias = ast.alias(attribute or module, None if name == (attribute or module) else name)
+                head.append(ast.ImportFrom(module, [alias], 0) if attribute else ast.Import([alias]))
+        if self.package in used:
+            head.append(ast.Import([ast.alias(self.package)]))
+        if is_port and _THIS_MODULE in used:
+            head += ast.parse(f"import sys as _sys\n{_THIS_MODULE} = _sys.modules[__name__]").body
+        for name in sorted(set(offered) & set(self.home) & attributes):
+            if self.home[name] != part:
+                linker.parts.add(self.home[name])
+                body.append(ast.parse(f"{name} = {self.home[name]}.{name}").body[0])
+        later = linker.parts - set(before) - {self.temporary}
+        if later:
+            raise LinkError(f"part {part} refers to {sorted(later)}, which comes after it")
+        head += [ast.ImportFrom(self.package, [ast.alias(name)], 0) for name in before if name in linker.parts]
+        lines: list[str] = []
+        line_map: list[str] = []
+        for statement in [*head, *body]:
+            text = ast.unparse(ast.fix_missing_locations(statement))
+            lines += text.splitlines()
+            line_map += _line_map(text, statement, self.origin.get(id(statement), ""))
+        _check_names(part, lines)
+        return Part("\n".join(lines) + "\n", line_map)
+
+    def _part_of(self, statement: ast.stmt) -> str:
+        return self.home.get(_defined_name(statement)) or self.part_of[self.origin[id(statement)]]
 
 
 def _free(name: str, module: str, taken: set[str]) -> str:
@@ -474,6 +550,16 @@ class _Resolver(ast.NodeTransformer):
     def visit_Global(self, node: ast.Global) -> ast.AST:  # noqa: N802
         node.names = [self.program.name_of(self.module, name, node.lineno) or name for name in node.names]
         return node
+
+    def visit_Delete(self, node: ast.Delete) -> ast.AST:  # noqa: N802
+        """`del sys.modules["pile_edge.config"]` and `del pile_edge.config`: the temporary part goes instead."""
+        temporary = self.program.temporary
+        text = ast.unparse(node)
+        for module, part in self.program.part_of.items():
+            if part == temporary and text in (f"del sys.modules['{module}']", f"del {module}"):
+                there = f"sys.modules['{self.program.package}.{part}']" if "[" in text else f"{self.program.package}.{part}"
+                return ast.copy_location(ast.parse("del " + there).body[0], node)
+        return self.generic_visit(node)
 
     def visit_Assert(self, node: ast.Assert) -> ast.AST:  # noqa: N802
         return ast.copy_location(ast.Pass(), node)
@@ -675,6 +761,69 @@ def _share_argument_names(body: list[ast.stmt]) -> None:
         _rename_arguments(function, names)
 
 
+def _share_attribute_names(body: list[ast.stmt]) -> None:
+    """Call a private attribute or method `_host` just `host` where that name exists for something else: one name less.
+
+    Only if every use is `self._host` in a class whose whole family has no `host` of its own.
+    """
+    uses: dict[str, set[str]] = {}  # attribute -> families with it, "" for a use on anything but self
+    others: set[str] = set()
+    family = _families(body)
+    for statement in body:
+        for node in ast.walk(statement):
+            if isinstance(node, ast.Attribute):
+                is_own = isinstance(node.value, ast.Name) and node.value.id == "self"
+                mine = family[statement.name] if is_own and isinstance(statement, ast.ClassDef) else ""
+                uses.setdefault(node.attr, set()).add(mine)
+            elif isinstance(node, (ast.keyword, ast.arg)):
+                others.add(str(node.arg))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                others.add(node.value)
+        if isinstance(statement, ast.ClassDef):
+            for name in _members(statement):
+                uses.setdefault(name, set()).add(family[statement.name])
+        else:
+            others.add(_defined_name(statement))
+    renamed = {}
+    for name, families in sorted(uses.items()):
+        short = name[1:]
+        if not name.startswith("_") or name.startswith("__") or "" in families or name in others:
+            continue
+        if (short in others or short in uses) and not families & (uses.get(short, set()) - {""}):
+            renamed[name] = short
+            uses.setdefault(short, set()).update(families)
+    for statement in body:
+        for node in ast.walk(statement):
+            if isinstance(node, ast.Attribute):
+                node.attr = renamed.get(node.attr, node.attr)
+        if isinstance(statement, ast.ClassDef):
+            for part in statement.body:
+                if isinstance(part, ast.FunctionDef):
+                    part.name = renamed.get(part.name, part.name)
+
+
+def _members(statement: ast.ClassDef) -> Iterator[str]:
+    for part in statement.body:
+        if isinstance(part, ast.FunctionDef):
+            yield part.name
+        elif isinstance(part, ast.Assign):
+            yield from [target.id for target in part.targets if isinstance(target, ast.Name)]
+
+
+def _families(body: list[ast.stmt]) -> dict[str, str]:
+    """Class -> the first class of those it is related to by inheritance."""
+    family: dict[str, str] = {}
+    for statement in body:
+        if isinstance(statement, ast.ClassDef):
+            bases = [family[base.id] for base in statement.bases if isinstance(base, ast.Name) and base.id in family]
+            mine = min(bases, default=statement.name)
+            for name, other in family.items():
+                if other in bases:
+                    family[name] = mine
+            family[statement.name] = mine
+    return family
+
+
 def _rename_arguments(function: ast.FunctionDef | ast.Lambda, fixed: set[str]) -> None:
     used = {node.id for node in ast.walk(function) if isinstance(node, ast.Name)}
     inner = {arg.arg for node in ast.walk(function) if isinstance(node, ast.arguments) for arg in node.args}
@@ -688,6 +837,119 @@ def _rename_arguments(function: ast.FunctionDef | ast.Lambda, fixed: set[str]) -
             node.id = renamed[node.id]
         elif isinstance(node, ast.arg) and node.arg in renamed:
             node.arg = renamed[node.arg]
+
+
+# --- comprehensions
+
+
+def _unroll_comprehensions(statement: ast.stmt) -> None:
+    """Write comprehensions in functions as loops before their statement: each is a function of 64 bytes otherwise.
+
+    Only where nothing else that the statement computes is computed before the comprehension; then it is the same.
+    """
+    for function in [node for node in ast.walk(statement) if isinstance(node, ast.FunctionDef)]:
+        names = (f"c{number}" for number in range(1000))
+        used = {node.id for node in ast.walk(function) if isinstance(node, ast.Name)} | _bound(function)
+        fresh = (name for name in names if name not in used)
+        _unroll_block(function, fresh)
+
+
+def _unroll_block(owner: Any, fresh: Iterator[str]) -> None:
+    for field in ("body", "orelse", "finalbody", "handlers"):
+        block = getattr(owner, field, None)
+        if not isinstance(block, list):
+            continue
+        done: list[Any] = []
+        for part in block:
+            if isinstance(part, (ast.FunctionDef, ast.ClassDef)):
+                done.append(part)
+                continue
+            if not isinstance(part, (ast.While, ast.ExceptHandler, ast.Try, ast.With)):
+                done += _unroll_statement(part, fresh)
+            _unroll_block(part, fresh)
+            done.append(part)
+        setattr(owner, field, done)
+
+
+def _unroll_statement(statement: ast.stmt, fresh: Iterator[str]) -> list[ast.stmt]:
+    """The loops to put before a statement, which is changed to use what they made."""
+    field = {ast.If: "test", ast.For: "iter", ast.Raise: "exc"}.get(type(statement), "value")
+    root = getattr(statement, field, None)
+    found = _first_computed(root) if isinstance(root, ast.expr) else None
+    if not isinstance(found, (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)):
+        return []
+    if isinstance(statement, ast.AugAssign) or not isinstance(found, ast.ListComp | ast.DictComp | ast.GeneratorExp):
+        return []
+    name = next(fresh)
+    loops = _loops(found, name, fresh)
+    made = ast.Name(name, ast.Load())
+    replacer = _Replace(found, made)
+    setattr(statement, field, replacer.visit(root))
+    for loop in loops:
+        for node in ast.walk(loop):
+            if isinstance(node, (ast.stmt, ast.expr)):
+                ast.copy_location(node, statement)
+    return loops
+
+
+def _first_computed(node: ast.expr) -> ast.expr | None:
+    """The first part of an expression, in the order of evaluation, that is more than a name, constant or attribute."""
+    if isinstance(node, (ast.Name, ast.Constant)):
+        return None
+    if isinstance(node, (*_COMPREHENSIONS, ast.Lambda)):
+        return node
+    children: list[ast.expr] = []
+    if isinstance(node, ast.Call):
+        children = [node.func, *node.args, *[keyword.value for keyword in node.keywords]]
+    elif isinstance(node, ast.BinOp):
+        children = [node.left, node.right]
+    elif isinstance(node, ast.Compare):
+        children = [node.left, node.comparators[0]]
+    elif isinstance(node, (ast.Attribute, ast.Starred)):
+        children = [node.value]
+    elif isinstance(node, ast.UnaryOp):
+        children = [node.operand]
+    elif isinstance(node, (ast.BoolOp, ast.IfExp)):
+        children = [node.values[0] if isinstance(node, ast.BoolOp) else node.test]
+    elif isinstance(node, (ast.Tuple, ast.List)):
+        children = node.elts
+    elif isinstance(node, ast.Subscript):
+        children = [node.value]
+    for child in children:
+        found = _first_computed(child)
+        if found is not None:
+            return found
+    return None if isinstance(node, (ast.Attribute, ast.Tuple, ast.List, ast.Starred)) else node
+
+
+def _loops(made: ast.ListComp | ast.DictComp | ast.GeneratorExp, name: str, fresh: Iterator[str]) -> list[ast.stmt]:
+    """`name = []` and the loops that fill it, with loop variables nobody else has."""
+    own = {variable: next(fresh) for variable in sorted(_bound(made))}
+    for node in ast.walk(made):
+        if isinstance(node, ast.Name) and node.id in own:
+            node.id = own[node.id]
+    if isinstance(made, ast.DictComp):
+        target = ast.Subscript(ast.Name(name, ast.Load()), made.key, ast.Store())
+        inner: ast.stmt = ast.Assign([target], made.value)
+        empty: ast.expr = ast.Dict([], [])
+    else:
+        add = ast.Attribute(ast.Name(name, ast.Load()), "append", ast.Load())
+        inner = ast.Expr(ast.Call(add, [made.elt], []))
+        empty = ast.List([], ast.Load())
+    for generator in reversed(made.generators):
+        for condition in reversed(generator.ifs):
+            inner = ast.If(condition, [inner], [])
+        inner = ast.For(generator.target, generator.iter, [inner], [])
+    return [ast.Assign([ast.Name(name, ast.Store())], empty), inner]
+
+
+class _Replace(ast.NodeTransformer):
+    def __init__(self, old: ast.AST, new: ast.AST) -> None:
+        self.old = old
+        self.new = new
+
+    def visit(self, node: ast.AST) -> Any:
+        return self.new if node is self.old else self.generic_visit(node)
 
 
 # --- texts and lines
@@ -748,7 +1010,35 @@ def _line_map(text: str, statement: ast.stmt, module: str) -> list[str]:
     return found
 
 
-def _check_names(lines: list[str]) -> None:
+class _PartLinker(ast.NodeTransformer):
+    """Turns names that live in other parts into their attributes: a part's table then has one entry for all of them."""
+
+    def __init__(self, home: Mapping[str, str], part: str) -> None:
+        self.home = home
+        self.part = part
+        self.parts: set[str] = set()
+        self.scopes: list[set[str]] = []
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:  # noqa: N802 - the visitor's protocol
+        there = self.home.get(node.id, self.part)
+        if there == self.part or any(node.id in scope for scope in self.scopes):
+            return node
+        if not isinstance(node.ctx, ast.Load):
+            raise LinkError(f"{node.id} of part {there} is assigned in part {self.part}")
+        self.parts.add(there)
+        return ast.copy_location(ast.Attribute(ast.Name(there, ast.Load()), node.id, node.ctx), node)
+
+    def _visit_scope(self, node: Any) -> ast.AST:
+        self.scopes.append(_bound(node))
+        self.generic_visit(node)
+        self.scopes.pop()
+        return node  # type: ignore[no-any-return]
+
+    visit_FunctionDef = visit_Lambda = visit_ClassDef = _visit_scope  # noqa: N815
+    visit_ListComp = visit_SetComp = visit_DictComp = visit_GeneratorExp = _visit_scope  # noqa: N815
+
+
+def _check_names(part: str, lines: list[str]) -> None:
     """Refuse a result that uses a global name it does not define: the check that nothing needed was shaken out."""
     tree = ast.parse("\n".join(lines))
     defined = _bound(tree) | _BUILTINS
@@ -758,7 +1048,7 @@ def _check_names(lines: list[str]) -> None:
         if isinstance(node, (*_FUNCTIONS, *_COMPREHENSIONS, ast.ClassDef)):
             inner = [*scopes, _bound(node)]
         if isinstance(node, ast.Name) and not any(node.id in scope for scope in inner) and node.id not in defined:
-            raise LinkError(f"{node.id} is used in line {node.lineno} of the linked module but defined nowhere")
+            raise LinkError(f"{node.id} is used in line {node.lineno} of part {part} but defined nowhere")
         for child in ast.iter_child_nodes(node):
             check(child, inner)
 
