@@ -7,13 +7,13 @@ the pile sends everything again until a receipt covers it, so dropping is always
 
 from collections import Counter
 
+from pile_coordinator.chain.proofs import parse_proof
 from pile_coordinator.chain.records import Pile
 from pile_coordinator.chain.state import State
 from pile_coordinator.chain.transactions import MAX_BATCH_PROOFS, MAX_TX_BYTES, SubmitProofs
 from pile_coordinator.engines.engine import CachingVerifier
 from pile_shared import cose
 from pile_shared.errors import PilechainError
-from pile_shared.proof import MAX_PROOF_BYTES, decode_payload
 
 MAX_AHEAD = 64  # proofs of one pile that may wait for a missing one: three times what a pile keeps in flight
 MAX_READY = 16_384  # proofs that wait for a block; above it new ones are dropped and sent again by their piles
@@ -49,8 +49,7 @@ class ProofDesk:
         if pile is None:
             return "unknown_pile"
         try:
-            signed = cose.parse1(message, MAX_PROOF_BYTES)
-            proof = decode_payload(signed.payload)
+            signed, proof = parse_proof(message)
         except PilechainError as error:
             return error.code
         if signed.kid != cose.key_id(pile.public):

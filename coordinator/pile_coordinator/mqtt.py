@@ -5,6 +5,7 @@ A full queue blocks the network thread instead of dropping: the broker then keep
 
 import queue
 import threading
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 MAX_QUEUED = 10_000  # messages taken from the broker and not yet looked at: a block's worth at the highest rate
 MAX_MESSAGE_BYTES = 16 << 20  # of an answer; an order certificate of a week is 2 MB
 MAX_INFLIGHT = 200
+_FULL_PAUSE_S = 0.01  # while the queue is full the broker waits with us
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ class Connection:
         on_connect: "Callable[[], None] | None" = None,
     ) -> None:
         """Start connecting to `broker` and subscribing to `topics`; never raises for a broker that is away."""
-        self._queue: queue.Queue[tuple[str, bytes]] = queue.Queue(MAX_QUEUED)
+        self._queue: queue.SimpleQueue[tuple[str, bytes]] = queue.SimpleQueue()
         self._topics = topics
         self._subscribed = threading.Event()
         self._closing = threading.Event()
@@ -89,12 +91,10 @@ class Connection:
         self.last_error = f"connection lost: {reason}"
 
     def _received(self, _client: paho.Client, _data: Any, message: paho.MQTTMessage) -> None:
-        while not self._closing.is_set():
-            try:
-                self._queue.put((message.topic, bytes(message.payload)), timeout=0.5)
-            except queue.Full:
-                continue  # the broker waits with us; closing ends it
-            return
+        while self._queue.qsize() >= MAX_QUEUED:
+            if self._closing.wait(_FULL_PAUSE_S):
+                return  # not acknowledged, so the broker keeps it for the next time
+        self._queue.put((message.topic, bytes(message.payload)))
 
     def wait_connected(self, timeout_s: float) -> None:
         """Return once subscribed; LinkError with the last error after `timeout_s`."""
@@ -109,13 +109,25 @@ class Connection:
     def get(self, timeout_s: float) -> tuple[str, bytes] | None:
         """The next (topic, payload), or None after `timeout_s`."""
         try:
-            return self._queue.get(timeout=timeout_s) if timeout_s > 0 else self._queue.get_nowait()
+            return self._queue.get_nowait()
+        except queue.Empty:
+            pass
+        try:
+            return self._queue.get(timeout=timeout_s) if timeout_s > 0 else None
         except queue.Empty:
             return None
 
     def publish(self, topic: str, payload: bytes) -> None:
         """Send with QoS 1; paho keeps it, bounded, until the broker has it."""
         self._client.publish(topic, payload, qos=1)
+
+    def drain(self, timeout_s: float) -> None:
+        """Return once the broker has everything that was published; LinkError after `timeout_s`."""
+        deadline = time.monotonic() + timeout_s
+        while self._client._out_messages:  # noqa: SLF001 - paho has no other way to ask
+            if time.monotonic() > deadline:
+                raise LinkError(f"{len(self._client._out_messages)} messages were not taken by the broker")  # noqa: SLF001
+            time.sleep(0.01)
 
     def close(self) -> None:
         """Disconnect and stop."""

@@ -59,9 +59,8 @@ class Coordinator:
         self._awaited: dict[bytes, str] = {}
         self._stopping = False
         self.engine.on_block(self._after_block)
-        up = [topics.pile_topic(self.chain_id, "+", kind) for kind in topics.PILE_UP]
-        up += [topics.party_topic(self.chain_id, "+", kind) for kind in topics.PARTY_UP]
-        self.connection = Connection(config.broker, f"coordinator-{config.party}-{self.chain_id}", up)
+        self._next_block_s = 0.0
+        self.connect()
 
     def _check_party(self) -> None:
         party = next((p for p in self.config.genesis.parties if p[0] == self.config.party), None)
@@ -73,16 +72,25 @@ class Coordinator:
         log(
             f"chain {self.chain_id} at block {self.engine.height}; solo engine: no fault tolerance; press Ctrl-C to stop"
         )
-        interval_s = self.config.block_interval_ms / 1000
-        next_block_s = time.monotonic() + interval_s
         while not self._stopping:
-            message = self.connection.get(max(0.0, min(next_block_s - time.monotonic(), 0.2)))
-            if message is not None:
-                self.handle(*message)
-            if time.monotonic() >= next_block_s or self.desk.ready >= FULL_BLOCK_PROOFS:
-                self.make_block()
-                next_block_s = time.monotonic() + interval_s
+            self.step(0.2)
         self.close()
+
+    def connect(self) -> None:
+        """Start connecting; the broker keeps what comes for us while we are away."""
+        up = [topics.pile_topic(self.chain_id, "+", kind) for kind in topics.PILE_UP]
+        up += [topics.party_topic(self.chain_id, "+", kind) for kind in topics.PARTY_UP]
+        client_id = f"coordinator-{self.config.party}-{self.chain_id}"
+        self.connection = Connection(self.config.broker, client_id, up)
+
+    def step(self, wait_s: float) -> None:
+        """Wait at most `wait_s` for one message and handle it; make a block when it is time, or many proofs are ready."""
+        message = self.connection.get(max(0.0, min(self._next_block_s - time.monotonic(), wait_s)))
+        if message is not None:
+            self.handle(*message)
+        if time.monotonic() >= self._next_block_s or self.desk.ready >= FULL_BLOCK_PROOFS:
+            self.make_block()
+            self._next_block_s = time.monotonic() + self.config.block_interval_ms / 1000
 
     def stop(self) -> None:
         """End `run` after the message in hand."""

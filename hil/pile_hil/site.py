@@ -28,7 +28,7 @@ from pile_hil.process import RigProcess
 
 ACCOUNTING_NODES = ("auditor", "grid", "operator")
 FOUNDERS = {"auditor": "third-party", "coordinator": "operator", "grid": "grid", "operator": "operator"}
-BOARD_HEAP = "64k"
+BOARD_HEAP = "300k"
 
 HOUR_MS = 3_600_000
 PARAMS: dict[str, object] = {
@@ -167,7 +167,8 @@ class Site:
         (self.folder / "genesis.json").write_text(json.dumps(document, indent=2) + "\n")
         return genesis_from_json(document)
 
-    def _write_coordinator(self) -> Path:
+    def write_coordinator(self) -> Path:
+        """Write the coordinator's configuration; its path."""
         path = self.folder / "coordinator.toml"
         attestation = "\n".join(f'{node} = "keys/{node}-attest.key"' for node in ACCOUNTING_NODES)
         path.write_text(
@@ -261,7 +262,7 @@ class Site:
 
     def start_coordinator(self) -> SiteProcess:
         """Start the coordinator."""
-        config = self._write_coordinator()
+        config = self.write_coordinator()
         return self.start("coordinator", sys.executable, "-m", "pile_coordinator.cli", "run", "--config", str(config))
 
     def prepare_pile(self, pile_id: str) -> bytes:

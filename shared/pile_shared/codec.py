@@ -20,30 +20,42 @@ else:
     import cbor2
 
     def _check(value: object, depth: int) -> None:
+        """Raise CodecError unless `value` is allowed. Leaves are checked where they stand: most values are leaves."""
         kind = type(value)
-        if kind is int:
-            if not INT_MIN <= value <= INT_MAX:  # type: ignore[operator]
-                raise CodecError("integer outside 64 bits")
-        elif kind is list or kind is tuple:
-            if depth == 0:
-                raise CodecError("nested too deep")
-            for item in value:  # type: ignore[attr-defined]
-                _check(item, depth - 1)
+        if kind is list or kind is tuple:
+            children = value
         elif kind is dict:
-            if depth == 0:
-                raise CodecError("nested too deep")
-            _check_map(value, depth)  # type: ignore[arg-type]
-        elif kind is not bytes and kind is not str and kind is not bool and value is not None:
-            raise CodecError("type not allowed: " + kind.__name__)
+            _check_keys(value)  # type: ignore[arg-type]
+            children = value.values()  # type: ignore[attr-defined]
+        else:
+            children = (value,)
+            depth += 1
+        if depth == 0:
+            raise CodecError("nested too deep")
+        for item in children:  # type: ignore[attr-defined]
+            kind = type(item)
+            if kind is int:
+                if not INT_MIN <= item <= INT_MAX:
+                    raise CodecError("integer outside 64 bits")
+            elif kind is bytes or kind is str or kind is bool or item is None:
+                continue
+            elif kind is list or kind is tuple or kind is dict:
+                _check(item, depth - 1)
+            else:
+                raise CodecError("type not allowed: " + kind.__name__)
 
-    def _check_map(mapping: dict[object, object], depth: int) -> None:
-        kinds = {type(key) for key in mapping}
-        if kinds not in ({int}, {str}, set()):
-            raise CodecError("map keys must be all text or all non-negative integers")
-        for key, item in mapping.items():
-            if type(key) is int and not 0 <= key <= INT_MAX:
+    def _check_keys(mapping: dict[object, object]) -> None:
+        texts = 0
+        for key in mapping:
+            kind = type(key)
+            if kind is str:
+                texts += 1
+            elif kind is not int:
+                raise CodecError("map keys must be all text or all non-negative integers")
+            elif not 0 <= key <= INT_MAX:  # type: ignore[operator]
                 raise CodecError("map key outside 0 .. 2^63 - 1")
-            _check(item, depth - 1)
+        if texts not in {0, len(mapping)}:
+            raise CodecError("map keys must be all text or all non-negative integers")
 
     def encode(value: object) -> bytes:
         """The one encoding of `value`. Raises CodecError for anything outside the allowed types and ranges."""

@@ -7,6 +7,7 @@ freezes the session at its last verified reading, and is never rebased. While it
 """
 
 from dataclasses import replace
+from functools import lru_cache
 
 from pile_coordinator.chain import contracts, settlement
 from pile_coordinator.chain.env import Env, Journal
@@ -16,7 +17,7 @@ from pile_coordinator.chain.transactions import SubmitProofs
 from pile_shared import cose
 from pile_shared.errors import PilechainError
 from pile_shared.platform import sha256
-from pile_shared.proof import ALARM, BEGIN, END, MAX_PROOF_BYTES, USER_REASONS, Proof, decode_payload, proof_hash
+from pile_shared.proof import ALARM, BEGIN, END, USER_REASONS, Proof, parse, proof_hash
 
 # What became of one proof of a batch, in the order of the checks. An admitted one advances its pile's chain, a fork is
 # recorded against its pile, and the others change nothing: a bad proof never holds up the good ones sent with it.
@@ -31,9 +32,16 @@ MALFORMED, UNKNOWN_PILE, GAP, DUPLICATE, BAD_SIGNATURE, FORK, UNCHAINED, ADMITTE
     "admitted",
 )
 
+MAX_PARSED = 16_384  # proofs of the blocks in hand; about 2 kB each
 MAX_CLOCK_AHEAD_MS = 600_000  # a pile's clock may run ten minutes ahead of the block's
 POWER_MARGIN_PERMILLE = 1100  # meters and clocks are read a moment apart
 REGISTER_STEP_WH = 100  # the coarsest energy register in use counts tenths of a kWh (Carlo Gavazzi EM24)
+
+
+@lru_cache(MAX_PARSED)
+def parse_proof(message: bytes) -> tuple[cose.Sign1, Proof]:
+    """A proof's parts, not verified. Pure, so remembered: ingest, chain and evidence each look at every proof."""
+    return parse(message)
 
 
 def admit_batch(state: State, env: Env, journal: Journal, body: SubmitProofs) -> list[object]:
@@ -43,8 +51,7 @@ def admit_batch(state: State, env: Env, journal: Journal, body: SubmitProofs) ->
 
 def _admit(state: State, env: Env, journal: Journal, message: bytes) -> str:
     try:
-        signed = cose.parse1(message, MAX_PROOF_BYTES)
-        proof = decode_payload(signed.payload)
+        signed, proof = parse_proof(message)
     except PilechainError:
         return MALFORMED
     key = state.find(PileKey, signed.kid)

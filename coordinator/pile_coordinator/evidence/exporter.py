@@ -9,6 +9,7 @@ import sqlite3
 from pathlib import Path
 from typing import cast
 
+from pile_coordinator.chain.proofs import parse_proof
 from pile_coordinator.chain.settlement import decode_statement
 from pile_coordinator.chain.transactions import (
     Confirm,
@@ -25,7 +26,7 @@ from pile_shared import terms as wire
 from pile_shared.certificate import MAX_LEAF_BYTES
 from pile_shared.codec import decode
 from pile_shared.cose import key_id
-from pile_shared.proof import EVENT_NAMES, REASON_NAMES, parse, proof_hash
+from pile_shared.proof import EVENT_NAMES, REASON_NAMES, proof_hash
 
 SCHEMA_VERSION = 1
 
@@ -147,7 +148,7 @@ class Exporter:
         for item, (message, outcome) in enumerate(zip(proofs, details, strict=True)):
             if outcome != "admitted":
                 continue
-            signed, proof = parse(message)
+            signed, proof = parse_proof(message)
             first = proof.readings[0] if proof.readings else None
             last = proof.readings[-1] if proof.readings else None
             rows.append(
