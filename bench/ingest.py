@@ -6,7 +6,6 @@ them, verifies, orders, applies and commits them durably, writes evidence and se
 
 import tempfile
 import time
-import timeit
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,15 +22,21 @@ from pile_shared.platform import es256_verify, sha256
 from pile_shared.proof import HEARTBEAT, NO_PREVIOUS, Proof, proof_hash
 from pile_shared.reading import Reading
 
-PILES, PROOFS_EACH = 50, 300
+PILES, PROOFS_EACH, ROUNDS = 50, 200, 5
+LIMIT_SECONDS = 1.0
 
 
 def verify_rate_per_s() -> float:
-    """How many signatures over a proof-sized message OpenSSL verifies per second on one core, best of several runs."""
+    """How many signatures over a proof-sized message OpenSSL verifies per second on one core, kept up for a second."""
     signer = cose.SoftwareSigner(sha256(b"limit"))
     message = bytes(230)
     signature = signer.sign(message)
-    return 500 / min(timeit.repeat(lambda: es256_verify(signer.public, message, signature), number=500, repeat=10))
+    count, began = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - began) < LIMIT_SECONDS:
+        for _ in range(200):
+            es256_verify(signer.public, message, signature)
+        count += 200
+    return count / elapsed
 
 
 def proofs_of(pile: str, chain_id: str, time_ms: int) -> list[bytes]:
@@ -46,15 +51,18 @@ def proofs_of(pile: str, chain_id: str, time_ms: int) -> list[bytes]:
 
 
 def figures() -> Iterator[Figure]:
-    """The ingest figure, with the verify rate measured before and after."""
+    """The ingest figure: the median of several rounds by ratio."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with Mosquitto(
             folder / "broker", extra_config=("max_queued_messages 0", "max_inflight_messages 1000")
         ) as broker:
-            limit = verify_rate_per_s()
-            rate = _drain(folder, broker.port)
-            limit = max(limit, verify_rate_per_s())
+            rounds = []
+            for number in range(ROUNDS):  # the limit on both sides of each round: other work on the machine slows both
+                before = verify_rate_per_s()
+                rate = _drain(folder / str(number), broker.port)
+                rounds.append((rate, (before + verify_rate_per_s()) / 2))
+            rate, limit = sorted(rounds, key=lambda pair: pair[0] / pair[1])[ROUNDS // 2]
     yield Figure("ingest-proofs", rate, "proofs/s", limit, "OpenSSL P-256 verifications/s on one core", ">= 0.3")
 
 

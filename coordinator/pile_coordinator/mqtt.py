@@ -93,7 +93,7 @@ class Connection:
     def _received(self, _client: paho.Client, _data: Any, message: paho.MQTTMessage) -> None:
         while self._queue.qsize() >= MAX_QUEUED:
             if self._closing.wait(_FULL_PAUSE_S):
-                return  # not acknowledged, so the broker keeps it for the next time
+                return  # we are leaving: it is sent again by whoever hears no answer
         self._queue.put((message.topic, bytes(message.payload)))
 
     def wait_connected(self, timeout_s: float) -> None:
@@ -116,6 +116,14 @@ class Connection:
             return self._queue.get(timeout=timeout_s) if timeout_s > 0 else None
         except queue.Empty:
             return None
+
+    def take(self, timeout_s: float, most: int) -> list[tuple[str, bytes]]:
+        """Up to `most` messages; none if none came within `timeout_s`."""
+        first = self.get(timeout_s)
+        messages = [] if first is None else [first]
+        while messages and len(messages) < most and (message := self.get(0)) is not None:
+            messages.append(message)
+        return messages
 
     def publish(self, topic: str, payload: bytes) -> None:
         """Send with QoS 1; paho keeps it, bounded, until the broker has it."""

@@ -80,11 +80,15 @@ def _advance(state: State, env: Env, journal: Journal, pile: Pile, proof: Proof,
     running = _running(state, pile.id)
     anomaly = _anomaly(env, pile, proof, running)
     frozen = pile.anomaly if running is not None or not proof.readings else ""
-    moved = replace(pile, last_sequence=proof.sequence, last_hash=digest, anomaly=frozen or anomaly)
-    believed = bool(proof.readings) and not moved.anomaly
-    if believed:
-        last = proof.readings[-1]
-        moved = replace(moved, last_time_ms=last.time_ms, last_energy_wh=last.energy_wh)
+    believed = bool(proof.readings) and not (frozen or anomaly)
+    moved = replace(
+        pile,
+        last_sequence=proof.sequence,
+        last_hash=digest,
+        anomaly=frozen or anomaly,
+        last_time_ms=proof.readings[-1].time_ms if believed else pile.last_time_ms,
+        last_energy_wh=proof.readings[-1].energy_wh if believed else pile.last_energy_wh,
+    )
     state.put(moved)
     if pile.anomaly and not moved.anomaly:  # bids may have waited for this pile
         state.put(replace(state.get(Zone, pile.zone), dirty=True))

@@ -66,7 +66,8 @@ class State:
 
     def contracts_on(self, pile: str) -> list[Contract]:
         """Open contracts that book a pile, by id."""
-        return [self.get(Contract, key) for key in sorted(self._by_pile.get(pile, ()))]
+        booked = self._by_pile.get(pile)
+        return [self.get(Contract, key) for key in sorted(booked)] if booked else []
 
     def terms_of(self, contract: Contract) -> Terms:
         """The decoded terms of an open contract."""
