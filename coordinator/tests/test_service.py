@@ -1,0 +1,227 @@
+"""The coordinator on a real broker: bad messages are counted, logged with their reason, answered, and change nothing."""
+
+import threading
+import time
+
+import pytest
+from world import HOUR
+
+from pile_coordinator.chain.rejections import Rejection
+from pile_coordinator.chain.transactions import (
+    AT_MARKET,
+    Deposit,
+    List,
+    PlaceBid,
+    RegisterParty,
+    RegisterPile,
+    sign_transaction,
+)
+from pile_coordinator.config import load_config
+from pile_coordinator.keys import load_key, make_key
+from pile_coordinator.mqtt import Connection
+from pile_coordinator.service import Coordinator
+from pile_coordinator.wallet import Wallet, WalletError
+from pile_hil.broker import Mosquitto, find_mosquitto
+from pile_hil.requirements import require
+from pile_hil.site import Site
+from pile_shared import cose, topics
+from pile_shared.certificate import decode_inclusion
+from pile_shared.codec import decode, encode
+from pile_shared.errors import LinkError
+from pile_shared.platform import sha256
+from pile_shared.proof import HEARTBEAT, NO_PREVIOUS, Proof, proof_hash
+from pile_shared.reading import Reading
+from pile_shared.terms import LEAF_RECEIPT
+
+PILE = cose.SoftwareSigner(sha256(b"pile-1"))
+
+
+class Served:
+    """A coordinator serving in a thread, wallets, and a raw connection that may say anything."""
+
+    def __init__(self, folder, port) -> None:
+        self.site = Site(folder, [], rate=1, port=port)
+        self.chain_id = self.site.genesis.chain_id
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+        assert self._ready.wait(20)
+        down = [topics.pile_topic(self.chain_id, "+", kind) for kind in topics.PILE_DOWN]
+        down.append(topics.party_topic(self.chain_id, "+", "result"))
+        self.raw = Connection(self.site.broker_spec, "stranger", down, persistent=False)
+        self.raw.wait_connected(20)
+        self.coordinator.connection.wait_connected(20)
+        for party in ("olga", "dan"):
+            make_key(self.site.key_file(party))
+
+    def _serve(self) -> None:
+        self.coordinator = Coordinator(load_config(self.site.write_coordinator()))
+        self._ready.set()
+        self.coordinator.run()
+
+    def close(self) -> None:
+        self.coordinator.stop()
+        self._thread.join(20)
+        self.raw.close()
+
+    def root(self) -> tuple[int, bytes]:
+        engine = self.coordinator.engine
+        return engine.height, engine.previous
+
+    def counted(self, reason: str, count: int) -> None:
+        deadline = time.monotonic() + 10
+        while self.coordinator.counts[reason] < count:
+            assert time.monotonic() < deadline, (reason, self.coordinator.counts)
+            time.sleep(0.01)
+
+    def proof(self, message: bytes, pile: str = "pile-1") -> None:
+        self.raw.publish(topics.pile_topic(self.chain_id, pile, "proof"), message)
+
+    def admit(self) -> None:
+        with self.site.wallet("operator") as operator, self.site.wallet("grid") as grid:
+            for party, role in (("olga", "pile-owner"), ("dan", "ev-owner")):
+                operator.send(RegisterParty(party, role, load_key(self.site.key_file(party)).public))
+                grid.send(Deposit(party, 20_000_000, party))
+            operator.send(RegisterPile("pile-1", "olga", PILE.public, "SDM630", "1", "north", 7000))
+
+
+@pytest.fixture
+def served(tmp_path):
+    require(find_mosquitto() is not None, "mosquitto is not installed")
+    with Mosquitto(tmp_path / "broker") as broker:
+        served = Served(tmp_path / "site", broker.port)
+        yield served
+        served.close()
+
+
+def heartbeats(chain_id: str, count: int, now_ms: int) -> list[bytes]:
+    messages, previous = [], NO_PREVIOUS
+    for sequence in range(1, count + 1):
+        reading = Reading(now_ms + sequence, 2, sequence.to_bytes(4, "big"), sequence, 0, 0)
+        messages.append(Proof(sequence, previous, None, HEARTBEAT, [reading]).sign(PILE, chain_id))
+        previous = proof_hash(messages[-1])
+    return messages
+
+
+def test_bad_messages_are_counted_by_reason_and_change_nothing(served, capfd):
+    served.admit()
+    chain_id, before = served.chain_id, served.root()
+    good = heartbeats(chain_id, 100, served.site.clock.now_ms())
+    flipped = bytearray(good[0])
+    flipped[-1] ^= 1
+    bad = {
+        "malformed": b"\x00" * 50,
+        "oversized": good[0] + bytes(4000),
+        "bad_signature": bytes(flipped),
+        "too_far_ahead": good[99],
+        "unknown_key": heartbeats_by(cose.SoftwareSigner(sha256(b"thief")), chain_id),
+    }
+    for message in bad.values():
+        served.proof(message)
+    served.proof(good[0], pile="pile-9")
+    served.raw.publish(topics.pile_topic("other-chain", "pile-1", "proof"), good[0])
+    for reason in (*bad, "unknown_pile"):
+        served.counted(reason, 1)
+    assert served.root() == before
+    logged = capfd.readouterr().err
+    for reason in (*bad, "unknown_pile"):
+        assert f"refused ({reason}, " in logged
+
+
+def heartbeats_by(signer: cose.SoftwareSigner, chain_id: str) -> bytes:
+    return Proof(1, NO_PREVIOUS, None, HEARTBEAT, []).sign(signer, chain_id)
+
+
+def test_out_of_order_and_replayed_proofs_count_once_and_are_receipted(served):
+    served.admit()
+    messages = heartbeats(served.chain_id, 6, served.site.clock.now_ms())
+    for index in (2, 1, 0, 5, 4, 3, 0, 2, 5):
+        served.proof(messages[index])
+    deadline, through = time.monotonic() + 10, 0
+    while through < 6:
+        assert time.monotonic() < deadline
+        received = served.raw.get(1)
+        if received is None or not received[0].endswith("/receipt"):
+            continue
+        inclusion = decode_inclusion(received[1])
+        inclusion.verify(served.chain_id, list(served.site.genesis.validators))
+        kind, pile, through, digest = decode(inclusion.leaf, 1000)
+        assert (kind, pile, digest) == (LEAF_RECEIPT, "pile-1", proof_hash(messages[through - 1]))
+    with served.site.wallet("operator"):
+        counts = served.coordinator.counts
+    assert counts["waiting"] + counts["ready"] >= 3
+
+
+def test_a_replay_is_answered_with_the_receipt_again(served):
+    served.admit()
+    (message,) = heartbeats(served.chain_id, 1, served.site.clock.now_ms())
+    for _ in range(2):
+        served.proof(message)
+        deadline = time.monotonic() + 10
+        while True:
+            received = served.raw.get(1)
+            if received is not None and received[0].endswith("/receipt"):
+                break
+            assert time.monotonic() < deadline
+
+
+def test_a_refused_transaction_is_answered_with_its_code(served):
+    served.admit()
+    before = served.root()
+    now_ms = served.site.clock.now_ms()
+    with served.site.wallet("dan") as dan, served.site.wallet("olga") as olga:
+        with pytest.raises(Rejection) as caught:
+            dan.send(PlaceBid("south", "", 1000, now_ms, now_ms + HOUR, 800_000, True, 0))
+        assert caught.value.code == "unknown_zone"
+        with pytest.raises(Rejection) as caught:
+            olga.send(PlaceBid("north", "", 1000, now_ms, now_ms + HOUR, 800_000, True, 0))
+        assert caught.value.code == "wrong_role"
+        with pytest.raises(WalletError):
+            dan.ask("contract", sha256(b"nothing"))
+    assert served.coordinator.engine.state.find(type(served.coordinator.engine.state.params), "params") is not None
+    assert served.root()[0] <= before[0] + 2  # a block may hold the refusal; balances are what they were
+    assert served.coordinator.engine.state.balance_micro("P:dan") == 20_000_000
+
+
+def test_the_same_bytes_again_get_the_same_answer(served):
+    served.admit()
+    now_ms = served.site.clock.now_ms()
+    signer = load_key(served.site.key_file("olga"))
+    tx = sign_transaction(
+        signer, served.chain_id, "olga", 1, 500, List("pile-1", now_ms, now_ms + HOUR, 5000, AT_MARKET)
+    )
+    answers = []
+    for _ in range(2):
+        served.raw.publish(topics.party_topic(served.chain_id, "olga", "tx"), tx)
+        deadline = time.monotonic() + 10
+        while True:
+            received = served.raw.get(1)
+            if received is not None and received[0].endswith("/olga/result"):
+                answers.append(received[1])
+                break
+            assert time.monotonic() < deadline
+    assert answers[0] == answers[1]
+
+
+def test_a_stranger_gets_no_answer_and_cannot_ask_for_others(served):
+    served.admit()
+    stranger = Wallet(served.site.genesis, "dan", cose.SoftwareSigner(sha256(b"thief")), served.site.broker_spec)
+    with stranger, pytest.raises(LinkError):
+        stranger.ask("account", timeout_s=2)
+    served.counted("unknown_key", 1)
+    nobody = Wallet(served.site.genesis, "nobody", cose.SoftwareSigner(sha256(b"thief")), served.site.broker_spec)
+    with nobody, pytest.raises(LinkError):
+        nobody.ask("account", timeout_s=2)
+    served.counted("unknown_sender", 1)
+
+
+def test_a_wallet_believes_no_forged_answer(served):
+    """Whoever can publish to the answer topic still cannot say what the balance is."""
+    served.admit()
+    thief = cose.SoftwareSigner(sha256(b"thief"))
+    content = encode([b"\x00" * 16, "ok", {"height": 1, "sequence": 0}])
+    forged = encode([cose.sign1(content, thief, cose.purpose(cose.REPLY, served.chain_id)), None])
+    with served.site.wallet("dan") as dan:
+        for message in (forged, b"", b"\xff" * 40, encode([1, 2])):
+            served.raw.publish(topics.party_topic(served.chain_id, "dan", "answer"), message)
+        assert dan.ask("account")["balance_micro"] == 20_000_000
