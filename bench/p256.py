@@ -9,13 +9,14 @@ import os
 import subprocess
 import tempfile
 import timeit
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
 
+from bench.figures import Figure, report
 from pile_edge.bundle import build_bundle, find_micropython
 from pile_shared import platform
 
@@ -44,12 +45,13 @@ print(best)
 """
 
 
-def main() -> None:
-    _cpython()
-    _micropython()
+def figures() -> Iterator[Figure]:
+    """Times of signing and verifying on both interpreters."""
+    yield from _cpython()
+    yield from _micropython()
 
 
-def _cpython() -> None:
+def _cpython() -> Iterator[Figure]:
     public, signature = platform.es256_public(SECRET), platform.es256_sign(SECRET, MESSAGE)
     bare_secret = ec.derive_private_key(int.from_bytes(SECRET, "big"), ec.SECP256R1())
     bare_public = bare_secret.public_key()
@@ -59,12 +61,12 @@ def _cpython() -> None:
     ours, bare = _best_us(
         lambda: platform.es256_verify(public, MESSAGE, signature), lambda: bare_public.verify(der, MESSAGE, how)
     )
-    _show("CPython verify", ours, bare, "bare OpenSSL")
+    yield Figure("p256-cpython-verify", ours, "us", bare, "bare OpenSSL", "")
     ours, bare = _best_us(lambda: platform.es256_sign(SECRET, MESSAGE), lambda: bare_secret.sign(MESSAGE, how_signed))
-    _show("CPython sign", ours, bare, "bare OpenSSL")
+    yield Figure("p256-cpython-sign", ours, "us", bare, "bare OpenSSL", "")
 
 
-def _micropython() -> None:
+def _micropython() -> Iterator[Figure]:
     interpreter = find_micropython()
     if interpreter is None:
         print("MicroPython: not installed, not measured")
@@ -80,13 +82,10 @@ def _micropython() -> None:
         cost = json.loads(run(str(COST_SCRIPT)))
         multiplication_us = int(run("-c", MULTIPLY_SCRIPT)) / 1000
     limit = "its multiplications alone"
-    _show("MicroPython sign", cost["sign_us"], SIGN_MULTIPLICATIONS * multiplication_us, limit)
-    _show("MicroPython verify", cost["verify_us"], VERIFY_MULTIPLICATIONS * multiplication_us, limit)
-    print(
-        f"MicroPython comb table at boot: {cost['table_us']} us; heap that stays {cost['import_bytes']} B code and",
-        end=" ",
+    yield Figure("p256-micropython-sign", cost["sign_us"], "us", SIGN_MULTIPLICATIONS * multiplication_us, limit, "")
+    yield Figure(
+        "p256-micropython-verify", cost["verify_us"], "us", VERIFY_MULTIPLICATIONS * multiplication_us, limit, ""
     )
-    print(f"{cost['table_bytes']} B table; heap at the highest {cost['verify_peak_bytes']} B more in verify")
 
 
 def _best_us(one: Callable[[], object], other: Callable[[], object]) -> tuple[float, float]:
@@ -95,9 +94,5 @@ def _best_us(one: Callable[[], object], other: Callable[[], object]) -> tuple[fl
     return min(times[0] for times in rounds) / 50 * 1e6, min(times[1] for times in rounds) / 50 * 1e6
 
 
-def _show(name: str, measured_us: float, limit_us: float, limit: str) -> None:
-    print(f"{name}: {measured_us:.0f} us, {measured_us / limit_us:.2f} times {limit} ({limit_us:.0f} us)")
-
-
 if __name__ == "__main__":
-    main()
+    report(figures())

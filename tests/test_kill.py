@@ -30,7 +30,7 @@ PILE = PileSpec(
 def ask_until(wallet, question, order, phases, seconds=60):
     deadline = time.monotonic() + seconds
     while True:
-        found = wallet.ask(question, order, timeout_s=30)
+        found = wallet.ask(question, order)
         if found["phase"] in phases:
             return found
         assert time.monotonic() < deadline, found

@@ -29,8 +29,17 @@ class WalletError(PilechainError):
 class Wallet:
     """One party's connection to a coordinator. Use as a context manager."""
 
-    def __init__(self, genesis: Genesis, party: str, signer: cose.SoftwareSigner, broker: Broker) -> None:
-        """Act as `party`; answers must be signed by a grid or operator party of `genesis`."""
+    def __init__(
+        self,
+        genesis: Genesis,
+        party: str,
+        signer: cose.SoftwareSigner,
+        broker: Broker,
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+    ) -> None:
+        """Act as `party`; answers must be signed by a grid or operator party of `genesis` and come within `timeout_s`."""
+        self._timeout_s = timeout_s
         self.chain_id = genesis.chain_id
         self.party = party
         self._signer = signer
@@ -51,7 +60,7 @@ class Wallet:
         """Disconnect."""
         self._connection.close()
 
-    def ask(self, question: str, *arguments: object, timeout_s: float = DEFAULT_TIMEOUT_S) -> object:
+    def ask(self, question: str, *arguments: object) -> object:
         """The coordinator's answer to a question (desk.py). WalletError if it refuses, LinkError if nobody answers."""
         nonce = random_bytes(16)
         payload = encode([self.party, nonce, question, list(arguments)])
@@ -60,14 +69,14 @@ class Wallet:
         def ours(kind: str, row: list[object]) -> bool:
             return kind == "answer" and len(row) == 3 and row[0] == nonce
 
-        _, code, value = self._exchange("query", message, ours, timeout_s)
+        _, code, value = self._exchange("query", message, ours)
         if code != "ok":
             raise WalletError(str(value), str(code))
         return value
 
-    def send(self, body: Body, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> tuple[bytes, int]:
+    def send(self, body: Body) -> tuple[bytes, int]:
         """Sign and send a transaction and wait for its block: (transaction id, height). Rejection if it is refused."""
-        account = cast("dict[str, int]", self.ask("account", timeout_s=timeout_s))
+        account = cast("dict[str, int]", self.ask("account"))
         until = account["height"] + VALID_BLOCKS
         tx = sign_transaction(self._signer, self.chain_id, self.party, account["sequence"] + 1, until, body)
         tx_id = sha256(tx)
@@ -75,7 +84,7 @@ class Wallet:
         def ours(kind: str, row: list[object]) -> bool:
             return kind == "result" and len(row) == 4 and row[0] == tx_id
 
-        _, height, code, text = self._exchange("tx", tx, ours, timeout_s)
+        _, height, code, text = self._exchange("tx", tx, ours)
         if code in CODES:
             raise Rejection(code, cast("str", text))
         if code != "ok":
@@ -94,27 +103,27 @@ class Wallet:
         """Tell a pile to START or STOP a session, directly: it knows this key from the contract."""
         payload = encode([contract, action, time_ms, limit_wh])
         message = cose.sign1(payload, self._signer, cose.purpose(cose.SESSION, self.chain_id))
-        self._connection.wait_connected(DEFAULT_TIMEOUT_S)
+        self._connection.wait_connected(self._timeout_s)
         self._connection.publish(topics.pile_topic(self.chain_id, pile, "session"), message)
 
-    def _exchange(
-        self, kind: str, message: bytes, ours: Callable[[str, list[object]], bool], timeout_s: float
-    ) -> list[object]:
+    def _exchange(self, kind: str, message: bytes, ours: Callable[[str, list[object]], bool]) -> list[object]:
         """Send until the reply comes; sending twice is safe, as the coordinator recognises what it has seen."""
-        deadline = time.monotonic() + timeout_s
-        self._connection.wait_connected(timeout_s)
+        deadline = time.monotonic() + self._timeout_s
+        self._connection.wait_connected(self._timeout_s)
         send_at = 0.0
         while time.monotonic() < deadline:
             if time.monotonic() >= send_at:
                 self._connection.publish(topics.party_topic(self.chain_id, self.party, kind), message)
                 send_at = time.monotonic() + RESEND_S
-            received = self._connection.get(min(0.2, timeout_s))
+            received = self._connection.get(0.2)
             if received is None:
                 continue
             row = self._opened(received[1])
             if row is not None and ours(received[0].rsplit("/", 1)[1], row):
                 return row
-        raise LinkError(f"no coordinator answered within {timeout_s:g} s; is `pilechain run` up for {self.chain_id}?")
+        raise LinkError(
+            f"no coordinator answered within {self._timeout_s:g} s; is `pilechain run` up for {self.chain_id}?"
+        )
 
     def _opened(self, message: bytes) -> list[object] | None:
         """The content of a reply signed by a coordinator we trust, else None: forged replies are as good as none."""

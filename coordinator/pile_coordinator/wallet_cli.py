@@ -70,7 +70,8 @@ def _connected(options: argparse.Namespace, act: Act) -> int:
     if not host or not port.isdigit():
         raise ConfigError("--broker must be HOST:PORT")
     genesis, signer = load_genesis(options.genesis), load_key(options.key)
-    with Wallet(genesis, options.party, signer, Broker(host, int(port))) as wallet:
+    broker = Broker(host, int(port))
+    with Wallet(genesis, options.party, signer, broker, timeout_s=options.timeout) as wallet:
         _print(act(wallet, options), as_json=options.json)
     return 0
 

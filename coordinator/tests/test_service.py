@@ -205,13 +205,17 @@ def test_the_same_bytes_again_get_the_same_answer(served):
 
 def test_a_stranger_gets_no_answer_and_cannot_ask_for_others(served):
     served.admit()
-    stranger = Wallet(served.site.genesis, "dan", cose.SoftwareSigner(sha256(b"thief")), served.site.broker_spec)
+    stranger = Wallet(
+        served.site.genesis, "dan", cose.SoftwareSigner(sha256(b"thief")), served.site.broker_spec, timeout_s=2
+    )
     with stranger, pytest.raises(LinkError):
-        stranger.ask("account", timeout_s=2)
+        stranger.ask("account")
     served.counted("unknown_key", 1)
-    nobody = Wallet(served.site.genesis, "nobody", cose.SoftwareSigner(sha256(b"thief")), served.site.broker_spec)
+    nobody = Wallet(
+        served.site.genesis, "nobody", cose.SoftwareSigner(sha256(b"thief")), served.site.broker_spec, timeout_s=2
+    )
     with nobody, pytest.raises(LinkError):
-        nobody.ask("account", timeout_s=2)
+        nobody.ask("account")
     served.counted("unknown_sender", 1)
 
 

@@ -302,7 +302,7 @@ class Site:
 
     def wallet(self, party: str) -> Wallet:
         """A party's wallet, connected."""
-        return Wallet(self.genesis, party, load_key(self.key_file(party)), self.broker_spec)
+        return Wallet(self.genesis, party, load_key(self.key_file(party)), self.broker_spec, timeout_s=30.0)
 
     def admit(self, parties: Mapping[str, tuple[str, int]]) -> None:
         """Register parties (role, deposit in micro) and every pile."""
