@@ -38,7 +38,7 @@ _FUNCTIONS = (ast.FunctionDef, ast.Lambda)
 _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 _SCALARS = (int, str, bytes, type(None))
 # Names every interpreter here defines; a name that is neither of these nor linked is refused.
-_BUILTINS = frozenset(dir(builtins)) | {"__name__", "__file__"}
+_BUILTINS = frozenset(dir(builtins)) | {"__name__", "__file__", "__module__", "__qualname__"}
 _THIS_MODULE = "_this"
 _TEXT_CALL = "_text"
 _LIST_CALL, _ROWS_CALL = "_texts", "_rows"
@@ -417,6 +417,13 @@ class _Program:
         """Write the parts."""
         for statement in self.body:
             _unroll_comprehensions(statement)
+            for node in ast.walk(statement):
+                if isinstance(node, ast.FunctionDef):
+                    _take_out_keyword_defaults(node.args)
+                elif isinstance(node, ast.ClassDef):
+                    # MicroPython fills these two in first; nothing here asks for them, so methods may have their places.
+                    node.body.insert(0, ast.parse("del __module__, __qualname__").body[0])
+        _turn_properties_into_attributes(self.body)
         _share_attribute_names(self.body)
         _share_argument_names(self.body)
         texts = _Texts()
@@ -814,6 +821,47 @@ def _share_attribute_names(body: list[ast.stmt]) -> None:
             for part in statement.body:
                 if isinstance(part, ast.FunctionDef):
                     part.name = renamed.get(part.name, part.name)
+
+
+def _take_out_keyword_defaults(args: ast.arguments) -> None:
+    """Let keyword-only arguments be given by position too: their defaults then need no dictionary, of 100 bytes."""
+    given = [(arg, default) for arg, default in zip(args.kwonlyargs, args.kw_defaults, strict=True)]
+    defaults = [default for _, default in given if default is not None]
+    if not defaults or args.vararg or args.kwarg or (args.defaults and len(defaults) < len(given)):
+        return
+    args.args += [arg for arg, default in given if default is None]
+    args.args += [arg for arg, default in given if default is not None]
+    args.defaults += defaults
+    args.kwonlyargs, args.kw_defaults = [], []
+
+
+def _turn_properties_into_attributes(body: list[ast.stmt]) -> None:
+    """`head`, a property that returns `self._head`, becomes the attribute `head` itself: 80 bytes less."""
+    family = _families(body)
+    for statement in body:
+        if not isinstance(statement, ast.ClassDef):
+            continue
+        for part in list(statement.body):
+            hidden = _hidden_attribute(part)
+            if hidden and _is_only_own(body, hidden, family, family[statement.name]):
+                statement.body.remove(part)
+                for node in ast.walk(statement):
+                    if isinstance(node, ast.Attribute) and node.attr == hidden:
+                        node.attr = part.name  # type: ignore[attr-defined]
+
+
+def _hidden_attribute(part: ast.stmt) -> str:
+    """`_head` of a property `head` that just returns `self._head`; "" for anything else."""
+    if not isinstance(part, ast.FunctionDef) or [ast.unparse(one) for one in part.decorator_list] != ["property"]:
+        return ""
+    return "_" + part.name if ast.unparse(part.body[0]) == f"return self._{part.name}" else ""
+
+
+def _is_only_own(body: list[ast.stmt], name: str, family: dict[str, str], mine: str) -> bool:
+    """Whether no other class of a family has that attribute, and nobody but `self` is asked for it."""
+    relatives = [one for one in body if isinstance(one, ast.ClassDef) and family[one.name] == mine]
+    uses = [node for one in relatives for node in ast.walk(one) if isinstance(node, ast.Attribute) and node.attr == name]
+    return len(relatives) == 1 and all(ast.unparse(node.value) == "self" for node in uses)
 
 
 def _members(statement: ast.ClassDef) -> Iterator[str]:
