@@ -269,8 +269,7 @@ def cose_bad() -> Iterator[Case]:
     start = b"\xd2\x84\x4d" + protected
     flipped = bytearray(good)
     flipped[-67] ^= 1
-    order = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
-    high = good[:-32] + (order - int.from_bytes(good[-32:], "big")).to_bytes(32, "big")
+    high = good[:-64] + other_s(signature)
     other = cose.sign1(payload, key("other"), aad)
     rows = (
         ("payload altered", bytes(flipped), "bad_signature"),
@@ -307,6 +306,13 @@ def cose_bad() -> Iterator[Case]:
         assert refused(code, lambda data=message: cose.parse1(data, 400).verify(signer.public, aad))  # type: ignore[misc]
         hexes = {"public": signer.public.hex(), "aad": aad.hex(), "message": message.hex()}
         yield {"kind": "bad", "source": source, **hexes, "code": code}
+
+
+def other_s(signature: object) -> bytes:
+    """(r, n - s), which ES256 verifies as well."""
+    assert isinstance(signature, bytes)
+    order = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+    return signature[:32] + (order - int.from_bytes(signature[32:], "big")).to_bytes(32, "big")
 
 
 def _parts(protected: bytes, unprotected: bytes, payload: bytes, signature: bytes) -> bytes:
@@ -710,6 +716,7 @@ def certificate_bad() -> Iterator[Case]:
         ("five attestations", [[encoded, rows + rows[:2]], good.leaf, 4, good.path], "codec"),
         ("signed by another key", [[encoded, forged], good.leaf, 4, good.path], "signature"),
         ("signed for another purpose", [[encoded, [*rows[:2], [2, as_proof]]], good.leaf, 4, good.path], "signature"),
+        ("n - s for s", [[encoded, [*rows[:2], [2, other_s(rows[2][1])]]], good.leaf, 4, good.path], "signature"),
         ("signature of 63 bytes", [[encoded, [*rows[:2], [2, as_proof[1:]]]], good.leaf, 4, good.path], "bounds"),
         ("another leaf", other_leaf, "inclusion"),
         ("another index", [good.certificate.fields(), good.leaf, 3, good.path], "inclusion"),

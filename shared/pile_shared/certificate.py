@@ -119,7 +119,7 @@ def decode_header(data: bytes) -> Header:
 
 def attest(header: bytes, signer: cose.SoftwareSigner, chain_id: str) -> bytes:
     """An accounting node's 64-byte signature over a header's bytes (a COSE_Sign1 with the header hash as payload)."""
-    return signer.sign(cose.to_be_signed(signer.kid, sha256(header), cose.purpose(cose.HEADER, chain_id)))
+    return cose.low_s(signer.sign(cose.to_be_signed(signer.kid, sha256(header), cose.purpose(cose.HEADER, chain_id))))
 
 
 class Certificate:
@@ -154,7 +154,7 @@ class Certificate:
             check_bytes("attestation", signature, cose.SIGNATURE_BYTES, cose.SIGNATURE_BYTES)
             validator = validators[index]
             message = cose.to_be_signed(cose.key_id(validator.public), digest, aad)
-            if not es256_verify(validator.public, message, signature):
+            if cose.low_s(signature) != signature or not es256_verify(validator.public, message, signature):
                 raise CertificateError("attestation by " + validator.party + " does not verify", "signature")
             power += validator.power
             last = index

@@ -162,6 +162,16 @@ def test_a_signature_for_another_purpose_or_chain_or_header():
         assert code(altered(lambda rows, s=signature: [*rows[:2], [2, s]]).verify, CHAIN, FOUR) == "signature"
 
 
+def test_the_other_s_is_refused():
+    """ES256 takes (r, n - s) as well; here it would be other bytes of the same certificate."""
+
+    def other_s(rows):
+        r, s = rows[2][1][:32], int.from_bytes(rows[2][1][32:], "big")
+        return [*rows[:2], [2, r + (cose._ORDER - s).to_bytes(32, "big")]]
+
+    assert code(altered(other_s).verify, CHAIN, FOUR) == "signature"
+
+
 def test_another_chain_and_another_set():
     made = certificate(FOUR, (0, 1, 2), chain_id="demo-2")
     assert code(made.verify, CHAIN, FOUR) == "chain"

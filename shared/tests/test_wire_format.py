@@ -149,6 +149,7 @@ BEYOND_CDDL = {
         "five attestations",
         "signed by another key",
         "signed for another purpose",
+        "n - s for s",
         "another leaf",
         "another index",
         "path cut short",
@@ -515,3 +516,14 @@ def excused(rule, whole, other):
 
 def is_batch(body):
     return len(body) == 1 == len(body[0]) and all(isinstance(proof, bytes) for proof in body[0][0])
+
+
+# --- the guide -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_worked_bytes_are_the_vector():
+    block = GUIDE.read_text().partition("```hex\n")[2].partition("```")[0]
+    worked = "".join(re.match(r" *((?:[0-9a-f]{2} ?)*)", line).group(1) for line in block.splitlines())
+    (case,) = [case for case in cases("proof") if case["source"] == "periodic, six readings"]
+    assert worked.replace(" ", "") == case["message"]
+    assert f"{len(case['message']) // 2} bytes" in GUIDE.read_text()
