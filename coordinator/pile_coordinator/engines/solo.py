@@ -96,7 +96,7 @@ class SoloEngine:
         """
         self._check_running()
         checked = check_tx(self.state, self.env(self.time_ms), tx)
-        due = self._sequences.get(checked.sender, self.state.get(Party, checked.sender).sequence + 1)
+        due = self.next_sequence(checked.sender)
         if checked.sequence != due:
             code = "replayed" if checked.sequence < due else "sequence_gap"
             raise Rejection(code, f"{checked.sender} is at sequence {due - 1}, waiting transactions included")
@@ -107,6 +107,10 @@ class SoloEngine:
         self._waiting_bytes += len(tx)
         self._sequences[checked.sender] = checked.sequence + 1
         return checked
+
+    def next_sequence(self, party: str) -> int:
+        """The sequence a registered party's next transaction must have, those that wait included."""
+        return self._sequences.get(party, self.state.get(Party, party).sequence + 1)
 
     def has_work(self, time_ms: int) -> bool:
         """Whether a block made at `time_ms` would do anything."""
