@@ -183,6 +183,20 @@ def test_the_dearest_bid_goes_first() -> None:
     assert market.terms().user == "user-2"
 
 
+def test_nobody_chooses_who_wins_a_tie() -> None:
+    """Two bids at one limit for one window: the hash of the previous block decides, which neither knows when bidding."""
+    winners = set()
+    for salt in range(16):
+        market = Market(1, 2)
+        market.salt = bytes([salt])
+        market.offer()
+        market.bid("user-1")
+        market.bid("user-2")
+        market.ok()
+        winners.add(market.terms().user)
+    assert winners == {"user-1", "user-2"}
+
+
 def test_a_bid_is_not_filled_above_its_limit_by_one_micro() -> None:
     for extra, filled in ((-1, False), (0, True)):
         market = Market()
@@ -240,6 +254,12 @@ def test_a_bid_dies_when_no_session_could_begin_any_more() -> None:
     market.offer()
     assert closings(market.block(time_ms=bid.expires_ms)) == ["expired"]
     assert market.state.each(Contract) == []
+    short = market.time_ms + HOUR // 2  # a window shorter than the grace
+    market.bid(market=True, energy=1000, start=market.time_ms, end=short)
+    market.ok()
+    assert contracts.begin_until_ms(market.terms()) == short
+    late = market.tx("user-1", PlaceBid("north", "", 1000, short - HOUR // 2, short, 10**6, True, 0))
+    assert [r.code for r in market.block(late, time_ms=short).results] == ["window"]
 
 
 def test_what_is_left_of_a_window_must_fit_the_energy() -> None:

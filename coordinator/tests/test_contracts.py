@@ -286,12 +286,19 @@ def test_late_proofs_after_the_deadline_change_no_settlement() -> None:
     assert market.contract().statement == statement
 
 
-@pytest.mark.parametrize("seconds", [0, HOUR])
-def test_a_confirm_window_of_nothing_settles_at_the_next_block(seconds: int) -> None:
+def test_a_confirm_window_of_nothing_settles_at_the_next_block() -> None:
     market = Market(confirm_window_ms=0)
     market.signed()
     market.submit(market.begin(), market.end(DONE, 105_000, REASON_ENERGY_REACHED), time_ms=DONE)
-    assert closings(market.ok(time_ms=DONE + 1 + seconds)) == ["settled"]
+    assert closings(market.ok(time_ms=DONE + 1)) == ["settled"]
+
+
+def test_a_confirm_window_of_nothing_settles_a_silent_pile_in_the_block_of_its_deadline() -> None:
+    market = Market(confirm_window_ms=0)
+    market.signed()
+    market.submit(market.begin(), time_ms=DONE)
+    outcome = market.ok(time_ms=market.contract().deadline_ms)
+    assert (closings(outcome), market.holds()) == (["settled"], {})
 
 
 def test_two_contracts_on_one_pile_settle_each_by_its_own_session() -> None:

@@ -11,6 +11,7 @@ from pile_coordinator.chain.invariants import check, check_in_full
 from pile_coordinator.chain.records import Account, Bid, Contract, Zone
 from pile_coordinator.chain.rejections import BrokenInvariantError, Rejection
 from pile_coordinator.chain.transactions import Deposit
+from pile_coordinator.chain.transition import apply_block
 from pile_shared.terms import FIELDS, Terms, decode_terms
 
 
@@ -151,7 +152,7 @@ def test_a_block_over_a_broken_state_stops_before_it_ends() -> None:
     with pytest.raises(BrokenInvariantError):
         check(market.state)
     with pytest.raises(BrokenInvariantError):
-        market.block(market.tx("grid", Deposit("user-1", 5, "r")))
+        apply_block(market.state, market.env(), [market.tx("grid", Deposit("user-1", 5, "r"))])
 
 
 def test_postings_check_who_may_owe() -> None:

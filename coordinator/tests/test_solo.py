@@ -206,7 +206,9 @@ def test_sequences_count_what_waits(solo: SoloEngine) -> None:
     solo.make_block(NOW)
     assert code(2) == "sequence_gap"  # also the first one must be in turn
     assert code(0) == "replayed"
+    assert solo.next_sequence("grid") == 2
     solo.submit(tx(solo, "grid", Deposit("operator", 5, "a"), ahead=1))
+    assert solo.next_sequence("grid") == 3
     assert code(1) == "replayed"
     assert code(3) == "sequence_gap"
     solo.submit(tx(solo, "grid", Deposit("operator", 5, "b"), ahead=2))

@@ -25,6 +25,7 @@ from pile_coordinator.chain.transactions import (
 )
 from pile_coordinator.chain.transition import MAX_AHEAD_MS, MAX_WINDOW_MS, apply_tx, check_tx
 from pile_shared import cose
+from pile_shared.platform import sha256
 from pile_shared.units import MAX_AMOUNT_MICRO
 
 SENDERS = ["grid", "operator", "auditor", "owner-1", "user-1", "nobody"]
@@ -318,4 +319,13 @@ def test_a_party_with_a_key_off_the_curve_can_only_fail() -> None:
     market.send("operator", RegisterParty("odd", "ev-owner", b"\x04" + b"\x01" * 64))
     market.ok()
     forged = market.tx("odd", BODIES["cancel"](bytes(32)))
+    assert [r.code for r in market.block(forged).results] == ["bad_signature"]
+
+
+def test_a_key_id_that_is_not_the_senders_is_refused_even_if_the_signature_holds() -> None:
+    market = Market()
+    signer = cose.SoftwareSigner(sha256(b"grid"))
+    signer.kid = bytes(8)
+    body = Deposit("user-1", 5, "r")
+    forged = sign_transaction(signer, market.chain_id, "grid", market.sequences["grid"] + 1, 100, body)
     assert [r.code for r in market.block(forged).results] == ["bad_signature"]

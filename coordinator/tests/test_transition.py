@@ -12,7 +12,9 @@ from world import HOUR, NOW, Market, World, bounded, closings, leaf_of, statemen
 
 import pile_coordinator.chain
 from pile_coordinator.chain import transition
+from pile_coordinator.chain.env import Journal
 from pile_coordinator.chain.records import Bid, Contract, Party
+from pile_coordinator.chain.rejections import Rejection
 from pile_coordinator.chain.transactions import AT_MARKET, Deposit
 from pile_coordinator.chain.transition import apply_block
 from pile_shared.platform import sha256
@@ -39,6 +41,19 @@ def test_anything_but_a_rejection_stops_the_block(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(transition, "_deposit", broken)
     with pytest.raises(ZeroDivisionError):
         apply_block(market.state, market.env(), [market.tx("grid", Deposit("user-1", 5, "a"))])
+
+
+def test_a_rejection_takes_back_leaves_and_receipts_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    market = Market()
+
+    def leaky(state: object, env: object, journal: Journal, tx: object) -> None:
+        journal.leaves.append(b"leaf")
+        journal.receipts["pile-1"] = None
+        raise Rejection("funds", "after the fact")
+
+    monkeypatch.setattr(transition, "_run", leaky)
+    outcome = market.block(market.tx("grid", Deposit("user-1", 5, "a")))
+    assert [leaf_of(leaf)[0] for leaf in outcome.leaves] == [LEAF_RESULT]
 
 
 def test_a_rejection_midway_takes_back_what_its_transaction_did_but_not_its_neighbours() -> None:

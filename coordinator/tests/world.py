@@ -107,12 +107,13 @@ class World:
         self.height = 0
         self.time_ms = NOW
         self.queue: list[bytes] = []
+        self.salt = b""  # another one is another history, so other seeds
         self.sequences: dict[str, int] = {}
         self.proofs: dict[str, tuple[int, bytes]] = {}
 
     def env(self, time_ms: int | None = None) -> Env:
         height = self.height + 1
-        return Env(self.chain_id, height, time_ms or self.time_ms, sha256(str(height).encode()), VERIFY)
+        return Env(self.chain_id, height, time_ms or self.time_ms, sha256(self.salt + str(height).encode()), VERIFY)
 
     def seal(self) -> bytes:
         """End a block; `rows` is then what a store would hold."""
