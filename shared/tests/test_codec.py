@@ -1,5 +1,8 @@
 """The two codecs are one: cbor2 behind our rules, and the board's; RFC 8949's own examples judge both."""
 
+import json
+from pathlib import Path
+
 import cbor2
 import pytest
 from hypothesis import example, given, settings
@@ -9,6 +12,7 @@ from pile_shared import cbor_small, codec
 from pile_shared.errors import CodecError
 
 MOST = 1 << 20
+VECTORS = Path(codec.__file__).parent / "vectors/codec.jsonl"
 BOTH = pytest.mark.parametrize("implementation", [codec, cbor_small], ids=["cbor2", "small"])
 
 scalars = st.one_of(
@@ -107,6 +111,16 @@ def test_both_refuse_the_same_values(value):
 @given(st.binary(max_size=60))
 @settings(max_examples=500)
 def test_both_agree_on_any_bytes(data):
+    agree(data)
+
+
+@pytest.mark.parametrize("line", VECTORS.read_text(encoding="utf-8").splitlines())
+def test_both_agree_on_every_vector(line):
+    case = json.loads(line)
+    data = bytes.fromhex(case["bytes"])
+    for implementation in (codec, cbor_small):
+        read = outcome(implementation.decode, data, 64 if case["kind"] == "bad" else MOST)
+        assert (read if isinstance(read, Refusal) else "good") == case.get("code", "good")
     agree(data)
 
 
