@@ -51,10 +51,11 @@ def _texts(at, length):
     return tuple(_text(at, length).split("|"))
 
 def _rows(at, length):
-    rows = []
-    for row in _text(at, length).split("/"):
-        rows.append(tuple(row.split("|")))
-    return tuple(rows)
+    length += at
+    while at < length:
+        end = _TEXTS.find(b"/", at)
+        yield _text(at, end - at).split("|")
+        at = end + 1
 """
 
 
@@ -378,6 +379,8 @@ class _Program:
             elif isinstance(statement, ast.ClassDef):
                 self.dropped += [f"{self.origin[id(statement)]}.{name}.{method}" for method in kept.prune(statement)]
         self.body = [statement for statement in self.body if _defined_name(statement) in kept.names]
+        self.entries = entries
+        self.offered = self._value_names()
         self.linked = {key: name for key, name in self.linked.items() if name in kept.names}
         self._settle(definitions, [self.linked[key] for key in entries], kept)
 
@@ -394,7 +397,7 @@ class _Program:
         resident = _Reach()
         resident.attributes |= kept.attributes
         resident.names |= {name for name in kept.names if isinstance(stays.get(name), ast.ClassDef)} | set(roots)
-        _extend(resident, stays, self.values, self._value_names())
+        _extend(resident, stays, self.values, self.offered)
         for name in stays:
             if name in kept.names and name not in resident.names:
                 self.home[name] = self.temporary
@@ -423,6 +426,7 @@ class _Program:
                 elif isinstance(node, ast.ClassDef):
                     # MicroPython fills these two in first; nothing here asks for them, so methods may have their places.
                     node.body.insert(0, ast.parse("del __module__, __qualname__").body[0])
+        self.body = _skip_forwarders(self.body, {*self.offered.values(), *[self.linked[key] for key in self.entries]})
         _turn_properties_into_attributes(self.body)
         _share_attribute_names(self.body)
         _share_argument_names(self.body)
@@ -444,7 +448,7 @@ class _Program:
     def _emit_part(self, part: str, before: list[str], extra: list[ast.stmt]) -> Part:
         body = [*extra, *[one for one in self.body if self._part_of(one) == part]]
         is_port = part == self.home[_THIS_MODULE]
-        offered = self._value_names() if is_port else {}
+        offered = self.offered if is_port else {}
         linker = _PartLinker(self.home, part)
         body = [linker.visit(statement) for statement in body]
         used = {node.id for one in body for node in ast.walk(one) if isinstance(node, ast.Name)} | set(offered)
@@ -823,6 +827,22 @@ def _share_attribute_names(body: list[ast.stmt]) -> None:
                     part.name = renamed.get(part.name, part.name)
 
 
+def _skip_forwarders(body: list[ast.stmt], fixed: set[str]) -> list[ast.stmt]:
+    """Call what a function that only passes its arguments on would call; leave such functions out."""
+    target: dict[str, str] = {}
+    for statement in body:
+        if isinstance(statement, ast.FunctionDef) and statement.name not in fixed and not statement.args.defaults:
+            call = statement.body[0].value if isinstance(statement.body[0], ast.Return) else None
+            args = [arg.arg for arg in statement.args.args]
+            text = f"({', '.join(args)})"
+            is_plain = isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and not statement.args.kwonlyargs
+            if is_plain and not statement.args.vararg and ast.unparse(call) == call.func.id + text:  # type: ignore[union-attr, arg-type]
+                target[statement.name] = call.func.id  # type: ignore[union-attr]
+
+    skipper = _Skipper(target)
+    return [skipper.visit(statement) for statement in body if _defined_name(statement) not in target]
+
+
 def _take_out_keyword_defaults(args: ast.arguments) -> None:
     """Let keyword-only arguments be given by position too: their defaults then need no dictionary, of 100 bytes."""
     given = [(arg, default) for arg, default in zip(args.kwonlyargs, args.kw_defaults, strict=True)]
@@ -1037,10 +1057,22 @@ class _Texts(ast.NodeTransformer):
                     for node in ast.walk(root):
                         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
                             count[node.id] = count.get(node.id, 0) + 1
+        # Rows are made one by one, so they can only be gone through: by `for`, `zip` or `len`, which is known.
+        iterated: dict[str, int] = {}
+        for statement in body:
+            for node in ast.walk(statement):
+                used = [node.iter] if isinstance(node, (ast.For, ast.comprehension)) else []
+                if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("zip", "len"):
+                    used = node.args
+                for part in used:
+                    if isinstance(part, ast.Name):
+                        iterated[part.id] = iterated.get(part.id, 0) + 1
         rest = []
         for statement in body:
             name = _defined_name(statement)
-            call = self._table(statement) if in_functions.get(name) == anywhere.get(name) else None
+            is_iterated = iterated.get(name) == anywhere.get(name)
+            is_inside = in_functions.get(name) == anywhere.get(name)
+            call = self._table(statement, is_iterated=is_iterated) if is_inside else None
             if call is None:
                 rest.append(statement)
             else:
@@ -1048,7 +1080,7 @@ class _Texts(ast.NodeTransformer):
                 self.sizes[name] = len(_constant_value(statement.value))  # type: ignore[attr-defined]
         return rest
 
-    def _table(self, statement: ast.stmt) -> ast.expr | None:
+    def _table(self, statement: ast.stmt, *, is_iterated: bool) -> ast.expr | None:
         value = _constant_value(statement.value) if isinstance(statement, ast.Assign) else ...
         if not isinstance(value, tuple) or len(value) < _TABLE_ITEMS:
             return None
@@ -1057,7 +1089,9 @@ class _Texts(ast.NodeTransformer):
             return None
         if not any(isinstance(row, tuple) for row in value):
             return self._call("|".join(value), statement, _LIST_CALL)
-        return self._call("/".join("|".join(row) for row in rows), statement, _ROWS_CALL)
+        if not is_iterated:
+            return None
+        return self._call("".join("|".join(row) + "/" for row in rows), statement, _ROWS_CALL)
 
     def visit_Name(self, node: ast.Name) -> ast.AST:  # noqa: N802 - the visitor's protocol
         return self.tables.get(node.id, node)
@@ -1118,23 +1152,18 @@ def _line_map(text: str, statement: ast.stmt, module: str) -> list[str]:
     return found
 
 
-class _PartLinker(ast.NodeTransformer):
-    """Turns names that live in other parts into their attributes: a part's table then has one entry for all of them."""
+class _GlobalNames(ast.NodeTransformer):
+    """Visits names that are global where they stand."""
 
-    def __init__(self, home: Mapping[str, str], part: str) -> None:
-        self.home = home
-        self.part = part
-        self.parts: set[str] = set()
+    def __init__(self) -> None:
         self.scopes: list[set[str]] = []
 
+    def visit_global(self, node: ast.Name) -> ast.AST:
+        """What to put in place of a global name."""
+        raise NotImplementedError
+
     def visit_Name(self, node: ast.Name) -> ast.AST:  # noqa: N802 - the visitor's protocol
-        there = self.home.get(node.id, self.part)
-        if there == self.part or any(node.id in scope for scope in self.scopes):
-            return node
-        if not isinstance(node.ctx, ast.Load):
-            raise LinkError(f"{node.id} of part {there} is assigned in part {self.part}")
-        self.parts.add(there)
-        return ast.copy_location(ast.Attribute(ast.Name(there, ast.Load()), node.id, node.ctx), node)
+        return node if any(node.id in scope for scope in self.scopes) else self.visit_global(node)
 
     def _visit_scope(self, node: Any) -> ast.AST:
         self.scopes.append(_bound(node))
@@ -1144,6 +1173,38 @@ class _PartLinker(ast.NodeTransformer):
 
     visit_FunctionDef = visit_Lambda = visit_ClassDef = _visit_scope  # noqa: N815
     visit_ListComp = visit_SetComp = visit_DictComp = visit_GeneratorExp = _visit_scope  # noqa: N815
+
+
+class _Skipper(_GlobalNames):
+    """Puts what a forwarding function calls in its place."""
+
+    def __init__(self, target: Mapping[str, str]) -> None:
+        super().__init__()
+        self.target = target
+
+    def visit_global(self, node: ast.Name) -> ast.AST:
+        while node.id in self.target:
+            node.id = self.target[node.id]
+        return node
+
+
+class _PartLinker(_GlobalNames):
+    """Turns names that live in other parts into their attributes: a part's table then has one entry for all of them."""
+
+    def __init__(self, home: Mapping[str, str], part: str) -> None:
+        super().__init__()
+        self.home = home
+        self.part = part
+        self.parts: set[str] = set()
+
+    def visit_global(self, node: ast.Name) -> ast.AST:
+        there = self.home.get(node.id, self.part)
+        if there == self.part:
+            return node
+        if not isinstance(node.ctx, ast.Load):
+            raise LinkError(f"{node.id} of part {there} is assigned in part {self.part}")
+        self.parts.add(there)
+        return ast.copy_location(ast.Attribute(ast.Name(there, ast.Load()), node.id, node.ctx), node)
 
 
 def _check_names(part: str, lines: list[str]) -> None:

@@ -1,6 +1,9 @@
 # Runs under MicroPython on a unix: argv is address and size of a ROMFS image in memory, then what the program takes.
 # A real board mounts its ROMFS by itself. Comments instead of a docstring: this file is compiled on the heap.
-# ruff: noqa: D100
+# ruff: noqa: D100, E402 - and what importing leaves behind is swept up at once, so that code lies close together
+import gc
+
+gc.threshold(2048)
 import sys
 
 import uctypes
