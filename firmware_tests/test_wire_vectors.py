@@ -12,7 +12,14 @@ from pile_edge.bundle import find_tool
 HERE = Path(__file__).parent
 VECTORS = Path(pile_shared.__file__).parent / "vectors"
 RUNNER = HERE / "run_wire_vectors.py"
-LAUNCHER = "import sys\nimport run_wire_vectors\nrun_wire_vectors.main(*sys.argv[1:])\n"
+# As a board boots: what importing leaves behind is swept up at once, so that code lies close together.
+LAUNCHER = """
+import gc
+gc.threshold(2048)
+import sys
+import run_wire_vectors
+run_wire_vectors.main(*sys.argv[1:])
+"""
 COUNTS = {
     "codec": {"good": 52, "bad": 89},
     "cose": {"good": 11, "bad": 17},
