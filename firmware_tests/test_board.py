@@ -1,0 +1,76 @@
+"""The whole agent as a board runs it: linked, from memory outside the heap, in the 64 kB of heap that a board has."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pile_edge.bundle import find_micropython
+from pile_edge.ports.unix_flash import board_command
+from pile_hil.pile_case import AgentProcess, PileCase
+from pile_hil.requirements import require
+from pile_shared import proof as p
+
+HERE = Path(__file__).parent
+GRACE_MS = 7_200_000
+
+
+@pytest.fixture(params=["tcp", "rtu"])
+def case(tmp_path, request):
+    require(find_micropython() is not None, "MicroPython is missing: install the `firmware` dependency group")
+    with PileCase(tmp_path, kind=request.param) as case:
+        yield case
+
+
+def has_event(event):
+    return lambda coordinator: event in [proof.event for proof in coordinator.proofs]
+
+
+def run_session(case, agent):
+    """Contract, start, charging to the agreed energy, and the receipt for the last proof."""
+    coordinator = case.coordinator
+    coordinator.wait(has_event(p.HEARTBEAT))
+    terms = case.terms(energy_wh=600, begin_grace_ms=GRACE_MS)
+    case.reserve_and_start(terms)
+    coordinator.wait(has_event(p.END), 60)
+    head = len(coordinator.messages)
+    coordinator.wait(lambda _: any(f"receipt through {head} " in line for line in agent.lines))
+    proofs = [proof for proof in coordinator.proofs if proof.contract == terms.contract_id()]
+    assert (proofs[0].event, proofs[-1].event, proofs[-1].reason) == (p.BEGIN, p.END, p.REASON_ENERGY_REACHED)
+    assert coordinator.faults == []
+    assert proofs[-1].readings[-1].energy_wh == case.truth()["meter_wh"]
+    assert case.truth()["coil"] is False
+    assert not any("Error" in line for line in agent.lines if "ntptime" not in line)
+
+
+def test_a_whole_session_in_64_kb(case, linked_image):
+    with AgentProcess(board_command(linked_image, str(case.write_board_config()), "run", heap="64k")) as agent:
+        run_session(case, agent)
+
+
+def test_what_is_alive_at_most(case, linked_image, record_property):
+    """The figures. Code is measured before configuration and session."""
+    command = [str(HERE / "run_board_heap.py"), str(case.write_board_config()), "run"]
+    with AgentProcess(board_command(linked_image, *command, heap="128k")) as agent:
+        run_session(case, agent)
+        figures = [line.split() for line in agent.lines if line.startswith(("code_bytes", "live_bytes"))]
+    code, live = int(figures[0][1]), max(int(value) for _, value in figures)
+    print(f"code {code} bytes, most alive between steps {live} bytes of 64,768")
+    record_property("code_bytes", code)
+    record_property("live_bytes", live)
+    assert code < 48_000
+    assert live < 60_000
+
+
+def test_a_wrong_command_and_a_wrong_configuration(linked_image, tmp_path):
+    require(find_micropython() is not None, "MicroPython is missing: install the `firmware` dependency group")
+    broken = tmp_path / "pile.cbor"
+    broken.write_bytes(b"\xa1")
+    done = subprocess.run(board_command(linked_image, str(broken), "run"), capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, f"{broken}: truncated\n")
+    done = subprocess.run(board_command(linked_image, str(broken)), capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stdout.startswith("usage: ")
+    done = subprocess.run(board_command(tmp_path / "none", "x"), capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "cannot be mapped" in done.stderr
