@@ -21,42 +21,38 @@ import ast
 import builtins
 from typing import TYPE_CHECKING, Any
 
+from pile_edge.board_rewrites import (
+    TEXT_HELPER_SOURCE,
+    TEXT_HELPERS,
+    Texts,
+    share_argument_names,
+    share_attribute_names,
+    skip_forwarders,
+    take_out_keyword_defaults,
+    turn_properties_into_attributes,
+    unroll_comprehensions,
+)
+from pile_edge.board_syntax import (
+    COMPREHENSIONS,
+    FUNCTIONS,
+    GlobalNames,
+    bound_names,
+    constant_node,
+    constant_value,
+    defined_name,
+    is_docstring,
+)
 from pile_shared.errors import PilechainError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-# A text up to this length is a name to mpy-cross (MICROPY_ALLOC_PARSE_INTERN_STRING_LEN): 11 bytes, shared by all uses.
-_INTERNED_CHARACTERS = 10
-# Shorter ones are formats and separators, used everywhere and often names of the firmware.
-_SHORT_CHARACTERS = 2
-# Tables of texts shorter than this stay where they are.
-_TABLE_ITEMS = 4
 # Dunder methods that only people at a prompt or sets of such objects would need.
 _DROPPED_METHODS = ("__repr__", "__hash__")
-_FUNCTIONS = (ast.FunctionDef, ast.Lambda)
-_COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 _SCALARS = (int, str, bytes, type(None))
 # Names every interpreter here defines; a name that is neither of these nor linked is refused.
 _BUILTINS = frozenset(dir(builtins)) | {"__name__", "__file__", "__module__", "__qualname__"}
 _THIS_MODULE = "_this"
-_TEXT_CALL = "_text"
-_LIST_CALL, _ROWS_CALL = "_texts", "_rows"
-_HELPERS = (_TEXT_CALL, _LIST_CALL, _ROWS_CALL, "_TEXTS")
-_HELPER_SOURCE = """
-def _text(at, length):
-    return str(_TEXTS[at:at + length], "utf8")
-
-def _texts(at, length):
-    return tuple(_text(at, length).split("|"))
-
-def _rows(at, length):
-    length += at
-    while at < length:
-        end = _TEXTS.find(b"/", at)
-        yield _text(at, end - at).split("|")
-        at = end + 1
-"""
 
 
 class LinkError(PilechainError):
@@ -187,7 +183,7 @@ class _Program:
         elif isinstance(statement, (ast.Assign, ast.AnnAssign)):
             self._take_assignment(module, statement)
         elif isinstance(statement, ast.Expr):
-            if not _is_docstring(statement):
+            if not is_docstring(statement):
                 module.body.append(statement)
         elif not isinstance(statement, (ast.Assert, ast.Pass)):
             raise LinkError(f"{module.name}:{statement.lineno}: a board's module defines, imports and calls")
@@ -201,7 +197,9 @@ class _Program:
         if len(targets) == 1 and isinstance(target, ast.Name):
             pairs = [(target, value)]
         elif len(targets) == 1 and isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
-            pairs = [(name, part) for name, part in zip(target.elts, value.elts, strict=True)]  # type: ignore[misc]
+            pairs = [
+                (name, part) for name, part in zip(target.elts, value.elts, strict=True) if isinstance(name, ast.Name)
+            ]
         else:
             raise LinkError(f"{module.name}:{statement.lineno}: assign to one name, or a tuple to a tuple of names")
         for name, part in pairs:
@@ -269,11 +267,11 @@ class _Program:
             for node in ast.walk(module.tree):
                 if isinstance(node, ast.Call):
                     used = [*node.args, *[keyword.value for keyword in node.keywords]]
-                    for name in used:
-                        meaning = module.env.get(name.id) if isinstance(name, ast.Name) else None
+                    for argument in used:
+                        meaning = module.env.get(argument.id) if isinstance(argument, ast.Name) else None
                         if meaning is not None and meaning[0] == "module":
                             self.values.add(meaning[1])
-        taken = {_THIS_MODULE, *_HELPERS, "_sys", self.package, *self.part_of.values()} | _BUILTINS
+        taken = {_THIS_MODULE, *TEXT_HELPERS, "_sys", self.package, *self.part_of.values()} | _BUILTINS
         first = sorted(self.modules.values(), key=lambda module: module.name not in self.values)
         for module in first:
             for name, meaning in module.env.items():
@@ -354,7 +352,7 @@ class _Program:
             self.body[index] = done
             if isinstance(done, ast.Assign):
                 name = done.targets[0].id  # type: ignore[attr-defined]
-                value = _constant_value(done.value)
+                value = constant_value(done.value)
                 if name not in stored and (
                     isinstance(value, _SCALARS) or (isinstance(value, tuple) and counts.get(name, 0) == 1)
                 ):
@@ -362,7 +360,7 @@ class _Program:
 
     def shake(self, entries: list[tuple[str, str]]) -> None:
         """Leave out what the entries do not reach."""
-        definitions = {_defined_name(statement): statement for statement in self.body}
+        definitions = {defined_name(statement): statement for statement in self.body}
         for key in entries:
             if key not in self.linked:
                 raise LinkError(f"there is no {key[1]} in {key[0]}")
@@ -373,12 +371,12 @@ class _Program:
                 kept.mention(statement)
         _extend(kept, definitions, self.values, self._value_names())
         for statement in self.body:
-            name = _defined_name(statement)
+            name = defined_name(statement)
             if name not in kept.names:
                 self.dropped.append(f"{self.origin[id(statement)]}.{name}")
             elif isinstance(statement, ast.ClassDef):
                 self.dropped += [f"{self.origin[id(statement)]}.{name}.{method}" for method in kept.prune(statement)]
-        self.body = [statement for statement in self.body if _defined_name(statement) in kept.names]
+        self.body = [statement for statement in self.body if defined_name(statement) in kept.names]
         self.entries = entries
         self.offered = self._value_names()
         self.linked = {key: name for key, name in self.linked.items() if name in kept.names}
@@ -419,28 +417,28 @@ class _Program:
     def emit(self, order: list[str]) -> Linked:
         """Write the parts."""
         for statement in self.body:
-            _unroll_comprehensions(statement)
+            unroll_comprehensions(statement)
             for node in ast.walk(statement):
                 if isinstance(node, ast.FunctionDef):
-                    _take_out_keyword_defaults(node.args)
+                    take_out_keyword_defaults(node.args)
                 elif isinstance(node, ast.ClassDef):
                     # MicroPython fills these two in first; nothing here asks for them, so methods may have their places.
                     node.body.insert(0, ast.parse("del __module__, __qualname__").body[0])
-        self.body = _skip_forwarders(self.body, {*self.offered.values(), *[self.linked[key] for key in self.entries]})
-        _turn_properties_into_attributes(self.body)
-        _share_attribute_names(self.body)
-        _share_argument_names(self.body)
-        texts = _Texts()
+        self.body = skip_forwarders(self.body, {*self.offered.values(), *[self.linked[key] for key in self.entries]})
+        turn_properties_into_attributes(self.body)
+        share_attribute_names(self.body)
+        share_argument_names(self.body)
+        texts = Texts()
         self.body = texts.take_tables(self.body)
         for statement in self.body:
             for node in list(ast.walk(statement)):
                 # Texts of a module or a class are needed once, while it is imported.
                 if isinstance(node, ast.FunctionDef):
                     node.body = [texts.visit(part) for part in node.body]
-        self.home.update({name: order[0] for name in _HELPERS})
+        self.home.update(dict.fromkeys(TEXT_HELPERS, order[0]))
         parts = {}
         for part in order:
-            extra = [] if part != order[0] else ast.parse(f"_TEXTS = {bytes(texts.data)!r}\n{_HELPER_SOURCE}").body
+            extra = [] if part != order[0] else ast.parse(f"_TEXTS = {bytes(texts.data)!r}\n{TEXT_HELPER_SOURCE}").body
             parts[part] = self._emit_part(part, order[: order.index(part)], extra)
         names = {key: (self.home[name], name) for key, name in self.linked.items()}
         return Linked(parts, names, sorted(self.dropped))
@@ -480,7 +478,7 @@ class _Program:
         return Part("\n".join(lines) + "\n", line_map)
 
     def _part_of(self, statement: ast.stmt) -> str:
-        return self.home.get(_defined_name(statement)) or self.part_of[self.origin[id(statement)]]
+        return self.home.get(defined_name(statement)) or self.part_of[self.origin[id(statement)]]
 
 
 def _free(name: str, module: str, taken: set[str]) -> str:
@@ -493,56 +491,6 @@ def _free(name: str, module: str, taken: set[str]) -> str:
         found = "_" * name.startswith("_") + parts.pop() + "_" + found.lstrip("_")
     taken.add(found)
     return found
-
-
-def _is_docstring(statement: ast.stmt) -> bool:
-    return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
-
-
-def _defined_name(statement: ast.stmt) -> str:
-    """The name a module-level statement defines; "" for a call, which stays whatever is reached."""
-    if isinstance(statement, ast.Expr):
-        return ""
-    if isinstance(statement, ast.Assign):
-        return statement.targets[0].id  # type: ignore[attr-defined, no-any-return]
-    return statement.name  # type: ignore[attr-defined, no-any-return]
-
-
-# --- names
-
-
-def _bound(function: ast.AST) -> set[str]:
-    """The names that are local to a function, lambda, comprehension or class body."""
-    found: set[str] = set()
-    outer: set[str] = set()
-    if isinstance(function, _FUNCTIONS):
-        args = function.args
-        every = [*args.posonlyargs, *args.args, *args.kwonlyargs, args.vararg, args.kwarg]
-        found |= {arg.arg for arg in every if arg is not None}
-    parts: list[ast.AST] = (
-        [generator.target for generator in function.generators]
-        if isinstance(function, _COMPREHENSIONS)
-        else list(getattr(function, "body", []))
-        if not isinstance(function, ast.Lambda)
-        else []
-    )
-    while parts:
-        node = parts.pop()
-        if isinstance(node, ast.Name) and isinstance(node.ctx, (ast.Store, ast.Del)):
-            found.add(node.id)
-        elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-            found.add(node.name)
-            continue
-        elif isinstance(node, ast.ExceptHandler) and node.name:
-            found.add(node.name)
-        elif isinstance(node, (ast.Import, ast.ImportFrom)):
-            found |= {alias.asname or alias.name for alias in node.names}
-        elif isinstance(node, ast.Global):
-            outer |= set(node.names)
-        elif isinstance(node, (ast.Lambda, *_COMPREHENSIONS)):
-            continue
-        parts.extend(ast.iter_child_nodes(node))
-    return found - outer
 
 
 class _Resolver(ast.NodeTransformer):
@@ -560,36 +508,38 @@ class _Resolver(ast.NodeTransformer):
             if not is_class or depth == len(self.scopes) - 1
         )
 
-    def visit_Name(self, node: ast.Name) -> ast.AST:  # noqa: N802 - the visitor's protocol
+    def visit_Name(self, node: ast.Name) -> ast.AST:
         if not self._is_local(node.id):
             node.id = self.program.name_of(self.module, node.id, node.lineno) or node.id
         return node
 
-    def visit_Attribute(self, node: ast.Attribute) -> ast.AST:  # noqa: N802
+    def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
         if isinstance(node.value, ast.Name) and not self._is_local(node.value.id):
             found = self.program.attribute_of(self.module, node.value.id, node.attr, node.lineno)
             if found is not None:
                 return ast.copy_location(ast.Name(found, node.ctx), node)
         return self.generic_visit(node)
 
-    def visit_Global(self, node: ast.Global) -> ast.AST:  # noqa: N802
+    def visit_Global(self, node: ast.Global) -> ast.AST:
         node.names = [self.program.name_of(self.module, name, node.lineno) or name for name in node.names]
         return node
 
-    def visit_Delete(self, node: ast.Delete) -> ast.AST:  # noqa: N802
+    def visit_Delete(self, node: ast.Delete) -> ast.AST:
         """`del sys.modules["pile_edge.config"]` and `del pile_edge.config`: the temporary part goes instead."""
         temporary = self.program.temporary
         text = ast.unparse(node)
         for module, part in self.program.part_of.items():
             if part == temporary and text in (f"del sys.modules['{module}']", f"del {module}"):
-                there = f"sys.modules['{self.program.package}.{part}']" if "[" in text else f"{self.program.package}.{part}"
+                there = (
+                    f"sys.modules['{self.program.package}.{part}']" if "[" in text else f"{self.program.package}.{part}"
+                )
                 return ast.copy_location(ast.parse("del " + there).body[0], node)
         return self.generic_visit(node)
 
-    def visit_Assert(self, node: ast.Assert) -> ast.AST:  # noqa: N802
+    def visit_Assert(self, node: ast.Assert) -> ast.AST:
         return ast.copy_location(ast.Pass(), node)
 
-    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST | None:  # noqa: N802
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST | None:
         if node.value is None:
             return ast.copy_location(ast.Pass(), node)
         assign = ast.Assign([self.visit(node.target)], self.visit(node.value))
@@ -599,7 +549,7 @@ class _Resolver(ast.NodeTransformer):
         node.annotation = None
         return node
 
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:  # noqa: N802
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
         node.returns = None
         node.decorator_list = [self.visit(part) for part in node.decorator_list]
         node.args = self.visit(node.args)
@@ -607,64 +557,35 @@ class _Resolver(ast.NodeTransformer):
             node.name = self.program.linked[self.module.name, node.name]
         return self._visit_body(node, is_class=False)
 
-    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:  # noqa: N802
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
         node.bases = [self.visit(part) for part in node.bases]
         if not self.scopes:
             node.name = self.program.linked[self.module.name, node.name]
         return self._visit_body(node, is_class=True)
 
     def _visit_body(self, node: Any, *, is_class: bool) -> ast.AST:
-        if _is_docstring(node.body[0]):
+        if is_docstring(node.body[0]):
             node.body = node.body[1:]
-        self.scopes.append((_bound(node), is_class))
+        self.scopes.append((bound_names(node), is_class))
         body = [self.visit(part) for part in node.body]
         self.scopes.pop()
         node.body = [part for part in body if not isinstance(part, ast.Pass)] or [ast.Pass()]
         return node  # type: ignore[no-any-return]
 
-    def visit_Lambda(self, node: ast.Lambda) -> ast.AST:  # noqa: N802
+    def visit_Lambda(self, node: ast.Lambda) -> ast.AST:
         node.args = self.visit(node.args)
-        self.scopes.append((_bound(node), False))
+        self.scopes.append((bound_names(node), False))
         node.body = self.visit(node.body)
         self.scopes.pop()
         return node
 
     def _visit_comprehension(self, node: ast.AST) -> ast.AST:
-        self.scopes.append((_bound(node), False))
+        self.scopes.append((bound_names(node), False))
         self.generic_visit(node)
         self.scopes.pop()
         return node
 
     visit_ListComp = visit_SetComp = visit_DictComp = visit_GeneratorExp = _visit_comprehension  # noqa: N815
-
-
-# --- constants
-
-
-def _constant_value(node: ast.expr) -> Any:
-    """The value of an expression made of constants only; Ellipsis if it is none."""
-    allowed = (ast.Constant, ast.BinOp, ast.UnaryOp, ast.Tuple, ast.operator, ast.unaryop, ast.Load)
-    probe = node
-    if isinstance(probe, ast.Call) and isinstance(probe.func, ast.Attribute) and not probe.keywords:
-        # The two calls that constants are made with: bytes.fromhex("..") and (number).to_bytes(32, "big").
-        is_fromhex = ast.unparse(probe.func) == "bytes.fromhex"
-        if not is_fromhex and probe.func.attr != "to_bytes":
-            return ...
-        parts = probe.args if is_fromhex else [probe.func.value, *probe.args]
-        if not all(_constant_value(part) is not ... for part in parts):
-            return ...
-    elif not all(isinstance(part, allowed) for part in ast.walk(probe)):
-        return ...
-    code = compile(ast.fix_missing_locations(ast.Expression(node)), "<constant>", "eval")
-    return eval(code, {"__builtins__": {"bytes": bytes}})  # noqa: S307 - constants and operators only, checked above
-
-
-def _constant_node(value: Any) -> ast.expr:
-    if isinstance(value, tuple):
-        return ast.Tuple([_constant_node(item) for item in value], ast.Load())
-    if isinstance(value, int) and not isinstance(value, bool) and value < 0:
-        return ast.UnaryOp(ast.USub(), ast.Constant(-value))
-    return ast.Constant(value)
 
 
 class _Inliner(ast.NodeTransformer):
@@ -673,18 +594,18 @@ class _Inliner(ast.NodeTransformer):
     def __init__(self, constants: dict[str, Any]) -> None:
         self.constants = constants
 
-    def visit_Name(self, node: ast.Name) -> ast.AST:  # noqa: N802 - the visitor's protocol
+    def visit_Name(self, node: ast.Name) -> ast.AST:
         if isinstance(node.ctx, ast.Load) and node.id in self.constants:
-            return ast.copy_location(_constant_node(self.constants[node.id]), node)
+            return ast.copy_location(constant_node(self.constants[node.id]), node)
         return node
 
-    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.AST:  # noqa: N802
+    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.AST:
         self.generic_visit(node)
         if isinstance(node.op, ast.Not) and isinstance(node.operand, ast.Constant):
             return ast.copy_location(ast.Constant(not node.operand.value), node)
         return node
 
-    def visit_BoolOp(self, node: ast.BoolOp) -> ast.AST:  # noqa: N802
+    def visit_BoolOp(self, node: ast.BoolOp) -> ast.AST:
         self.generic_visit(node)
         decides = isinstance(node.op, ast.Or)
         first = node.values[0]
@@ -692,15 +613,12 @@ class _Inliner(ast.NodeTransformer):
             return first
         return node
 
-    def visit_If(self, node: ast.If) -> Any:  # noqa: N802
+    def visit_If(self, node: ast.If) -> Any:
         self.generic_visit(node)
         if isinstance(node.test, ast.Constant):
             chosen = node.body if node.test.value else node.orelse
             return chosen or ast.copy_location(ast.Pass(), node)
         return node
-
-
-# --- reachability
 
 
 class _Reach:
@@ -762,383 +680,6 @@ def _extend(reach: _Reach, definitions: dict[str, ast.stmt], values: set[str], v
             reach.names |= offered
 
 
-# --- argument names
-
-
-def _share_argument_names(body: list[ast.stmt]) -> None:
-    """Give arguments that nobody passes by keyword the same few names: each other name costs the board 11 bytes.
-
-    A name that is also an attribute, a global or a keyword is there anyway and stays.
-    """
-    functions = [node for statement in body for node in ast.walk(statement) if isinstance(node, _FUNCTIONS)]
-    names = set()
-    for statement in body:
-        for node in ast.walk(statement):
-            if isinstance(node, ast.Attribute):
-                names.add(node.attr)
-            elif isinstance(node, ast.keyword) and node.arg:
-                names.add(node.arg)
-            elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-                names.add(node.name)
-            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                names.add(node.value)
-    for function in functions:
-        _rename_arguments(function, names)
-
-
-def _share_attribute_names(body: list[ast.stmt]) -> None:
-    """Call a private attribute or method `_host` just `host` where that name exists for something else: one name less.
-
-    Only if every use is `self._host` in a class whose whole family has no `host` of its own.
-    """
-    uses: dict[str, set[str]] = {}  # attribute -> families with it, "" for a use on anything but self
-    others: set[str] = set()
-    family = _families(body)
-    for statement in body:
-        for node in ast.walk(statement):
-            if isinstance(node, ast.Attribute):
-                is_own = isinstance(node.value, ast.Name) and node.value.id == "self"
-                mine = family[statement.name] if is_own and isinstance(statement, ast.ClassDef) else ""
-                uses.setdefault(node.attr, set()).add(mine)
-            elif isinstance(node, (ast.keyword, ast.arg)):
-                others.add(str(node.arg))
-            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                others.add(node.value)
-        if isinstance(statement, ast.ClassDef):
-            for name in _members(statement):
-                uses.setdefault(name, set()).add(family[statement.name])
-        else:
-            others.add(_defined_name(statement))
-    renamed = {}
-    for name, families in sorted(uses.items()):
-        short = name[1:]
-        if not name.startswith("_") or name.startswith("__") or "" in families or name in others:
-            continue
-        if (short in others or short in uses) and not families & (uses.get(short, set()) - {""}):
-            renamed[name] = short
-            uses.setdefault(short, set()).update(families)
-    for statement in body:
-        for node in ast.walk(statement):
-            if isinstance(node, ast.Attribute):
-                node.attr = renamed.get(node.attr, node.attr)
-        if isinstance(statement, ast.ClassDef):
-            for part in statement.body:
-                if isinstance(part, ast.FunctionDef):
-                    part.name = renamed.get(part.name, part.name)
-
-
-def _skip_forwarders(body: list[ast.stmt], fixed: set[str]) -> list[ast.stmt]:
-    """Call what a function that only passes its arguments on would call; leave such functions out."""
-    target: dict[str, str] = {}
-    for statement in body:
-        if isinstance(statement, ast.FunctionDef) and statement.name not in fixed and not statement.args.defaults:
-            call = statement.body[0].value if isinstance(statement.body[0], ast.Return) else None
-            args = [arg.arg for arg in statement.args.args]
-            text = f"({', '.join(args)})"
-            is_plain = isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and not statement.args.kwonlyargs
-            if is_plain and not statement.args.vararg and ast.unparse(call) == call.func.id + text:  # type: ignore[union-attr, arg-type]
-                target[statement.name] = call.func.id  # type: ignore[union-attr]
-
-    skipper = _Skipper(target)
-    return [skipper.visit(statement) for statement in body if _defined_name(statement) not in target]
-
-
-def _take_out_keyword_defaults(args: ast.arguments) -> None:
-    """Let keyword-only arguments be given by position too: their defaults then need no dictionary, of 100 bytes."""
-    given = [(arg, default) for arg, default in zip(args.kwonlyargs, args.kw_defaults, strict=True)]
-    defaults = [default for _, default in given if default is not None]
-    if not defaults or args.vararg or args.kwarg or (args.defaults and len(defaults) < len(given)):
-        return
-    args.args += [arg for arg, default in given if default is None]
-    args.args += [arg for arg, default in given if default is not None]
-    args.defaults += defaults
-    args.kwonlyargs, args.kw_defaults = [], []
-
-
-def _turn_properties_into_attributes(body: list[ast.stmt]) -> None:
-    """`head`, a property that returns `self._head`, becomes the attribute `head` itself: 80 bytes less."""
-    family = _families(body)
-    for statement in body:
-        if not isinstance(statement, ast.ClassDef):
-            continue
-        for part in list(statement.body):
-            hidden = _hidden_attribute(part)
-            if hidden and _is_only_own(body, hidden, family, family[statement.name]):
-                statement.body.remove(part)
-                for node in ast.walk(statement):
-                    if isinstance(node, ast.Attribute) and node.attr == hidden:
-                        node.attr = part.name  # type: ignore[attr-defined]
-
-
-def _hidden_attribute(part: ast.stmt) -> str:
-    """`_head` of a property `head` that just returns `self._head`; "" for anything else."""
-    if not isinstance(part, ast.FunctionDef) or [ast.unparse(one) for one in part.decorator_list] != ["property"]:
-        return ""
-    return "_" + part.name if ast.unparse(part.body[0]) == f"return self._{part.name}" else ""
-
-
-def _is_only_own(body: list[ast.stmt], name: str, family: dict[str, str], mine: str) -> bool:
-    """Whether no other class of a family has that attribute, and nobody but `self` is asked for it."""
-    relatives = [one for one in body if isinstance(one, ast.ClassDef) and family[one.name] == mine]
-    uses = [node for one in relatives for node in ast.walk(one) if isinstance(node, ast.Attribute) and node.attr == name]
-    return len(relatives) == 1 and all(ast.unparse(node.value) == "self" for node in uses)
-
-
-def _members(statement: ast.ClassDef) -> Iterator[str]:
-    for part in statement.body:
-        if isinstance(part, ast.FunctionDef):
-            yield part.name
-        elif isinstance(part, ast.Assign):
-            yield from [target.id for target in part.targets if isinstance(target, ast.Name)]
-
-
-def _families(body: list[ast.stmt]) -> dict[str, str]:
-    """Class -> the first class of those it is related to by inheritance."""
-    family: dict[str, str] = {}
-    for statement in body:
-        if isinstance(statement, ast.ClassDef):
-            bases = [family[base.id] for base in statement.bases if isinstance(base, ast.Name) and base.id in family]
-            mine = min(bases, default=statement.name)
-            for name, other in family.items():
-                if other in bases:
-                    family[name] = mine
-            family[statement.name] = mine
-    return family
-
-
-def _rename_arguments(function: ast.FunctionDef | ast.Lambda, fixed: set[str]) -> None:
-    used = {node.id for node in ast.walk(function) if isinstance(node, ast.Name)}
-    inner = {arg.arg for node in ast.walk(function) if isinstance(node, ast.arguments) for arg in node.args}
-    free = (f"a{number}" for number in range(100))
-    renamed = {}
-    for arg in function.args.args:
-        if arg.arg not in fixed and arg.arg != "self" and not arg.arg.startswith("a0"):
-            renamed[arg.arg] = next(name for name in free if name not in used and name not in inner)
-    for node in ast.walk(function):
-        if isinstance(node, ast.Name) and node.id in renamed:
-            node.id = renamed[node.id]
-        elif isinstance(node, ast.arg) and node.arg in renamed:
-            node.arg = renamed[node.arg]
-
-
-# --- comprehensions
-
-
-def _unroll_comprehensions(statement: ast.stmt) -> None:
-    """Write comprehensions in functions as loops before their statement: each is a function of 64 bytes otherwise.
-
-    Only where nothing else that the statement computes is computed before the comprehension; then it is the same.
-    """
-    for function in [node for node in ast.walk(statement) if isinstance(node, ast.FunctionDef)]:
-        names = (f"c{number}" for number in range(1000))
-        used = {node.id for node in ast.walk(function) if isinstance(node, ast.Name)} | _bound(function)
-        fresh = (name for name in names if name not in used)
-        _unroll_block(function, fresh)
-
-
-def _unroll_block(owner: Any, fresh: Iterator[str]) -> None:
-    for field in ("body", "orelse", "finalbody", "handlers"):
-        block = getattr(owner, field, None)
-        if not isinstance(block, list):
-            continue
-        done: list[Any] = []
-        for part in block:
-            if isinstance(part, (ast.FunctionDef, ast.ClassDef)):
-                done.append(part)
-                continue
-            if not isinstance(part, (ast.While, ast.ExceptHandler, ast.Try, ast.With)):
-                done += _unroll_statement(part, fresh)
-            _unroll_block(part, fresh)
-            done.append(part)
-        setattr(owner, field, done)
-
-
-def _unroll_statement(statement: ast.stmt, fresh: Iterator[str]) -> list[ast.stmt]:
-    """The loops to put before a statement, which is changed to use what they made."""
-    field = {ast.If: "test", ast.For: "iter", ast.Raise: "exc"}.get(type(statement), "value")
-    root = getattr(statement, field, None)
-    found = _first_computed(root) if isinstance(root, ast.expr) else None
-    if not isinstance(found, (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)):
-        return []
-    if isinstance(statement, ast.AugAssign) or not isinstance(found, ast.ListComp | ast.DictComp | ast.GeneratorExp):
-        return []
-    name = next(fresh)
-    loops = _loops(found, name, fresh)
-    made = ast.Name(name, ast.Load())
-    replacer = _Replace(found, made)
-    setattr(statement, field, replacer.visit(root))
-    for loop in loops:
-        for node in ast.walk(loop):
-            if isinstance(node, (ast.stmt, ast.expr)):
-                ast.copy_location(node, statement)
-    return loops
-
-
-def _first_computed(node: ast.expr) -> ast.expr | None:
-    """The first part of an expression, in the order of evaluation, that is more than a name, constant or attribute."""
-    if isinstance(node, (ast.Name, ast.Constant)):
-        return None
-    if isinstance(node, (*_COMPREHENSIONS, ast.Lambda)):
-        return node
-    children: list[ast.expr] = []
-    if isinstance(node, ast.Call):
-        children = [node.func, *node.args, *[keyword.value for keyword in node.keywords]]
-    elif isinstance(node, ast.BinOp):
-        children = [node.left, node.right]
-    elif isinstance(node, ast.Compare):
-        children = [node.left, node.comparators[0]]
-    elif isinstance(node, (ast.Attribute, ast.Starred)):
-        children = [node.value]
-    elif isinstance(node, ast.UnaryOp):
-        children = [node.operand]
-    elif isinstance(node, (ast.BoolOp, ast.IfExp)):
-        children = [node.values[0] if isinstance(node, ast.BoolOp) else node.test]
-    elif isinstance(node, (ast.Tuple, ast.List)):
-        children = node.elts
-    elif isinstance(node, ast.Subscript):
-        children = [node.value]
-    for child in children:
-        found = _first_computed(child)
-        if found is not None:
-            return found
-    harmless = (ast.Attribute, ast.Tuple, ast.List, ast.Starred, ast.BinOp, ast.UnaryOp)
-    return None if isinstance(node, harmless) else node
-
-
-def _loops(made: ast.ListComp | ast.DictComp | ast.GeneratorExp, name: str, fresh: Iterator[str]) -> list[ast.stmt]:
-    """`name = []` and the loops that fill it, with loop variables nobody else has."""
-    own = {variable: next(fresh) for variable in sorted(_bound(made))}
-    for node in ast.walk(made):
-        if isinstance(node, ast.Name) and node.id in own:
-            node.id = own[node.id]
-    if isinstance(made, ast.DictComp):
-        target = ast.Subscript(ast.Name(name, ast.Load()), made.key, ast.Store())
-        inner: ast.stmt = ast.Assign([target], made.value)
-        empty: ast.expr = ast.Dict([], [])
-    else:
-        add = ast.Attribute(ast.Name(name, ast.Load()), "append", ast.Load())
-        inner = ast.Expr(ast.Call(add, [made.elt], []))
-        empty = ast.List([], ast.Load())
-    for generator in reversed(made.generators):
-        for condition in reversed(generator.ifs):
-            inner = ast.If(condition, [inner], [])
-        inner = ast.For(generator.target, generator.iter, [inner], [])
-    return [ast.Assign([ast.Name(name, ast.Store())], empty), inner]
-
-
-class _Replace(ast.NodeTransformer):
-    def __init__(self, old: ast.AST, new: ast.AST) -> None:
-        self.old = old
-        self.new = new
-
-    def visit(self, node: ast.AST) -> Any:
-        return self.new if node is self.old else self.generic_visit(node)
-
-
-# --- texts and lines
-
-
-class _Texts(ast.NodeTransformer):
-    """Moves long texts into `data`."""
-
-    def __init__(self) -> None:
-        self.data = bytearray()
-        self.tables: dict[str, ast.expr] = {}
-        self.sizes: dict[str, int] = {}
-
-    def take_tables(self, body: list[ast.stmt]) -> list[ast.stmt]:
-        """Pool module-level tuples of texts, and of rows of texts, that only functions look at; returns the rest."""
-        in_functions: dict[str, int] = {}
-        anywhere: dict[str, int] = {}
-        for statement in body:
-            inside = [node for node in ast.walk(statement) if isinstance(node, ast.FunctionDef)]
-            for count, roots in ((in_functions, [part for one in inside for part in one.body]), (anywhere, [statement])):
-                for root in roots:
-                    for node in ast.walk(root):
-                        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
-                            count[node.id] = count.get(node.id, 0) + 1
-        # Rows are made one by one, so they can only be gone through: by `for`, `zip` or `len`, which is known.
-        iterated: dict[str, int] = {}
-        for statement in body:
-            for node in ast.walk(statement):
-                used = [node.iter] if isinstance(node, (ast.For, ast.comprehension)) else []
-                if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("zip", "len"):
-                    used = node.args
-                for part in used:
-                    if isinstance(part, ast.Name):
-                        iterated[part.id] = iterated.get(part.id, 0) + 1
-        rest = []
-        for statement in body:
-            name = _defined_name(statement)
-            is_iterated = iterated.get(name) == anywhere.get(name)
-            is_inside = in_functions.get(name) == anywhere.get(name)
-            call = self._table(statement, is_iterated=is_iterated) if is_inside else None
-            if call is None:
-                rest.append(statement)
-            else:
-                self.tables[name] = call
-                self.sizes[name] = len(_constant_value(statement.value))  # type: ignore[attr-defined]
-        return rest
-
-    def _table(self, statement: ast.stmt, *, is_iterated: bool) -> ast.expr | None:
-        value = _constant_value(statement.value) if isinstance(statement, ast.Assign) else ...
-        if not isinstance(value, tuple) or len(value) < _TABLE_ITEMS:
-            return None
-        rows = [row if isinstance(row, tuple) else (row,) for row in value]
-        if not all(isinstance(text, str) and text and not set("|/") & set(text) for row in rows for text in row):
-            return None
-        if not any(isinstance(row, tuple) for row in value):
-            return self._call("|".join(value), statement, _LIST_CALL)
-        if not is_iterated:
-            return None
-        return self._call("".join("|".join(row) + "/" for row in rows), statement, _ROWS_CALL)
-
-    def visit_Name(self, node: ast.Name) -> ast.AST:  # noqa: N802 - the visitor's protocol
-        return self.tables.get(node.id, node)
-
-    def visit_Call(self, node: ast.Call) -> ast.AST:  # noqa: N802
-        if isinstance(node.func, ast.Name) and node.func.id == "len" and isinstance(node.args[0], ast.Name):
-            size = self.sizes.get(node.args[0].id)
-            if size is not None:
-                return ast.copy_location(ast.Constant(size), node)
-        return self.generic_visit(node)
-
-    def visit_Constant(self, node: ast.Constant) -> ast.AST:  # noqa: N802 - the visitor's protocol
-        if not isinstance(node.value, str) or not _is_pooled(node.value):
-            return node
-        return self._call(node.value, node)
-
-    def visit_JoinedStr(self, node: ast.JoinedStr) -> ast.AST:  # noqa: N802
-        pattern = ""
-        values = []
-        for part in node.values:
-            if isinstance(part, ast.Constant):
-                pattern += str(part.value).replace("{", "{{").replace("}", "}}")
-            elif isinstance(part, ast.FormattedValue) and part.conversion == -1 and part.format_spec is None:
-                pattern += "{}"
-                values.append(self.visit(part.value))
-            else:
-                return self.generic_visit(node)
-        return ast.copy_location(ast.Call(ast.Attribute(self._call(pattern, node), "format", ast.Load()), values, []), node)
-
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:  # noqa: N802
-        return node  # has its own turn
-
-    def _call(self, text: str, node: ast.AST, function: str = _TEXT_CALL) -> ast.expr:
-        raw = text.encode()
-        at = self.data.find(raw)
-        if at < 0:
-            at = len(self.data)
-            self.data += raw
-        call = ast.Call(ast.Name(function, ast.Load()), [ast.Constant(at), ast.Constant(len(raw))], [])
-        return ast.copy_location(call, node)
-
-
-def _is_pooled(text: str) -> bool:
-    """Whether a text costs less in the pool: long, or a piece of a message, which is no name of anything else."""
-    return len(text) > _INTERNED_CHARACTERS or (len(text) > _SHORT_CHARACTERS and not text.replace(".", "_").isidentifier())
-
-
 def _line_map(text: str, statement: ast.stmt, module: str) -> list[str]:
     """Where the lines of `text`, written from `statement`, come from: statement by statement, in the same order."""
     found = [""] * len(text.splitlines())
@@ -1152,43 +693,7 @@ def _line_map(text: str, statement: ast.stmt, module: str) -> list[str]:
     return found
 
 
-class _GlobalNames(ast.NodeTransformer):
-    """Visits names that are global where they stand."""
-
-    def __init__(self) -> None:
-        self.scopes: list[set[str]] = []
-
-    def visit_global(self, node: ast.Name) -> ast.AST:
-        """What to put in place of a global name."""
-        raise NotImplementedError
-
-    def visit_Name(self, node: ast.Name) -> ast.AST:  # noqa: N802 - the visitor's protocol
-        return node if any(node.id in scope for scope in self.scopes) else self.visit_global(node)
-
-    def _visit_scope(self, node: Any) -> ast.AST:
-        self.scopes.append(_bound(node))
-        self.generic_visit(node)
-        self.scopes.pop()
-        return node  # type: ignore[no-any-return]
-
-    visit_FunctionDef = visit_Lambda = visit_ClassDef = _visit_scope  # noqa: N815
-    visit_ListComp = visit_SetComp = visit_DictComp = visit_GeneratorExp = _visit_scope  # noqa: N815
-
-
-class _Skipper(_GlobalNames):
-    """Puts what a forwarding function calls in its place."""
-
-    def __init__(self, target: Mapping[str, str]) -> None:
-        super().__init__()
-        self.target = target
-
-    def visit_global(self, node: ast.Name) -> ast.AST:
-        while node.id in self.target:
-            node.id = self.target[node.id]
-        return node
-
-
-class _PartLinker(_GlobalNames):
+class _PartLinker(GlobalNames):
     """Turns names that live in other parts into their attributes: a part's table then has one entry for all of them."""
 
     def __init__(self, home: Mapping[str, str], part: str) -> None:
@@ -1210,12 +715,12 @@ class _PartLinker(_GlobalNames):
 def _check_names(part: str, lines: list[str]) -> None:
     """Refuse a result that uses a global name it does not define: the check that nothing needed was shaken out."""
     tree = ast.parse("\n".join(lines))
-    defined = _bound(tree) | _BUILTINS
+    defined = bound_names(tree) | _BUILTINS
 
     def check(node: ast.AST, scopes: list[set[str]]) -> None:
         inner = scopes
-        if isinstance(node, (*_FUNCTIONS, *_COMPREHENSIONS, ast.ClassDef)):
-            inner = [*scopes, _bound(node)]
+        if isinstance(node, (*FUNCTIONS, *COMPREHENSIONS, ast.ClassDef)):
+            inner = [*scopes, bound_names(node)]
         if isinstance(node, ast.Name) and not any(node.id in scope for scope in inner) and node.id not in defined:
             raise LinkError(f"{node.id} is used in line {node.lineno} of part {part} but defined nowhere")
         for child in ast.iter_child_nodes(node):

@@ -61,6 +61,8 @@ BOARD_MODULES = (
 CPYTHON_MODULES = (
     "pile_shared/openssl",
     "pile_edge/board_linker",
+    "pile_edge/board_rewrites",
+    "pile_edge/board_syntax",
     "pile_edge/bundle",
     "pile_edge/cli",
     "pile_edge/config_file",
@@ -110,9 +112,7 @@ def build_bundle(destination: Path, *, optimise: int = 2) -> list[Path]:
     Raises:
         ConfigError: `mpy_cross_missing`, there is no compiler; `mpy_cross`, it refuses a module.
     """
-    written = [
-        _compile(module, destination, optimise) for module in BOARD_MODULES if _source(module).exists()
-    ]
+    written = [_compile(module, destination, optimise) for module in BOARD_MODULES if _source(module).exists()]
     written += [_write_profile(profile_id, destination) for profile_id in profile_ids()]
     table = destination / "pile_shared/p256.bin"
     table.write_bytes(p256.comb_table())  # in ROMFS it is used where it lies: 4 kB of heap that need not be
@@ -158,9 +158,9 @@ def link_bundle(
     with tempfile.TemporaryDirectory() as temporary:
         kept = sources or Path(temporary)
         kept.mkdir(parents=True, exist_ok=True)
-        for name, part in linked.parts.items():
-            (kept / f"{name}.py").write_text(part.source)
-            (kept / f"{name}.map").write_text("\n".join(part.line_map) + "\n")
+        for name, made in linked.parts.items():
+            (kept / f"{name}.py").write_text(made.source)
+            (kept / f"{name}.map").write_text("\n".join(made.line_map) + "\n")
             _run_compiler(kept / f"{name}.py", f"{name}.py", folder / f"{name}.mpy", optimise)
     (folder / "p256.bin").write_bytes(p256.comb_table())
     return linked

@@ -34,10 +34,11 @@ def run(image: Path, heap: str, arguments: list[str]) -> int:
         ConfigError: `micropython_missing`, or the image cannot be mapped.
     """
     try:
-        from micropython_run import run_main
+        from micropython_run import run_main  # type: ignore[import-not-found]
     except ImportError as error:
         raise ConfigError(
-            "MicroPython is not installed in this Python: install the `firmware` dependency group", "micropython_missing"
+            "MicroPython is not installed in this Python: install the `firmware` dependency group",
+            "micropython_missing",
         ) from error
     try:
         with image.open("rb") as file:

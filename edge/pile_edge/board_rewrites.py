@@ -1,0 +1,444 @@
+"""Rewrites that make linked code take less of a board's heap and do the same. CPython only; see `board_linker`.
+
+Each states what it saves on a 64-bit interpreter and on what condition it changes nothing. Two assumptions hold for
+all: reading an attribute has no effect, and nobody asks for a method, an attribute or an argument by a name that stands
+nowhere in the program.
+"""
+
+from __future__ import annotations
+
+import ast
+from typing import TYPE_CHECKING, Any
+
+from pile_edge.board_syntax import (
+    COMPREHENSIONS,
+    FUNCTIONS,
+    GlobalNames,
+    bound_names,
+    constant_value,
+    defined_name,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+# A text up to this length is a name to mpy-cross (MICROPY_ALLOC_PARSE_INTERN_STRING_LEN): 11 bytes, shared by all uses.
+_INTERNED_CHARACTERS = 10
+# Shorter ones are formats and separators, used everywhere and often names of the firmware.
+_SHORT_CHARACTERS = 2
+# Tables of texts shorter than this stay where they are.
+_TABLE_ITEMS = 4
+_TEXT_CALL = "_text"
+_LIST_CALL = "_texts"
+_ROWS_CALL = "_rows"
+TEXT_HELPERS = (_TEXT_CALL, _LIST_CALL, _ROWS_CALL, "_TEXTS")
+TEXT_HELPER_SOURCE = """
+def _text(at, length):
+    return str(_TEXTS[at:at + length], "utf8")
+
+def _texts(at, length):
+    return tuple(_text(at, length).split("|"))
+
+def _rows(at, length):
+    length += at
+    while at < length:
+        end = _TEXTS.find(b"/", at)
+        yield _text(at, end - at).split("|")
+        at = end + 1
+"""
+
+
+def share_argument_names(body: list[ast.stmt]) -> None:
+    """Give arguments that nobody passes by keyword the same few names: each other name costs the board 11 bytes.
+
+    A name that is also an attribute, a global or a keyword is there anyway and stays.
+    """
+    functions = [node for statement in body for node in ast.walk(statement) if isinstance(node, FUNCTIONS)]
+    names = set()
+    for statement in body:
+        for node in ast.walk(statement):
+            if isinstance(node, ast.Attribute):
+                names.add(node.attr)
+            elif isinstance(node, ast.keyword) and node.arg:
+                names.add(node.arg)
+            elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+                names.add(node.name)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                names.add(node.value)
+    for function in functions:
+        _rename_arguments(function, names)
+
+
+def share_attribute_names(body: list[ast.stmt]) -> None:
+    """Call a private attribute or method `_host` just `host` where that name exists for something else: one name less.
+
+    Only if every use is `self._host` in a class whose whole family has no `host` of its own.
+    """
+    uses: dict[str, set[str]] = {}  # attribute -> families with it, "" for a use on anything but self
+    others: set[str] = set()
+    family = _families(body)
+    for statement in body:
+        for node in ast.walk(statement):
+            if isinstance(node, ast.Attribute):
+                is_own = isinstance(node.value, ast.Name) and node.value.id == "self"
+                mine = family[statement.name] if is_own and isinstance(statement, ast.ClassDef) else ""
+                uses.setdefault(node.attr, set()).add(mine)
+            elif isinstance(node, (ast.keyword, ast.arg)):
+                others.add(str(node.arg))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                others.add(node.value)
+        if isinstance(statement, ast.ClassDef):
+            for name in _members(statement):
+                uses.setdefault(name, set()).add(family[statement.name])
+        else:
+            others.add(defined_name(statement))
+    renamed = {}
+    for name, families in sorted(uses.items()):
+        short = name[1:]
+        if not name.startswith("_") or name.startswith("__") or "" in families or name in others:
+            continue
+        if (short in others or short in uses) and not families & (uses.get(short, set()) - {""}):
+            renamed[name] = short
+            uses.setdefault(short, set()).update(families)
+    for statement in body:
+        for node in ast.walk(statement):
+            if isinstance(node, ast.Attribute):
+                node.attr = renamed.get(node.attr, node.attr)
+        if isinstance(statement, ast.ClassDef):
+            for part in statement.body:
+                if isinstance(part, ast.FunctionDef):
+                    part.name = renamed.get(part.name, part.name)
+
+
+def skip_forwarders(body: list[ast.stmt], fixed: set[str]) -> list[ast.stmt]:
+    """Call what a function that only passes its arguments on would call; leave such functions out."""
+    target: dict[str, str] = {}
+    for statement in body:
+        if isinstance(statement, ast.FunctionDef) and statement.name not in fixed and not statement.args.defaults:
+            call = statement.body[0].value if isinstance(statement.body[0], ast.Return) else None
+            args = [arg.arg for arg in statement.args.args]
+            text = f"({', '.join(args)})"
+            is_plain = isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and not statement.args.kwonlyargs
+            if is_plain and not statement.args.vararg and ast.unparse(call) == call.func.id + text:  # type: ignore[union-attr, arg-type]
+                target[statement.name] = call.func.id  # type: ignore[union-attr]
+
+    skipper = _Skipper(target)
+    return [skipper.visit(statement) for statement in body if defined_name(statement) not in target]
+
+
+def take_out_keyword_defaults(args: ast.arguments) -> None:
+    """Let keyword-only arguments be given by position too: their defaults then need no dictionary, of 100 bytes."""
+    given = [(arg, default) for arg, default in zip(args.kwonlyargs, args.kw_defaults, strict=True)]
+    defaults = [default for _, default in given if default is not None]
+    if not defaults or args.vararg or args.kwarg or (args.defaults and len(defaults) < len(given)):
+        return
+    args.args += [arg for arg, default in given if default is None]
+    args.args += [arg for arg, default in given if default is not None]
+    args.defaults += defaults
+    args.kwonlyargs, args.kw_defaults = [], []
+
+
+def turn_properties_into_attributes(body: list[ast.stmt]) -> None:
+    """`head`, a property that returns `self._head`, becomes the attribute `head` itself: 80 bytes less."""
+    family = _families(body)
+    for statement in body:
+        if not isinstance(statement, ast.ClassDef):
+            continue
+        for part in list(statement.body):
+            hidden = _hidden_attribute(part)
+            if hidden and _is_only_own(body, hidden, family, family[statement.name]):
+                statement.body.remove(part)
+                for node in ast.walk(statement):
+                    if isinstance(node, ast.Attribute) and node.attr == hidden:
+                        node.attr = part.name  # type: ignore[attr-defined]
+
+
+def _hidden_attribute(part: ast.stmt) -> str:
+    """`_head` of a property `head` that just returns `self._head`; "" for anything else."""
+    if not isinstance(part, ast.FunctionDef) or [ast.unparse(one) for one in part.decorator_list] != ["property"]:
+        return ""
+    return "_" + part.name if ast.unparse(part.body[0]) == f"return self._{part.name}" else ""
+
+
+def _is_only_own(body: list[ast.stmt], name: str, family: dict[str, str], mine: str) -> bool:
+    """Whether no other class of a family has that attribute, and nobody but `self` is asked for it."""
+    relatives = [one for one in body if isinstance(one, ast.ClassDef) and family[one.name] == mine]
+    uses = [
+        node for one in relatives for node in ast.walk(one) if isinstance(node, ast.Attribute) and node.attr == name
+    ]
+    return len(relatives) == 1 and all(ast.unparse(node.value) == "self" for node in uses)
+
+
+def _members(statement: ast.ClassDef) -> Iterator[str]:
+    for part in statement.body:
+        if isinstance(part, ast.FunctionDef):
+            yield part.name
+        elif isinstance(part, ast.Assign):
+            yield from [target.id for target in part.targets if isinstance(target, ast.Name)]
+
+
+def _families(body: list[ast.stmt]) -> dict[str, str]:
+    """Class -> the first class of those it is related to by inheritance."""
+    family: dict[str, str] = {}
+    for statement in body:
+        if isinstance(statement, ast.ClassDef):
+            bases = [family[base.id] for base in statement.bases if isinstance(base, ast.Name) and base.id in family]
+            mine = min(bases, default=statement.name)
+            for name, other in family.items():
+                if other in bases:
+                    family[name] = mine
+            family[statement.name] = mine
+    return family
+
+
+def _rename_arguments(function: ast.FunctionDef | ast.Lambda, fixed: set[str]) -> None:
+    used = {node.id for node in ast.walk(function) if isinstance(node, ast.Name)}
+    inner = {arg.arg for node in ast.walk(function) if isinstance(node, ast.arguments) for arg in node.args}
+    free = (f"a{number}" for number in range(100))
+    renamed = {}
+    for arg in function.args.args:
+        if arg.arg not in fixed and arg.arg != "self" and not arg.arg.startswith("a0"):
+            renamed[arg.arg] = next(name for name in free if name not in used and name not in inner)
+    for node in ast.walk(function):
+        if isinstance(node, ast.Name) and node.id in renamed:
+            node.id = renamed[node.id]
+        elif isinstance(node, ast.arg) and node.arg in renamed:
+            node.arg = renamed[node.arg]
+
+
+def unroll_comprehensions(statement: ast.stmt) -> None:
+    """Write comprehensions in functions as loops before their statement: each is a function of 64 bytes otherwise.
+
+    Only where nothing else that the statement computes is computed before the comprehension; then it is the same.
+    """
+    for function in [node for node in ast.walk(statement) if isinstance(node, ast.FunctionDef)]:
+        names = (f"c{number}" for number in range(1000))
+        used = {node.id for node in ast.walk(function) if isinstance(node, ast.Name)} | bound_names(function)
+        fresh = (name for name in names if name not in used)
+        _unroll_block(function, fresh)
+
+
+def _unroll_block(owner: Any, fresh: Iterator[str]) -> None:
+    for field in ("body", "orelse", "finalbody", "handlers"):
+        block = getattr(owner, field, None)
+        if not isinstance(block, list):
+            continue
+        done: list[Any] = []
+        for part in block:
+            if isinstance(part, (ast.FunctionDef, ast.ClassDef)):
+                done.append(part)
+                continue
+            if not isinstance(part, (ast.While, ast.ExceptHandler, ast.Try, ast.With)):
+                done += _unroll_statement(part, fresh)
+            _unroll_block(part, fresh)
+            done.append(part)
+        setattr(owner, field, done)
+
+
+def _unroll_statement(statement: ast.stmt, fresh: Iterator[str]) -> list[ast.stmt]:
+    """The loops to put before a statement, which is changed to use what they made."""
+    field = {ast.If: "test", ast.For: "iter", ast.Raise: "exc"}.get(type(statement), "value")
+    root = getattr(statement, field, None)
+    found = _first_computed(root) if isinstance(root, ast.expr) else None
+    if not isinstance(found, (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)):
+        return []
+    if isinstance(statement, ast.AugAssign) or not isinstance(found, ast.ListComp | ast.DictComp | ast.GeneratorExp):
+        return []
+    name = next(fresh)
+    loops = _loops(found, name, fresh)
+    made = ast.Name(name, ast.Load())
+    replacer = _Replace(found, made)
+    assert root is not None
+    setattr(statement, field, replacer.visit(root))
+    for loop in loops:
+        for node in ast.walk(loop):
+            if isinstance(node, (ast.stmt, ast.expr)):
+                ast.copy_location(node, statement)
+    return loops
+
+
+def _first_computed(node: ast.expr) -> ast.expr | None:
+    """The first part of an expression, in the order of evaluation, that is more than a name, constant or attribute."""
+    if isinstance(node, (ast.Name, ast.Constant)):
+        return None
+    if isinstance(node, (*COMPREHENSIONS, ast.Lambda)):
+        return node
+    children: list[ast.expr] = []
+    if isinstance(node, ast.Call):
+        children = [node.func, *node.args, *[keyword.value for keyword in node.keywords]]
+    elif isinstance(node, ast.BinOp):
+        children = [node.left, node.right]
+    elif isinstance(node, ast.Compare):
+        children = [node.left, node.comparators[0]]
+    elif isinstance(node, (ast.Attribute, ast.Starred)):
+        children = [node.value]
+    elif isinstance(node, ast.UnaryOp):
+        children = [node.operand]
+    elif isinstance(node, (ast.BoolOp, ast.IfExp)):
+        children = [node.values[0] if isinstance(node, ast.BoolOp) else node.test]
+    elif isinstance(node, (ast.Tuple, ast.List)):
+        children = node.elts
+    elif isinstance(node, ast.Subscript):
+        children = [node.value]
+    for child in children:
+        found = _first_computed(child)
+        if found is not None:
+            return found
+    harmless = (ast.Attribute, ast.Tuple, ast.List, ast.Starred, ast.BinOp, ast.UnaryOp)
+    return None if isinstance(node, harmless) else node
+
+
+def _loops(made: ast.ListComp | ast.DictComp | ast.GeneratorExp, name: str, fresh: Iterator[str]) -> list[ast.stmt]:
+    """`name = []` and the loops that fill it, with loop variables nobody else has."""
+    own = {variable: next(fresh) for variable in sorted(bound_names(made))}
+    for node in ast.walk(made):
+        if isinstance(node, ast.Name) and node.id in own:
+            node.id = own[node.id]
+    if isinstance(made, ast.DictComp):
+        target = ast.Subscript(ast.Name(name, ast.Load()), made.key, ast.Store())
+        inner: ast.stmt = ast.Assign([target], made.value)
+        empty: ast.expr = ast.Dict([], [])
+    else:
+        add = ast.Attribute(ast.Name(name, ast.Load()), "append", ast.Load())
+        inner = ast.Expr(ast.Call(add, [made.elt], []))
+        empty = ast.List([], ast.Load())
+    for generator in reversed(made.generators):
+        for condition in reversed(generator.ifs):
+            inner = ast.If(condition, [inner], [])
+        inner = ast.For(generator.target, generator.iter, [inner], [])
+    return [ast.Assign([ast.Name(name, ast.Store())], empty), inner]
+
+
+class _Replace(ast.NodeTransformer):
+    def __init__(self, old: ast.AST, new: ast.AST) -> None:
+        self.old = old
+        self.new = new
+
+    def visit(self, node: ast.AST) -> Any:
+        return self.new if node is self.old else self.generic_visit(node)
+
+
+class Texts(ast.NodeTransformer):
+    """Moves long texts into `data`."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+        self.tables: dict[str, ast.expr] = {}
+        self.sizes: dict[str, int] = {}
+
+    def take_tables(self, body: list[ast.stmt]) -> list[ast.stmt]:
+        """Pool module-level tuples of texts, and of rows of texts, that only functions look at; returns the rest."""
+        in_functions: dict[str, int] = {}
+        anywhere: dict[str, int] = {}
+        for statement in body:
+            inside = [node for node in ast.walk(statement) if isinstance(node, ast.FunctionDef)]
+            for count, roots in (
+                (in_functions, [part for one in inside for part in one.body]),
+                (anywhere, [statement]),
+            ):
+                for root in roots:
+                    for node in ast.walk(root):
+                        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
+                            count[node.id] = count.get(node.id, 0) + 1
+        # Rows are made one by one, so they can only be gone through: by `for`, `zip` or `len`, which is known.
+        iterated: dict[str, int] = {}
+        for statement in body:
+            for node in ast.walk(statement):
+                used = [node.iter] if isinstance(node, (ast.For, ast.comprehension)) else []
+                if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("zip", "len"):
+                    used = node.args
+                for part in used:
+                    if isinstance(part, ast.Name):
+                        iterated[part.id] = iterated.get(part.id, 0) + 1
+        rest = []
+        for statement in body:
+            name = defined_name(statement)
+            is_iterated = iterated.get(name) == anywhere.get(name)
+            is_inside = in_functions.get(name) == anywhere.get(name)
+            call = self._table(statement, is_iterated=is_iterated) if is_inside else None
+            if call is None:
+                rest.append(statement)
+            else:
+                self.tables[name] = call
+                self.sizes[name] = len(constant_value(statement.value))  # type: ignore[attr-defined]
+        return rest
+
+    def _table(self, statement: ast.stmt, *, is_iterated: bool) -> ast.expr | None:
+        value = constant_value(statement.value) if isinstance(statement, ast.Assign) else ...
+        if not isinstance(value, tuple) or len(value) < _TABLE_ITEMS:
+            return None
+        rows = [row if isinstance(row, tuple) else (row,) for row in value]
+        if not all(isinstance(text, str) and text and not set("|/") & set(text) for row in rows for text in row):
+            return None
+        if not any(isinstance(row, tuple) for row in value):
+            return self._call("|".join(value), statement, _LIST_CALL)
+        if not is_iterated:
+            return None
+        return self._call("".join("|".join(row) + "/" for row in rows), statement, _ROWS_CALL)
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        """A pooled table."""
+        return self.tables.get(node.id, node)
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        """The length of a pooled table, which is known."""
+        if isinstance(node.func, ast.Name) and node.func.id == "len" and isinstance(node.args[0], ast.Name):
+            size = self.sizes.get(node.args[0].id)
+            if size is not None:
+                return ast.copy_location(ast.Constant(size), node)
+        return self.generic_visit(node)
+
+    def visit_Constant(self, node: ast.Constant) -> ast.AST:
+        """A text."""
+        if not isinstance(node.value, str) or not _is_pooled(node.value):
+            return node
+        return self._call(node.value, node)
+
+    def visit_JoinedStr(self, node: ast.JoinedStr) -> ast.AST:
+        """An f-string becomes a pooled pattern and its format method, as mpy-cross would have it."""
+        pattern = ""
+        values = []
+        for part in node.values:
+            if isinstance(part, ast.Constant):
+                pattern += str(part.value).replace("{", "{{").replace("}", "}}")
+            elif isinstance(part, ast.FormattedValue) and part.conversion == -1 and part.format_spec is None:
+                pattern += "{}"
+                values.append(self.visit(part.value))
+            else:
+                return self.generic_visit(node)
+        return ast.copy_location(
+            ast.Call(ast.Attribute(self._call(pattern, node), "format", ast.Load()), values, []), node
+        )
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        """A function inside one has its own turn."""
+        return node
+
+    def _call(self, text: str, node: ast.AST, function: str = _TEXT_CALL) -> ast.expr:
+        raw = text.encode()
+        at = self.data.find(raw)
+        if at < 0:
+            at = len(self.data)
+            self.data += raw
+        call = ast.Call(ast.Name(function, ast.Load()), [ast.Constant(at), ast.Constant(len(raw))], [])
+        return ast.copy_location(call, node)
+
+
+def _is_pooled(text: str) -> bool:
+    """Whether a text costs less in the pool: long, or a piece of a message, which is no name of anything else."""
+    return len(text) > _INTERNED_CHARACTERS or (
+        len(text) > _SHORT_CHARACTERS and not text.replace(".", "_").isidentifier()
+    )
+
+
+class _Skipper(GlobalNames):
+    """Puts what a forwarding function calls in its place."""
+
+    def __init__(self, target: Mapping[str, str]) -> None:
+        super().__init__()
+        self.target = target
+
+    def visit_global(self, node: ast.Name) -> ast.AST:
+        while node.id in self.target:
+            node.id = self.target[node.id]
+        return node

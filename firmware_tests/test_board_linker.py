@@ -1,0 +1,223 @@
+"""The linker: what it keeps, what it refuses, and that the linked board computes what the modules compute."""
+
+import json
+import re
+import traceback
+from pathlib import Path
+
+import pytest
+
+from pile_edge import board_linker
+from pile_edge.board_linker import LinkError, link
+from pile_edge.bundle import BOARD_MODULES, build_romfs, link_bundle
+from pile_edge.ports.unix_flash import run as run_flash
+from pile_shared import p256
+from pile_shared.errors import ConfigError
+
+HERE = Path(__file__).parent
+VECTORS = Path(p256.__file__).parent / "vectors/p256.jsonl"
+
+
+def linked(entries=("a:main",), temporary="", parts=None, **sources):
+    modules = {name.replace("__", "."): text for name, text in sources.items()}
+    return link(
+        modules,
+        entries,
+        given={"a:BOARD": True},
+        parts=parts or {"one": list(modules)},
+        package="out",
+        temporary=temporary,
+    )
+
+
+def run(source):
+    """The namespace of a linked module run by CPython, without what only MicroPython accepts."""
+    namespace = {"__name__": "one"}
+    exec(re.sub(r"\n *del __module__, __qualname__\n", "\n    pass\n", source), namespace)
+    return namespace
+
+
+def test_what_nothing_reaches_is_left_out():
+    result = linked(
+        a="""
+LIMIT = 3
+UNUSED = 4
+class Kept:
+    def called(self): return LIMIT
+    def never(self): return gone()
+    def __repr__(self): return "x"
+def gone(): return 1
+def main(): return Kept().called()
+"""
+    )
+    assert result.dropped == ["a.Kept.__repr__", "a.Kept.never", "a.LIMIT", "a.UNUSED", "a.gone"]
+    assert run(result.parts["one"].source)["main"]() == 3
+
+
+def test_a_method_somebody_might_ask_for_by_name_stays():
+    result = linked(a='class A:\n def found(self): return 7\ndef main(): return getattr(A(), "found")()\n')
+    assert run(result.parts["one"].source)["main"]() == 7
+
+
+def test_names_of_two_modules_do_not_meet():
+    result = linked(
+        b="def parse(x):\n return [x]\ndef both(parse):\n return parse\n",
+        a="from b import parse as other, both\nimport b\ndef parse(x):\n return other(x) + b.parse(x) + [both(9)]\n"
+        "def main():\n return parse(1)\n",
+    )
+    assert run(result.parts["one"].source)["main"]() == [1, 1, 9]
+    assert result.names["a", "parse"] != result.names["b", "parse"]
+
+
+def test_constants_and_decided_branches():
+    result = linked(
+        b="A, B = 1 << 4, b'x' * 3\nHEX = bytes.fromhex('ff')\nTABLE = ('first', 'second', 'third', 'fourth')\n",
+        a="from b import A, B, HEX, TABLE\nBOARD = False\nif BOARD:\n def pick(): return A\nelse:\n import nowhere\n"
+        "def main():\n if not BOARD and missing: return 0\n return pick(), B, HEX, TABLE[2], len(TABLE)\n".replace(
+            " and missing", ""
+        ),
+    )
+    source = result.parts["one"].source
+    assert run(source)["main"]() == (16, b"xxx", b"\xff", "third", 4)
+    assert "if " not in source
+    assert "A" not in run(source)
+
+
+def test_rewrites_mean_the_same():
+    """Comprehensions, texts, keyword defaults, properties, shared names, forwarders: against the source itself."""
+    source = """
+ROWS = (("one long name", "n"), ("two", "m"), ("three", "n"), ("four", "n"))
+class Box:
+    kind = "box"
+    def __init__(self, first, *, second=2, third):
+        self._head = first
+        self._second = second + third
+    @property
+    def head(self):
+        return self._head
+    def _hidden(self, value):
+        return value + self._second
+    def hidden(self):
+        return self._hidden(1)
+def forward(x, y):
+    return target(x, y)
+def target(x, y=5):
+    return x - y
+def scale(values, offset):
+    x = 10
+    found = {value: [value * n + offset for n in range(3) if n != 1] for value in values}
+    total = 2 * sum([x for x in values])
+    return found, total, x, (lambda offset: offset + x)(1)
+def main():
+    box = Box(4, third=3)
+    names = [name for name, kind in ROWS if kind == "n"]
+    text = f"a message with {box.head} and {{braces}} {len(ROWS)}"
+    return box.head, box.hidden(), forward(9, 2), scale([1, 2], offset=3), names, text, box.kind
+"""
+    plain = {}
+    exec(source, plain)
+    assert run(linked(a=source).parts["one"].source)["main"]() == plain["main"]()
+
+
+def test_parts_refer_backwards_only():
+    sources = {"b": "def low(): return 1\n", "a": "from b import low\ndef main(): return low()\n"}
+    result = linked(**sources, parts={"lower": ["b"], "upper": ["a"]})
+    assert "lower.low()" in result.parts["upper"].source
+    with pytest.raises(LinkError, match=r"upper .*comes after"):
+        linked(**sources, parts={"upper": ["a"], "lower": ["b"]})
+
+
+def test_a_temporary_part_takes_what_only_it_needs():
+    result = linked(
+        b="def only(): return 1\ndef shared(): return 2\n",
+        c="from b import only, shared\ndef check(): return only() + shared()\n",
+        a="from b import shared\nimport sys\ndef main():\n from c import check\n done = check()\n"
+        " del sys.modules['c']\n return done, shared()\n",
+        parts={"base": ["b", "a"], "once": ["c"]},
+        temporary="once",
+    )
+    assert "def only" in result.parts["once"].source
+    assert "def shared" in result.parts["base"].source
+    assert "del sys.modules['out.once']" in result.parts["base"].source
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("def main(): return missing\n", "a:1: missing is not defined"),
+        ("from b import nothing\ndef main(): return nothing\n", "no nothing in b"),
+        ("for x in range(3): pass\n", "a:1: "),
+        ("def main(): pass\ndef main(): pass\n", "defined twice"),
+        ("if UNKNOWN: pass\n", "given no value for UNKNOWN"),
+        ("def other(): pass\n", "no main in a"),
+    ],
+)
+def test_what_cannot_be_linked_is_refused(source, message):
+    with pytest.raises(LinkError, match=message):
+        linked(b="x = 1\n", a=source)
+
+
+def test_a_needed_name_that_was_left_out_is_noticed(monkeypatch):
+    """The check behind the shaking: with the shaking broken, linking fails instead of the board."""
+    monkeypatch.setattr(board_linker, "_extend", lambda *_: None)
+    with pytest.raises(LinkError, match="needed is used in line 2 of part one but defined nowhere"):
+        linked(a="def needed(): return 1\ndef main(): return 1 + needed()\n")
+
+
+def test_a_module_in_no_part_is_refused():
+    with pytest.raises(LinkError, match="not in a part"):
+        linked(a="", parts={"one": []})
+
+
+def test_lines_lead_back_to_the_source(tmp_path):
+    result = link_bundle(tmp_path / "files", sources=tmp_path / "sources")
+    for name, part in result.parts.items():
+        lines = part.source.splitlines()
+        places = (tmp_path / f"sources/{name}.map").read_text().splitlines()
+        assert len(lines) == len(places)
+        for line, place in zip(lines, places, strict=True):
+            if match := re.match(r" *def (\w+)\(", line):
+                if not place:
+                    assert match[1] in {"_text", "_texts", "_rows"}
+                    continue
+                module, number = place.split(":")
+                path = next(p for p in BOARD_MODULES if p.replace("/", ".").removesuffix(".__init__") == module)
+                root = Path(p256.__file__).parents[1] if module.startswith("pile_shared") else HERE.parent / "edge"
+                source = root / f"{path}.py"
+                written = source.read_text().splitlines()
+                near = " ".join(written[int(number) - 1 : int(number) + 2])
+                assert re.search(r"def _?\w*" + re.escape(match[1].split("_")[-1]), near), (name, line, place)
+
+
+def test_linking_twice_gives_the_same_bytes(tmp_path):
+    for name in ("a", "b"):
+        link_bundle(tmp_path / name)
+    assert build_romfs(tmp_path / "a") == build_romfs(tmp_path / "b")
+
+
+def test_the_linked_curve_passes_every_vector(micropython, tmp_path):
+    """The vector script of the modules, on the linked code under the modules' names."""
+    names = ("sign", "verify", "public_key", "is_on_curve", "comb_table", "load_comb_table")
+    result = link_bundle(tmp_path, entries=[f"pile_shared.p256:{name}" for name in names])
+    lines = [
+        "from pile_board.{} import {} as {}".format(*result.names["pile_shared.p256", name], name) for name in names
+    ]
+    (tmp_path / "pile_shared").mkdir()
+    (tmp_path / "pile_shared/platform.py").write_text(
+        "from pile_shared.p256 import *\nes256_verify = verify\nMICROPYTHON = True\n"
+    )
+    (tmp_path / "pile_shared/p256.py").write_text("\n".join(lines) + "\n")
+    script = tmp_path / "run.py"
+    script.write_text(
+        f"import sys\nsys.path.insert(0, {str(tmp_path)!r})\n" + (HERE / "run_p256_vectors.py").read_text()
+    )
+    done = micropython(script, VECTORS, heap="128k")
+    assert json.loads(done.stdout) == {"key": 10, "point": 22, "sign": 2, "verify": 66, "failed": 0}, done.stderr
+
+
+def test_a_machine_without_micropython_is_told(monkeypatch, tmp_path):
+    monkeypatch.setitem(__import__("sys").modules, "micropython_run", None)
+    with pytest.raises(ConfigError) as caught:
+        run_flash(tmp_path / "image", "64k", [])
+    assert caught.value.code == "micropython_missing"
+    assert traceback.format_exception(caught.value)
