@@ -25,10 +25,10 @@ MESSAGE = bytes(150)  # about a metering proof with one reading
 SECRET = bytes(range(1, 33))
 
 # Field multiplications with reduction, on the average. A doubling takes 8, an addition to an affine point 11 and to
-# another 16. Signing: 43 doublings and, in two shares, 2 * 43 * 63/64 additions. Verifying: 256 doublings; of 257 / 5
-# window digits a quarter is +-1, affine; 43 * 63/64 comb columns; and Q's three multiples.
+# another 16. Signing: 43 doublings and, in two shares, 2 * 43 * 63/64 additions. Verifying: 256 doublings; of 257 / 4
+# window digits half are +-1, affine; 43 * 63/64 comb columns; and 3Q.
 SIGN_MULTIPLICATIONS = 43 * 8 + 85 * 11
-VERIFY_MULTIPLICATIONS = 257 * 8 + 13 * 11 + 38 * 16 + 42 * 11 + 3 * 16
+VERIFY_MULTIPLICATIONS = 257 * 8 + 32 * 11 + 32 * 16 + 42 * 11 + 11
 MULTIPLY_SCRIPT = """
 import time
 p = 0xFFFFFFFF00000001000000000000000000000000FFFFFFFFFFFFFFFFFFFFFFFF
