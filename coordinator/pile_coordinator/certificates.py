@@ -72,7 +72,7 @@ class OrderCertificate:
 def decode_order_certificate(data: bytes) -> OrderCertificate:
     """A certificate from its bytes; typed errors for anything else. Nothing in it is checked yet."""
     row = array(decode(data, MAX_CERTIFICATE_BYTES), 9)
-    if row[0] != VERSION:
+    if type(row[0]) is not int or row[0] != VERSION:  # true would equal 1
         raise CodecError("not a version 1 order certificate")
     return OrderCertificate(
         check_id("chain_id", row[1]),
@@ -95,4 +95,6 @@ def _extract(value: object, count: int) -> BlockExtract:
     for item in array(leaves, count):
         leaf, index, path = array(item, 3)
         rows.append((leaf, index, tuple(items(path, MAX_PATH))))
-    return BlockExtract(Certificate(header, attestations), tuple(rows))
+    extract = BlockExtract(Certificate(header, attestations), tuple(rows))
+    extract.inclusions()  # checks types and ranges
+    return extract

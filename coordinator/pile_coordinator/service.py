@@ -12,7 +12,7 @@ from collections import Counter
 from functools import lru_cache
 from typing import cast
 
-from pile_coordinator.chain.records import Party, Pile
+from pile_coordinator.chain.records import Pile
 from pile_coordinator.chain.rejections import Rejection
 from pile_coordinator.chain.transactions import sign_transaction
 from pile_coordinator.config import CoordinatorConfig
@@ -175,10 +175,9 @@ class Coordinator:
     def make_block(self) -> Block | None:
         """Turn what is ready into a block; None if there is nothing to do."""
         now_ms = self.config.clock.now_ms()
-        state, party = self.engine.state, self.config.party
-        sequence = state.get(Party, party).sequence
+        party = self.config.party
         for batch in self.desk.take_batches():
-            sequence += 1
+            sequence = self.engine.next_sequence(party)
             until = self.engine.height + BATCH_VALID_BLOCKS
             tx = sign_transaction(self.signer, self.chain_id, party, sequence, until, batch)
             self.engine.submit(tx, bounded=False)  # the desk bounds them

@@ -94,7 +94,14 @@ class Contract:
     """What the session needs of a verified contract's terms: who may start it, when, and how much."""
 
     def __init__(
-        self, contract_id: bytes, user_public: bytes, start_ms: int, end_ms: int, energy_wh: int, most_wh: int
+        self,
+        contract_id: bytes,
+        user_public: bytes,
+        start_ms: int,
+        end_ms: int,
+        energy_wh: int,
+        most_wh: int,
+        begin_by_ms: int | None = None,
     ) -> None:
         self.contract_id = check_bytes("contract", contract_id, 32, 32)
         self.user_public = check_bytes("user key", user_public, 65, 65)
@@ -102,6 +109,9 @@ class Contract:
         self.end_ms = check_int("window end", end_ms, 0, MAX_TIME_MS)
         self.energy_wh = check_int("energy", energy_wh, 0, MAX_ENERGY_WH)
         self.most_wh = check_int("energy with over-use", most_wh, 0, MAX_ENERGY_WH)
+        self.begin_by_ms = (
+            end_ms if begin_by_ms is None else begin_by_ms
+        )  # of no use once begun, so not kept in the state
 
     def fields(self) -> list[object]:
         """As kept in the saved state."""
@@ -117,6 +127,7 @@ def contract_of(terms: Terms) -> Contract:
         terms.window_end_ms,
         terms.energy_wh,
         terms.energy_wh + terms.overuse_wh,
+        min(terms.window_start_ms + terms.begin_grace_ms, terms.window_end_ms),
     )
 
 
@@ -246,6 +257,8 @@ class Session:
         contract = self.find(contract_id)
         if not contract.start_ms <= now_ms < contract.end_ms:
             raise SessionError("outside the window of contract " + _short(contract_id), "window")
+        if now_ms > contract.begin_by_ms:
+            raise SessionError("too late to begin contract " + _short(contract_id), "too_late")
         if not 0 <= limit_wh <= contract.most_wh:
             raise SessionError("limit must be 0 to " + str(contract.most_wh) + " Wh", "limit")
         self.reserved.remove(contract)
@@ -302,13 +315,14 @@ class Session:
         now_ms = reading.time_ms
         if self._last is not None and reading.energy_wh < self._last.energy_wh:
             return self.trouble("falling", now_ms)
+        late_ms = min(max(0, now_ms - self.wants_reading_at_ms), self.timing.sample_ms)
         self._last = reading
         self._good_ms = now_ms
         self.wants_reading_at_ms = now_ms + self.timing.sample_ms
         if self.phase == STARTING:
             return self._begin(reading)
         if self.phase == CHARGING:
-            return self._charge(reading)
+            return self._charge(reading, late_ms)
         if self.phase == RESUMING:
             return self._resume(reading)
         if self.phase == ENDING:
@@ -350,15 +364,20 @@ class Session:
         begin = (PROVE, BEGIN, self._contract.contract_id, 0, [reading])
         return [(SAVE, starting), begin, (SAVE, self.state()), (CLOSE,)]
 
-    def _charge(self, reading: Reading) -> list[tuple]:  # type: ignore[type-arg]
+    def _charge(self, reading: Reading, late_ms: int) -> list[tuple]:  # type: ignore[type-arg]
+        """Go on or stop.
+
+        `late_ms` is how much later than wanted this reading came, as the next one will: at the limit the session stops
+        now if that is nearer to it than a reading later.
+        """
         self._batch.append(reading)
         left_wh = self._begin_wh + self._limit_wh - reading.energy_wh
-        if left_wh <= 0:
+        if left_wh * 7_200_000 <= reading.power_w * late_ms:
             return self._stop(REASON_ENERGY_REACHED, reading.time_ms)
         if self._is_full(reading):
             return self._stop(REASON_VEHICLE_FULL, reading.time_ms)
         if reading.power_w > 0:
-            until_limit_ms = left_wh * 3_600_000 // reading.power_w
+            until_limit_ms = left_wh * 3_600_000 // reading.power_w - late_ms
             self.wants_reading_at_ms = reading.time_ms + min(self.timing.sample_ms, max(MIN_SAMPLE_MS, until_limit_ms))
         if len(self._batch) >= MAX_BATCH or reading.time_ms - self._proved_ms >= self.timing.report_ms:
             return self._report(reading.time_ms)
@@ -388,7 +407,7 @@ class Session:
             self._reason = REASON_POWER_LOST
             return self._end(reading)
         self.phase = CHARGING
-        actions = self._charge(reading)
+        actions = self._charge(reading, 0)
         if self.phase == CHARGING:
             actions.append((CLOSE,))
         return actions

@@ -29,8 +29,8 @@ RATE = 180  # three minutes of charging a second
 ZONE = "north"
 SETTLE_SECONDS = 40
 
-DAN_WH, EVA_WH, EVA_BATTERY_WH = 5000, 4000, 2000
-DAN_CAP, EVA_LIMIT = 800_000, 690_000  # micro per kWh: above and below the price under both orders' load
+DAN_WH, EVA_WH, EVA_BATTERY_WH = 4000, 3000, 1500
+DAN_CAP, EVA_LIMIT = 800_000, 680_000  # micro per kWh: above and below the price under both orders' load
 
 
 @dataclass

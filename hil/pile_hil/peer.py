@@ -112,7 +112,7 @@ def make_terms(**changes: object) -> Terms:
         "catalog_buy_micro_per_kwh": 200_000,
         "fee_micro": 10_000,
         "bond_micro": 100_000,
-        "begin_grace_ms": 600_000,
+        "begin_grace_ms": 172_800_000,
         "evidence_window_ms": 600_000,
         "confirm_window_ms": 600_000,
     }

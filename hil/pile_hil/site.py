@@ -21,14 +21,15 @@ from pile_coordinator.clock import Clock
 from pile_coordinator.keys import load_key, make_key
 from pile_coordinator.mqtt import Broker
 from pile_coordinator.wallet import Wallet
-from pile_edge.bundle import build_bundle, find_micropython
+from pile_edge.bundle import build_romfs, find_micropython, link_bundle
 from pile_edge.config_file import compile_config
+from pile_edge.ports.unix_flash import board_command
 from pile_hil.broker import free_port
 from pile_hil.process import RigProcess
 
 ACCOUNTING_NODES = ("auditor", "grid", "operator")
 FOUNDERS = {"auditor": "third-party", "coordinator": "operator", "grid": "grid", "operator": "operator"}
-BOARD_HEAP = "300k"
+BOARD_HEAP = "64k"
 
 HOUR_MS = 3_600_000
 PARAMS: dict[str, object] = {
@@ -289,14 +290,17 @@ class Site:
         folder = self.folder / pile.id
         if pile.interpreter == "cpython":
             return [sys.executable, "-m", "pile_edge.cli", action, "--config", str(folder / "pile.toml")], {}
-        interpreter = find_micropython()
-        if interpreter is None:
+        if find_micropython() is None:
             raise RuntimeError("no MicroPython here; use interpreter cpython")
-        bundle = self.folder / "bundle"
-        if not bundle.exists():
-            build_bundle(bundle)
-        board = [str(interpreter), "-X", f"heapsize={BOARD_HEAP}", "-m", "pile_edge.ports.main"]
-        return [*board, str(folder / "pile.cbor"), action], {"MICROPYPATH": str(bundle)}
+        return board_command(self._flash(), str(folder / "pile.cbor"), action, heap=BOARD_HEAP), {}
+
+    def _flash(self) -> Path:
+        """The image a board has in flash: made once, the same for all of them."""
+        image = self.folder / "flash.romfs"
+        if not image.exists():
+            link_bundle(self.folder / "bundle")
+            image.write_bytes(build_romfs(self.folder / "bundle"))
+        return image
 
     # --- parties -------------------------------------------------------------------------------------------------
 

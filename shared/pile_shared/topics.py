@@ -17,13 +17,13 @@ PILE_UP = ("proof", "status")
 PILE_DOWN = ("receipt", "contract", "session")
 PARTY_UP = ("tx", "query")
 PARTY_DOWN = ("result", "answer")
-_PARTY = "party"
+PARTY_LEVEL = "party"
 
 
 def pile_topic(chain_id: str, pile_id: str, kind: str) -> str:
     """The topic of one kind of message to or from a pile. No pile is called `party`: its part would hold every party's."""
-    if pile_id == _PARTY:
-        raise BoundsError("a pile cannot be called " + _PARTY)
+    if pile_id == PARTY_LEVEL:
+        raise BoundsError("a pile cannot be called " + PARTY_LEVEL)
     return ROOT + "/" + chain_id + "/" + pile_id + "/" + kind
 
 
@@ -36,8 +36,8 @@ def parse(topic: str) -> tuple[str, str, str, str]:
     """Split a topic into (chain id, "pile" or "party", id, kind); BoundsError if it is not one of ours."""
     parts = topic.split("/")
     if parts[:2] == ["pilechain", "1"]:
-        if len(parts) == 5 and parts[3] != _PARTY and parts[4] in PILE_UP + PILE_DOWN:
+        if len(parts) == 5 and parts[3] != PARTY_LEVEL and parts[4] in PILE_UP + PILE_DOWN:
             return check_id("chain", parts[2]), "pile", check_id("pile", parts[3]), parts[4]
-        if len(parts) == 6 and parts[3] == _PARTY and parts[5] in PARTY_UP + PARTY_DOWN:
+        if len(parts) == 6 and parts[3] == PARTY_LEVEL and parts[5] in PARTY_UP + PARTY_DOWN:
             return check_id("chain", parts[2]), "party", check_id("party", parts[4]), parts[5]
     raise BoundsError("not a Pilechain topic: " + topic[:80])

@@ -14,6 +14,7 @@ from pile_shared.codec import decode, encode
 from pile_shared.errors import PilechainError
 from pile_shared.platform import sha256
 from pile_shared.proof import MAX_PROOF_BYTES
+from pile_shared.topics import PARTY_LEVEL
 from pile_shared.units import (
     LOT_WH,
     MAX_AMOUNT_MICRO,
@@ -79,6 +80,8 @@ class RegisterPile(Body):
     def check(self) -> None:
         """Ids, key, texts and power."""
         check_id("id", self.id)
+        if self.id == PARTY_LEVEL:
+            raise Rejection("bounds", f"{self.id!r} stands in the topics of parties; no pile may be called so")
         check_id("owner", self.owner)
         check_id("zone", self.zone)
         check_bytes("public", self.public, cose.PUBLIC_BYTES, cose.PUBLIC_BYTES)
