@@ -1,0 +1,1 @@
+"""The light client on the pile. Start at agent.py."""
