@@ -93,11 +93,11 @@ def tree(case):
 
 
 def terms(case):
-    from pile_shared.terms import Terms, decode_terms
+    from pile_shared.terms import decode_terms, terms_from
 
     data = taken(case, "bytes")
     decoded = decode_terms(data)
-    made = Terms({name: from_json(value) for name, value in case["values"].items()})
+    made = terms_from({name: from_json(value) for name, value in case["values"].items()})
     return made.encoded() == data == decoded.encoded() and decoded.contract_id() == taken(case, "contract")
 
 

@@ -48,6 +48,7 @@ from pile_shared.terms import (
     VERSION,
     Terms,
     decode_terms,
+    terms_from,
 )
 
 OUT = Path(__file__).parent.parent / "shared/pile_shared/vectors"
@@ -570,7 +571,7 @@ def _path_case(source: str, leaf: str, index: int, size: int, path: list[str], r
 
 def terms() -> Terms:
     """A contract over 7 kWh."""
-    return Terms(
+    return terms_from(
         {
             "version": VERSION,
             "order": sha256(b"order"),

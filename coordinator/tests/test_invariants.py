@@ -12,7 +12,7 @@ from pile_coordinator.chain.records import Account, Bid, Contract, Zone
 from pile_coordinator.chain.rejections import BrokenInvariantError, Rejection
 from pile_coordinator.chain.transactions import Deposit
 from pile_coordinator.chain.transition import apply_block
-from pile_shared.terms import FIELDS, Terms, decode_terms
+from pile_shared.terms import FIELDS, Terms, decode_terms, terms_from
 
 
 def busy_market() -> Market:
@@ -127,7 +127,7 @@ def test_a_curve_escrow_below_the_reserve_is_found() -> None:
     old = market.terms()
     values = {name: getattr(old, name) for name in ("on_curve", "energy_wh")}
     assert values == {"on_curve": True, "energy_wh": 5000}
-    cheap = decode_terms(Terms(_values(old) | {"price_micro_per_kwh": 1, "overuse_wh": 0}).encoded())
+    cheap = decode_terms(terms_from(_values(old) | {"price_micro_per_kwh": 1, "overuse_wh": 0}).encoded())
     market.state.drop(Contract, contract.id)
     moved = replace(contract, id=cheap.contract_id(), terms=cheap.encoded())
     market.state.put(moved)

@@ -31,7 +31,7 @@ from pile_coordinator.chain.settlement import (
 )
 from pile_shared.codec import encode
 from pile_shared.errors import PilechainError
-from pile_shared.terms import VERSION, Terms
+from pile_shared.terms import VERSION, Terms, terms_from
 from pile_shared.units import cost_micro
 
 CASES = 30_000
@@ -67,7 +67,7 @@ def terms_of(**over: object) -> Terms:
         "evidence_window_ms": 0,
         "confirm_window_ms": 0,
     }
-    return Terms(values | over)
+    return terms_from(values | over)
 
 
 def journal(terms: Terms, measured_wh: int, cause: str) -> list[tuple[str, str, int]]:

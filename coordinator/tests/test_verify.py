@@ -27,7 +27,7 @@ from pile_shared.codec import decode, encode
 from pile_shared.platform import sha256
 from pile_shared.proof import BEGIN, PERIODIC, REASON_USER, REASON_VEHICLE_FULL
 from pile_shared.proof import END as END_EVENT
-from pile_shared.terms import FIELDS, LEAF_SETTLEMENT, Terms, decode_terms
+from pile_shared.terms import FIELDS, LEAF_SETTLEMENT, decode_terms, terms_from
 
 
 class Chain:
@@ -172,7 +172,7 @@ def test_colluding_nodes_cannot_sign_a_dearer_contract(chain):
     honest = deliver(chain, delivered_wh=5000, reason=REASON_USER, confirm=False)
     terms = decode_terms(decode(honest.signing.leaves[0][0], 4096)[1])
     values = {name: getattr(terms, name) for name, _ in FIELDS}
-    dearer = Terms(values | {"price_micro_per_kwh": terms.price_micro_per_kwh + 1})
+    dearer = terms_from(values | {"price_micro_per_kwh": terms.price_micro_per_kwh + 1})
     leaf = encode([2, dearer.encoded()])
     assert broken_link(chain, replace(honest, signing=collude(chain, honest.signing, leaf0=leaf))) == "chain"
 

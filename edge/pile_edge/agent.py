@@ -15,6 +15,7 @@ from pile_edge.meters.decode import MeterError, MeterReader
 from pile_edge.session import CLOSE, IDLE, OPEN, PHASE_NAMES, PROVE, SAVE, Session, SessionError, contract_of
 from pile_edge.settings import Settings
 from pile_shared import cose
+from pile_shared.certificate import Inclusion, decode_inclusion
 from pile_shared.codec import array, decode, encode
 from pile_shared.errors import BusError, JournalError, PilechainError, SignatureError
 from pile_shared.platform import sha256
@@ -94,6 +95,7 @@ class Agent:
         self._published = self._retired()
         self._progress_ms = self._clock.now_ms()
         self._was_connected = False
+        self._asked_ms = 0
         self.link = self._open_link() if link is None else link  # type: ignore[no-untyped-call]
         self._port.collect()
 
@@ -105,8 +107,9 @@ class Agent:
         Raises:
             JournalError: `storage` or `corrupt`: nothing can be proved any more, so nothing may go on.
         """
-        for topic, payload in self.link.poll(POLL_MS):
-            self._hear(topic, payload)
+        heard = self.link.poll(POLL_MS)
+        while heard:
+            self._hear(heard)
         self._act([])
         if not self._todo and self._clock.now_ms() >= self.session.wants_reading_at_ms:
             self._measure()
@@ -157,39 +160,54 @@ class Agent:
 
     # --- messages
 
-    def _hear(self, topic: str, payload: bytes) -> None:
-        """Act on one message; a bad one is counted, logged, and changes nothing."""
+    def _hear(self, heard: list[tuple[str, bytes]]) -> None:
+        """Take the first message and act on it; a bad one is counted, logged, and changes nothing.
+
+        It is taken off the list, and let go once it is parsed: a board has to verify signatures where it was.
+        """
+        topic, payload = heard.pop(0)
         kind = topic[-40:]
         try:
             chain_id, _, pile_id, kind = parse_topic(topic)
             if (chain_id, pile_id) != (self.config.chain_id, self.config.pile_id):
                 raise SignatureError("message for another pile", "topic")
-            if kind == "receipt":
-                self._hear_receipt(payload)
-            elif kind == "contract":
-                self._hear_contract(payload)
-            elif kind == "session":
+            if kind == "session":
                 self._hear_session(payload)
+            elif kind in {"receipt", "contract"}:
+                inclusion = decode_inclusion(payload)
+                payload = b""
+                if kind == "receipt":
+                    self._hear_receipt(inclusion)
+                else:
+                    self._hear_contract(inclusion)
         except JournalError:
             raise
+        except MemoryError:
+            self._port.collect()
+            self.refused["memory"] = self.refused.get("memory", 0) + 1
+            self._log("refused " + kind + ": no memory to verify it")
+            now_ms = self._clock.now_ms()
+            if now_ms - self._asked_ms >= self.config.timing.resend_ms:
+                self._asked_ms = now_ms
+                self._was_connected = False  # saying again that we are online brings what we have missed
         except PilechainError as error:
             self.refused[error.code] = self.refused.get(error.code, 0) + 1
             self._log("refused " + kind + ": " + error.code + ": " + error.message)
         self._port.collect()
 
-    def _hear_contract(self, payload: bytes) -> None:
-        terms, contract_id, outcome = self._light.open_contract(payload)
+    def _hear_contract(self, inclusion: Inclusion) -> None:
+        terms, contract_id, outcome = self._light.open_contract(inclusion)
         now_ms = self._clock.now_ms()
         if terms is None:
             self._log("contract " + contract_id[:4].hex() + " closed: " + outcome)
             self._act(self.session.release(contract_id, now_ms))
         else:
-            self._act(self.session.reserve(contract_of(terms), now_ms))
+            self._act(self.session.reserve(contract_of(contract_id, terms), now_ms))
             self._log("contract " + contract_id[:4].hex() + " reserves " + str(terms.energy_wh) + " Wh")
 
-    def _hear_receipt(self, payload: bytes) -> None:
+    def _hear_receipt(self, inclusion: Inclusion) -> None:
         """Retire what the chain has, but only if it has exactly what this journal has."""
-        opened = self._light.open_receipt(payload, self._retired())
+        opened = self._light.open_receipt(inclusion, self._retired())
         if opened is None:
             return
         through, digest = opened

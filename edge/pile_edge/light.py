@@ -4,9 +4,10 @@ Pure; no clock, no wire. Implements the light client of the wire format ("Inclus
 path from the leaf to the header's result root, then the leaf's exact shape, then that it concerns this very pile.
 """
 
-from pile_shared.certificate import MAX_LEAF_BYTES, Header, Inclusion, Validator, decode_inclusion
+from pile_shared.certificate import MAX_LEAF_BYTES, Header, Inclusion, Validator
 from pile_shared.codec import array, decode
 from pile_shared.errors import CertificateError
+from pile_shared.platform import sha256
 from pile_shared.terms import LEAF_CLOSED, LEAF_CONTRACT, LEAF_RECEIPT, MAX_TERMS_BYTES, Terms, decode_terms
 from pile_shared.units import MAX_SEQUENCE, check_bytes, check_id, check_int, check_text
 
@@ -38,8 +39,8 @@ class LightClient:
         self.height = max(self.height, header.height)
         return header
 
-    def open_contract(self, message: bytes) -> tuple[Terms | None, bytes, str]:
-        """Open a message of the `contract` topic.
+    def open_contract(self, inclusion: Inclusion) -> tuple[Terms | None, bytes, str]:
+        """Open what the `contract` topic brought.
 
         Returns:
             (terms, contract id, "") of a contract that reserves this pile, or (None, contract id, outcome) of a closed one.
@@ -48,7 +49,6 @@ class LightClient:
             CertificateError: not certified, or `leaf`, `pile`, `key`, `meter`: certified but not for us.
             CodecError, BoundsError: not the wire form.
         """
-        inclusion = decode_inclusion(message)
         self.verify(inclusion)  # before the leaf is taken apart: a board has no room for both at once
         row = decode(inclusion.leaf, MAX_SMALL_LEAF_BYTES)
         if isinstance(row, list) and row and row[0] == LEAF_CLOSED:
@@ -61,10 +61,10 @@ class LightClient:
             raise CertificateError("neither a contract nor the end of one", "leaf")
         terms = decode_terms(encoded)
         self._check_ours(terms)
-        return terms, terms.contract_id(), ""
+        return terms, sha256(encoded), ""
 
-    def open_receipt(self, message: bytes, after: int) -> tuple[int, bytes] | None:
-        """Open a message of the `receipt` topic.
+    def open_receipt(self, inclusion: Inclusion, after: int) -> tuple[int, bytes] | None:
+        """Open what the `receipt` topic brought.
 
         Returns:
             (through sequence, SHA-256 of the proof of that sequence), or None if it is not beyond `after`: old receipts
@@ -74,7 +74,6 @@ class LightClient:
             CertificateError: not certified, or `leaf`, `pile`: certified but not for us.
             CodecError, BoundsError: not the wire form.
         """
-        inclusion = decode_inclusion(message)
         kind, pile_id, through, digest = array(decode(inclusion.leaf, MAX_SMALL_LEAF_BYTES), 4)
         if kind != LEAF_RECEIPT or isinstance(kind, bool):
             raise CertificateError("not a receipt", "leaf")

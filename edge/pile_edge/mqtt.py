@@ -27,7 +27,9 @@ from pile_shared.errors import BoundsError, ConfigError, LinkError
 MESSAGE_MAX_BYTES = 8192  # the largest downlink, a contract with its certificate and inclusion path, is under 4 kB
 TOPIC_MAX_BYTES = 256  # four times the longest topic of pile_shared.topics
 WINDOW = 4  # unacknowledged messages held in RAM: 4 * 2 kB at worst
-QUEUE_MAX = 8  # messages handed out by one poll(); more wait in the broker
+QUEUE_MAX = (
+    2  # messages handed out by one poll(); more wait in the broker, as a board verifies one in what RAM it has left
+)
 BACKOFF_MIN_MS = 500
 BACKOFF_MAX_MS = 60_000
 ANSWER_TIMEOUT_MS = 10_000  # for CONNACK, PINGRESP, the rest of a packet

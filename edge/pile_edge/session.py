@@ -118,10 +118,10 @@ class Contract:
         return [self.contract_id, self.user_public, self.start_ms, self.end_ms, self.energy_wh, self.most_wh]
 
 
-def contract_of(terms: Terms) -> Contract:
+def contract_of(contract_id: bytes, terms: Terms) -> Contract:
     """The session's extract of contract terms; `most_wh` is Q + O (ledger guide, "Contract")."""
     return Contract(
-        terms.contract_id(),
+        contract_id,
         terms.user_public,
         terms.window_start_ms,
         terms.window_end_ms,

@@ -4,7 +4,7 @@ import pytest
 
 from pile_edge.light import LightClient
 from pile_hil.peer import Chain, make_terms, secret
-from pile_shared.certificate import Inclusion
+from pile_shared.certificate import Inclusion, decode_inclusion
 from pile_shared.codec import encode
 from pile_shared.cose import SoftwareSigner
 from pile_shared.errors import PilechainError
@@ -37,22 +37,22 @@ def terms(**changes):
 
 def code(call, *args):
     with pytest.raises(PilechainError) as caught:
-        call(*args)
+        call(decode_inclusion(args[0]), *args[1:])
     return caught.value.code
 
 
 def test_opens_what_the_chain_says(chain, light):
-    opened, contract_id, outcome = light.open_contract(chain.contract(terms()))
+    opened, contract_id, outcome = light.open_contract(decode_inclusion(chain.contract(terms())))
     assert opened.encoded() == terms().encoded()
     assert (contract_id, outcome) == (terms().contract_id(), "")
-    assert light.open_contract(chain.closed(contract_id, "no-show")) == (None, contract_id, "no-show")
-    assert light.open_receipt(chain.receipt("pile-1", 5, sha256(b"x")), 4) == (5, sha256(b"x"))
+    assert light.open_contract(decode_inclusion(chain.closed(contract_id, "no-show"))) == (None, contract_id, "no-show")
+    assert light.open_receipt(decode_inclusion(chain.receipt("pile-1", 5, sha256(b"x"))), 4) == (5, sha256(b"x"))
     assert light.height == 3
 
 
 def test_old_receipts_are_ignored_before_their_signatures(chain, light):
     leaf = encode([LEAF_RECEIPT, "pile-1", 5, sha256(b"x")])
-    assert light.open_receipt(chain.inclusion(leaf, signing=()).encoded(), 5) is None
+    assert light.open_receipt(chain.inclusion(leaf, signing=()), 5) is None
     assert light.height == 0
 
 
@@ -85,7 +85,7 @@ def test_more_than_two_thirds_are(light):
         meter_serial="12345678",
     )
     leaf = encode([LEAF_CONTRACT, terms().encoded()])
-    assert pinned.open_contract(chain.inclusion(leaf, signing=(0, 1)).encoded())[0] is not None
+    assert pinned.open_contract(chain.inclusion(leaf, signing=(0, 1)))[0] is not None
     assert code(pinned.open_contract, chain.inclusion(leaf, signing=(0, 2)).encoded()) == "quorum"
 
 
@@ -172,5 +172,5 @@ def test_no_single_bit_can_be_changed(chain, light):
         changed = bytearray(message)
         changed[at] ^= 1 << at % 8
         with pytest.raises(PilechainError):
-            light.open_contract(bytes(changed))
+            light.open_contract(decode_inclusion(bytes(changed)))
     assert light.height == 0

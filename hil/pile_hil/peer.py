@@ -18,7 +18,7 @@ from pile_shared.certificate import Certificate, Header, Inclusion, Validator, a
 from pile_shared.codec import encode
 from pile_shared.platform import sha256
 from pile_shared.proof import NO_PREVIOUS, Proof, open_proof, proof_hash
-from pile_shared.terms import LEAF_CLOSED, LEAF_CONTRACT, LEAF_RECEIPT, Terms
+from pile_shared.terms import LEAF_CLOSED, LEAF_CONTRACT, LEAF_RECEIPT, Terms, terms_from
 from pile_shared.topics import pile_topic
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def make_terms(**changes: object) -> Terms:
         "evidence_window_ms": 600_000,
         "confirm_window_ms": 600_000,
     }
-    return Terms({**values, **changes})
+    return terms_from({**values, **changes})
 
 
 def session_message(

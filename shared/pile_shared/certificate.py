@@ -126,9 +126,14 @@ class Certificate:
     """A header's bytes and the attestations of accounting nodes: (validator index, signature), ascending by index."""
 
     def __init__(self, header: bytes, attestations: list[list[object]]) -> None:
+        decode_header(header)  # refuses what is none; not kept, as a board has no room for it while it verifies
         self.header_bytes = header
-        self.header = decode_header(header)
         self.attestations = attestations
+
+    @property
+    def header(self) -> Header:
+        """The header, decoded anew."""
+        return decode_header(self.header_bytes)
 
     def fields(self) -> list[object]:
         """Wire order."""
@@ -144,6 +149,7 @@ class Certificate:
             raise CertificateError("header is of chain " + header.chain_id, "chain")
         if header.validators_hash != validators_hash(validators):
             raise CertificateError("header names another validator set than the trusted one", "validators")
+        del header
         aad = cose.purpose(cose.HEADER, chain_id)
         digest = sha256(self.header_bytes)
         power = 0
@@ -160,7 +166,7 @@ class Certificate:
             last = index
         if 3 * power <= 2 * sum([validator.power for validator in validators]):
             raise CertificateError("attested by " + str(power) + " of power: not more than two thirds", "quorum")
-        return header
+        return self.header
 
 
 class Inclusion:

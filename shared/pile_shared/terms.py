@@ -102,14 +102,12 @@ class Terms:
     evidence_window_ms: int
     confirm_window_ms: int
 
-    def __init__(self, values: dict[str, object]) -> None:
-        """Take one value per name in FIELDS; CodecError or BoundsError otherwise."""
-        if len(values) != len(FIELDS):
-            raise CodecError("terms need exactly the documented fields")
-        for name, kind in FIELDS:
-            if name not in values:
-                raise CodecError("terms lack " + name)
-            setattr(self, name, _check(name, kind, values[name]))
+    def __init__(self, row: list[object]) -> None:
+        """Take the values in the order of FIELDS; CodecError or BoundsError if one is not what its field may be."""
+        array(row, len(FIELDS))
+        for i in range(len(FIELDS)):
+            name, kind = FIELDS[i]
+            setattr(self, name, _check(name, kind, row[i]))
         if self.version != VERSION:
             raise CodecError("not version 1 terms")
 
@@ -122,10 +120,16 @@ class Terms:
         return sha256(self.encoded())
 
 
+def terms_from(values: dict[str, object]) -> Terms:
+    """Terms from one value per name in FIELDS; CodecError or BoundsError otherwise."""
+    if len(values) != len(FIELDS):
+        raise CodecError("terms need exactly the documented fields")
+    for name, _ in FIELDS:
+        if name not in values:
+            raise CodecError("terms lack " + name)
+    return Terms([values[name] for name, _ in FIELDS])
+
+
 def decode_terms(data: bytes) -> Terms:
     """Terms from their bytes; CodecError or BoundsError for anything else."""
-    row = array(decode(data, MAX_TERMS_BYTES), len(FIELDS))
-    values = {}
-    for (name, _), item in zip(FIELDS, row):  # noqa: B905 - MicroPython's zip has no strict=
-        values[name] = item
-    return Terms(values)
+    return Terms(array(decode(data, MAX_TERMS_BYTES), len(FIELDS)))

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from pile_shared.codec import decode, encode
 from pile_shared.errors import BoundsError, CodecError, PilechainError
 from pile_shared.platform import sha256
-from pile_shared.terms import FIELDS, MAX_TERMS_BYTES, Terms, decode_terms
+from pile_shared.terms import FIELDS, MAX_TERMS_BYTES, decode_terms, terms_from
 
 VALID = {
     "h": st.binary(min_size=32, max_size=32),
@@ -30,7 +30,7 @@ all_terms = st.fixed_dictionaries({name: VALID[kind] if name != "version" else s
 
 @given(all_terms)
 def test_terms_come_back(values):
-    terms = Terms(values)
+    terms = terms_from(values)
     data = terms.encoded()
     again = decode_terms(data)
     assert {name: getattr(again, name) for name, _ in FIELDS} == values
@@ -49,25 +49,25 @@ def test_every_field_is_checked_and_counts(name, kind):
     values = example()
     for wrong in WRONG[kind]:
         with pytest.raises((BoundsError, CodecError)) as caught:
-            Terms(values | {name: wrong})
+            terms_from(values | {name: wrong})
         assert name in str(caught.value)
         with pytest.raises((BoundsError, CodecError)):
             decode_terms(encode([(values | {name: wrong})[field] for field, _ in FIELDS]))
     other = {"h": bytes(31) + b"1", "k": bytes(64) + b"1", "i": "b", "t": "b", "n": 6, "b": False}[kind]
     if name == "version":
         with pytest.raises(CodecError):
-            Terms(values | {name: other})
+            terms_from(values | {name: other})
     else:
-        assert Terms(values | {name: other}).contract_id() != Terms(values).contract_id()
+        assert terms_from(values | {name: other}).contract_id() != terms_from(values).contract_id()
 
 
 def test_names_must_be_exactly_the_documented_ones():
     values = example()
     for wrong in ({}, {k: v for k, v in values.items() if k != "zone"}, values | {"more": 1}):
         with pytest.raises(CodecError):
-            Terms(wrong)
+            terms_from(wrong)
     with pytest.raises(CodecError, match="lack zone"):
-        Terms({k: v for k, v in values.items() if k != "zone"} | {"more": 1})
+        terms_from({k: v for k, v in values.items() if k != "zone"} | {"more": 1})
 
 
 @given(st.binary(max_size=80))
@@ -79,6 +79,6 @@ def test_any_bytes_are_terms_or_a_typed_error(data):
 def test_the_longest_terms_fit():
     values = example() | {name: "z" * 32 for name, kind in FIELDS if kind in "it"}
     values |= {name: (1 << 63) - 1 for name, kind in FIELDS if kind == "n"} | {"version": 1}
-    size = len(Terms(values).encoded())
+    size = len(terms_from(values).encoded())
     assert size == 569
     assert size <= MAX_TERMS_BYTES

@@ -13,7 +13,7 @@ from pile_coordinator.chain.rejections import Rejection
 from pile_coordinator.chain.state import State
 from pile_coordinator.chain.transactions import Confirm
 from pile_shared.codec import encode
-from pile_shared.terms import LEAF_CLOSED, LEAF_CONTRACT, LEAF_SETTLEMENT, VERSION, Terms
+from pile_shared.terms import LEAF_CLOSED, LEAF_CONTRACT, LEAF_SETTLEMENT, VERSION, Terms, terms_from
 
 NO_EVIDENCE = b"\x00" * 32
 
@@ -94,7 +94,7 @@ def sign(state: State, journal: Journal, bid: Bid, listing: Listing, price_micro
 
 def _terms(state: State, bid: Bid, listing: Listing, price_micro_per_kwh: int) -> Terms:
     params, pile = state.params, state.get(Pile, listing.pile)
-    return Terms(
+    return terms_from(
         {
             "version": VERSION,
             "order": bid.id,

@@ -24,9 +24,9 @@ class Block:
     results: list[TxResult]
     leaves: list[bytes]
 
-    @property
+    @cached_property
     def header(self) -> Header:
-        """The header, decoded."""
+        """The header, decoded once."""
         return self.certificate.header
 
     @cached_property

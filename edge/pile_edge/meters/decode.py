@@ -11,7 +11,7 @@ from pile_edge.modbus import Bus, config_int, config_text
 from pile_shared.errors import BusError, ConfigError
 from pile_shared.units import MAX_ENERGY_WH, MAX_POWER_W
 
-# u(nsigned), i(nteger, two's complement) or f(loat, IEEE 754), and its bits
+# Unsigned, two's complement or IEEE 754 float, and its bits
 TYPES = ("u16", "i16", "u32", "i32", "u64", "i64", "f32", "f64")
 MAX_SCALE = 1_000_000_000  # a meter that counts GWh, or nWh
 
