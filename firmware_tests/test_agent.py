@@ -1,7 +1,8 @@
 """The agent on the real MicroPython: the same proofs as CPython, and whole sessions over serial Modbus and MQTT.
 
 Heap: MicroPython's unix build has 64-bit words, so code and data that are mostly pointers take twice what they take on
-a board. HEAP_BYTES is what it needs here, from a ROMFS image; the same program on a 32-bit build needs 68 kB.
+a board. HEAP_BYTES is what the modules need here, unlinked, from a ROMFS image, with their names and line numbers for
+these tests; test_board.py runs the linked program that a board gets in 64 kB.
 """
 
 import json

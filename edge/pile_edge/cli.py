@@ -4,6 +4,7 @@ import argparse
 import json
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ _EPILOG = """examples:
   pile-edge run --config pile.toml --dry-run        everything but publishing; prints the proofs
   pile-edge run --config pile.toml                  the light client
   pile-edge compile-config pile.toml pile.cbor      the configuration for a board
+  pile-edge image pile.romfs                        the agent for a board's flash
 
 exit codes: 0 done, 1 failed, 2 wrong configuration or arguments"""
 
@@ -82,6 +84,9 @@ def _parser() -> argparse.ArgumentParser:
     compiling.add_argument("source", type=Path, help="TOML file")
     compiling.add_argument("target", type=Path, help="CBOR file to write")
     compiling.set_defaults(run=_compile)
+    image = commands.add_parser("image", help="make a board's flash image: the agent, linked and compiled")
+    image.add_argument("target", type=Path, help="ROMFS file to write; deploy it with: mpremote romfs deploy FILE")
+    image.set_defaults(run=_image)
     return parser
 
 
@@ -140,6 +145,17 @@ def _reading_text(time_ms: int, raw: bytes, energy_wh: int, power_w: int) -> str
 def _compile(options: argparse.Namespace) -> int:
     size_bytes = compile_config(options.source, options.target)
     print(f"{options.target}: {size_bytes} bytes")
+    return EXIT_OK
+
+
+def _image(options: argparse.Namespace) -> int:
+    from pile_edge.bundle import build_romfs, link_bundle
+
+    with tempfile.TemporaryDirectory() as folder:
+        link_bundle(Path(folder))
+        data = build_romfs(Path(folder))
+    options.target.write_bytes(data)
+    print(f"{options.target}: {len(data)} bytes")
     return EXIT_OK
 
 
