@@ -204,18 +204,7 @@ class _Check:
 
         Returns who they say caused a deviation.
         """
-        running, counted = b"\x00" * 32, 0
-        for i, (message, proof) in enumerate(proofs):
-            if proof.contract != terms.contract_id() or (proof.event == BEGIN) != (i == 0):
-                raise VerifyError("chain", "proofs must run from one begin on, all under this contract")
-            if i and (
-                proof.previous != proof_hash(proofs[i - 1][0]) or proof.sequence != proofs[i - 1][1].sequence + 1
-            ):
-                raise VerifyError("chain", f"metering proof {proof.sequence} does not follow the one before it")
-            if running != statement.evidence or i == 0:
-                running, counted = sha256(running + proof_hash(message)), i + 1
-        if running != statement.evidence:
-            raise VerifyError("chain", "these are not the proofs that were settled")
+        counted = self._counted(terms, statement, proofs)
         if not proofs:
             return statement.cause if statement.cause in {CAUSE_DEFAULT, CAUSE_NO_SHOW} else CAUSE_PILE
         first, last = proofs[0][1], proofs[counted - 1][1]
@@ -227,6 +216,25 @@ class _Check:
             raise VerifyError("chain", f"the proofs do not measure {statement.measured_wh} Wh")
         by_user = counted == len(proofs) and last.event == END and last.reason in USER_REASONS
         return CAUSE_USER if by_user else CAUSE_PILE
+
+    def _counted(self, terms: Terms, statement: Statement, proofs: list[tuple[bytes, Proof]]) -> int:
+        """How many proofs the settlement hashed: all of them, or those before the session was frozen."""
+        running, counted = b"\x00" * 32, 0
+        for i, (message, proof) in enumerate(proofs):
+            if i and (
+                proof.previous != proof_hash(proofs[i - 1][0]) or proof.sequence != proofs[i - 1][1].sequence + 1
+            ):
+                raise VerifyError("chain", f"metering proof {proof.sequence} does not follow the one before it")
+            if proof.contract != terms.contract_id():
+                raise VerifyError("chain", f"metering proof {proof.sequence} is of another contract")
+            if i and running == statement.evidence:
+                continue
+            if (proof.event == BEGIN) != (i == 0):
+                raise VerifyError("chain", "the proofs that count run from one begin on")
+            running, counted = sha256(running + proof_hash(message)), i + 1
+        if running != statement.evidence:
+            raise VerifyError("chain", "these are not the proofs that were settled")
+        return counted
 
     # --- price ---
 

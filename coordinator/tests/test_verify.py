@@ -3,22 +3,16 @@
 from dataclasses import replace
 
 import pytest
-from world import HOUR, NOW, World, key
+from settled import Chain, deliver
+from world import HOUR, NOW, key
 
 from pile_coordinator.certificates import BlockExtract, OrderCertificate, decode_order_certificate
 from pile_coordinator.chain.settlement import Posting, decode_statement
 from pile_coordinator.chain.transactions import (
     AT_MARKET,
     Confirm,
-    Deposit,
-    List,
-    PlaceBid,
-    RegisterParty,
-    RegisterPile,
     SubmitProofs,
 )
-from pile_coordinator.engines.solo import SoloEngine
-from pile_coordinator.evidence.exporter import Exporter
 from pile_coordinator.evidence.queries import order_certificate
 from pile_coordinator.verify import VerifyError, verify_order
 from pile_shared import merkle
@@ -30,67 +24,12 @@ from pile_shared.proof import END as END_EVENT
 from pile_shared.terms import FIELDS, LEAF_SETTLEMENT, decode_terms, terms_from
 
 
-class Chain:
-    """An engine with evidence, and the same short sayings as World."""
-
-    def __init__(self, folder) -> None:
-        self.world = World()
-        self.genesis = self.world.genesis
-        signers = {v.party: key(f"{v.party}/attest") for v in self.genesis.validators}
-        self.engine = SoloEngine(folder / "ledger.sqlite", self.genesis, signers)
-        self.evidence = Exporter(folder / "evidence.sqlite")
-        self.engine.on_block(self.evidence.write)
-        self.world.state = self.engine.state
-
-    def close(self) -> None:
-        self.engine.close()
-        self.evidence.close()
-
-    def block(self, time_ms: int, *sent) -> None:
-        for sender, body in sent:
-            self.engine.submit(self.world.tx(sender, body))
-            self.world.sequences[sender] = self.world.sequences.get(sender, 0) + 1
-        block = self.engine.make_block(time_ms)
-        self.world.height = self.engine.height
-        assert all(result.code == "ok" for result in block.results), block.results
-
-
 @pytest.fixture
 def chain(tmp_path):
     chain = Chain(tmp_path)
-    parties = [("olga", "pile-owner"), ("dan", "ev-owner")]
-    chain.block(
-        NOW + 1000,
-        *[("operator", RegisterParty(p, r, key(p).public)) for p, r in parties],
-        ("operator", RegisterPile("pile-1", "olga", key("pile-1").public, "SDM630", "123", "north", 7000)),
-        *[("grid", Deposit(p, 50_000_000, p)) for p, _ in parties],
-    )
+    chain.admit()
     yield chain
     chain.close()
-
-
-def deliver(
-    chain: Chain, *, delivered_wh: int, reason: int, ask: int = AT_MARKET, confirm: bool = True
-) -> OrderCertificate:
-    start = NOW + 2000
-    chain.block(start, ("olga", List("pile-1", NOW, NOW + 20 * HOUR, 20_000, ask)))
-    chain.block(start, ("dan", PlaceBid("north", "", 5000, NOW, NOW + 4 * HOUR, 800_000, True, 0)))
-    contract = chain.world.contract()
-    hour = 3600 * 1000
-    world = chain.world
-    proofs = [
-        world.prove("pile-1", BEGIN, [(start + 1000, 100_000)], contract=contract.id),
-        world.prove("pile-1", PERIODIC, [(start + hour // 4, 100_000 + delivered_wh // 3)], contract=contract.id),
-        world.prove("pile-1", END_EVENT, [(start + hour, 100_000 + delivered_wh)], contract=contract.id, reason=reason),
-    ]
-    chain.block(start + hour + 1000, ("operator", SubmitProofs(proofs)))
-    statement = decode_statement(chain.world.contract().statement)
-    if confirm:
-        body = Confirm(contract.id, statement.digest())
-        chain.block(start + hour + 2000, ("dan", body), ("olga", body))
-    else:
-        chain.block(start + 3 * hour)
-    return order_certificate(chain.evidence.db, chain.engine, contract.id)
 
 
 @pytest.mark.parametrize(
@@ -114,8 +53,7 @@ def test_an_unconfirmed_order_settles_when_the_window_passes(chain):
 
 
 def test_a_no_show_has_a_certificate_too(chain):
-    chain.block(NOW + 2000, ("olga", List("pile-1", NOW, NOW + 20 * HOUR, 20_000, AT_MARKET)))
-    chain.block(NOW + 2000, ("dan", PlaceBid("north", "", 5000, NOW, NOW + 4 * HOUR, 800_000, True, 0)))
+    chain.list_and_bid()
     contract = chain.world.contract().id
     chain.block(NOW + 10 * HOUR)
     verified = verify_order(order_certificate(chain.evidence.db, chain.engine, contract).encoded(), chain.genesis)
@@ -200,3 +138,19 @@ def test_too_little_power_is_rejected(chain):
     certificate = honest.closing.certificate
     thin = BlockExtract(Certificate(certificate.header_bytes, certificate.attestations[:2]), honest.closing.leaves)
     assert broken_link(chain, replace(honest, closing=thin)) == "signature"
+
+
+def test_a_frozen_session_settles_at_its_last_believed_reading(chain):
+    """A second begin counts for nothing, nor does what follows it; the certificate shows all of it and holds."""
+    chain.list_and_bid()
+    contract, world, start = chain.world.contract(), chain.world, NOW + 3000
+    proofs = [
+        world.prove("pile-1", BEGIN, [(start, 100_000)], contract=contract.id),
+        world.prove("pile-1", PERIODIC, [(start + HOUR // 4, 101_000)], contract=contract.id),
+        world.prove("pile-1", BEGIN, [(start + HOUR // 3, 101_500)], contract=contract.id),
+        world.prove("pile-1", END_EVENT, [(start + HOUR, 105_000)], contract=contract.id, reason=REASON_USER),
+    ]
+    chain.block(start + HOUR + 1000, ("operator", SubmitProofs(proofs)))
+    chain.block(start + 3 * HOUR)
+    verified = verify_order(order_certificate(chain.evidence.db, chain.engine, contract.id).encoded(), chain.genesis)
+    assert (verified.statement.measured_wh, verified.statement.cause, verified.proofs) == (1000, "pile", 4)

@@ -114,7 +114,7 @@ def _tell(story: _Story, out: Path) -> None:
         _charge(story, eva, "eva", "pile-2", piles)
         _settle(story, "eva", eva, otto)
         _certificates(story, {"dan": dan, "eva": eva}, out)
-        _balances(story, {"dan": dan, "eva": eva, "olga": olga, "otto": otto})
+        _balances(story, {"dan": dan, "eva": eva, "olga": olga, "otto": otto}, out)
 
 
 def _open_site(story: _Story) -> list[SiteProcess]:
@@ -249,7 +249,7 @@ def _certificates(story: _Story, wallets: dict[str, Wallet], out: Path) -> None:
         )
 
 
-def _balances(story: _Story, wallets: dict[str, Wallet]) -> None:
+def _balances(story: _Story, wallets: dict[str, Wallet], out: Path) -> None:
     story.say("[bold]8. Balances[/]")
     deposits = 20_000_000 * len(wallets)
     with story.site.wallet("grid") as grid:
@@ -263,4 +263,4 @@ def _balances(story: _Story, wallets: dict[str, Wallet]) -> None:
     story.say(f"   {'sum':<8} {money(total):>12} CNY")
     if total != 0:
         raise RuntimeError("the balances do not sum to zero")
-    story.say("Check them yourself: .venv/bin/pilechain verify demo-out/*.cbor")
+    story.say(f"Check them yourself: .venv/bin/pilechain verify {out}/*.cbor")

@@ -110,6 +110,8 @@ def _anomaly(env: Env, pile: Pile, proof: Proof, running: Contract | None) -> st
         return "time fell"
     if pile.last_time_ms and first.energy_wh < pile.last_energy_wh:
         return "register fell"
+    if running is not None and proof.event == BEGIN:
+        return "second begin"
     # Since the last proof, and since the session began: many small steps, each within the slack, must not add up.
     since = [(first.time_ms, first.energy_wh)] if proof.event == BEGIN else []
     if running is not None:
