@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench.figures import Figure, report
-from pile_edge.bundle import build_romfs, find_micropython, link_bundle
-from pile_edge.ports.unix_flash import board_command
+from pile_edge.board.bundle import build_romfs, find_micropython, link_bundle
+from pile_edge.board.unix_flash import board_command
 from pile_hil.pile_case import AgentProcess, PileCase
 from pile_shared.proof import END, HEARTBEAT
 

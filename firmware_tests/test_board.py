@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pile_edge.bundle import find_micropython
-from pile_edge.ports.unix_flash import board_command
+from pile_edge.board.bundle import find_micropython
+from pile_edge.board.unix_flash import board_command
 from pile_hil.pile_case import AgentProcess, PileCase
 from pile_hil.requirements import require
 from pile_shared import proof as p

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pile_edge import bundle as bundling
+from pile_edge.board import bundle as bundling
 from pile_edge.meters.catalogue import profile_ids, profile_mapping
 from pile_hil.requirements import require
 from pile_shared.errors import ConfigError
@@ -15,7 +15,7 @@ from pile_shared.errors import ConfigError
 
 def test_every_module_is_in_a_list():
     _, unlisted = bundling.check_lists()
-    assert not unlisted, f"say in pile_edge/bundle.py whether a board carries {unlisted}"
+    assert not unlisted, f"say in pile_edge/board/bundle.py whether a board carries {unlisted}"
 
 
 def test_every_listed_module_exists():
@@ -126,7 +126,7 @@ def test_romfs_holds_files_of_any_size(micropython, tmp_path, size_bytes):
 
 
 def test_nothing_but_modules_and_data_and_no_path_of_this_machine(bundle):
-    root = str(Path(bundling.__file__).parent.parent.parent).encode()
+    root = str(Path(bundling.__file__).parent.parent.parent.parent).encode()
     for path in bundle.rglob("*"):
         if path.is_file():
             assert path.suffix in {".mpy", ".json", ".bin"}

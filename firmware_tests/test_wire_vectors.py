@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import pile_shared
-from pile_edge.bundle import find_tool
+from pile_edge.board.bundle import find_tool
 
 HERE = Path(__file__).parent
 VECTORS = Path(pile_shared.__file__).parent / "vectors"

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from pile_edge.bundle import BOARD_MODULES, CPYTHON_MODULES
+from pile_edge.board.bundle import BOARD_MODULES, CPYTHON_MODULES
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = {
@@ -295,7 +295,11 @@ def test_only_entry_points_lead_to_the_rig() -> None:
 
 
 BREAKS = [
-    ("shared/pile_shared/openssl.py", "from pile_edge import bundle", "pile_shared imports pile_edge.bundle"),
+    (
+        "shared/pile_shared/openssl.py",
+        "from pile_edge.board import bundle",
+        "pile_shared imports pile_edge.board.bundle",
+    ),
     ("shared/pile_shared/openssl.py", "import pile_coordinator", "pile_shared imports pile_coordinator"),
     ("edge/pile_edge/cli.py", "import pile_coordinator.chain.state", "pile_edge imports pile_coordinator.chain.state"),
     ("edge/pile_edge/cli.py", "def f():\n    from pile_hil import rig", "pile_edge imports pile_hil.rig"),
@@ -333,8 +337,8 @@ BREAKS = [
     ("edge/pile_edge/session.py", "from __future__ import annotations", "MicroPython has no __future__.annotations"),
     (
         "edge/pile_edge/session.py",
-        "from pile_edge.bundle import find_tool",
-        "a board does not carry pile_edge.bundle.find_tool",
+        "from pile_edge.board.bundle import find_tool",
+        "a board does not carry pile_edge.board.bundle.find_tool",
     ),
     ("edge/pile_edge/session.py", "from pile_shared import openssl", "a board does not carry pile_shared.openssl"),
     ("edge/pile_edge/session.py", "def f(x): return x[::2]", "MicroPython has no stepped slices"),

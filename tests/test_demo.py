@@ -12,7 +12,7 @@ import pytest
 
 from pile_coordinator.config import load_genesis
 from pile_coordinator.verify import LINKS, VerifyError, verify_order
-from pile_edge.bundle import find_micropython
+from pile_edge.board.bundle import find_micropython
 from pile_hil.requirements import require
 
 ROOT = Path(__file__).parents[1]

@@ -149,7 +149,7 @@ def _compile(options: argparse.Namespace) -> int:
 
 
 def _image(options: argparse.Namespace) -> int:
-    from pile_edge.bundle import build_romfs, link_bundle
+    from pile_edge.board.bundle import build_romfs, link_bundle
 
     with tempfile.TemporaryDirectory() as folder:
         link_bundle(Path(folder))

@@ -19,7 +19,7 @@ from pile_coordinator.chain.transactions import AT_MARKET, List, PlaceBid
 from pile_coordinator.cli import money
 from pile_coordinator.verify import Verified, verify_order
 from pile_coordinator.wallet import START, Wallet
-from pile_edge.bundle import find_micropython
+from pile_edge.board.bundle import find_micropython
 from pile_hil.site import BOARD_HEAP, HOUR_MS, PileSpec, Site, SiteProcess, wait_for
 
 if TYPE_CHECKING:

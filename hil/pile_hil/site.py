@@ -21,9 +21,9 @@ from pile_coordinator.clock import Clock
 from pile_coordinator.keys import load_key, make_key
 from pile_coordinator.mqtt import Broker
 from pile_coordinator.wallet import Wallet
-from pile_edge.bundle import build_romfs, find_micropython, link_bundle
+from pile_edge.board.bundle import build_romfs, find_micropython, link_bundle
+from pile_edge.board.unix_flash import board_command
 from pile_edge.config_file import compile_config
-from pile_edge.ports.unix_flash import board_command
 from pile_hil.broker import free_port
 from pile_hil.process import RigProcess
 

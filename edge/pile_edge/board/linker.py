@@ -21,7 +21,7 @@ import ast
 import builtins
 from typing import TYPE_CHECKING, Any
 
-from pile_edge.board_rewrites import (
+from pile_edge.board.rewrites import (
     TEXT_HELPER_SOURCE,
     TEXT_HELPERS,
     Texts,
@@ -32,7 +32,7 @@ from pile_edge.board_rewrites import (
     turn_properties_into_attributes,
     unroll_comprehensions,
 )
-from pile_edge.board_syntax import (
+from pile_edge.board.syntax import (
     COMPREHENSIONS,
     FUNCTIONS,
     GlobalNames,
