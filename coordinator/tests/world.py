@@ -24,6 +24,7 @@ from pile_coordinator.chain.transactions import (
 )
 from pile_coordinator.chain.transition import Outcome, apply_block
 from pile_coordinator.engines.engine import CachingVerifier
+from pile_hil.site import PARAMS as SITE_PARAMS
 from pile_shared import cose
 from pile_shared.codec import decode, encode
 from pile_shared.platform import es256_verify, sha256
@@ -36,26 +37,7 @@ NOW = 1_700_000_000_000
 HOUR = 3_600_000
 START, END = NOW + HOUR // 2, NOW + 2 * HOUR
 
-PARAMS = {
-    "currency": "CNY",
-    "treasury": "grid",
-    "grid": "grid",
-    "catalog_sell_micro_per_kwh": 650_000,
-    "catalog_buy_micro_per_kwh": 400_000,
-    "crr_numerator": 4,
-    "crr_denominator": 5,
-    "capacity_hours": 2,
-    "tolerance_permille": 20,
-    "tolerance_min_wh": 100,
-    "overuse_permille": 100,
-    "fee_micro": 50_000,
-    "bond_permille": 200,
-    "penalty_permille": 500,
-    "no_show_permille": 300,
-    "begin_grace_ms": HOUR,
-    "evidence_window_ms": HOUR,
-    "confirm_window_ms": HOUR,
-}
+PARAMS = SITE_PARAMS | {"begin_grace_ms": HOUR, "evidence_window_ms": HOUR, "confirm_window_ms": HOUR}
 
 
 VERIFY = CachingVerifier(es256_verify)

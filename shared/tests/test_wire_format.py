@@ -39,6 +39,7 @@ from pile_coordinator.engines.solo import SoloEngine
 from pile_coordinator.evidence.exporter import Exporter
 from pile_coordinator.service import Coordinator
 from pile_hil.requirements import require
+from pile_hil.site import PARAMS
 from pile_shared import cose
 from pile_shared.codec import decode, encode
 from pile_shared.errors import CodecError
@@ -214,31 +215,11 @@ def key(name):
 
 def genesis():
     founders = [("grid", "grid"), ("operator", "operator")]
-    params = {
-        "currency": "CNY",
-        "treasury": "grid",
-        "grid": "grid",
-        "catalog_sell_micro_per_kwh": 650_000,
-        "catalog_buy_micro_per_kwh": 400_000,
-        "crr_numerator": 4,
-        "crr_denominator": 5,
-        "capacity_hours": 2,
-        "tolerance_permille": 20,
-        "tolerance_min_wh": 100,
-        "overuse_permille": 100,
-        "fee_micro": 50_000,
-        "bond_permille": 200,
-        "penalty_permille": 500,
-        "no_show_permille": 300,
-        "begin_grace_ms": HOUR,
-        "evidence_window_ms": HOUR,
-        "confirm_window_ms": HOUR,
-    }
     return genesis_from_json(
         {
             "name": "wire",
             "time_ms": NOW,
-            "params": params,
+            "params": PARAMS,
             "parties": [{"id": p, "role": r, "public": key(p).public.hex()} for p, r in founders],
             "validators": [{"party": p, "public": key(p + "/attest").public.hex(), "power": 1} for p, _ in founders],
         }
