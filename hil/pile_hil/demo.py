@@ -9,7 +9,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -20,10 +20,7 @@ from pile_coordinator.cli import money
 from pile_coordinator.verify import Verified, verify_order
 from pile_coordinator.wallet import START, Wallet
 from pile_edge.board.bundle import find_micropython
-from pile_hil.site import BOARD_HEAP, HOUR_MS, PileSpec, Site, SiteProcess, wait_for
-
-if TYPE_CHECKING:
-    import argparse
+from pile_hil.site import BOARD_HEAP, HOUR_MS, PileSpec, Site, SiteError, SiteProcess, wait_for
 
 RATE = 180  # three minutes of charging a second
 ZONE = "north"
@@ -51,18 +48,6 @@ class _Story:
 
     def contract(self, wallet: Wallet, who: str) -> dict[str, object]:
         return cast("dict[str, object]", wallet.ask("contract", self.orders[who]))
-
-
-def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add `demo` to `pilechain`."""
-    demo = commands.add_parser(
-        "demo",
-        help="see the whole path once: from two meters to settled money, half a minute",
-        description="Run simulated meters and cars, two piles, a broker and a coordinator on this machine, let two drivers"
-        " charge, settle both orders, and write one certificate each. Everything listens on 127.0.0.1 only.",
-    )
-    demo.add_argument("--out", type=Path, default=Path("demo-out"), metavar="DIR", help="default: %(default)s")
-    demo.set_defaults(run=lambda options: run(options.out))
 
 
 def run(out: Path) -> int:
@@ -192,7 +177,7 @@ def _charge(story: _Story, wallet: Wallet, who: str, pile: str, watched: list[Si
         while found["phase"] in {"signed", "active"}:
             if time.monotonic() > deadline:
                 logs = "\n".join(process.text()[-2000:] for process in watched)
-                raise RuntimeError(f"{who}'s session did not end in {SETTLE_SECONDS} s\n{logs}")
+                raise SiteError(f"{who}'s session did not end in {SETTLE_SECONDS} s\n{logs}")
             time.sleep(0.2)
             found = story.contract(wallet, who)
             progress.update(bar, completed=cast("int", found["measured_wh"]))
@@ -262,5 +247,5 @@ def _balances(story: _Story, wallets: dict[str, Wallet], out: Path) -> None:
     total = sum(rows.values())
     story.say(f"   {'sum':<8} {money(total):>12} CNY")
     if total != 0:
-        raise RuntimeError("the balances do not sum to zero")
+        raise SiteError("the balances do not sum to zero")
     story.say(f"Check them yourself: .venv/bin/pilechain verify {out}/*.cbor")

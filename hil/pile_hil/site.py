@@ -26,6 +26,7 @@ from pile_edge.board.unix_flash import board_command
 from pile_edge.config_file import compile_config
 from pile_hil.broker import free_port
 from pile_hil.process import RigProcess
+from pile_shared.errors import PilechainError
 
 ACCOUNTING_NODES = ("auditor", "grid", "operator")
 FOUNDERS = {"auditor": "third-party", "coordinator": "operator", "grid": "grid", "operator": "operator"}
@@ -52,6 +53,12 @@ PARAMS: dict[str, object] = {
     "evidence_window_ms": 6 * HOUR_MS,
     "confirm_window_ms": 6 * HOUR_MS,
 }
+
+
+class SiteError(PilechainError):
+    """A process of the site did not do its part; the message holds the end of its log."""
+
+    code = "site"
 
 
 @dataclass(frozen=True)
@@ -278,7 +285,7 @@ class Site:
         )
         words = shown.stdout.split()
         if "public" not in words:
-            raise RuntimeError(f"{pile_id} made no key: {shown.stdout}{shown.stderr}")
+            raise SiteError(f"{pile_id} made no key: {shown.stdout}{shown.stderr}")
         return bytes.fromhex(next(word for word in words if len(word) == 130))
 
     def start_pile(self, pile_id: str) -> SiteProcess:
@@ -291,7 +298,7 @@ class Site:
         if pile.interpreter == "cpython":
             return [sys.executable, "-m", "pile_edge.cli", action, "--config", str(folder / "pile.toml")], {}
         if find_micropython() is None:
-            raise RuntimeError("no MicroPython here; use interpreter cpython")
+            raise SiteError("no MicroPython here; use interpreter cpython")
         return board_command(self._flash(), str(folder / "pile.cbor"), action, heap=BOARD_HEAP), {}
 
     def _flash(self) -> Path:
@@ -322,11 +329,11 @@ class Site:
 
 
 def wait_for(condition: Callable[[], bool], seconds: float, what: str, *watched: SiteProcess) -> None:
-    """Return once `condition()` holds; RuntimeError, with the end of the logs, after `seconds` or if a process died."""
+    """Return once `condition()` holds; SiteError, with the end of the logs, after `seconds` or if a process died."""
     deadline = time.monotonic() + seconds
     while not condition():
         dead = [process for process in watched if not process.running]
         if dead or time.monotonic() > deadline:
             logs = "\n".join(f"--- {p.name}\n{p.text()[-3000:]}" for p in watched)
-            raise RuntimeError(f"waited {seconds} s for {what}{' (a process died)' if dead else ''}\n{logs}")
+            raise SiteError(f"waited {seconds} s for {what}{' (a process died)' if dead else ''}\n{logs}")
         time.sleep(0.02)

@@ -1,0 +1,32 @@
+"""Adds `demo` to `pilechain`. Imports nothing heavy, so that a coordinator without the rig extra starts as ever."""
+
+import argparse
+from importlib.util import find_spec
+from pathlib import Path
+
+from pile_shared.errors import ConfigError
+
+_NEEDED = ("amqtt", "paho", "pymodbus", "serial")
+
+
+def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the subcommand."""
+    demo = commands.add_parser(
+        "demo",
+        help="see the whole path once: from two meters to settled money, half a minute",
+        description="Run simulated meters and cars, two piles, a broker and a coordinator on this machine, let two drivers"
+        " charge, settle both orders, and write one certificate each. Everything listens on 127.0.0.1 only.",
+    )
+    demo.add_argument("--out", type=Path, default=Path("demo-out"), metavar="DIR", help="default: %(default)s")
+    demo.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    missing = [name for name in _NEEDED if find_spec(name) is None]
+    if missing:
+        raise ConfigError(
+            f"the demo needs {', '.join(missing)}: install pilechain[rig], or use `make demo` in a checkout"
+        )
+    from pile_hil.demo import run  # noqa: PLC0415 - what it needs is an extra
+
+    return run(options.out)
