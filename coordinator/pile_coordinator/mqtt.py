@@ -7,15 +7,12 @@ import queue
 import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from paho.mqtt import client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
 from pile_shared.errors import LinkError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 MAX_QUEUED = 10_000  # messages taken from the broker and not yet looked at: a block's worth at the highest rate
 MAX_MESSAGE_BYTES = 16 << 20  # of an answer; an order certificate of a week is 2 MB
@@ -44,14 +41,12 @@ class Connection:
         topics: list[str],
         *,
         persistent: bool = True,
-        on_connect: "Callable[[], None] | None" = None,
     ) -> None:
         """Start connecting to `broker` and subscribing to `topics`; never raises for a broker that is away."""
         self._queue: queue.SimpleQueue[tuple[str, bytes]] = queue.SimpleQueue()
         self._topics = topics
         self._subscribed = threading.Event()
         self._closing = threading.Event()
-        self._on_connect = on_connect
         self.last_error = "not connected yet"
         client = paho.Client(
             CallbackAPIVersion.VERSION2, client_id=client_id, clean_session=not persistent, protocol=paho.MQTTv311
@@ -80,8 +75,6 @@ class Connection:
             self.last_error = "the broker's access list refuses our topics"
             return
         self._subscribed.set()
-        if self._on_connect is not None:
-            self._on_connect()
 
     def _failed(self, _client: paho.Client, _data: Any) -> None:
         self.last_error = "no connection to the broker"
@@ -100,11 +93,6 @@ class Connection:
         """Return once subscribed; LinkError with the last error after `timeout_s`."""
         if not self._subscribed.wait(timeout_s):
             raise LinkError(f"{self.last_error}; is the broker running and its address right?")
-
-    @property
-    def connected(self) -> bool:
-        """Whether we are connected and subscribed."""
-        return self._subscribed.is_set()
 
     def get(self, timeout_s: float) -> tuple[str, bytes] | None:
         """The next (topic, payload), or None after `timeout_s`."""
