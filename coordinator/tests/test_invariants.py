@@ -120,6 +120,19 @@ def test_a_planted_corruption_is_found_and_named(corrupt: Callable[[Market], str
     assert named in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "corrupt", [c for c in CORRUPTIONS if c not in {overdrawn, total_wrong}], ids=lambda corrupt: corrupt.__name__
+)
+def test_every_block_finds_and_names_it_too(corrupt: Callable[[Market], str]) -> None:
+    """Post leaves no account overdrawn and totals follow every put; all else a block's own check finds."""
+    market = busy_market()
+    market.state.seal()
+    named = corrupt(market)
+    with pytest.raises(BrokenInvariantError) as caught:
+        market.block()
+    assert named in str(caught.value) or "accounts sum to" in str(caught.value)
+
+
 def test_a_curve_escrow_below_the_reserve_is_found() -> None:
     """A contract whose price is far below the curve's: its escrow does not cover what the curve says it cost."""
     market = busy_market()

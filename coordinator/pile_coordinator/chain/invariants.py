@@ -1,7 +1,7 @@
 """What must hold after every block. A node that finds one broken stops before it commits.
 
 The numbers are those of the ledger guide. `check` costs the same whatever the number of open orders, because the state
-keeps running totals; `check_in_full` recounts everything and is what tests and start-up use.
+keeps running totals; `check_in_full` recounts everything, names the culprit, and is what tests and start-up use.
 """
 
 from pile_coordinator.chain import accounts, contracts, settlement
@@ -11,15 +11,38 @@ from pile_coordinator.chain.state import State
 
 
 def check(state: State) -> None:
-    """Invariant 1, from running totals: the sum of all accounts, the outside included, is zero."""
-    total = sum(state.totals.values())
-    if total != 0:
-        raise BrokenInvariantError(f"accounts sum to {total} micro, not 0")
+    """Invariants 1 to 5, from running totals and for the zones this block touched.
+
+    Where one is broken, everything is recounted so that BrokenInvariantError names the account, order or zone.
+    """
+    broken = _broken_total(state)
+    if broken:
+        _recount(state)
+        raise BrokenInvariantError(broken)
+    for zone in state.touched(Zone):
+        _check_zone(state, zone, state.owed.get(f"load {zone.id}", 0), state.owed.get(f"curve {zone.id}", 0))
 
 
 def check_in_full(state: State) -> None:
-    """Invariants 1 to 5, recounted from the records. BrokenInvariantError names the account, order or zone."""
+    """The same, recounted from the records."""
+    _recount(state)
     check(state)
+
+
+def _broken_total(state: State) -> str:
+    """Which running total contradicts another, or ""."""
+    total = sum(state.totals.values())
+    if total != 0:
+        return f"accounts sum to {total} micro, not 0"
+    for kind, what in (("E", "escrows hold"), ("B", "bonds hold")):
+        held, owed = state.totals.get(kind, 0), state.owed.get(kind, 0)
+        if held != owed:
+            return f"{what} {held} micro, open orders put up {owed}"
+    return ""
+
+
+def _recount(state: State) -> None:
+    """1: no account but X and the grid's is overdrawn, and the running totals are what the accounts hold; then 2 to 5."""
     recounted: dict[str, int] = {}
     for account in state.each(Account):
         kind = accounts.kind_of(account.name)
@@ -53,13 +76,16 @@ def _check_escrow(state: State) -> None:
 
 
 def _check_zones(state: State) -> None:
-    """4 and 5: a zone's load is its open curve energy, and their escrow covers B(S) - B0."""
     for zone in state.each(Zone):
         curve_terms = [t for t in map(state.terms_of, state.each(Contract)) if t.on_curve and t.zone == zone.id]
-        open_wh = sum(terms.energy_wh for terms in curve_terms)
-        if open_wh != zone.open_wh:
-            raise BrokenInvariantError(f"zone {zone.id} has {zone.open_wh} Wh open, its contracts {open_wh} Wh")
-        escrow_nano = 1000 * sum(settlement.contract_escrow_micro(terms) for terms in curve_terms)
-        reserve_nano = contracts.zone_curve(state, zone).cost_nano(0, open_wh)
-        if escrow_nano < reserve_nano:
-            raise BrokenInvariantError(f"zone {zone.id} holds {escrow_nano} of a reserve of {reserve_nano} (10^-9)")
+        escrow_micro = sum(settlement.contract_escrow_micro(terms) for terms in curve_terms)
+        _check_zone(state, zone, sum(terms.energy_wh for terms in curve_terms), escrow_micro)
+
+
+def _check_zone(state: State, zone: Zone, open_wh: int, escrow_micro: int) -> None:
+    """4 and 5: a zone's load is its open curve energy, and their escrow covers B(S) - B0."""
+    if open_wh != zone.open_wh:
+        raise BrokenInvariantError(f"zone {zone.id} has {zone.open_wh} Wh open, its contracts {open_wh} Wh")
+    reserve_nano = contracts.zone_curve(state, zone).cost_nano(0, open_wh)
+    if 1000 * escrow_micro < reserve_nano:
+        raise BrokenInvariantError(f"zone {zone.id} holds {1000 * escrow_micro} of a reserve of {reserve_nano} (10^-9)")

@@ -11,6 +11,7 @@ from typing import TypeVar, cast
 
 from pile_coordinator.chain.accounts import kind_of
 from pile_coordinator.chain.records import TABLES, Account, Bid, Contract, Key, Listing, Params, Record
+from pile_coordinator.chain.settlement import contract_escrow_micro
 from pile_coordinator.chain.tree import StateTree
 from pile_shared.codec import decode, encode
 from pile_shared.terms import Terms, decode_terms
@@ -37,7 +38,8 @@ class State:
         self._scheduled: set[tuple[int, bytes]] = set()  # what stands in `_deadlines`, once each
         self._by_pile: dict[str, dict[bytes, None]] = {}
         self._terms: dict[bytes, Terms] = {}
-        self.totals: dict[str, int] = {}
+        self.totals: dict[str, int] = {}  # balances by kind of account
+        self.owed: dict[str, int] = {}  # what open orders say those balances must be, see `_owe`
 
     # --- reading -------------------------------------------------------------------------------------------------
 
@@ -88,6 +90,11 @@ class State:
             if bid is not None and bid.expires_ms == deadline_ms:
                 yield bid
 
+    def touched(self, kind: type[R]) -> list[R]:
+        """Records of a table that were put since the last seal and still stand, in order of key."""
+        keys = sorted(key for changed, key in self._changed if changed is kind)
+        return [cast("R", self._tables[kind][key]) for key in keys if key in self._tables[kind]]
+
     def next_deadline_ms(self) -> int | None:
         """When the next deadline may pass (it may already be void), or None."""
         return self._deadlines[0][0] if self._deadlines else None
@@ -130,9 +137,9 @@ class State:
         if kind is Account:
             self._add_to_totals(cast("str", key), before, after)
         elif kind is Contract:
-            self._index_contract(cast("bytes", key), cast("Contract | None", after))
-        elif kind is Bid and after is not None:
-            self._schedule(cast("Bid", after).expires_ms, cast("bytes", key))
+            self._index_contract(cast("bytes", key), cast("Contract | None", before), cast("Contract | None", after))
+        elif kind is Bid:
+            self._index_bid(cast("Bid | None", before), cast("Bid | None", after))
 
     def _add_to_totals(self, account: str, before: Record | None, after: Record | None) -> None:
         change = (cast("Account", after).balance_micro if after else 0) - (
@@ -141,15 +148,39 @@ class State:
         kind = kind_of(account)
         self.totals[kind] = self.totals.get(kind, 0) + change
 
-    def _index_contract(self, key: bytes, after: Contract | None) -> None:
-        if after is None:
-            terms = self._terms.pop(key, None)
-            if terms is not None:
-                self._by_pile[terms.pile].pop(key, None)
-            return
-        terms = self.terms_of(after)
-        self._by_pile.setdefault(terms.pile, {})[key] = None
-        self._schedule(after.deadline_ms, key)
+    def _index_bid(self, before: Bid | None, after: Bid | None) -> None:
+        for bid, sign in ((before, -1), (after, 1)):
+            if bid is not None:
+                self._owe("E", sign * bid.hold_micro)
+        if after is not None:
+            self._schedule(after.expires_ms, after.id)
+
+    def _index_contract(self, key: bytes, before: Contract | None, after: Contract | None) -> None:
+        if before is None and after is not None:
+            self._book(self.terms_of(after), key, 1)
+        elif before is not None and after is None:
+            self._book(self.terms_of(before), key, -1)
+            del self._terms[key]
+        if after is not None:
+            self._schedule(after.deadline_ms, key)
+
+    def _book(self, terms: Terms, key: bytes, sign: int) -> None:
+        """A contract comes or goes: its window on the pile, and what it says escrow, bonds and load must be."""
+        booked = self._by_pile.setdefault(terms.pile, {})
+        if sign > 0:
+            booked[key] = None
+        else:
+            del booked[key]
+        escrow = contract_escrow_micro(terms)
+        self._owe("E", sign * escrow)
+        self._owe("B", sign * terms.bond_micro)
+        if terms.on_curve:
+            self._owe(f"load {terms.zone}", sign * terms.energy_wh)
+            self._owe(f"curve {terms.zone}", sign * escrow)
+
+    def _owe(self, what: str, change: int) -> None:
+        """E, B: micro in escrow and bonds; `load <zone>`: open curve Wh; `curve <zone>`: the escrow behind it, in micro."""
+        self.owed[what] = self.owed.get(what, 0) + change
 
     def _schedule(self, deadline_ms: int, key: bytes) -> None:
         """Note a deadline. A charging contract is put again with every proof; its deadline stands here once."""
