@@ -230,7 +230,14 @@ def close(state: State, journal: Journal, contract: Contract, statement: settlem
     burnt_wh = terms.energy_wh if terms.on_curve else 0
     state.put(replace(zone, open_wh=zone.open_wh - burnt_wh, dirty=True))
     state.drop(Contract, contract.id)
+    wake(state, terms.owner)
     journal.leaves.append(encode([LEAF_CLOSED, contract.id, outcome]))
+
+
+def wake(state: State, owner: str) -> None:
+    """An owner has more money: bids in any zone of their listings may have waited for the bond."""
+    for zone_id in state.zones_listed_by(owner):
+        state.put(replace(state.get(Zone, zone_id), dirty=True))
 
 
 def run_deadlines(state: State, env: Env, journal: Journal) -> None:

@@ -37,6 +37,7 @@ class State:
         self._deadlines: list[tuple[int, bytes]] = []
         self._scheduled: set[tuple[int, bytes]] = set()  # what stands in `_deadlines`, once each
         self._by_pile: dict[str, dict[bytes, None]] = {}
+        self._listed: dict[str, dict[str, int]] = {}  # owner -> zone -> open listings
         self._terms: dict[bytes, Terms] = {}
         self.totals: dict[str, int] = {}  # balances by kind of account
         self.owed: dict[str, int] = {}  # what open orders say those balances must be, see `_owe`
@@ -70,6 +71,10 @@ class State:
         """Open contracts that book a pile, by id."""
         booked = self._by_pile.get(pile)
         return [self.get(Contract, key) for key in sorted(booked)] if booked else []
+
+    def zones_listed_by(self, owner: str) -> list[str]:
+        """Zones in which an owner has open listings, in order."""
+        return sorted(zone for zone, count in self._listed.get(owner, {}).items() if count)
 
     def terms_of(self, contract: Contract) -> Terms:
         """The decoded terms of an open contract."""
@@ -138,6 +143,8 @@ class State:
             self._add_to_totals(cast("str", key), before, after)
         elif kind is Contract:
             self._index_contract(cast("bytes", key), cast("Contract | None", before), cast("Contract | None", after))
+        elif kind is Listing:
+            self._index_listing(cast("Listing | None", before), cast("Listing | None", after))
         elif kind is Bid:
             self._index_bid(cast("Bid | None", before), cast("Bid | None", after))
 
@@ -147,6 +154,12 @@ class State:
         )
         kind = kind_of(account)
         self.totals[kind] = self.totals.get(kind, 0) + change
+
+    def _index_listing(self, before: Listing | None, after: Listing | None) -> None:
+        for listing, sign in ((before, -1), (after, 1)):
+            if listing is not None:
+                zones = self._listed.setdefault(listing.owner, {})
+                zones[listing.zone] = zones.get(listing.zone, 0) + sign
 
     def _index_bid(self, before: Bid | None, after: Bid | None) -> None:
         for bid, sign in ((before, -1), (after, 1)):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pile_coordinator.chain import accounts, contracts, invariants, proofs
 from pile_coordinator.chain.clearing import clear
 from pile_coordinator.chain.env import Env, Journal
-from pile_coordinator.chain.records import PILE_OWNER, Bid, Listing, Party, Payment, Pile, PileKey, Zone
+from pile_coordinator.chain.records import Bid, Listing, Party, Payment, Pile, PileKey, Zone
 from pile_coordinator.chain.rejections import Rejection
 from pile_coordinator.chain.state import State
 from pile_coordinator.chain.transactions import (
@@ -196,9 +196,7 @@ def _deposit(state: State, sender: str, body: Deposit) -> None:
         raise Rejection("limit", f"the chain would hold more than {MAX_AMOUNT_MICRO} micro")
     state.put(Payment(body.reference, body.amount_micro))
     accounts.post(state, accounts.OUTSIDE, accounts.party_account(body.party), body.amount_micro)
-    if party.role == PILE_OWNER and party.open_orders:  # bids may have waited for this owner's bond
-        for zone_id in sorted({listing.zone for listing in state.each(Listing) if listing.owner == party.id}):
-            _touch(state, zone_id)
+    contracts.wake(state, party.id)
 
 
 def _list(state: State, env: Env, tx: Transaction, body: List) -> None:
