@@ -11,6 +11,7 @@ it does not depend on the path taken.
 """
 
 from dataclasses import dataclass
+from math import isqrt
 
 from pile_shared.units import ceil_div
 
@@ -19,6 +20,8 @@ MAX_CRR_TERM = 100
 
 def floor_root(x: int, k: int) -> int:
     """The largest integer r with r^k <= x, for x >= 0, k >= 1 (Newton's iteration from above)."""
+    while k % 2 == 0:  # the root of a root: `isqrt` is several times faster, and CRR 4/5 takes a fourth root
+        x, k = isqrt(x), k // 2
     if x < 2 or k == 1:
         return x
     r = 1 << -(-x.bit_length() // k)
