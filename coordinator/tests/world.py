@@ -37,7 +37,12 @@ NOW = 1_700_000_000_000
 HOUR = 3_600_000
 START, END = NOW + HOUR // 2, NOW + 2 * HOUR
 
-PARAMS = SITE_PARAMS | {"begin_grace_ms": HOUR, "evidence_window_ms": HOUR, "confirm_window_ms": HOUR}
+PARAMS = SITE_PARAMS | {
+    "begin_grace_ms": HOUR,
+    "evidence_window_ms": HOUR,
+    "confirm_window_ms": HOUR,
+    "breaker_permille": 0,  # its own tests switch it on
+}
 
 
 VERIFY = CachingVerifier(es256_verify)
@@ -62,13 +67,21 @@ def key(name: str) -> cose.SoftwareSigner:
     return _KEYS[name]
 
 
-def genesis(**params: object) -> Genesis:
+FLAT = {"from_minute": 0, "name": "flat", "sell_micro_per_kwh": 650_000, "buy_micro_per_kwh": 400_000}
+
+
+def genesis(*, tariff: dict[str, object] | None = None, **params: object) -> Genesis:
+    """Three founders and the site's parameters. A flat tariff, unless `tariff` is given; catalog_* change its prices."""
+    flat = dict(FLAT)
+    for name in ("sell_micro_per_kwh", "buy_micro_per_kwh"):
+        flat[name] = params.pop(f"catalog_{name}", flat[name])
     founders = [("grid", "grid"), ("operator", "operator"), ("auditor", "third-party")]
     return genesis_from_json(
         {
             "name": "test",
             "time_ms": NOW,
             "params": PARAMS | params,
+            "tariff": tariff or {"utc_offset_minutes": 0, "periods": [flat]},
             "parties": [{"id": p, "role": r, "public": key(p).public.hex()} for p, r in founders],
             "validators": [
                 {"party": p, "public": key(p + "/attest").public.hex(), "power": 1} for p, _ in sorted(founders)
@@ -81,7 +94,7 @@ class World:
     """A chain at rest between blocks; `block` applies one and checks every invariant in full."""
 
     def __init__(self, **params: object) -> None:
-        self.genesis = genesis(**params)
+        self.genesis = genesis(**params)  # type: ignore[arg-type]
         self.chain_id = self.genesis.chain_id
         self.state = self.genesis.state()
         self.rows: dict[bytes, bytes] = {}
@@ -222,9 +235,10 @@ class Market(World):
         ask: int = AT_MARKET,
         start: int = NOW,
         end: int = NOW + 10 * HOUR,
+        explicit: bool = False,
     ) -> bytes:
         owner = self.state.get(Pile, pile).owner
-        return self.send(owner, List(pile, start, end, energy, ask))
+        return self.send(owner, List(pile, start, end, energy, ask, explicit))
 
     def bid(
         self,
@@ -238,9 +252,11 @@ class Market(World):
         start: int = START,
         end: int = END,
         expires: int | None = None,
+        divisible: bool = False,
+        explicit: bool = False,
     ) -> bytes:
-        last = end if expires is None else expires
-        return self.send(user, PlaceBid(zone, pile, energy, start, end, limit, market, 0 if market else last))
+        last = 0 if market else end if expires is None else expires
+        return self.send(user, PlaceBid(zone, pile, energy, start, end, limit, market, last, divisible, explicit))
 
     def signed(self, **bid: object) -> Contract:
         """The contract of a bid and an offer that meet in one block."""

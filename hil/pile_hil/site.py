@@ -37,8 +37,6 @@ PARAMS: dict[str, object] = {
     "currency": "CNY",
     "treasury": "grid",
     "grid": "grid",
-    "catalog_sell_micro_per_kwh": 650_000,
-    "catalog_buy_micro_per_kwh": 400_000,
     "crr_numerator": 4,
     "crr_denominator": 5,
     "capacity_hours": 2,
@@ -52,6 +50,21 @@ PARAMS: dict[str, object] = {
     "begin_grace_ms": 6 * HOUR_MS,
     "evidence_window_ms": 6 * HOUR_MS,
     "confirm_window_ms": 6 * HOUR_MS,
+    "epoch_ms": 24 * HOUR_MS,
+    "band_permille": 2000,
+    "breaker_permille": 100,
+    "breaker_pause_ms": HOUR_MS // 2,
+    "sign_window_ms": HOUR_MS,
+    "cancel_cutoff_ms": HOUR_MS,
+    "dispute_window_ms": 48 * HOUR_MS,
+    "objection_bond_micro": 5_000_000,
+    "rulings_needed": 1,
+}
+TARIFF: dict[str, object] = {
+    "utc_offset_minutes": 480,
+    "periods": [
+        {"from_minute": 0, "name": "flat", "sell_micro_per_kwh": 650_000, "buy_micro_per_kwh": 400_000},
+    ],
 }
 
 
@@ -163,6 +176,7 @@ class Site:
             "name": "demo",
             "time_ms": self.clock.origin_ms,
             "params": PARAMS,
+            "tariff": TARIFF,
             "parties": [
                 {"id": party, "role": role, "public": load_key(self.key_file(party)).public.hex()}
                 for party, role in FOUNDERS.items()

@@ -14,6 +14,7 @@ MAX_TERMS_BYTES = 1024
 
 # Kinds of leaf under a block's result root. The first item of every leaf is one of these.
 LEAF_RESULT, LEAF_CLEARING, LEAF_CONTRACT, LEAF_RECEIPT, LEAF_SETTLEMENT, LEAF_CLOSED = 0, 1, 2, 3, 4, 5
+LEAF_TARIFF, LEAF_PROPOSED, LEAF_DISPUTE = 6, 7, 8
 
 # Wire order, and what each field may be: h a 32-byte hash, k a public key, i an id, t text, n a count or quantity, b a bool.
 FIELDS = (

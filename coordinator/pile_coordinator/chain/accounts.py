@@ -1,8 +1,9 @@
 """Double entry. Every amount leaves one account and enters another, so the sum of all balances is 0 by construction.
 
 Names: `X` the world outside (deposits come from it), `F` fees, `P:<party>` a party's money, `E:<hex id>` the escrow of a
-bid or contract, `B:<hex id>` the owner's bond in a contract. The grid party may owe: what it provides or takes is
-balanced outside the chain. No other account but X falls below zero.
+bid or contract, `B:<hex id>` the owner's bond in a contract, `D:<hex id>` the bond of an objection to its settlement,
+`W:<hex id>` a withdrawal that has not been paid out. The grid party may owe: what it provides or takes is balanced outside
+the chain. No other account but X falls below zero.
 """
 
 from typing import TYPE_CHECKING
@@ -16,24 +17,38 @@ if TYPE_CHECKING:
 OUTSIDE = "X"
 FEES = "F"
 
+ESCROWS, BONDS, OBJECTIONS, WITHDRAWALS, NOTES = "E", "B", "D", "W", "N"
+SET_ASIDE = (ESCROWS, BONDS, OBJECTIONS, WITHDRAWALS, NOTES)  # kinds whose balance something open must account for
+_CLOSES_WHEN_EMPTY = frozenset({ESCROWS, BONDS, OBJECTIONS, WITHDRAWALS})
+
 
 def party_account(party: str) -> str:
     """A party's own account."""
-    return f"P:{party}"
+    return "P:" + party
 
 
 def escrow_account(order: bytes) -> str:
     """What a user has put up for a bid or contract."""
-    return f"E:{order.hex()}"
+    return "E:" + order.hex()
 
 
 def bond_account(contract: bytes) -> str:
     """What an owner has put up for a contract."""
-    return f"B:{contract.hex()}"
+    return "B:" + contract.hex()
+
+
+def objection_account(contract: bytes) -> str:
+    """What an objector has put up to dispute a contract's settlement."""
+    return "D:" + contract.hex()
+
+
+def withdrawal_account(withdrawal: bytes) -> str:
+    """What is set aside to be paid out."""
+    return "W:" + withdrawal.hex()
 
 
 def kind_of(account: str) -> str:
-    """X, F, P, E or B."""
+    """X, F, N, P, E, B, D or W."""
     return account[0]
 
 
@@ -56,7 +71,7 @@ def post(state: "State", debit: str, credit: str, amount_micro: int) -> None:
 
 
 def _set(state: "State", name: str, balance_micro: int) -> None:
-    if balance_micro == 0 and kind_of(name) in "EB":
+    if balance_micro == 0 and name[0] in _CLOSES_WHEN_EMPTY:
         state.drop(Account, name)  # an empty escrow is a closed one
     else:
         state.put(Account(name, balance_micro))

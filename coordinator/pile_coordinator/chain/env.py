@@ -31,7 +31,25 @@ class Env:
 
 @dataclass(slots=True)
 class Journal:
-    """What a block does, besides changing the state: the leaves of its result root, and piles that are owed a receipt."""
+    """What a block does, besides changing the state.
+
+    Attributes:
+        leaves: of its result root. receipts: piles whose chain advanced, which are owed a receipt. closed: orders and
+        contracts that ended in this block, in order. metered: (contract, metered, and its three parts) in Wh, see invariant 6.
+    """
 
     leaves: list[bytes] = field(default_factory=list)
     receipts: dict[str, None] = field(default_factory=dict)
+    closed: list[bytes] = field(default_factory=list)
+    metered: list[tuple[bytes, int, int, int, int]] = field(default_factory=list)
+
+    def mark(self) -> tuple[int, int, int, int]:
+        """A point to roll back to."""
+        return len(self.leaves), len(self.receipts), len(self.closed), len(self.metered)
+
+    def roll_back(self, mark: tuple[int, int, int, int]) -> None:
+        """Forget everything noted since `mark`."""
+        leaves, receipts, closed, metered = mark
+        del self.leaves[leaves:], self.closed[closed:], self.metered[metered:]
+        for pile in list(self.receipts)[receipts:]:  # a dict keeps the order in which piles were added
+            del self.receipts[pile]

@@ -8,24 +8,25 @@ from dataclasses import dataclass, fields
 from typing import cast
 
 from pile_coordinator.chain.curve import MAX_CRR_TERM
-from pile_coordinator.chain.records import GRID, ROLES, Params, Party
+from pile_coordinator.chain.records import GRID, ROLES, Epoch, Params, Party, PartyKey, Tally, Tariff
+from pile_coordinator.chain.settlement import MAX_ARBITERS
 from pile_coordinator.chain.state import State
-from pile_coordinator.chain.transactions import Deposit
+from pile_coordinator.chain.transactions import Deposit, SetTariff
+from pile_shared import cose
 from pile_shared.certificate import Validator, validators_from
 from pile_shared.codec import encode
 from pile_shared.errors import ConfigError, PilechainError
 from pile_shared.platform import sha256
-from pile_shared.units import MAX_PRICE_MICRO_PER_KWH, MAX_TIME_MS, check_bytes, check_id, check_int, check_text
+from pile_shared.units import MAX_TIME_MS, check_bytes, check_id, check_int, check_text
 
 MAX_NAME_LENGTH = 20
-_KEYS = {"name", "time_ms", "params", "parties", "validators"}
+_KEYS = {"name", "time_ms", "params", "tariff", "parties", "validators"}
+_PERIOD_KEYS = ("from_minute", "name", "sell_micro_per_kwh", "buy_micro_per_kwh")
 _PERMILLE = 1000
 _WEEK_MS = 7 * 24 * 3600 * 1000
 
 # Name of a parameter, lowest and highest value.
 _RANGES = {
-    "catalog_sell_micro_per_kwh": (1, MAX_PRICE_MICRO_PER_KWH // 1000),
-    "catalog_buy_micro_per_kwh": (0, MAX_PRICE_MICRO_PER_KWH // 1000),
     "crr_numerator": (1, MAX_CRR_TERM),
     "crr_denominator": (1, MAX_CRR_TERM),
     "capacity_hours": (1, 8760),
@@ -39,6 +40,15 @@ _RANGES = {
     "begin_grace_ms": (0, _WEEK_MS),
     "evidence_window_ms": (0, 8 * _WEEK_MS),
     "confirm_window_ms": (0, 8 * _WEEK_MS),
+    "epoch_ms": (60_000, 53 * _WEEK_MS),
+    "band_permille": (_PERMILLE, 100 * _PERMILLE),
+    "breaker_permille": (0, 100 * _PERMILLE),
+    "breaker_pause_ms": (0, _WEEK_MS),
+    "sign_window_ms": (1, _WEEK_MS),
+    "cancel_cutoff_ms": (0, _WEEK_MS),
+    "dispute_window_ms": (0, 16 * _WEEK_MS),
+    "objection_bond_micro": (0, 1_000_000_000_000),
+    "rulings_needed": (1, MAX_ARBITERS),
 }
 
 
@@ -49,6 +59,7 @@ class Genesis:
     name: str
     time_ms: int
     params: Params
+    tariff: Tariff
     parties: tuple[tuple[str, str, bytes], ...]
     validators: tuple[Validator, ...]
 
@@ -56,7 +67,8 @@ class Genesis:
         """Deterministic CBOR: what the genesis hash covers."""
         params = {field.name: getattr(self.params, field.name) for field in fields(self.params)}
         rows = [list(party) for party in self.parties]
-        return encode([self.name, self.time_ms, params, rows, [v.fields() for v in self.validators]])
+        tariff = [self.tariff.utc_offset_minutes, self.tariff.periods]
+        return encode([self.name, self.time_ms, params, tariff, rows, [v.fields() for v in self.validators]])
 
     def hash(self) -> bytes:
         """SHA-256 of the encoding: what a person compares."""
@@ -71,8 +83,12 @@ class Genesis:
         """The state before block 1. The caller seals it."""
         state = State()
         state.put(self.params)
+        state.put(self.tariff)
+        state.put(Epoch("epoch", self.time_ms + self.params.epoch_ms))
+        state.put(Tally("tally", 0, 0, 0, 0, 0, 0))
         for party, role, public in self.parties:
             state.put(Party(party, role, public, 0, 0))
+            state.put(PartyKey(cose.key_id(public), party))
         return state
 
     def to_json(self) -> dict[str, object]:
@@ -83,6 +99,10 @@ class Genesis:
             "name": self.name,
             "time_ms": self.time_ms,
             "params": params,
+            "tariff": {
+                "utc_offset_minutes": self.tariff.utc_offset_minutes,
+                "periods": [dict(zip(_PERIOD_KEYS, period, strict=True)) for period in self.tariff.periods],
+            },
             "parties": [{"id": p, "role": r, "public": k.hex()} for p, r, k in self.parties],
             "validators": [{"party": v.party, "public": v.public.hex(), "power": v.power} for v in self.validators],
         }
@@ -102,6 +122,7 @@ def genesis_from_json(document: object) -> Genesis:
         )
         name = check_id("name", document["name"])
         time_ms = check_int("time_ms", document["time_ms"], 0, MAX_TIME_MS)
+        tariff = tariff_from_json(document["tariff"], time_ms)
         _check_parties(params, parties)
     except KeyError as error:
         raise ConfigError(f"genesis lacks the key {error}") from error
@@ -115,7 +136,20 @@ def genesis_from_json(document: object) -> Genesis:
         raise ConfigError(f"genesis: unknown keys {', '.join(sorted(map(str, set(document) - _KEYS)))}")
     if len(name) > MAX_NAME_LENGTH:
         raise ConfigError(f"genesis: name must be at most {MAX_NAME_LENGTH} characters")
-    return Genesis(name, time_ms, params, parties, validators)
+    return Genesis(name, time_ms, params, tariff, parties, validators)
+
+
+def tariff_from_json(document: object, from_ms: int) -> Tariff:
+    """A tariff from its JSON form, {"utc_offset_minutes": ..., "periods": [{"from_minute": ..., ...}]}; typed errors."""
+    if not isinstance(document, dict) or set(document) != {"utc_offset_minutes", "periods"}:
+        raise ConfigError("a tariff has the keys utc_offset_minutes and periods")
+    periods = document["periods"]
+    if not isinstance(periods, list) or not all(isinstance(p, dict) and set(p) == set(_PERIOD_KEYS) for p in periods):
+        raise ConfigError(f"each period of a tariff has the keys {', '.join(_PERIOD_KEYS)}")
+    rows = [[period[key] for key in _PERIOD_KEYS] for period in periods]
+    body = SetTariff(from_ms, document["utc_offset_minutes"], rows)
+    body.check()
+    return Tariff("now", body.from_ms, body.utc_offset_minutes, body.periods)
 
 
 def _params(given: dict[str, object]) -> Params:
@@ -131,8 +165,6 @@ def _params(given: dict[str, object]) -> Params:
     params = Params(name="params", **given)  # type: ignore[arg-type]
     if params.crr_numerator > params.crr_denominator:
         raise ConfigError("genesis: CRR = crr_numerator / crr_denominator must not exceed 1")
-    if params.catalog_buy_micro_per_kwh > params.catalog_sell_micro_per_kwh:
-        raise ConfigError("genesis: the grid must not buy dearer than it sells")
     return params
 
 

@@ -1,91 +1,164 @@
 """What must hold after every block. A node that finds one broken stops before it commits.
 
 The numbers are those of the ledger guide. `check` costs the same whatever the number of open orders, because the state
-keeps running totals; `check_in_full` recounts everything, names the culprit, and is what tests and start-up use.
+keeps running totals, and looks one by one at what this block touched; `check_in_full` recounts everything, names the
+culprit, and is what tests and start-up use.
 """
 
-from pile_coordinator.chain import accounts, contracts, settlement
-from pile_coordinator.chain.records import Account, Bid, Contract, Zone
+from pile_coordinator.chain import accounts, epochs, settlement
+from pile_coordinator.chain.env import Journal
+from pile_coordinator.chain.records import Account, Bid, Contract, Dispute, Listing, Pile, Tally, Withdrawal, Zone
 from pile_coordinator.chain.rejections import BrokenInvariantError
 from pile_coordinator.chain.state import State
 
 
-def check(state: State) -> None:
-    """Invariants 1 to 5, from running totals and for the zones this block touched.
+def check(state: State, journal: Journal) -> None:
+    """Invariants 1 to 8, from running totals and for what this block touched.
 
-    Where one is broken, everything is recounted so that BrokenInvariantError names the account, order or zone.
+    Where a total is broken, everything is recounted so that BrokenInvariantError names the account, order or zone.
     """
     broken = _broken_total(state)
     if broken:
         _recount(state)
         raise BrokenInvariantError(broken)
+    for account in state.touched(Account):
+        _check_overdraft(state, account)
+    _check_closed(state, journal)
+    _check_energy(state, journal)
     for zone in state.touched(Zone):
-        _check_zone(state, zone, state.owed.get(f"load {zone.id}", 0), state.owed.get(f"curve {zone.id}", 0))
+        _check_load(zone, state.open_wh.get(zone.id, 0))
+        _check_cover(state, zone, state.covered.get(zone.id, {}))
+    for pile in state.touched(Pile):
+        _check_proofs(pile)
 
 
 def check_in_full(state: State) -> None:
     """The same, recounted from the records."""
     _recount(state)
-    check(state)
+    check(state, Journal())
 
 
 def _broken_total(state: State) -> str:
-    """Which running total contradicts another, or ""."""
+    """1, 2, 7, 8: which running total contradicts another, or ""."""
     total = sum(state.totals.values())
     if total != 0:
         return f"accounts sum to {total} micro, not 0"
-    for kind, what in (("E", "escrows hold"), ("B", "bonds hold")):
+    for kind in accounts.SET_ASIDE:
         held, owed = state.totals.get(kind, 0), state.owed.get(kind, 0)
         if held != owed:
-            return f"{what} {held} micro, open orders put up {owed}"
+            return f"accounts {kind} hold {held} micro, what is open put up {owed}"
+    tally, is_open = state.get(Tally, "tally"), state.count(Contract)
+    if tally.contracts_signed - tally.contracts_closed != is_open:
+        return f"of {tally.contracts_signed} contracts {tally.contracts_closed} were closed, and {is_open} are open"
     return ""
 
 
+def _check_overdraft(state: State, account: Account) -> None:
+    may_owe = {accounts.OUTSIDE, accounts.party_account(state.params.grid)}
+    if account.balance_micro < 0 and account.name not in may_owe:
+        raise BrokenInvariantError(f"{account.name} is overdrawn: {account.balance_micro} micro")
+
+
+def _check_closed(state: State, journal: Journal) -> None:
+    """3 and 8: what this block closed is gone, once, and holds nothing."""
+    seen = set()
+    for order in journal.closed:
+        if order in seen:
+            raise BrokenInvariantError(f"order {order.hex()} was closed twice in one block")
+        seen.add(order)
+        if any(state.find(kind, order) is not None for kind in (Contract, Bid, Listing, Dispute)):
+            raise BrokenInvariantError(f"order {order.hex()} was closed and is still open")
+        for name in (accounts.escrow_account(order), accounts.bond_account(order), accounts.objection_account(order)):
+            if state.balance_micro(name):
+                raise BrokenInvariantError(f"{name} holds {state.balance_micro(name)} micro of a closed order")
+
+
+def _check_energy(state: State, journal: Journal) -> None:
+    """6: metered = delivered under contract + supplied by the grid + unpaid, for each settlement and in sum."""
+    for contract, metered_wh, *parts_wh in journal.metered:
+        if metered_wh != sum(parts_wh) or min(parts_wh) < 0:
+            raise BrokenInvariantError(
+                f"contract {contract.hex()} metered {metered_wh} Wh, its parts are {parts_wh} Wh"
+            )
+    tally = state.get(Tally, "tally")
+    parts = tally.contracted_wh + tally.grid_wh + tally.unpaid_wh
+    if tally.metered_wh != parts:
+        raise BrokenInvariantError(f"{tally.metered_wh} Wh were metered in all, the parts sum to {parts} Wh")
+
+
+def _check_proofs(pile: Pile) -> None:
+    """8: a proof counts once, so a pile's sequence is the number of its admitted proofs."""
+    if pile.admitted != pile.last_sequence:
+        raise BrokenInvariantError(f"pile {pile.id} is at sequence {pile.last_sequence} after {pile.admitted} proofs")
+
+
+def _check_load(zone: Zone, open_wh: int) -> None:
+    """4: a zone's load is its open curve energy."""
+    if open_wh != zone.open_wh:
+        raise BrokenInvariantError(f"zone {zone.id} has {zone.open_wh} Wh open, its contracts {open_wh} Wh")
+
+
+def _check_cover(state: State, zone: Zone, covered: dict[tuple[int, int], tuple[int, int]]) -> None:
+    """5: for each anchor of the curve, the escrow of what was priced by it covers B(S) - B0 for that alone.
+
+    When a contract was signed, the load below it was at least what is now open of its own anchor before it; so it paid at
+    least its stretch of B, which is convex, whichever others have closed meanwhile.
+    """
+    for (capacity_wh, catalog), (open_wh, escrow_micro) in sorted(covered.items()):
+        curve = epochs.curve(state.params, capacity_wh, catalog)
+        reserve_nano = curve.cost_nano(0, open_wh)
+        if 1000 * escrow_micro < reserve_nano:
+            raise BrokenInvariantError(
+                f"zone {zone.id} holds {1000 * escrow_micro} of a reserve of {reserve_nano} (10^-9) at catalog price {catalog}"
+            )
+
+
 def _recount(state: State) -> None:
-    """1: no account but X and the grid's is overdrawn, and the running totals are what the accounts hold; then 2 to 5."""
+    """Everything from the records: balances and their running totals, then what each open thing holds, zones and piles."""
     recounted: dict[str, int] = {}
     for account in state.each(Account):
         kind = accounts.kind_of(account.name)
         recounted[kind] = recounted.get(kind, 0) + account.balance_micro
-        if account.balance_micro < 0 and account.name not in {
-            accounts.OUTSIDE,
-            accounts.party_account(state.params.grid),
-        }:
-            raise BrokenInvariantError(f"{account.name} is overdrawn: {account.balance_micro} micro")
+        _check_overdraft(state, account)
     for kind, total in state.totals.items():
         if recounted.get(kind, 0) != total:
             raise BrokenInvariantError(f"accounts {kind} sum to {recounted.get(kind, 0)}, the running total is {total}")
-    _check_escrow(state)
+    _check_set_aside(state)
     _check_zones(state)
+    for pile in state.each(Pile):
+        _check_proofs(pile)
 
 
-def _check_escrow(state: State) -> None:
-    """2 and 3: escrow and bonds are those of open bids and contracts, exactly; nothing terminal holds any."""
+def _check_set_aside(state: State) -> None:
+    """2, 3 and 7: what is set aside is of open bids, contracts, disputes, withdrawals and notes, exactly."""
     expected: dict[str, int] = {}
     for bid in state.each(Bid):
         expected[accounts.escrow_account(bid.id)] = bid.hold_micro
     for contract in state.each(Contract):
         terms = state.terms_of(contract)
         expected[accounts.escrow_account(contract.id)] = settlement.contract_escrow_micro(terms)
-        if terms.bond_micro:
-            expected[accounts.bond_account(contract.id)] = terms.bond_micro
-    held = {a.name: a.balance_micro for a in state.each(Account) if accounts.kind_of(a.name) in "EB"}
+        expected[accounts.bond_account(contract.id)] = terms.bond_micro
+    for dispute in state.each(Dispute):
+        expected[accounts.objection_account(dispute.contract)] = dispute.bond_micro
+    for withdrawal in state.each(Withdrawal):
+        expected[accounts.withdrawal_account(withdrawal.id)] = withdrawal.amount_micro
+    held = {a.name: a.balance_micro for a in state.each(Account) if accounts.kind_of(a.name) in accounts.SET_ASIDE}
     for name in sorted(expected.keys() | held.keys()):
         if expected.get(name, 0) != held.get(name, 0):
             raise BrokenInvariantError(f"{name} holds {held.get(name, 0)} micro, should hold {expected.get(name, 0)}")
 
 
 def _check_zones(state: State) -> None:
+    load_wh: dict[str, int] = {}
+    covered: dict[str, dict[tuple[int, int], tuple[int, int]]] = {}
+    for contract in state.each(Contract):
+        terms = state.terms_of(contract)
+        if terms.on_curve:
+            load_wh[terms.zone] = load_wh.get(terms.zone, 0) + terms.energy_wh
+            anchor = contract.capacity_wh, terms.catalog_sell_micro_per_kwh
+            of_zone = covered.setdefault(terms.zone, {})
+            open_wh, escrow = of_zone.get(anchor, (0, 0))
+            of_zone[anchor] = open_wh + terms.energy_wh, escrow + settlement.contract_escrow_micro(terms)
     for zone in state.each(Zone):
-        curve_terms = [t for t in map(state.terms_of, state.each(Contract)) if t.on_curve and t.zone == zone.id]
-        escrow_micro = sum(settlement.contract_escrow_micro(terms) for terms in curve_terms)
-        _check_zone(state, zone, sum(terms.energy_wh for terms in curve_terms), escrow_micro)
-
-
-def _check_zone(state: State, zone: Zone, open_wh: int, escrow_micro: int) -> None:
-    """4 and 5: a zone's load is its open curve energy, and their escrow covers B(S) - B0."""
-    if open_wh != zone.open_wh:
-        raise BrokenInvariantError(f"zone {zone.id} has {zone.open_wh} Wh open, its contracts {open_wh} Wh")
-    reserve_nano = contracts.zone_curve(state, zone).cost_nano(0, open_wh)
-    if 1000 * escrow_micro < reserve_nano:
-        raise BrokenInvariantError(f"zone {zone.id} holds {1000 * escrow_micro} of a reserve of {reserve_nano} (10^-9)")
+        _check_load(zone, load_wh.get(zone.id, 0))
+        _check_cover(state, zone, covered.get(zone.id, {}))

@@ -58,6 +58,8 @@ def _admit(state: State, env: Env, journal: Journal, message: bytes) -> str:
     if key is None:
         return UNKNOWN_PILE
     pile = state.get(Pile, key.pile)
+    if pile.retired:
+        return UNKNOWN_PILE
     if proof.sequence > pile.last_sequence + 1:
         return GAP
     digest = proof_hash(message)
@@ -85,6 +87,7 @@ def _advance(state: State, env: Env, journal: Journal, pile: Pile, proof: Proof,
         pile,
         last_sequence=proof.sequence,
         last_hash=digest,
+        admitted=pile.admitted + 1,
         anomaly=frozen or anomaly,
         last_time_ms=proof.readings[-1].time_ms if believed else pile.last_time_ms,
         last_energy_wh=proof.readings[-1].energy_wh if believed else pile.last_energy_wh,

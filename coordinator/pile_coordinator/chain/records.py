@@ -13,7 +13,7 @@ from pile_shared.codec import encode
 GRID, OPERATOR, PILE_OWNER, EV_OWNER, THIRD_PARTY = "grid", "operator", "pile-owner", "ev-owner", "third-party"
 ROLES = (GRID, OPERATOR, PILE_OWNER, EV_OWNER, THIRD_PARTY)
 
-SIGNED, ACTIVE, MEASURED = "signed", "active", "measured"
+PROPOSED, SIGNED, ACTIVE, MEASURED, DISPUTED = "proposed", "signed", "active", "measured", "disputed"
 
 Key = str | bytes
 
@@ -51,10 +51,8 @@ class Params(Record):
     TABLE: ClassVar[int] = 1
     name: str  # always "params"
     currency: str
-    treasury: str  # the party that books deposits
-    grid: str  # the party that takes deviations
-    catalog_sell_micro_per_kwh: int  # P0 and p_cat: what the grid charges
-    catalog_buy_micro_per_kwh: int  # p_buy: what the grid pays
+    treasury: str  # the party that books deposits and pays out
+    grid: str  # the party that sets the tariff and takes deviations
     crr_numerator: int  # CRR = a / b
     crr_denominator: int
     capacity_hours: int  # S0 = rated power registered in the zone x this
@@ -68,6 +66,15 @@ class Params(Record):
     begin_grace_ms: int
     evidence_window_ms: int
     confirm_window_ms: int
+    epoch_ms: int
+    band_permille: int  # of the catalog price: nothing is filled dearer
+    breaker_permille: int  # a rise of the price by more pauses fills; 0 for never
+    breaker_pause_ms: int
+    sign_window_ms: int  # for explicit signatures under a proposed contract
+    cancel_cutoff_ms: int  # before the window: until then a user may call a contract off for the fee
+    dispute_window_ms: int
+    objection_bond_micro: int
+    rulings_needed: int  # k of the n third parties decide a dispute
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +84,7 @@ class Party(Record):
     TABLE: ClassVar[int] = 2
     id: str
     role: str
-    public: bytes
+    public: bytes  # empty once the key is revoked
     sequence: int
     open_orders: int  # listings and resting bids, bounded per party
 
@@ -99,6 +106,8 @@ class Pile(Record):
     last_time_ms: int
     last_energy_wh: int
     anomaly: str  # "" or why the pile's readings are not believed; the running session is frozen
+    admitted: int  # proofs that advanced the chain: invariant 8 holds it against last_sequence
+    retired: bool  # keeps its place so that its id and key are never another's
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +116,11 @@ class Zone(Record):
 
     TABLE: ClassVar[int] = 4
     id: str
-    rated_power_w: int
+    rated_power_w: int  # of its piles now
+    capacity_wh: int  # of its piles at the last epoch edge
     open_wh: int
+    reference_wh: int  # the load that the breaker compares with
+    paused_until_ms: int  # no fills before; 0 if they are not paused
     dirty: bool  # something changed since the last clearing, so resting bids may match now
 
 
@@ -125,24 +137,28 @@ class Listing(Record):
     window_end_ms: int
     energy_wh: int  # not yet contracted
     ask_micro_per_kwh: int
+    explicit: bool  # its owner wants to sign each contract
 
 
 @dataclass(frozen=True, slots=True)
 class Bid(Record):
-    """A user's wish that has not been matched. hold_micro sits in escrow under the bid's id."""
+    """A user's wish that has not been matched, or not wholly. hold_micro sits in escrow under the bid's id."""
 
     TABLE: ClassVar[int] = 6
     id: bytes
     user: str
     zone: str
     pile: str  # "" for any
-    energy_wh: int
+    energy_wh: int  # not yet contracted
     window_start_ms: int
     window_end_ms: int
     limit_micro_per_kwh: int
     market: bool  # lives for one block
     expires_ms: int
     hold_micro: int
+    divisible: bool
+    explicit: bool  # its user wants to sign each contract
+    pieces: int  # contracts that came of it so far
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,8 +176,9 @@ class Contract(Record):
     last_energy_wh: int
     evidence: bytes  # running hash over the proofs that count, see proofs.py
     statement: bytes  # the settlement statement once measured
-    user_confirmed: bool
-    owner_confirmed: bool
+    user_signed: bool  # the settlement; of a proposal, the contract itself
+    owner_signed: bool
+    capacity_wh: int  # S0 when it was signed: which curve its escrow covers
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +208,88 @@ class Payment(Record):
     amount_micro: int
 
 
-TABLES: dict[int, type[Record]] = {
-    kind.TABLE: kind for kind in (Params, Party, Pile, Zone, Listing, Bid, Contract, Account, PileKey, Payment)
-}
+@dataclass(frozen=True, slots=True)
+class PartyKey(Record):
+    """A party's key, present or past: no key is ever accepted twice."""
+
+    TABLE: ClassVar[int] = 11
+    kid: bytes
+    party: str
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRestore(Record):
+    """One of the two words it takes to give a party a new key."""
+
+    TABLE: ClassVar[int] = 12
+    party: str
+    public: bytes
+    by_role: str
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawal(Record):
+    """Money on its way out, set aside under the id of its transaction."""
+
+    TABLE: ClassVar[int] = 13
+    id: bytes
+    party: str
+    amount_micro: int
+    destination: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tariff(Record):
+    """Catalog prices by period. `id` is "now" for the one in force and "next" for one announced.
+
+    Each period is [from minute of the local day, name, selling, buying price in micro per kWh], in order, from minute 0.
+    """
+
+    TABLE: ClassVar[int] = 14
+    id: str
+    from_ms: int
+    utc_offset_minutes: int
+    periods: list[list[int | str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch(Record):
+    """Where time stands: curves, capacities and tariffs change at `next_edge_ms` and not before."""
+
+    TABLE: ClassVar[int] = 15
+    name: str  # always "epoch"
+    next_edge_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Dispute(Record):
+    """An objection to a measured contract's settlement, and the rulings so far, each [arbiter, key, measured Wh, cause]."""
+
+    TABLE: ClassVar[int] = 16
+    contract: bytes
+    objector: str  # settlement.USER or settlement.OWNER
+    ground: str
+    claimed_wh: int
+    bond_micro: int
+    rulings: list[list[int | str | bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Tally(Record):
+    """What the chain has counted since genesis; invariants 6 and 8 hold it against the records."""
+
+    TABLE: ClassVar[int] = 17
+    name: str  # always "tally"
+    contracts_signed: int
+    contracts_closed: int
+    metered_wh: int
+    contracted_wh: int  # delivered under the contract
+    grid_wh: int  # supplied by the grid
+    unpaid_wh: int
+
+
+_KINDS: tuple[type[Record], ...] = (
+    Params, Party, Pile, Zone, Listing, Bid, Contract, Account, PileKey, Payment, PartyKey, KeyRestore, Withdrawal, Tariff,
+    Epoch, Dispute, Tally,
+)  # fmt: skip
+TABLES: dict[int, type[Record]] = {kind.TABLE: kind for kind in _KINDS}

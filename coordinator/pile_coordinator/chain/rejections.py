@@ -14,6 +14,7 @@ CODES = (
     "bounds",  # a field is outside its range; the message names it
     "wrong_chain",  # signed for another chain
     "unknown_sender",  # the sender is not a registered party
+    "revoked",  # the sender's key was revoked
     "bad_signature",  # not signed by the sender's key
     "expired",  # valid_until_height has passed
     "too_far",  # valid_until_height is further ahead than MAX_VALIDITY_BLOCKS
@@ -25,14 +26,19 @@ CODES = (
     "unknown_pile",
     "unknown_order",  # no such open listing or resting bid
     "unknown_contract",  # no such open contract
+    "unknown_withdrawal",  # no such open withdrawal
     "not_yours",  # only its owner may do this
     "exists",  # the id, key or payment reference is taken
     "window",  # the window is empty, past, too long or too far ahead, or nothing could begin in it any more
     "energy",  # not whole lots
+    "band",  # an ask that no period's band contains
     "limit",  # as many open listings or bids as one party may have, or more money than a chain may hold
     "funds",  # the account does not cover it
-    "phase",  # the contract is not in the phase this needs
+    "phase",  # the contract is in another phase than this needs, or its party has done this already
+    "late",  # the time for this has passed
+    "busy",  # a contract is open on this pile
     "digest",  # not the digest of the settlement to confirm
+    "evidence",  # not the user's stop command of this contract
 )
 
 

@@ -6,17 +6,31 @@ and indexes that keep each block's cost proportional to what it touches.
 """
 
 import heapq
+from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator
 from typing import TypeVar, cast
 
-from pile_coordinator.chain.accounts import kind_of
-from pile_coordinator.chain.records import TABLES, Account, Bid, Contract, Key, Listing, Params, Record
+from pile_coordinator.chain.accounts import BONDS, ESCROWS, OBJECTIONS, WITHDRAWALS, kind_of
+from pile_coordinator.chain.records import (
+    TABLES,
+    Account,
+    Bid,
+    Contract,
+    Dispute,
+    Epoch,
+    Key,
+    Listing,
+    Params,
+    Record,
+    Withdrawal,
+    Zone,
+)
 from pile_coordinator.chain.settlement import contract_escrow_micro
 from pile_coordinator.chain.tree import StateTree
 from pile_shared.codec import decode, encode
 from pile_shared.terms import Terms, decode_terms
 
-MAX_RECORD_BYTES = 4096  # the largest is a contract with its terms and statement
+MAX_RECORD_BYTES = 8192  # the largest is a dispute with its rulings
 
 R = TypeVar("R", bound=Record)
 
@@ -34,13 +48,20 @@ class State:
         self._undo: list[tuple[type[Record], Key, Record | None]] = []
         self._changed: dict[tuple[type[Record], Key], None] = {}
         self._tree = StateTree()
-        self._deadlines: list[tuple[int, bytes]] = []
-        self._scheduled: set[tuple[int, bytes]] = set()  # what stands in `_deadlines`, once each
+        self._deadlines: list[tuple[int, int, Key]] = []  # (when, table, key)
+        self._scheduled: set[tuple[int, int, Key]] = set()  # what stands in `_deadlines`, once each
         self._by_pile: dict[str, dict[bytes, None]] = {}
+        self._listings_by_owner: dict[str, dict[bytes, None]] = {}
+        self._listings_by_zone: dict[str, dict[bytes, None]] = {}
+        self._bids_by_user: dict[str, dict[bytes, None]] = {}
+        self._bids_by_limit: dict[str, list[tuple[int, bytes]]] = {}  # by zone: (limit, id), in order
         self._listed: dict[str, dict[str, int]] = {}  # owner -> zone -> open listings
         self._terms: dict[bytes, Terms] = {}
         self.totals: dict[str, int] = {}  # balances by kind of account
-        self.owed: dict[str, int] = {}  # what open orders say those balances must be, see `_owe`
+        self.owed: dict[str, int] = {}  # what open orders say those balances must be, by kind
+        self.open_wh: dict[str, int] = {}  # by zone: what its open curve contracts say its load must be
+        self.covered: dict[str, dict[tuple[int, int], tuple[int, int]]] = {}
+        # ^ by zone, for each (capacity, catalog price) that open curve contracts were priced by: their (Wh, escrow)
 
     # --- reading -------------------------------------------------------------------------------------------------
 
@@ -57,6 +78,10 @@ class State:
         table = self._tables[kind]
         return [cast("R", table[key]) for key in sorted(table)]
 
+    def count(self, kind: type[Record]) -> int:
+        """How many records a table has."""
+        return len(self._tables[kind])
+
     @property
     def params(self) -> Params:
         """The chain's parameters."""
@@ -72,6 +97,23 @@ class State:
         booked = self._by_pile.get(pile)
         return [self.get(Contract, key) for key in sorted(booked)] if booked else []
 
+    def listings_of(self, owner: str) -> list[Listing]:
+        """An owner's open listings, by id."""
+        return [self.get(Listing, key) for key in sorted(self._listings_by_owner.get(owner, ()))]
+
+    def listings_in(self, zone: str) -> list[Listing]:
+        """A zone's open listings, in no order that means anything."""
+        return [self.get(Listing, key) for key in self._listings_by_zone.get(zone, ())]
+
+    def bids_of(self, user: str) -> list[Bid]:
+        """A user's resting bids, by id."""
+        return [self.get(Bid, key) for key in sorted(self._bids_by_user.get(user, ()))]
+
+    def bids_in(self, zone: str, at_least_micro_per_kwh: int) -> list[Bid]:
+        """A zone's resting bids with at least this limit, in order of limit and id."""
+        by_limit = self._bids_by_limit.get(zone, [])
+        return [self.get(Bid, key) for _, key in by_limit[bisect_left(by_limit, (at_least_micro_per_kwh, b"")) :]]
+
     def zones_listed_by(self, owner: str) -> list[str]:
         """Zones in which an owner has open listings, in order."""
         return sorted(zone for zone, count in self._listed.get(owner, {}).items() if count)
@@ -83,17 +125,14 @@ class State:
             terms = self._terms[contract.id] = decode_terms(contract.terms)
         return terms
 
-    def due(self, time_ms: int) -> Iterator[Contract | Bid]:
-        """Contracts and bids whose deadline has passed, earliest first, ties by id. Each is given until it has moved on."""
+    def due(self, time_ms: int) -> Iterator[Contract | Bid | Listing | Zone]:
+        """What has a deadline that has passed, earliest first, ties by table and key; each until it has moved on."""
         while self._deadlines and self._deadlines[0][0] <= time_ms:
-            deadline_ms, key = heapq.heappop(self._deadlines)
-            self._scheduled.discard((deadline_ms, key))
-            contract = self.find(Contract, key)
-            if contract is not None and contract.deadline_ms == deadline_ms:
-                yield contract
-            bid = self.find(Bid, key)
-            if bid is not None and bid.expires_ms == deadline_ms:
-                yield bid
+            deadline_ms, table, key = scheduled = heapq.heappop(self._deadlines)
+            self._scheduled.discard(scheduled)
+            record = cast("Contract | Bid | Listing | Zone | None", self._tables[TABLES[table]].get(key))
+            if record is not None and _deadline_ms(record) == deadline_ms:
+                yield record
 
     def touched(self, kind: type[R]) -> list[R]:
         """Records of a table that were put since the last seal and still stand, in order of key."""
@@ -101,8 +140,10 @@ class State:
         return [cast("R", self._tables[kind][key]) for key in keys if key in self._tables[kind]]
 
     def next_deadline_ms(self) -> int | None:
-        """When the next deadline may pass (it may already be void), or None."""
-        return self._deadlines[0][0] if self._deadlines else None
+        """When the next deadline may pass (it may already be void), or the next epoch begin; None before genesis."""
+        epoch = self.find(Epoch, "epoch")
+        edges = [] if epoch is None else [epoch.next_edge_ms]
+        return min([*edges, self._deadlines[0][0]] if self._deadlines else edges, default=None)
 
     # --- writing -------------------------------------------------------------------------------------------------
 
@@ -138,7 +179,7 @@ class State:
             self._note(kind, key, after, before)
 
     def _note(self, kind: type[Record], key: Key, before: Record | None, after: Record | None) -> None:
-        self._changed[(kind, key)] = None
+        self._changed[kind, key] = None
         if kind is Account:
             self._add_to_totals(cast("str", key), before, after)
         elif kind is Contract:
@@ -147,6 +188,12 @@ class State:
             self._index_listing(cast("Listing | None", before), cast("Listing | None", after))
         elif kind is Bid:
             self._index_bid(cast("Bid | None", before), cast("Bid | None", after))
+        elif kind is Dispute:
+            self._owe_change(OBJECTIONS, "bond_micro", before, after)
+        elif kind is Withdrawal:
+            self._owe_change(WITHDRAWALS, "amount_micro", before, after)
+        elif kind is Zone and after is not None and cast("Zone", after).paused_until_ms:
+            self._schedule(after)
 
     def _add_to_totals(self, account: str, before: Record | None, after: Record | None) -> None:
         change = (cast("Account", after).balance_micro if after else 0) - (
@@ -156,50 +203,65 @@ class State:
         self.totals[kind] = self.totals.get(kind, 0) + change
 
     def _index_listing(self, before: Listing | None, after: Listing | None) -> None:
-        for listing, sign in ((before, -1), (after, 1)):
-            if listing is not None:
-                zones = self._listed.setdefault(listing.owner, {})
-                zones[listing.zone] = zones.get(listing.zone, 0) + sign
+        if before is None and after is not None:
+            self._list(after, 1)
+            self._schedule(after)
+        elif before is not None and after is None:
+            self._list(before, -1)
+
+    def _list(self, listing: Listing, sign: int) -> None:
+        zones = self._listed.setdefault(listing.owner, {})
+        zones[listing.zone] = zones.get(listing.zone, 0) + sign
+        _enter(self._listings_by_owner, listing.owner, listing.id, sign)
+        _enter(self._listings_by_zone, listing.zone, listing.id, sign)
 
     def _index_bid(self, before: Bid | None, after: Bid | None) -> None:
-        for bid, sign in ((before, -1), (after, 1)):
-            if bid is not None:
-                self._owe("E", sign * bid.hold_micro)
-        if after is not None:
-            self._schedule(after.expires_ms, after.id)
+        self._owe_change(ESCROWS, "hold_micro", before, after)
+        if before is None and after is not None:
+            _enter(self._bids_by_user, after.user, after.id, 1)
+            insort(self._bids_by_limit.setdefault(after.zone, []), (after.limit_micro_per_kwh, after.id))
+            self._schedule(after)
+        elif before is not None and after is None:
+            _enter(self._bids_by_user, before.user, before.id, -1)
+            by_limit = self._bids_by_limit[before.zone]
+            del by_limit[bisect_left(by_limit, (before.limit_micro_per_kwh, before.id))]
 
     def _index_contract(self, key: bytes, before: Contract | None, after: Contract | None) -> None:
         if before is None and after is not None:
-            self._book(self.terms_of(after), key, 1)
+            self._book(after, self.terms_of(after), 1)
         elif before is not None and after is None:
-            self._book(self.terms_of(before), key, -1)
+            self._book(before, self.terms_of(before), -1)
             del self._terms[key]
         if after is not None:
-            self._schedule(after.deadline_ms, key)
+            self._schedule(after)
 
-    def _book(self, terms: Terms, key: bytes, sign: int) -> None:
+    def _book(self, contract: Contract, terms: Terms, sign: int) -> None:
         """A contract comes or goes: its window on the pile, and what it says escrow, bonds and load must be."""
-        booked = self._by_pile.setdefault(terms.pile, {})
-        if sign > 0:
-            booked[key] = None
-        else:
-            del booked[key]
+        _enter(self._by_pile, terms.pile, contract.id, sign)
         escrow = contract_escrow_micro(terms)
-        self._owe("E", sign * escrow)
-        self._owe("B", sign * terms.bond_micro)
+        self._owe(ESCROWS, sign * escrow)
+        self._owe(BONDS, sign * terms.bond_micro)
         if terms.on_curve:
-            self._owe(f"load {terms.zone}", sign * terms.energy_wh)
-            self._owe(f"curve {terms.zone}", sign * escrow)
+            self.open_wh[terms.zone] = self.open_wh.get(terms.zone, 0) + sign * terms.energy_wh
+            anchor = contract.capacity_wh, terms.catalog_sell_micro_per_kwh
+            covered = self.covered.setdefault(terms.zone, {})
+            open_wh, escrow_micro = covered.get(anchor, (0, 0))
+            covered[anchor] = open_wh + sign * terms.energy_wh, escrow_micro + sign * escrow
+            if covered[anchor] == (0, 0):
+                del covered[anchor]
 
-    def _owe(self, what: str, change: int) -> None:
-        """E, B: micro in escrow and bonds; `load <zone>`: open curve Wh; `curve <zone>`: the escrow behind it, in micro."""
-        self.owed[what] = self.owed.get(what, 0) + change
+    def _owe_change(self, kind: str, field: str, before: Record | None, after: Record | None) -> None:
+        self._owe(kind, (getattr(after, field) if after else 0) - (getattr(before, field) if before else 0))
 
-    def _schedule(self, deadline_ms: int, key: bytes) -> None:
+    def _owe(self, kind: str, change: int) -> None:
+        self.owed[kind] = self.owed.get(kind, 0) + change
+
+    def _schedule(self, record: Record) -> None:
         """Note a deadline. A charging contract is put again with every proof; its deadline stands here once."""
-        if (deadline_ms, key) not in self._scheduled:
-            self._scheduled.add((deadline_ms, key))
-            heapq.heappush(self._deadlines, (deadline_ms, key))
+        entry = _deadline_ms(record), record.TABLE, record.key
+        if entry not in self._scheduled:
+            self._scheduled.add(entry)
+            heapq.heappush(self._deadlines, entry)
 
     # --- sealing a block -----------------------------------------------------------------------------------------
 
@@ -224,6 +286,22 @@ class State:
         return state
 
 
-def listings_of_zone(state: State, zone: str) -> list[Listing]:
-    """Open listings of a zone in order of id."""
-    return [listing for listing in state.each(Listing) if listing.zone == zone]
+def _enter(index: dict[str, dict[bytes, None]], name: str, key: bytes, sign: int) -> None:
+    """Add a key under a name, or take it away; a name without keys is not kept."""
+    keys = index.setdefault(name, {})
+    if sign > 0:
+        keys[key] = None
+        return
+    del keys[key]
+    if not keys:
+        del index[name]
+
+
+def _deadline_ms(record: Record) -> int:
+    if isinstance(record, Contract):
+        return record.deadline_ms
+    if isinstance(record, Bid):
+        return record.expires_ms
+    if isinstance(record, Listing):
+        return record.window_end_ms
+    return cast("Zone", record).paused_until_ms

@@ -21,7 +21,7 @@ blocks every later bid that overlaps it. So a booking costs at most one vain loo
 and what is answered never depends on the trees being complete: they only save looks.
 """
 
-from bisect import bisect_left, bisect_right, insort
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -201,9 +201,10 @@ class _Column:
         differing = before ^ after
         while differing >> len(self._slices):
             self._slices.append(0)
-        for bit in range(differing.bit_length()):
-            if differing >> bit & 1:
-                self._slices[bit] ^= offers
+        while differing:
+            lowest = differing & -differing
+            self._slices[lowest.bit_length() - 1] ^= offers
+            differing ^= lowest
 
 
 class _Ranked:
@@ -222,32 +223,34 @@ class _Ranked:
 
 
 class _Calendar:
-    """The windows booked on each pile, in order of time; none overlaps another."""
+    """The windows booked on each pile: their starts and their ends, both in order of time, since none overlaps another."""
 
     __slots__ = ("_booked", "_windows")
 
     def __init__(self, booked: Mapping[str, Sequence[tuple[int, int]]]) -> None:
         self._booked = booked
-        self._windows: dict[str, list[tuple[int, int]]] = {}
+        self._windows: dict[str, tuple[list[int], list[int]]] = {}
 
-    def _of(self, pile: str) -> list[tuple[int, int]]:
+    def _of(self, pile: str) -> tuple[list[int], list[int]]:
         windows = self._windows.get(pile)
         if windows is None:
-            windows = self._windows[pile] = sorted(self._booked.get(pile, ()))
+            booked = sorted(self._booked.get(pile, ()))
+            windows = self._windows[pile] = [start for start, _ in booked], [end for _, end in booked]
         return windows
 
     def blocking(self, pile: str, start_ms: int, end_ms: int) -> tuple[int, int] | None:
         """A booking of the pile that overlaps the window, or None: the last to begin before its end, if it ends too late."""
-        windows = self._of(pile)
-        place = bisect_left(windows, (end_ms,))
-        if place and windows[place - 1][1] > start_ms:
-            return windows[place - 1]
-        return None
+        starts, ends = self._of(pile)
+        place = bisect_left(starts, end_ms)
+        return (starts[place - 1], ends[place - 1]) if place and ends[place - 1] > start_ms else None
 
     def book(self, pile: str, start_ms: int, end_ms: int) -> None:
+        starts, ends = self._of(pile)
+        place = bisect_left(starts, end_ms)
         assert start_ms < end_ms
-        assert self.blocking(pile, start_ms, end_ms) is None
-        insort(self._of(pile), (start_ms, end_ms))
+        assert not place or ends[place - 1] <= start_ms
+        starts.insert(place, start_ms)
+        ends.insert(place, end_ms)
 
 
 class _KnownBookings:
@@ -257,9 +260,9 @@ class _KnownBookings:
     on, stand for the times at which windows of bids begin or end.
 
     - `_beginning`: a leaf has the offers with a booking that begins from its time on, before the next leaf's; a node has
-      those of all leaves below it. A range of leaves is read off the few nodes that make it up.
-    - `_covering`: a booking stands at the few nodes that make up the range of times in it. Which bookings cover a
-      time is read off its leaf and all nodes above.
+      those of all leaves below it. A range of leaves is read off the nodes that make it up, at most two of each level.
+    - `_covering`: a booking stands at the nodes that make up the range of times in it, at most two of each level. Which
+      bookings cover a time is read off its leaf and all nodes above.
     """
 
     __slots__ = ("_beginning", "_covering", "_size", "_times_ms")
@@ -277,42 +280,52 @@ class _KnownBookings:
         last = bisect_right(self._times_ms, end_ms) - 1
         if first == self._size or self._times_ms[first] >= end_ms:
             return 0  # no time that we know of lies in the window
-        booked = 0
-        for node in self._path(first):
-            booked |= self._covering[node]
-        for node in self._making_up(first, last):
-            booked |= self._beginning[node]
-        return booked
+        return self._covering_time(first) | self._beginning_within(first, last)
 
     def learn(self, offers: int, start_ms: int, end_ms: int) -> None:
         """Note a booking on the pile that all these offers are of."""
         place = bisect_right(self._times_ms, start_ms) - 1
-        if place >= 0:  # a window that overlaps a booking which begins before all times is covered from its beginning
-            for node in self._path(place):
-                self._beginning[node] |= offers
-        first, last = bisect_left(self._times_ms, start_ms), bisect_left(self._times_ms, end_ms)
-        for node in self._making_up(first, last):
-            self._covering[node] |= offers
+        if place >= 0:  # else it begins before all windows, and those that it overlaps it covers from their beginning
+            self._note_beginning(offers, place)
+        self._note_covering(offers, bisect_left(self._times_ms, start_ms), bisect_left(self._times_ms, end_ms))
 
-    def _path(self, place: int) -> Iterator[int]:
-        """The leaf of a time and all nodes above it."""
-        node = place + self._size
-        while node:
-            yield node
+    def _note_beginning(self, offers: int, place: int) -> None:
+        beginning, node = self._beginning, place + self._size
+        while node and not beginning[node] & offers:  # where they are noted, they are noted in all nodes above
+            beginning[node] |= offers
             node >>= 1
 
-    def _making_up(self, first: int, last: int) -> Iterator[int]:
-        """The nodes whose leaves together are those from `first` to before `last`, at most two of each level."""
-        low, high = first + self._size, last + self._size
+    def _beginning_within(self, first: int, last: int) -> int:
+        beginning, low, high, found = self._beginning, first + self._size, last + self._size, 0
         while low < high:
             if low & 1:
-                yield low
+                found |= beginning[low]
                 low += 1
             if high & 1:
                 high -= 1
-                yield high
+                found |= beginning[high]
             low >>= 1
             high >>= 1
+        return found
+
+    def _note_covering(self, offers: int, first: int, last: int) -> None:
+        covering, low, high = self._covering, first + self._size, last + self._size
+        while low < high:
+            if low & 1:
+                covering[low] |= offers
+                low += 1
+            if high & 1:
+                high -= 1
+                covering[high] |= offers
+            low >>= 1
+            high >>= 1
+
+    def _covering_time(self, place: int) -> int:
+        covering, node, found = self._covering, place + self._size, 0
+        while node:
+            found |= covering[node]
+            node >>= 1
+        return found
 
 
 def _grouped(names: Iterable[str]) -> dict[str, list[int]]:

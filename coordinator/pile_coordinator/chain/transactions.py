@@ -7,8 +7,9 @@ An order's id (bid or listing) is the SHA-256 of its transaction's bytes, so it 
 from dataclasses import dataclass, fields
 from typing import ClassVar
 
-from pile_coordinator.chain.records import ROLES
+from pile_coordinator.chain.records import EV_OWNER, GRID, OPERATOR, PILE_OWNER, ROLES, THIRD_PARTY
 from pile_coordinator.chain.rejections import Rejection
+from pile_coordinator.chain.settlement import CAUSE_PILE, CAUSE_USER
 from pile_shared import cose
 from pile_shared.codec import decode, encode
 from pile_shared.errors import PilechainError
@@ -18,6 +19,7 @@ from pile_shared.topics import PARTY_LEVEL
 from pile_shared.units import (
     LOT_WH,
     MAX_AMOUNT_MICRO,
+    MAX_ENERGY_WH,
     MAX_POWER_W,
     MAX_PRICE_MICRO_PER_KWH,
     MAX_TIME_MS,
@@ -31,7 +33,16 @@ MAX_TX_BYTES = 65_000  # COSE payload lengths have 16 bits here; a batch of 256 
 MAX_BATCH_PROOFS = 256
 MAX_VALIDITY_BLOCKS = 100_000
 MAX_ORDER_WH = 1_000_000  # 1 MWh: a lorry depot's night, and it keeps every product inside 64 bits
+MAX_CATALOG_MICRO_PER_KWH = MAX_PRICE_MICRO_PER_KWH // 1000  # 1,000 of the currency; leaves room for the curve above it
+MAX_PERIODS = 24
+MAX_STOP_BYTES = 1024
 AT_MARKET = -1
+
+GROUND_ENERGY, GROUND_CAUSE = "energy", "cause"
+GROUNDS = (GROUND_ENERGY, GROUND_CAUSE)
+
+_ADMITTING = (GRID, OPERATOR)
+_TRADING = (PILE_OWNER, EV_OWNER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +61,7 @@ class RegisterParty(Body):
     """An operator admits a party with its key."""
 
     TYPE: ClassVar[str] = "register-party"
-    ROLES: ClassVar[tuple[str, ...]] = ("grid", "operator")
+    ROLES: ClassVar[tuple[str, ...]] = _ADMITTING
     id: str
     role: str
     public: bytes
@@ -64,11 +75,52 @@ class RegisterParty(Body):
 
 
 @dataclass(frozen=True, slots=True)
+class RotateKey(Body):
+    """A party changes its own key; signed with the old one."""
+
+    TYPE: ClassVar[str] = "rotate-key"
+    ROLES: ClassVar[tuple[str, ...]] = ROLES
+    public: bytes
+
+    def check(self) -> None:
+        """The key."""
+        check_bytes("public", self.public, cose.PUBLIC_BYTES, cose.PUBLIC_BYTES)
+
+
+@dataclass(frozen=True, slots=True)
+class RevokeKey(Body):
+    """A key is lost or stolen: it is good for nothing from now on."""
+
+    TYPE: ClassVar[str] = "revoke-key"
+    ROLES: ClassVar[tuple[str, ...]] = ROLES
+    party: str
+
+    def check(self) -> None:
+        """The party."""
+        check_id("party", self.party)
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreKey(Body):
+    """One of the two words, of a grid and of an operator party, that give a party a new key after its old one was revoked."""
+
+    TYPE: ClassVar[str] = "restore-key"
+    ROLES: ClassVar[tuple[str, ...]] = _ADMITTING
+    party: str
+    public: bytes
+
+    def check(self) -> None:
+        """Party and key."""
+        check_id("party", self.party)
+        check_bytes("public", self.public, cose.PUBLIC_BYTES, cose.PUBLIC_BYTES)
+
+
+@dataclass(frozen=True, slots=True)
 class RegisterPile(Body):
     """An operator admits an owner's pile after seeing its key fingerprint and meter."""
 
     TYPE: ClassVar[str] = "register-pile"
-    ROLES: ClassVar[tuple[str, ...]] = ("grid", "operator")
+    ROLES: ClassVar[tuple[str, ...]] = _ADMITTING
     id: str
     owner: str
     public: bytes
@@ -91,11 +143,24 @@ class RegisterPile(Body):
 
 
 @dataclass(frozen=True, slots=True)
+class RetirePile(Body):
+    """A pile is gone for good. Its id and key are never used again."""
+
+    TYPE: ClassVar[str] = "retire-pile"
+    ROLES: ClassVar[tuple[str, ...]] = (GRID, OPERATOR, PILE_OWNER)
+    pile: str
+
+    def check(self) -> None:
+        """The pile."""
+        check_id("pile", self.pile)
+
+
+@dataclass(frozen=True, slots=True)
 class Deposit(Body):
     """The treasury books money that arrived outside, once per payment reference."""
 
     TYPE: ClassVar[str] = "deposit"
-    ROLES: ClassVar[tuple[str, ...]] = ("grid", "operator")
+    ROLES: ClassVar[tuple[str, ...]] = _ADMITTING
     party: str
     amount_micro: int
     reference: str
@@ -108,16 +173,104 @@ class Deposit(Body):
 
 
 @dataclass(frozen=True, slots=True)
+class Withdraw(Body):
+    """A party asks for its money to be paid out; the transaction's id names the withdrawal."""
+
+    TYPE: ClassVar[str] = "withdraw"
+    ROLES: ClassVar[tuple[str, ...]] = ROLES
+    amount_micro: int
+    destination: str  # for the treasury: a bank account, a payment provider's customer number
+
+    def check(self) -> None:
+        """Amount and destination."""
+        check_int("amount_micro", self.amount_micro, 1, MAX_AMOUNT_MICRO)
+        check_text("destination", self.destination, 64)
+
+
+@dataclass(frozen=True, slots=True)
+class PayOut(Body):
+    """The treasury has paid a withdrawal."""
+
+    TYPE: ClassVar[str] = "pay-out"
+    ROLES: ClassVar[tuple[str, ...]] = _ADMITTING
+    withdrawal: bytes
+    reference: str
+
+    def check(self) -> None:
+        """Withdrawal and reference."""
+        check_bytes("withdrawal", self.withdrawal, 32, 32)
+        check_text("reference", self.reference, 64)
+
+
+@dataclass(frozen=True, slots=True)
+class RefuseWithdrawal(Body):
+    """The treasury could not pay a withdrawal."""
+
+    TYPE: ClassVar[str] = "refuse-withdrawal"
+    ROLES: ClassVar[tuple[str, ...]] = _ADMITTING
+    withdrawal: bytes
+    reason: str
+
+    def check(self) -> None:
+        """Withdrawal and reason."""
+        check_bytes("withdrawal", self.withdrawal, 32, 32)
+        check_text("reason", self.reason, 200)
+
+
+@dataclass(frozen=True, slots=True)
+class CollectFees(Body):
+    """The treasury moves collected fees to a grid or operator party."""
+
+    TYPE: ClassVar[str] = "collect-fees"
+    ROLES: ClassVar[tuple[str, ...]] = _ADMITTING
+    party: str
+    amount_micro: int
+
+    def check(self) -> None:
+        """Party and amount."""
+        check_id("party", self.party)
+        check_int("amount_micro", self.amount_micro, 1, MAX_AMOUNT_MICRO)
+
+
+@dataclass(frozen=True, slots=True)
+class SetTariff(Body):
+    """The grid announces its catalog prices; see records.Tariff for the periods."""
+
+    TYPE: ClassVar[str] = "set-tariff"
+    ROLES: ClassVar[tuple[str, ...]] = (GRID,)
+    from_ms: int
+    utc_offset_minutes: int
+    periods: list[list[int | str]]
+
+    def check(self) -> None:
+        """Time, offset, and periods that cover the day and never buy dearer than they sell."""
+        check_int("from_ms", self.from_ms, 0, MAX_TIME_MS)
+        check_int("utc_offset_minutes", self.utc_offset_minutes, -720, 840)
+        if not isinstance(self.periods, list) or not 1 <= len(self.periods) <= MAX_PERIODS:
+            raise Rejection("bounds", f"periods must be 1 to {MAX_PERIODS} periods")
+        earliest = 0
+        for i, period in enumerate(self.periods):
+            if not isinstance(period, list) or len(period) != 4:
+                raise Rejection("bounds", "a period is [from minute, name, selling price, buying price]")
+            from_minute, name, sell, buy = period
+            earliest = check_int("from minute of the period", from_minute, earliest, 1439 if i else 0) + 1
+            check_id("name of the period", name)
+            top = check_int("selling price", sell, 1, MAX_CATALOG_MICRO_PER_KWH)
+            check_int("buying price", buy, 0, top)
+
+
+@dataclass(frozen=True, slots=True)
 class List(Body):
     """An owner offers a pile in a window, at an ask price or at market (ask -1)."""
 
     TYPE: ClassVar[str] = "list"
-    ROLES: ClassVar[tuple[str, ...]] = ("pile-owner",)
+    ROLES: ClassVar[tuple[str, ...]] = (PILE_OWNER,)
     pile: str
     window_start_ms: int
     window_end_ms: int
     energy_wh: int
     ask_micro_per_kwh: int
+    explicit: bool
 
     def check(self) -> None:
         """Pile, window, energy and price."""
@@ -126,6 +279,7 @@ class List(Body):
         check_int("window_end_ms", self.window_end_ms, 0, MAX_TIME_MS)
         check_int("energy_wh", self.energy_wh, LOT_WH, 1000 * MAX_ORDER_WH)
         check_int("ask_micro_per_kwh", self.ask_micro_per_kwh, AT_MARKET, MAX_PRICE_MICRO_PER_KWH)
+        _check_bool("explicit", self.explicit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +287,7 @@ class Unlist(Body):
     """An owner withdraws a listing; contracts made from it stand."""
 
     TYPE: ClassVar[str] = "unlist"
-    ROLES: ClassVar[tuple[str, ...]] = ("pile-owner",)
+    ROLES: ClassVar[tuple[str, ...]] = (PILE_OWNER,)
     listing: bytes
 
     def check(self) -> None:
@@ -146,7 +300,7 @@ class PlaceBid(Body):
     """A user asks for energy: at market (limit is the slippage cap, lives one block) or price-limited (rests)."""
 
     TYPE: ClassVar[str] = "bid"
-    ROLES: ClassVar[tuple[str, ...]] = ("ev-owner",)
+    ROLES: ClassVar[tuple[str, ...]] = (EV_OWNER,)
     zone: str
     pile: str
     energy_wh: int
@@ -155,6 +309,8 @@ class PlaceBid(Body):
     limit_micro_per_kwh: int
     market: bool
     expires_ms: int
+    divisible: bool
+    explicit: bool
 
     def check(self) -> None:
         """Zone, pile, energy, window, price and expiry."""
@@ -165,9 +321,9 @@ class PlaceBid(Body):
         check_int("window_start_ms", self.window_start_ms, 0, MAX_TIME_MS)
         check_int("window_end_ms", self.window_end_ms, 0, MAX_TIME_MS)
         check_int("limit_micro_per_kwh", self.limit_micro_per_kwh, 1, MAX_PRICE_MICRO_PER_KWH)
-        if not isinstance(self.market, bool):
-            raise Rejection("bounds", "market must be true or false")
         check_int("expires_ms", self.expires_ms, 0, MAX_TIME_MS)
+        for name in ("market", "divisible", "explicit"):
+            _check_bool(name, getattr(self, name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +331,7 @@ class CancelBid(Body):
     """A user withdraws a resting bid."""
 
     TYPE: ClassVar[str] = "cancel"
-    ROLES: ClassVar[tuple[str, ...]] = ("ev-owner",)
+    ROLES: ClassVar[tuple[str, ...]] = (EV_OWNER,)
     bid: bytes
 
     def check(self) -> None:
@@ -184,11 +340,37 @@ class CancelBid(Body):
 
 
 @dataclass(frozen=True, slots=True)
+class Sign(Body):
+    """A party signs a proposed contract: its id is the hash of its terms."""
+
+    TYPE: ClassVar[str] = "sign"
+    ROLES: ClassVar[tuple[str, ...]] = _TRADING
+    contract: bytes
+
+    def check(self) -> None:
+        """The id."""
+        check_bytes("contract", self.contract, 32, 32)
+
+
+@dataclass(frozen=True, slots=True)
+class CancelContract(Body):
+    """A party calls off a contract that has not begun."""
+
+    TYPE: ClassVar[str] = "cancel-contract"
+    ROLES: ClassVar[tuple[str, ...]] = _TRADING
+    contract: bytes
+
+    def check(self) -> None:
+        """The id."""
+        check_bytes("contract", self.contract, 32, 32)
+
+
+@dataclass(frozen=True, slots=True)
 class SubmitProofs(Body):
     """The preprocessor hands in metering proofs (paper section 3, "The Preprocessing of the Block")."""
 
     TYPE: ClassVar[str] = "proofs"
-    ROLES: ClassVar[tuple[str, ...]] = ("grid", "operator")
+    ROLES: ClassVar[tuple[str, ...]] = _ADMITTING
     proofs: list[bytes]
 
     def check(self) -> None:
@@ -204,7 +386,7 @@ class Confirm(Body):
     """A party of a contract signs its settlement."""
 
     TYPE: ClassVar[str] = "confirm"
-    ROLES: ClassVar[tuple[str, ...]] = ("pile-owner", "ev-owner")
+    ROLES: ClassVar[tuple[str, ...]] = _TRADING
     contract: bytes
     digest: bytes
 
@@ -214,10 +396,71 @@ class Confirm(Body):
         check_bytes("digest", self.digest, 32, 32)
 
 
-BODIES: dict[str, type[Body]] = {
-    kind.TYPE: kind
-    for kind in (RegisterParty, RegisterPile, Deposit, List, Unlist, PlaceBid, CancelBid, SubmitProofs, Confirm)
-}
+@dataclass(frozen=True, slots=True)
+class Object(Body):
+    """A party disputes the settlement of a measured contract."""
+
+    TYPE: ClassVar[str] = "object"
+    ROLES: ClassVar[tuple[str, ...]] = _TRADING
+    contract: bytes
+    ground: str
+    claimed_wh: int
+    text: str
+
+    def check(self) -> None:
+        """Contract, ground, claim and a sentence for the arbiters."""
+        check_bytes("contract", self.contract, 32, 32)
+        if self.ground not in GROUNDS:
+            raise Rejection("bounds", f"ground must be {' or '.join(GROUNDS)}")
+        check_int("claimed_wh", self.claimed_wh, 0, MAX_ENERGY_WH)
+        check_text("text", self.text, 200)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer(Body):
+    """An owner answers a disputed cause with the stop command that the user signed."""
+
+    TYPE: ClassVar[str] = "answer"
+    ROLES: ClassVar[tuple[str, ...]] = (PILE_OWNER,)
+    contract: bytes
+    stop: bytes
+
+    def check(self) -> None:
+        """Contract and command."""
+        check_bytes("contract", self.contract, 32, 32)
+        check_bytes("stop", self.stop, 1, MAX_STOP_BYTES)
+
+
+@dataclass(frozen=True, slots=True)
+class Rule(Body):
+    """An arbiter says what was metered and who caused the deviation."""
+
+    TYPE: ClassVar[str] = "rule"
+    ROLES: ClassVar[tuple[str, ...]] = (THIRD_PARTY,)
+    contract: bytes
+    measured_wh: int
+    cause: str
+
+    def check(self) -> None:
+        """Contract, energy and cause."""
+        check_bytes("contract", self.contract, 32, 32)
+        check_int("measured_wh", self.measured_wh, 0, MAX_ENERGY_WH)
+        if self.cause not in (CAUSE_USER, CAUSE_PILE):
+            raise Rejection("bounds", f"cause must be {CAUSE_USER} or {CAUSE_PILE}")
+
+
+_KINDS: tuple[type[Body], ...] = (
+    RegisterParty, RotateKey, RevokeKey, RestoreKey, RegisterPile, RetirePile, Deposit, Withdraw, PayOut, RefuseWithdrawal,
+    CollectFees, SetTariff, List, Unlist, PlaceBid, CancelBid, Sign, CancelContract, SubmitProofs, Confirm, Object, Answer,
+    Rule,
+)  # fmt: skip
+BODIES: dict[str, type[Body]] = {kind.TYPE: kind for kind in _KINDS}
+_FIELDS = {kind: tuple(field.name for field in fields(kind)) for kind in _KINDS}
+
+
+def _check_bool(name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise Rejection("bounds", f"{name} must be true or false")
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +480,7 @@ def sign_transaction(
     signer: cose.SoftwareSigner, chain_id: str, sender: str, sequence: int, valid_until_height: int, body: Body
 ) -> bytes:
     """The bytes of a transaction."""
-    values = [getattr(body, field.name) for field in fields(body)]
+    values = [getattr(body, name) for name in _FIELDS[type(body)]]
     payload = encode([chain_id, body.TYPE, sender, sequence, valid_until_height, values])
     return cose.sign1(payload, signer, cose.purpose(cose.TRANSACTION, chain_id))
 
@@ -259,8 +502,8 @@ def decode_transaction(data: bytes) -> Transaction:
     body_type = BODIES.get(kind)
     if body_type is None:
         raise Rejection("unknown_type", f"no transaction type {kind[:32]!r}")
-    if len(values) != len(fields(body_type)):
-        raise Rejection("malformed", f"{kind} has {len(fields(body_type))} fields")
+    if len(values) != len(_FIELDS[body_type]):
+        raise Rejection("malformed", f"{kind} has {len(_FIELDS[body_type])} fields")
     body = body_type(*values)
     try:
         check_int("sequence", sequence, 1, (1 << 53) - 1)
