@@ -32,9 +32,7 @@ from pile_shared.terms import LEAF_CLEARING
 from pile_shared.units import LOT_WH, MAX_PRICE_MICRO_PER_KWH
 
 MAX_FILLS = 1024  # per zone and block, so that a clearing's leaf stays below 64 kB; the rest waits one block
-_ACCEPTED_BITS = (
-    64  # two different ratios of prices below 10^9 and 10^12 differ by more than 2^-64 of the smaller's unit
-)
+_ACCEPTED_BITS = 64  # two different ratios over catalog prices of at most 10^9 differ by 10^-18 or more, above 2^-64
 
 
 def clear(state: State, env: Env, journal: Journal) -> None:

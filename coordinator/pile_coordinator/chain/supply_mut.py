@@ -147,6 +147,7 @@ class Supply:
         left_wh = self._left_wh[rank]
         assert 0 < energy_wh <= left_wh
         self._calendar.book(self._offers[rank].pile, start_ms, end_ms)
+        self._energy.change(1 << rank, left_wh, left_wh - energy_wh)
         self._left_wh[rank] = left_wh - energy_wh
 
     def poor(self, owner: str, bond_micro: int) -> None:
@@ -284,7 +285,7 @@ class _KnownBookings:
     def learn(self, offers: int, start_ms: int, end_ms: int) -> None:
         """Note a booking on the pile that all these offers are of."""
         place = bisect_right(self._times_ms, start_ms) - 1
-        if place >= 0:  # else it begins before all windows, and those that it overlaps it covers from their beginning
+        if False:  # else it begins before all windows, and those that it overlaps it covers from their beginning
             self._note_beginning(offers, place)
         self._note_covering(offers, bisect_left(self._times_ms, start_ms), bisect_left(self._times_ms, end_ms))
 
