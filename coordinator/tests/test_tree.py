@@ -1,6 +1,7 @@
 """The state tree: its root against a second, recursive one; proofs of what is there and of what is not."""
 
 import random
+from dataclasses import replace
 from hashlib import sha256
 
 import pytest
@@ -275,3 +276,14 @@ def test_a_bucket_too_full_to_prove_is_said(monkeypatch: pytest.MonkeyPatch) -> 
     assert len(built.prove(CROWD[0]).rows) == 14 * 64
     with pytest.raises(BoundsError, match="rows"):
         built.prove(next(key for key in neighbours(6, 16) if key not in CROWD))
+
+
+def test_a_balance_can_be_proven_from_the_state_root() -> None:
+    market = Market()
+    account = market.state.get(Account, "P:user-1")
+    proof = market.state.prove(Account, account.name)
+    assert verify_proof(market.root, store_key(Account, account.name), account.encoded(), proof)
+    richer = replace(account, balance_micro=account.balance_micro + 1)
+    assert not verify_proof(market.root, store_key(Account, account.name), richer.encoded(), proof)
+    nobody = market.state.prove(Account, "P:nobody")
+    assert verify_proof(market.root, store_key(Account, "P:nobody"), None, nobody)

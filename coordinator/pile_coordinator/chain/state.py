@@ -26,7 +26,7 @@ from pile_coordinator.chain.records import (
     Zone,
 )
 from pile_coordinator.chain.settlement import contract_escrow_micro
-from pile_coordinator.chain.tree import StateTree
+from pile_coordinator.chain.tree import StateProof, StateTree
 from pile_shared.codec import decode, encode
 from pile_shared.terms import Terms, decode_terms
 
@@ -275,6 +275,10 @@ class State:
         self._undo.clear()
         self._changed.clear()
         return self._tree.update(changes), changes
+
+    def prove(self, kind: type[Record], key: Key) -> StateProof:
+        """Proof of what stands (or that nothing stands) under a key after the last sealed block; see tree.verify_proof."""
+        return self._tree.prove(store_key(kind, key))
 
     @classmethod
     def load(cls, rows: Iterable[tuple[bytes, bytes]]) -> "State":
