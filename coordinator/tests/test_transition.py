@@ -38,22 +38,31 @@ def test_anything_but_a_rejection_stops_the_block(monkeypatch: pytest.MonkeyPatc
     def broken(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(transition, "_deposit", broken)
+    monkeypatch.setitem(transition._CARRY_OUT, Deposit, broken)
     with pytest.raises(ZeroDivisionError):
         apply_block(market.state, market.env(), [market.tx("grid", Deposit("user-1", 5, "a"))])
 
 
-def test_a_rejection_takes_back_leaves_and_receipts_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rejection_takes_back_all_that_its_transaction_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an accepted transaction of the same block noted before it stays."""
     market = Market()
+    kept: list[Journal] = []
 
-    def leaky(state: object, env: object, journal: Journal, tx: object) -> None:
-        journal.leaves.append(b"leaf")
-        journal.receipts["pile-1"] = None
-        raise Rejection("funds", "after the fact")
+    def leaky(state: object, env: object, journal: Journal, tx: object, body: Deposit) -> None:
+        journal.leaves.append(body.reference.encode())
+        journal.receipts[f"pile-{body.reference}"] = None
+        journal.closed.append(body.reference.encode())
+        journal.metered.append((b"", 0, 0, 0, 0))
+        kept.append(journal)
+        if body.reference == "2":
+            raise Rejection("funds", "after the fact")
 
-    monkeypatch.setattr(transition, "_run", leaky)
-    outcome = market.block(market.tx("grid", Deposit("user-1", 5, "a")))
-    assert [leaf_of(leaf)[0] for leaf in outcome.leaves] == [LEAF_RESULT]
+    monkeypatch.setitem(transition._CARRY_OUT, Deposit, leaky)
+    journal, at = Journal(), market.sequences["grid"]
+    for number in (1, 2):
+        data = market.tx("grid", Deposit("user-1", 5, str(number)), sequence=at + number)
+        transition.apply_tx(market.state, market.env(), journal, data)
+    assert (len(kept), journal) == (2, Journal([b"1"], {"pile-1": None}, [b"1"], [(b"", 0, 0, 0, 0)]))
 
 
 def test_a_rejection_midway_takes_back_what_its_transaction_did_but_not_its_neighbours() -> None:

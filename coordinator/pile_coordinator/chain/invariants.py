@@ -11,6 +11,8 @@ from pile_coordinator.chain.records import Account, Bid, Contract, Dispute, List
 from pile_coordinator.chain.rejections import BrokenInvariantError
 from pile_coordinator.chain.state import State
 
+MAX_NAMED = 8  # accounts or orders in one message
+
 
 def check(state: State, journal: Journal) -> None:
     """Invariants 1 to 8, from running totals and for what this block touched.
@@ -20,7 +22,7 @@ def check(state: State, journal: Journal) -> None:
     broken = _broken_total(state)
     if broken:
         _recount(state)
-        raise BrokenInvariantError(broken)
+        raise BrokenInvariantError(f"{broken}; {_suspects(state, journal)}")
     for account in state.touched(Account):
         _check_overdraft(state, account)
     _check_closed(state, journal)
@@ -53,6 +55,20 @@ def _broken_total(state: State) -> str:
     return ""
 
 
+def _suspects(state: State, journal: Journal) -> str:
+    """Of a total that no single record contradicts: what this block touched, for only that can have broken it."""
+    moved = _some([account.name for account in state.touched(Account)])
+    changed = _some([contract.id.hex() for contract in state.touched(Contract)])
+    closed = _some([order.hex() for order in journal.closed])
+    return f"this block moved accounts {moved}, changed contracts {changed} and closed orders {closed}"
+
+
+def _some(names: list[str]) -> str:
+    """Names for a message, the first MAX_NAMED of them."""
+    more = [f"and {len(names) - MAX_NAMED} more"] if len(names) > MAX_NAMED else []
+    return ", ".join([*names[:MAX_NAMED], *more]) or "(none)"
+
+
 def _check_overdraft(state: State, account: Account) -> None:
     may_owe = {accounts.OUTSIDE, accounts.party_account(state.params.grid)}
     if account.balance_micro < 0 and account.name not in may_owe:
@@ -83,7 +99,10 @@ def _check_energy(state: State, journal: Journal) -> None:
     tally = state.get(Tally, "tally")
     parts = tally.contracted_wh + tally.grid_wh + tally.unpaid_wh
     if tally.metered_wh != parts:
-        raise BrokenInvariantError(f"{tally.metered_wh} Wh were metered in all, the parts sum to {parts} Wh")
+        settled = _some([contract.hex() for contract, *_ in journal.metered])
+        raise BrokenInvariantError(
+            f"{tally.metered_wh} Wh were metered in all, the parts sum to {parts} Wh; this block settled {settled}"
+        )
 
 
 def _check_proofs(pile: Pile) -> None:
