@@ -7,7 +7,7 @@ and indexes that keep each block's cost proportional to what it touches.
 
 import heapq
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar, cast
 
 from pile_coordinator.chain.accounts import BONDS, ESCROWS, OBJECTIONS, WITHDRAWALS, kind_of
@@ -33,6 +33,7 @@ from pile_shared.terms import Terms, decode_terms
 MAX_RECORD_BYTES = 8192  # the largest is a dispute with its rulings
 
 R = TypeVar("R", bound=Record)
+T = TypeVar("T")
 
 
 def store_key(kind: type[Record], key: Key) -> bytes:
@@ -177,6 +178,19 @@ class State:
             else:
                 table[key] = before
             self._note(kind, key, after, before)
+
+    def dry_run(self, act: Callable[[], T]) -> T:
+        """What `act` returns or raises; whatever it puts, drops and lets fall due is as if it had not been.
+
+        Unlike after `roll_back`, nothing is left to write or to look at when its time comes: a question costs no block.
+        """
+        mark, changed = self.mark(), dict(self._changed)
+        deadlines, scheduled = list(self._deadlines), set(self._scheduled)
+        try:
+            return act()
+        finally:
+            self.roll_back(mark)
+            self._changed, self._deadlines, self._scheduled = changed, deadlines, scheduled
 
     def _note(self, kind: type[Record], key: Key, before: Record | None, after: Record | None) -> None:
         self._changed[kind, key] = None

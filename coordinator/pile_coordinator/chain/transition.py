@@ -79,6 +79,26 @@ def check_tx(state: State, env: Env, data: bytes) -> Transaction:
     return tx
 
 
+def preview(
+    state: State, env: Env, tx: Transaction, what_if: Callable[[State], object] = lambda _: None
+) -> list[bytes]:
+    """The events of a block with this one transaction in it, taken as well signed and in turn; the state stays as it is.
+
+    `what_if` may look at the state or change it before the transaction. Rejection if the transaction would be refused.
+    """
+
+    def act() -> list[bytes]:
+        journal = Journal()
+        epochs.cross_edge(state, env, journal)
+        _run_deadlines(state, env, journal)
+        what_if(state)
+        _CARRY_OUT[type(tx.body)](state, env, journal, tx, tx.body)
+        clear(state, env, journal)
+        return journal.leaves
+
+    return state.dry_run(act)
+
+
 def authenticate(state: State, env: Env, tx: Transaction, *, waiting: bool = False) -> Party:
     """The sender, if this transaction is theirs to send now. A waiting one may be ahead of its turn, not behind."""
     if tx.chain_id != env.chain_id:
