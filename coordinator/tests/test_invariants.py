@@ -584,9 +584,13 @@ def test_a_recount_finds_it_even_if_the_block_did_not_look(
     story(market)
     monkeypatch.setattr(transition, "invariants", SimpleNamespace(check=lambda *_: None))
     with pytest.raises(BrokenInvariantError):
-        apply_block(market.state, market.env(), market.queue)
-        market.seal()
-        check_in_full(market.state)
+        block_then_recount(market)
+
+
+def block_then_recount(market: Market) -> None:
+    apply_block(market.state, market.env(), market.queue)
+    market.seal()
+    check_in_full(market.state)
 
 
 def test_a_message_names_the_first_few_of_many() -> None:
