@@ -7,22 +7,39 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import entry_points, version
 from pathlib import Path
+from typing import NoReturn
 
 from rich.console import Console
 from rich.table import Table
 
-from pile_coordinator import wallet_cli
+from pile_coordinator.amounts import money
 from pile_coordinator.config import load_config, load_genesis
 from pile_coordinator.service import Coordinator
 from pile_coordinator.verify import Verified, VerifyError, verify_order
+from pile_coordinator.wallet_cli import command as wallet
 from pile_shared.errors import ConfigError, PilechainError
 
 EXIT_FAILED, EXIT_USAGE = 1, 2
 
 
+class _Parser(argparse.ArgumentParser):
+    """Tells a wrong call as JSON to whom asked for JSON."""
+
+    wants_json = False
+
+    def error(self, message: str) -> NoReturn:
+        """End with status 2."""
+        if _Parser.wants_json:
+            wallet.tell("usage", f"{self.prog}: {message}", as_json=True)
+            self.exit(EXIT_USAGE)
+        super().error(message)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; the exit status is 0, 1 if the thing asked for failed, 2 if it was asked wrongly."""
-    options = _parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    _Parser.wants_json = "--json" in words
+    options = _parser().parse_args(words)
     try:
         status: int = options.run(options)
     except ConfigError as error:
@@ -37,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = _Parser(
         prog="pilechain",
         description="Settle charging on shared private piles: signed meter readings become money both sides can recompute.",
         epilog="Start with: pilechain demo",
@@ -45,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"pilechain {version('pilechain')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_run(commands)
-    wallet_cli.add_command(commands)
+    wallet.add_command(commands)
     _add_verify(commands)
     for entry in entry_points(group="pilechain.commands"):
         entry.load()(commands)
@@ -143,12 +160,6 @@ def _print_verified(console: Console, path: Path, verified: Verified, currency: 
         row = (f"  {names[posting.debit]}", "->", names[posting.credit], f"{money(posting.amount_micro)} {currency}")
         table.add_row(*row)
     console.print(table)
-
-
-def money(amount_micro: int) -> str:
-    """An amount or price with its six decimals."""
-    sign = "-" if amount_micro < 0 else ""
-    return f"{sign}{abs(amount_micro) // 1_000_000}.{abs(amount_micro) % 1_000_000:06d}"
 
 
 if __name__ == "__main__":

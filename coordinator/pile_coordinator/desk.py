@@ -1,25 +1,49 @@
-"""Answers to parties' signed questions: their account and orders, a price before an order, an order's certificate.
+"""Answers to parties' signed questions: their account, orders and contracts, prices before an order, what waits for them.
 
 A query is a COSE_Sign1 over `[party, nonce, question, arguments]`; the answer repeats the nonce. Only a party itself can
-ask about its own account and orders; prices are everybody's.
+ask about its own account and orders; prices are everybody's. Every answer is bounded: lists by MAX_LISTED rows.
 """
 
 import sqlite3
+from collections.abc import Callable
+from dataclasses import fields, replace
+from itertools import islice
 from typing import cast
 
-from pile_coordinator.chain import contracts, settlement
+from pile_coordinator.chain import settlement, tariff
 from pile_coordinator.chain.accounts import FEES, party_account
-from pile_coordinator.chain.records import Bid, Contract, Listing, Party, Zone
+from pile_coordinator.chain.epochs import EPOCH
+from pile_coordinator.chain.records import (
+    DISPUTED,
+    GRID,
+    MEASURED,
+    PROPOSED,
+    THIRD_PARTY,
+    Bid,
+    Contract,
+    Dispute,
+    Epoch,
+    Listing,
+    Party,
+    Tariff,
+    Withdrawal,
+)
+from pile_coordinator.chain.settlement import Statement, decode_statement
+from pile_coordinator.chain.transactions import PlaceBid
 from pile_coordinator.engines.solo import SoloEngine
 from pile_coordinator.evidence import queries
+from pile_coordinator.quote import Quote, quote
+from pile_coordinator.stops import KeptStops
 from pile_shared import cose
 from pile_shared.codec import array, decode
 from pile_shared.errors import PilechainError
-from pile_shared.units import check_bytes, check_id, check_int
+from pile_shared.platform import sha256
+from pile_shared.units import check_bytes
 
 MAX_QUERY_BYTES = 1024
-MAX_LISTED = 500  # orders and contracts in one answer
+MAX_LISTED = 500  # rows in one answer: some 150 kB
 NONCE_BYTES = 16
+_QUOTE_FIELDS = tuple(field.name for field in fields(PlaceBid))
 
 
 class QueryError(PilechainError):
@@ -31,11 +55,39 @@ class QueryError(PilechainError):
 class QueryDesk:
     """Reads the engine's state and the evidence. Used by the engine's thread."""
 
-    def __init__(self, engine: SoloEngine, evidence: sqlite3.Connection) -> None:
-        """Serve from one engine and its evidence database."""
+    def __init__(
+        self,
+        engine: SoloEngine,
+        evidence: sqlite3.Connection,
+        *,
+        stops: KeptStops | None = None,
+        now_ms: Callable[[], int] = lambda: 0,
+    ) -> None:
+        """Serve from one engine and its evidence database.
+
+        Args:
+            engine: whose state is asked about.
+            evidence: made from its blocks.
+            stops: users' stop commands; without them no owner gets one.
+            now_ms: the time of a block made now; the last block's if that is later.
+        """
         self._engine = engine
         self._evidence = evidence
+        self._stops = stops
+        self._now_ms = now_ms
         self._chain_id = engine.genesis.chain_id
+        self._questions: dict[str, Callable[[Party, object], object]] = {
+            "account": lambda party, _: self._account(party),
+            "orders": lambda party, _: self._orders(party),
+            "quote": lambda party, given: self._quote(party, array(given, len(_QUOTE_FIELDS))),
+            "contract": lambda party, given: self._view(self._one(party, given)),
+            "contracts": lambda party, given: [self._view(row) for row in self._every(party, given)],
+            "certificate": lambda party, given: self._certificate(self._one(party, given)),
+            "stop": lambda party, given: self._stop(party, self._one(party, given)),
+            "tariff": lambda _, __: self._tariff(),
+            "withdrawals": lambda party, _: self._withdrawals(party),
+            "disputes": lambda party, _: self._disputes(party),
+        }
 
     def answer(self, party_id: str, payload: bytes) -> list[object] | str:
         """The answer `[nonce, code, value]`, or the reason why there is nobody to answer."""
@@ -51,23 +103,19 @@ class QueryDesk:
             return error.code
         if asker != party_id:
             return "not_yours"
+        answer = self._questions.get(question) if isinstance(question, str) else None
         try:
-            return [nonce, "ok", self._ask(party, question, arguments)]
+            if answer is None:
+                raise QueryError(f"there are questions about {', '.join(self._questions)}")
+            return [nonce, "ok", answer(party, arguments)]
         except PilechainError as error:
             return [nonce, error.code, str(error)]
 
-    def _ask(self, party: Party, question: object, arguments: object) -> object:
-        if question == "account":
-            return self._account(party)
-        if question == "orders":
-            return self._orders(party)
-        if question == "quote":
-            return self._quote(*array(arguments, 2))
-        if question == "contract":
-            return self._contract(party, array(arguments, 1)[0])
-        if question == "certificate":
-            return self._certificate(party, array(arguments, 1)[0])
-        raise QueryError("there are questions about account, orders, quote, contract and certificate")
+    @property
+    def _time_ms(self) -> int:
+        return max(self._engine.time_ms, self._now_ms())
+
+    # --- one's own -----------------------------------------------------------------------------------------------
 
     def _account(self, party: Party) -> object:
         state = self._engine.state
@@ -76,74 +124,262 @@ class QueryDesk:
             "currency": state.params.currency,
             "fees_micro": state.balance_micro(FEES),
             "height": self._engine.height,
+            "open_orders": party.open_orders,
             "role": party.role,
             "sequence": party.sequence,
-            "time_ms": self._engine.time_ms,
+            "time_ms": self._time_ms,
         }
 
     def _orders(self, party: Party) -> object:
+        """Resting bids, open listings and open contracts, MAX_LISTED of each at most."""
         state = self._engine.state
-        bids = [[b.id, "bid", b.energy_wh, b.limit_micro_per_kwh] for b in state.each(Bid) if b.user == party.id]
-        listings = [
-            [x.id, "listing", x.energy_wh, x.ask_micro_per_kwh] for x in state.each(Listing) if x.owner == party.id
-        ]
         rows = self._evidence.execute(
-            "SELECT id FROM contract WHERE (user = ? OR owner = ?) AND closed_height IS NULL ORDER BY height, leaf LIMIT ?",
+            "SELECT id FROM contract WHERE (user = ? OR owner = ?) AND closed_height IS NULL ORDER BY height LIMIT ?",
             (party.id, party.id, MAX_LISTED),
         ).fetchall()
-        open_contracts = [[key, "contract", *self._progress(state.get(Contract, key))] for (key,) in rows]
-        return [*bids, *listings, *open_contracts][:MAX_LISTED]
+        bids = [_bid_row(bid) for bid in islice(state.bids_of(party.id), MAX_LISTED)]
+        listings = [_listing_row(listing) for listing in islice(state.listings_of(party.id), MAX_LISTED)]
+        return [*bids, *listings, *(self._contract_row(state.get(Contract, key)) for (key,) in rows)]
 
-    def _progress(self, contract: Contract) -> list[object]:
-        return [contract.phase, contract.last_energy_wh - contract.begin_energy_wh]
-
-    def _quote(self, zone_id: object, energy_wh: object) -> object:
-        zone = self._engine.state.find(Zone, check_id("zone", zone_id))
-        if zone is None:
-            raise QueryError(f"no pile is registered in zone {zone_id}")
-        more_wh = check_int("energy_wh", energy_wh, 0, 1_000_000_000)
-        curve = contracts.zone_curve(self._engine.state, zone)
-        price = curve.price_micro_per_kwh(zone.open_wh + more_wh)
+    def _contract_row(self, contract: Contract) -> dict[str, object]:
+        terms = self._engine.state.terms_of(contract)
         return {
-            "catalog_micro_per_kwh": curve.catalog_micro_per_kwh,
-            "hold_micro": contracts.hold_micro(self._engine.state, more_wh, price),
-            "now_micro_per_kwh": curve.price_micro_per_kwh(zone.open_wh),
-            "open_wh": zone.open_wh,
-            "price_micro_per_kwh": price,
+            "id": contract.id,
+            "kind": "contract",
+            "deadline_ms": contract.deadline_ms,
+            "energy_wh": terms.energy_wh,
+            "measured_wh": _measured_wh(contract),
+            "phase": contract.phase,
+            "pile": terms.pile,
+            "price_micro_per_kwh": terms.price_micro_per_kwh,
+            "window_end_ms": terms.window_end_ms,
+            "window_start_ms": terms.window_start_ms,
+            "zone": terms.zone,
         }
 
-    def _contract(self, party: Party, order: object) -> object:
-        row = self._own_contract(party, order)
-        state_row = self._engine.state.find(Contract, cast("bytes", row["id"]))
-        if state_row is not None:
-            phase = state_row.phase
-            measured_wh = state_row.last_energy_wh - state_row.begin_energy_wh
-        else:
-            phase, measured_wh = cast("str", row["outcome"]), cast("int", row["measured_wh"])
-        if state_row is not None and state_row.statement:
-            statement = settlement.decode_statement(state_row.statement)
-            posted = [[p.debit, p.credit, p.amount_micro] for p in statement.postings]
-        else:
-            posted = [list(p) for p in queries.postings(self._evidence, cast("bytes", row["id"]))]
-        names = ("id", "pile", "user", "owner", "energy_wh", "price_micro_per_kwh", "cause", "digest")
-        return {name: row[name] for name in names} | {"phase": phase, "measured_wh": measured_wh, "postings": posted}
+    # --- prices --------------------------------------------------------------------------------------------------
 
-    def _own_contract(self, party: Party, order: object) -> dict[str, object]:
-        row = queries.find_contract(self._evidence, check_bytes("order", order, 32, 32))
-        if party.id not in {row["user"], row["owner"]} and party.role not in {"grid", "third-party"}:
-            raise QueryError("only its parties, the grid and third parties see a contract")
-        return row
+    def _quote(self, party: Party, values: list[object]) -> object:
+        """Arguments are those of a bid; a limit of 0 asks for the least at which it fills now."""
+        bid = PlaceBid(*values)  # type: ignore[arg-type]
+        replace(bid, limit_micro_per_kwh=bid.limit_micro_per_kwh or 1).check()
+        env = self._engine.env(self._time_ms)
+        order = sha256(self._chain_id.encode() + party.id.encode())  # no transaction has these bytes
+        return _quote_answer(quote(self._engine.state, env, party.id, order, bid), env.time_ms)
 
-    def _certificate(self, party: Party, order: object) -> object:
-        row = self._own_contract(party, order)
+    def _tariff(self) -> object:
+        state = self._engine.state
+        announced = state.find(Tariff, tariff.NEXT)
+        return {
+            "band_permille": state.params.band_permille,
+            "currency": state.params.currency,
+            "next": None if announced is None else _tariff_answer(announced),
+            "next_edge_ms": state.get(Epoch, EPOCH).next_edge_ms,
+            "now": _tariff_answer(state.get(Tariff, tariff.NOW)),
+            "time_ms": self._time_ms,
+        }
+
+    # --- contracts -----------------------------------------------------------------------------------------------
+
+    def _every(self, party: Party, arguments: object) -> list[dict[str, object]]:
+        """The evidence of a contract, or of all that came of a bid. Only its parties, the grid and third parties see it."""
+        order = check_bytes("order", array(arguments, 1)[0], 32, 32)
+        rows = queries.find_contracts(self._evidence, order)
+        if not rows:
+            raise queries.NoEvidenceError(f"no contract came from order {order.hex()} (yet)")
+        sees_all = party.role in {GRID, THIRD_PARTY}
+        seen = [row for row in rows if sees_all or party.id in {row["user"], row["owner"]}]
+        if not seen:
+            raise QueryError("only its parties, the grid and third parties see a contract", "not_yours")
+        return seen
+
+    def _one(self, party: Party, arguments: object) -> dict[str, object]:
+        rows = self._every(party, arguments)
+        if len(rows) > 1:
+            names = ", ".join(cast("bytes", row["id"]).hex() for row in rows)
+            raise QueryError(f"the order was split over {len(rows)} contracts: {names}", "ambiguous")
+        return rows[0]
+
+    def _view(self, row: dict[str, object]) -> dict[str, object]:
+        """All there is to know of a contract, open or closed."""
+        contract = self._engine.state.find(Contract, cast("bytes", row["id"]))
+        names = ("id", "zone", "pile", "user", "owner", "energy_wh", "price_micro_per_kwh")
+        view = {name: row[name] for name in (*names, "window_start_ms", "window_end_ms")}
+        if contract is None:
+            postings = [list(p) for p in queries.postings(self._evidence, cast("bytes", row["id"]))]
+            settled = {name: row[name] for name in ("measured_wh", "cause", "digest")} | {"postings": postings}
+            rest = {"awaits": [], "deadline_ms": 0, "dispute": None, "phase": row["outcome"], "session_kid": None}
+            return view | settled | rest
+        terms = self._engine.state.terms_of(contract)
+        return (
+            view
+            | _settled(decode_statement(contract.statement) if contract.statement else None, _measured_wh(contract))
+            | {
+                "awaits": self._awaited(contract),
+                "deadline_ms": contract.deadline_ms,
+                "dispute": self._dispute(contract),
+                "phase": contract.phase,
+                "session_kid": cose.key_id(terms.user_public),
+            }
+        )
+
+    def _awaited(self, contract: Contract) -> list[str]:
+        """Whose signature is missing, under a proposal or under a settlement."""
+        if contract.phase not in {PROPOSED, MEASURED}:
+            return []
+        terms = self._engine.state.terms_of(contract)
+        sides = ((terms.user, contract.user_signed), (terms.owner, contract.owner_signed))
+        return [party for party, has_signed in sides if not has_signed]
+
+    def _dispute(self, contract: Contract) -> dict[str, object] | None:
+        if contract.phase != DISPUTED:
+            return None
+        terms, dispute = self._engine.state.terms_of(contract), self._engine.state.get(Dispute, contract.id)
+        query = "SELECT text FROM dispute WHERE contract = ?"
+        (text,) = self._evidence.execute(query, (contract.id,)).fetchone()
+        return {
+            "bond_micro": dispute.bond_micro,
+            "claimed_wh": dispute.claimed_wh,
+            "ground": dispute.ground,
+            "objector": terms.user if dispute.objector == settlement.USER else terms.owner,
+            "rulings": [[arbiter, wh, cause] for arbiter, _, wh, cause in dispute.rulings],
+            "text": text,
+        }
+
+    def _certificate(self, row: dict[str, object]) -> object:
         return queries.order_certificate(self._evidence, self._engine, cast("bytes", row["id"])).encoded()
+
+    def _stop(self, party: Party, row: dict[str, object]) -> object:
+        """The user's stop command, for the owner who must show it."""
+        if party.id != row["owner"]:
+            raise QueryError("only the owner answers with the user's stop command", "not_yours")
+        message = self._stops.find(cast("bytes", row["id"])) if self._stops else None
+        if message is None:
+            raise QueryError("no stop command of this open contract passed this coordinator", "no_stop")
+        return message
+
+    # --- what waits for somebody -----------------------------------------------------------------------------------
+
+    def _withdrawals(self, party: Party) -> object:
+        """The treasury's list of what to pay; for others, their own."""
+        state = self._engine.state
+        is_treasury = party.id == state.params.treasury
+        rows = (w for w in state.each(Withdrawal) if is_treasury or w.party == party.id)
+        return [
+            {"id": w.id, "amount_micro": w.amount_micro, "destination": w.destination, "party": w.party}
+            for w in islice(rows, MAX_LISTED)
+        ]
+
+    def _disputes(self, party: Party) -> object:
+        """The arbiters' list of what to rule; for others, their own. The soonest to run out of time first."""
+        state = self._engine.state
+        sees_all = party.role in {GRID, THIRD_PARTY}
+        open_ = [state.get(Contract, dispute.contract) for dispute in state.each(Dispute)]
+        seen = [c for c in open_ if sees_all or party.id in {state.terms_of(c).user, state.terms_of(c).owner}]
+        return [self._dispute_row(c) for c in sorted(seen, key=lambda c: (c.deadline_ms, c.id))[:MAX_LISTED]]
+
+    def _dispute_row(self, contract: Contract) -> dict[str, object]:
+        terms = self._engine.state.terms_of(contract)
+        statement = decode_statement(contract.statement)
+        return cast("dict[str, object]", self._dispute(contract)) | {
+            "id": contract.id,
+            "cause": statement.cause,
+            "deadline_ms": contract.deadline_ms,
+            "energy_wh": terms.energy_wh,
+            "measured_wh": statement.measured_wh,
+            "owner": terms.owner,
+            "pile": terms.pile,
+            "user": terms.user,
+        }
+
+    # --- for the service -------------------------------------------------------------------------------------------
 
     def pile_of_contract(self, contract: bytes) -> str | None:
         """The pile of a contract, or None if the id is a bid's."""
         row = self._evidence.execute("SELECT pile FROM contract WHERE id = ?", (contract,)).fetchone()
         return cast("str", row[0]) if row else None
 
-    def where_signed(self, contract: bytes) -> tuple[int, int]:
-        """(height, leaf) of the block that signed a contract."""
-        row = self._evidence.execute("SELECT height, leaf FROM contract WHERE id = ?", (contract,)).fetchone()
-        return cast("int", row[0]), cast("int", row[1])
+    def where_signed(self, contract: bytes) -> tuple[int, int] | None:
+        """(height, leaf) of the block that made a match a contract; None while it is proposed."""
+        return queries.where_signed(self._evidence, contract)
+
+
+def _measured_wh(contract: Contract) -> int:
+    return contract.last_energy_wh - contract.begin_energy_wh
+
+
+def _settled(statement: Statement | None, measured_wh: int) -> dict[str, object]:
+    """What a settlement says; before there is one, the energy so far."""
+    if statement is None:
+        return {"measured_wh": measured_wh, "cause": None, "digest": None, "postings": []}
+    return {
+        "measured_wh": statement.measured_wh,
+        "cause": statement.cause,
+        "digest": statement.digest(),
+        "postings": [[p.debit, p.credit, p.amount_micro] for p in statement.postings],
+    }
+
+
+def _bid_row(bid: Bid) -> dict[str, object]:
+    return {
+        "id": bid.id,
+        "kind": "bid",
+        "divisible": bid.divisible,
+        "energy_wh": bid.energy_wh,
+        "expires_ms": bid.expires_ms,
+        "explicit": bid.explicit,
+        "hold_micro": bid.hold_micro,
+        "limit_micro_per_kwh": bid.limit_micro_per_kwh,
+        "pile": bid.pile,
+        "window_end_ms": bid.window_end_ms,
+        "window_start_ms": bid.window_start_ms,
+        "zone": bid.zone,
+    }
+
+
+def _listing_row(listing: Listing) -> dict[str, object]:
+    return {
+        "id": listing.id,
+        "kind": "listing",
+        "ask_micro_per_kwh": listing.ask_micro_per_kwh,
+        "energy_wh": listing.energy_wh,
+        "explicit": listing.explicit,
+        "pile": listing.pile,
+        "window_end_ms": listing.window_end_ms,
+        "window_start_ms": listing.window_start_ms,
+        "zone": listing.zone,
+    }
+
+
+def _quote_answer(found: Quote, time_ms: int) -> dict[str, object]:
+    return {
+        "ask_micro_per_kwh": found.ask_micro_per_kwh,
+        "band_micro_per_kwh": list(found.band_micro_per_kwh),
+        "catalog_buy_micro_per_kwh": found.catalog.buy_micro_per_kwh,
+        "catalog_micro_per_kwh": found.catalog.sell_micro_per_kwh,
+        "cost_micro": found.cost_micro,
+        "curve_micro_per_kwh": found.curve_micro_per_kwh,
+        "fee_micro": found.fee_micro,
+        "fills": [[t.pile, t.energy_wh, t.price_micro_per_kwh, t.on_curve] for t in found.fills],
+        "hold_micro": found.hold_micro,
+        "limit_micro_per_kwh": found.limit_micro_per_kwh,
+        "load_wh": found.load_wh,
+        "most_micro": found.most_micro,
+        "now_micro_per_kwh": found.now_micro_per_kwh,
+        "outcome": found.outcome,
+        "paused_until_ms": found.paused_until_ms,
+        "period": found.catalog.period,
+        "proposed": found.proposed,
+        "reason": found.reason,
+        "time_ms": time_ms,
+        "why": found.why,
+    }
+
+
+def _tariff_answer(record: Tariff) -> dict[str, object]:
+    """Periods are [from minute of the local day, name, selling, buying price]."""
+    return {
+        "from_ms": record.from_ms,
+        "periods": record.periods,
+        "utc_offset_minutes": record.utc_offset_minutes,
+    }

@@ -2,6 +2,7 @@
 
     proofs  -> ProofDesk -> batches --+
     wallets -> check_tx --------------+-> engine -> block -> evidence -> receipts, contracts, results
+    users' stop commands on their way to the piles -> KeptStops, for owners who must show them
 
 A pile or wallet that hears nothing sends again; everything here is safe to repeat.
 """
@@ -12,8 +13,10 @@ from collections import Counter
 from functools import lru_cache
 from typing import cast
 
-from pile_coordinator.chain.records import Pile
+from pile_coordinator.chain.contracts import UNSIGNED
+from pile_coordinator.chain.records import Pile, Zone
 from pile_coordinator.chain.rejections import Rejection
+from pile_coordinator.chain.settlement import USER
 from pile_coordinator.chain.transactions import sign_transaction
 from pile_coordinator.config import CoordinatorConfig
 from pile_coordinator.desk import QueryDesk
@@ -24,19 +27,35 @@ from pile_coordinator.evidence.queries import last_receipt
 from pile_coordinator.ingest import READY, WAITING, ProofDesk
 from pile_coordinator.keys import load_key
 from pile_coordinator.mqtt import Connection
+from pile_coordinator.stops import KEPT, KNOWN, PASSED_BY, KeptStops
 from pile_shared import cose, topics
 from pile_shared.certificate import MAX_LEAF_BYTES
 from pile_shared.codec import decode, encode
 from pile_shared.errors import BoundsError, ConfigError
 from pile_shared.platform import sha256
-from pile_shared.terms import LEAF_CLOSED, LEAF_CONTRACT, LEAF_RECEIPT, decode_terms
+from pile_shared.terms import (
+    LEAF_CLOSED,
+    LEAF_CONTRACT,
+    LEAF_DISPUTE,
+    LEAF_PROPOSED,
+    LEAF_RECEIPT,
+    LEAF_TARIFF,
+    decode_terms,
+)
 
 BATCH_VALID_BLOCKS = 1000
 LOG_EVERY_MS = 1000  # per reason
 MAX_TAKEN = 256  # messages between two looks at the clock: some 30 ms
 FULL_BLOCK_PROOFS = 2048  # a block is made early when this many proofs are ready
 
-_QUIET = {READY, WAITING, "replayed"}  # normal life of a network that repeats itself; counted, not logged
+_QUIET = {
+    READY,
+    WAITING,
+    KEPT,
+    KNOWN,
+    PASSED_BY,
+    "replayed",
+}  # normal life of a network that repeats itself; counted, not logged
 
 
 class Coordinator:
@@ -55,10 +74,12 @@ class Coordinator:
         self.evidence = Exporter(config.data / "evidence.sqlite")
         self.evidence.catch_up(self.engine)
         self.desk = ProofDesk(self.chain_id, self.engine.verify)
-        self.queries = QueryDesk(self.engine, self.evidence.db)
+        self.stops = KeptStops(config.data / "stops.sqlite", self.engine.state)
+        self.queries = QueryDesk(self.engine, self.evidence.db, stops=self.stops, now_ms=config.clock.now_ms)
         self.counts: Counter[str] = Counter()
         self._logged_ms: dict[str, int] = {}
         self._awaited: dict[bytes, str] = {}
+        self._pauses_ms = self._paused_zones()
         self._stopping = False
         self.engine.on_block(self._after_block)
         self._next_block_s = 0.0
@@ -80,7 +101,7 @@ class Coordinator:
 
     def connect(self) -> None:
         """Start connecting; the broker keeps what comes for us while we are away."""
-        up = [topics.pile_topic(self.chain_id, "+", kind) for kind in topics.PILE_UP]
+        up = [topics.pile_topic(self.chain_id, "+", kind) for kind in (*topics.PILE_UP, "session")]
         up += [topics.party_topic(self.chain_id, "+", kind) for kind in topics.PARTY_UP]
         client_id = f"coordinator-{self.config.party}-{self.chain_id}"
         self.connection = Connection(self.config.broker, client_id, up)
@@ -102,6 +123,7 @@ class Coordinator:
         self.connection.close()
         self.engine.close()
         self.evidence.close()
+        self.stops.close()
 
     # --- messages ------------------------------------------------------------------------------------------------
 
@@ -123,11 +145,15 @@ class Coordinator:
         if kind == "status":
             if payload.startswith(b"\x83\x01"):  # [1, ...]: online; a hint only, so that piles hear what they missed
                 self._catch_up_pile(pile_id)
-            return
+            return None
+        if kind == "session":
+            env = self.engine.env(self.config.clock.now_ms())
+            outcome = self.stops.offer(self.engine.state, env, pile_id, payload)
+            return self._note(outcome, f"session command to {pile_id}, {len(payload)} bytes")
         outcome = self.desk.offer(self.engine.state, pile_id, payload)
         if outcome == "replayed":
             self._repeat_receipt(pile_id)
-        self._note(outcome, f"proof from {pile_id}, {len(payload)} bytes")
+        return self._note(outcome, f"proof from {pile_id}, {len(payload)} bytes")
 
     def _take_transaction(self, party: str, payload: bytes) -> None:
         tx_id = sha256(payload)
@@ -194,23 +220,52 @@ class Coordinator:
             if sender is not None:
                 self._reply(sender, "result", [result.tx_id, height, result.code, result.message])
         for index in range(len(block.txs), len(block.leaves)):
-            self._tell_pile(block, index)
+            self._tell(block, index)
+        self._log_pauses(height)
 
-    def _tell_pile(self, block: Block, index: int) -> None:
+    def _tell(self, block: Block, index: int) -> None:
+        """Pass on an event to the pile that must know it, and to the log if people should."""
         leaf = cast("list[object]", decode(block.leaves[index], MAX_LEAF_BYTES))
-        if leaf[0] == LEAF_RECEIPT:
+        kind, height = leaf[0], block.header.height
+        if kind == LEAF_RECEIPT:
             self._to_pile(cast("str", leaf[1]), "receipt", block, index)
-        elif leaf[0] == LEAF_CONTRACT:
+        elif kind in {LEAF_CONTRACT, LEAF_PROPOSED}:
             terms = decode_terms(cast("bytes", leaf[1]))
-            log(
-                f"block {block.header.height}: {terms.user} and {terms.owner} signed {terms.energy_wh} Wh on {terms.pile}"
-            )
-            self._to_pile(terms.pile, "contract", block, index)
-        elif leaf[0] == LEAF_CLOSED:
-            pile = self.queries.pile_of_contract(cast("bytes", leaf[1]))
-            log(f"block {block.header.height}: order {cast('bytes', leaf[1]).hex()[:16]} {leaf[2]}")
-            if pile is not None:
-                self._to_pile(pile, "contract", block, index)
+            word = "signed" if kind == LEAF_CONTRACT else "are to sign"
+            log(f"block {height}: {terms.user} and {terms.owner} {word} {terms.energy_wh} Wh on {terms.pile}")
+            if kind == LEAF_CONTRACT:
+                self._to_pile(terms.pile, "contract", block, index)
+        elif kind == LEAF_DISPUTE:
+            _, contract, side, ground, claimed_wh, _ = leaf
+            who = "the user" if side == USER else "the owner"
+            log(f"block {height}: {_short(contract)} disputed by {who}: {ground}, claims {claimed_wh} Wh")
+        elif kind == LEAF_TARIFF:
+            log(f"block {height}: a tariff of {len(cast('list[object]', leaf[3]))} periods is in force")
+        elif kind == LEAF_CLOSED:
+            self._closed(block, index, cast("bytes", leaf[1]), cast("str", leaf[2]))
+
+    def _closed(self, block: Block, index: int, order: bytes, outcome: str) -> None:
+        """An order or contract ended. The pile of a contract that was signed hears of it."""
+        log(f"block {block.header.height}: order {_short(order)} {outcome}")
+        self.stops.forget(order)
+        pile = self.queries.pile_of_contract(order)
+        if pile is not None and outcome != UNSIGNED:
+            self._to_pile(pile, "contract", block, index)
+
+    def _log_pauses(self, height: int) -> None:
+        pauses_ms = self._paused_zones()
+        for zone, until_ms in pauses_ms.items():
+            if self._pauses_ms.get(zone) != until_ms:
+                log(
+                    f"block {height}: the price in zone {zone} rose too fast; fills are paused until {_moment(until_ms)}"
+                )
+        for zone in self._pauses_ms:
+            if zone not in pauses_ms:
+                log(f"block {height}: fills in zone {zone} go on")
+        self._pauses_ms = pauses_ms
+
+    def _paused_zones(self) -> dict[str, int]:
+        return {zone.id: zone.paused_until_ms for zone in self.engine.state.each(Zone) if zone.paused_until_ms}
 
     def _to_pile(self, pile: str, kind: str, block: Block, index: int) -> None:
         topic = topics.pile_topic(self.chain_id, pile, kind)
@@ -222,8 +277,9 @@ class Coordinator:
             return self._note("unknown_pile", f"status from {pile_id}")
         self._repeat_receipt(pile_id)
         for contract in self.engine.state.contracts_on(pile_id):
-            height, leaf = self.queries.where_signed(contract.id)
-            self._to_pile(pile_id, "contract", self.engine.block(height), leaf)
+            found = self.queries.where_signed(contract.id)
+            if found is not None:
+                self._to_pile(pile_id, "contract", self.engine.block(found[0]), found[1])
         return None
 
     def _repeat_receipt(self, pile_id: str) -> None:
@@ -236,6 +292,14 @@ class Coordinator:
 def _parse_topic(topic: str) -> tuple[str, str, str, str]:
     """Topics repeat: a site has a few for each pile and party."""
     return topics.parse(topic)
+
+
+def _short(order: object) -> str:
+    return cast("bytes", order).hex()[:16]
+
+
+def _moment(time_ms: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(time_ms // 1000))
 
 
 def log(text: str) -> None:

@@ -2,11 +2,12 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import astuple
 from typing import Self, cast
 
 from pile_coordinator.chain.genesis import Genesis
 from pile_coordinator.chain.rejections import CODES, Rejection
-from pile_coordinator.chain.transactions import Body, Confirm, sign_transaction
+from pile_coordinator.chain.transactions import Body, Confirm, PlaceBid, sign_transaction
 from pile_coordinator.mqtt import MAX_MESSAGE_BYTES, Broker, Connection
 from pile_shared import cose, topics
 from pile_shared.codec import array, decode, encode
@@ -50,6 +51,11 @@ class Wallet:
         client_id = f"wallet-{party}-{random_bytes(4).hex()}"
         self._connection = Connection(broker, client_id, down, persistent=False)
 
+    @property
+    def kid(self) -> bytes:
+        """The id of this wallet's key."""
+        return cose.key_id(self._signer.public)
+
     def __enter__(self) -> Self:
         return self
 
@@ -74,6 +80,14 @@ class Wallet:
             raise WalletError(str(value), str(code))
         return value
 
+    def quote(self, bid: PlaceBid) -> dict[str, object]:
+        """What would become of a bid if nothing else arrived (desk.py); limit 0 asks for the least at which it fills now."""
+        return cast("dict[str, object]", self.ask("quote", *astuple(bid)))
+
+    def contract(self, order: bytes) -> dict[str, object]:
+        """A contract by its id, or by that of the bid it came from."""
+        return cast("dict[str, object]", self.ask("contract", order))
+
     def send(self, body: Body) -> tuple[bytes, int]:
         """Sign and send a transaction and wait for its block: (transaction id, height). Rejection if it is refused."""
         account = cast("dict[str, int]", self.ask("account"))
@@ -93,16 +107,28 @@ class Wallet:
 
     def confirm(self, contract: bytes) -> tuple[bytes, int]:
         """Sign the settlement of a measured contract, as the coordinator states it."""
-        found = cast("dict[str, object]", self.ask("contract", contract))
+        found = self.contract(contract)
         digest = found["digest"]
         if not isinstance(digest, bytes):
             raise WalletError(f"the contract is {found['phase']}; there is no settlement to confirm yet", "phase")
         return self.send(Confirm(cast("bytes", found["id"]), digest))
 
-    def command(self, pile: str, contract: bytes, action: int, time_ms: int, limit_wh: int) -> None:
-        """Tell a pile to START or STOP a session, directly: it knows this key from the contract."""
+    def command(
+        self,
+        pile: str,
+        contract: bytes,
+        action: int,
+        time_ms: int,
+        limit_wh: int,
+        *,
+        signer: cose.SoftwareSigner | None = None,
+    ) -> None:
+        """Tell a pile to START or STOP a session, directly: it knows this key from the contract.
+
+        `signer` is the earlier key of a party that has changed its key since the contract was signed.
+        """
         payload = encode([contract, action, time_ms, limit_wh])
-        message = cose.sign1(payload, self._signer, cose.purpose(cose.SESSION, self.chain_id))
+        message = cose.sign1(payload, signer or self._signer, cose.purpose(cose.SESSION, self.chain_id))
         self._connection.wait_connected(self._timeout_s)
         self._connection.publish(topics.pile_topic(self.chain_id, pile, "session"), message)
 

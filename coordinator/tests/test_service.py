@@ -1,29 +1,22 @@
 """The coordinator on a real broker: bad messages are counted, logged with their reason, answered, and change nothing."""
 
-import threading
 import time
 
 import pytest
+from served import PILE, Served
 from world import HOUR
 
 from pile_coordinator.chain.rejections import Rejection
 from pile_coordinator.chain.transactions import (
     AT_MARKET,
-    Deposit,
     List,
     PlaceBid,
-    RegisterParty,
-    RegisterPile,
     sign_transaction,
 )
-from pile_coordinator.config import load_config
-from pile_coordinator.keys import load_key, make_key
-from pile_coordinator.mqtt import Connection
-from pile_coordinator.service import Coordinator
+from pile_coordinator.keys import load_key
 from pile_coordinator.wallet import Wallet, WalletError
 from pile_hil.broker import Mosquitto, find_mosquitto
 from pile_hil.requirements import require
-from pile_hil.site import Site
 from pile_shared import cose, topics
 from pile_shared.certificate import decode_inclusion
 from pile_shared.codec import decode, encode
@@ -32,57 +25,6 @@ from pile_shared.platform import sha256
 from pile_shared.proof import HEARTBEAT, NO_PREVIOUS, Proof, proof_hash
 from pile_shared.reading import Reading
 from pile_shared.terms import LEAF_RECEIPT
-
-PILE = cose.SoftwareSigner(sha256(b"pile-1"))
-
-
-class Served:
-    """A coordinator serving in a thread, wallets, and a raw connection that may say anything."""
-
-    def __init__(self, folder, port) -> None:
-        self.site = Site(folder, [], rate=1, port=port)
-        self.chain_id = self.site.genesis.chain_id
-        self._ready = threading.Event()
-        self._thread = threading.Thread(target=self._serve)
-        self._thread.start()
-        assert self._ready.wait(20)
-        down = [topics.pile_topic(self.chain_id, "+", kind) for kind in topics.PILE_DOWN]
-        down.append(topics.party_topic(self.chain_id, "+", "result"))
-        self.raw = Connection(self.site.broker_spec, "stranger", down, persistent=False)
-        self.raw.wait_connected(20)
-        self.coordinator.connection.wait_connected(20)
-        for party in ("olga", "dan"):
-            make_key(self.site.key_file(party))
-
-    def _serve(self) -> None:
-        self.coordinator = Coordinator(load_config(self.site.write_coordinator()))
-        self._ready.set()
-        self.coordinator.run()
-
-    def close(self) -> None:
-        self.coordinator.stop()
-        self._thread.join(20)
-        self.raw.close()
-
-    def root(self) -> tuple[int, bytes]:
-        engine = self.coordinator.engine
-        return engine.height, engine.previous
-
-    def counted(self, reason: str, count: int) -> None:
-        deadline = time.monotonic() + 10
-        while self.coordinator.counts[reason] < count:
-            assert time.monotonic() < deadline, (reason, self.coordinator.counts)
-            time.sleep(0.01)
-
-    def proof(self, message: bytes, pile: str = "pile-1") -> None:
-        self.raw.publish(topics.pile_topic(self.chain_id, pile, "proof"), message)
-
-    def admit(self) -> None:
-        with self.site.wallet("operator") as operator, self.site.wallet("grid") as grid:
-            for party, role in (("olga", "pile-owner"), ("dan", "ev-owner")):
-                operator.send(RegisterParty(party, role, load_key(self.site.key_file(party)).public))
-                grid.send(Deposit(party, 20_000_000, party))
-            operator.send(RegisterPile("pile-1", "olga", PILE.public, "SDM630", "1", "north", 7000))
 
 
 @pytest.fixture
@@ -171,10 +113,10 @@ def test_a_refused_transaction_is_answered_with_its_code(served):
     now_ms = served.site.clock.now_ms()
     with served.site.wallet("dan") as dan, served.site.wallet("olga") as olga:
         with pytest.raises(Rejection) as caught:
-            dan.send(PlaceBid("south", "", 1000, now_ms, now_ms + HOUR, 800_000, True, 0))
+            dan.send(PlaceBid("south", "", 1000, now_ms, now_ms + HOUR, 800_000, True, 0, False, False))
         assert caught.value.code == "unknown_zone"
         with pytest.raises(Rejection) as caught:
-            olga.send(PlaceBid("north", "", 1000, now_ms, now_ms + HOUR, 800_000, True, 0))
+            olga.send(PlaceBid("north", "", 1000, now_ms, now_ms + HOUR, 800_000, True, 0, False, False))
         assert caught.value.code == "wrong_role"
         with pytest.raises(WalletError):
             dan.ask("contract", sha256(b"nothing"))
@@ -187,7 +129,7 @@ def test_the_same_bytes_again_get_the_same_answer(served):
     now_ms = served.site.clock.now_ms()
     signer = load_key(served.site.key_file("olga"))
     tx = sign_transaction(
-        signer, served.chain_id, "olga", 1, 500, List("pile-1", now_ms, now_ms + HOUR, 5000, AT_MARKET)
+        signer, served.chain_id, "olga", 1, 500, List("pile-1", now_ms, now_ms + HOUR, 5000, AT_MARKET, False)
     )
     answers = []
     for _ in range(2):

@@ -1,0 +1,58 @@
+"""What one subcommand of `pilechain wallet` is made of."""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pile_coordinator.chain.transactions import Body
+from pile_coordinator.wallet import Wallet, WalletError
+from pile_coordinator.wallet_cli import values
+
+Act = Callable[[Wallet, argparse.Namespace], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """One thing a party does.
+
+    Attributes:
+        name: of the subcommand. text: one sentence of help. act: does it, and returns what to print.
+        arguments: adds its options. example: the words after `wallet`, for its help.
+    """
+
+    name: str
+    text: str
+    act: Act
+    arguments: Callable[[argparse.ArgumentParser], object]
+    example: str = ""
+
+
+def no_arguments(parser: argparse.ArgumentParser) -> None:
+    """For actions without options of their own."""
+    del parser
+
+
+def order_argument(parser: argparse.ArgumentParser) -> None:
+    """The contract that an action is about."""
+    parser.add_argument("order", type=values.order_id, metavar="ORDER", help="id of the contract, or of its bid")
+
+
+def id_argument(what: str) -> Callable[[argparse.ArgumentParser], object]:
+    """The id of something that is not a contract."""
+    return lambda parser: parser.add_argument(
+        "order", type=values.order_id, metavar=what.upper(), help=f"id of the {what}"
+    )
+
+
+def sent(wallet: Wallet, body: Body) -> dict[str, object]:
+    """Send a transaction; what to print."""
+    tx_id, height = wallet.send(body)
+    return {"transaction": tx_id, "block": height}
+
+
+def contract_id(wallet: Wallet, order: bytes) -> bytes:
+    """The id of a contract that is named by itself or by its bid."""
+    found = wallet.contract(order)["id"]
+    if not isinstance(found, bytes):
+        raise WalletError("the coordinator's answer names no contract", "malformed")
+    return found

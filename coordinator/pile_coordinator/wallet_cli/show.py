@@ -1,0 +1,131 @@
+"""Answers as JSON for programs and as tables for people. Names carry their unit last, so they say how to be shown."""
+
+import json
+import sys
+from datetime import UTC, datetime
+from typing import cast
+
+from rich.console import Console
+from rich.table import Table
+
+from pile_coordinator.amounts import money
+
+_SIDES = {"U": "user", "H": "owner", "G": "grid", "F": "fees", "E": "escrow", "B": "bond", "D": "objection"}
+_ROW_WIDTH = 240  # ids are shown whole, so that they can be copied; a narrow terminal wraps the line
+_UNITS = (("_micro_per_kwh", " per kWh"), ("_micro", ""), ("_wh", " (Wh)"), ("_ms", " (UTC)"))
+
+
+def plain(value: object) -> object:
+    """The same for JSON: bytes as hex."""
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value
+
+
+def write(value: object, *, as_json: bool) -> None:
+    """Print an answer."""
+    if as_json:
+        sys.stdout.write(json.dumps(plain(value), indent=2) + "\n")
+    elif isinstance(value, list):
+        _write_rows(cast("list[dict[str, object]]", value))
+    else:
+        _write_fields(cast("dict[str, object]", value))
+
+
+def text(name: str, value: object) -> str:
+    """One value, in the unit that its name ends with."""
+    if value is None or value == "":
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, list):
+        return ", ".join(text(name, item) for item in value) or "-"
+    if isinstance(value, int):
+        return _number(name, value)
+    return _SIDES.get(str(value), str(value)) if name in {"from", "to"} else str(value)
+
+
+def _number(name: str, value: int) -> str:
+    if name.endswith("_ms"):
+        return moment(value) if value else "-"
+    if name == "from_minute":
+        return f"{value // 60:02d}:{value % 60:02d}"
+    if name == "ask_micro_per_kwh" and value < 0:
+        return "at market"
+    return money(value) if "_micro" in name else str(value)
+
+
+def moment(time_ms: int) -> str:
+    """A time, to the second."""
+    return datetime.fromtimestamp(time_ms // 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def heading(name: str) -> str:
+    """A name as people read it, with its unit where the value does not show it."""
+    for suffix, unit in _UNITS:
+        if name.endswith(suffix):
+            return name.removesuffix(suffix).replace("_", " ") + unit
+    return name.replace("_", " ")
+
+
+def table(rows: list[list[str]], headings: list[str]) -> None:
+    """Print a table; the last column is never cut."""
+    grid = Table(*headings, box=None, pad_edge=False, header_style="bold")
+    for column in grid.columns:
+        column.no_wrap = True
+    for row in rows:
+        grid.add_row(*row)
+    Console(highlight=False, markup=False, width=_ROW_WIDTH).print(grid)
+
+
+def _write_fields(fields: dict[str, object]) -> None:
+    """One line per field; lists of rows and maps below, under their name."""
+    inner = {name: value for name, value in fields.items() if _is_inner(value)}
+    rows = [[heading(name), text(name, value)] for name, value in fields.items() if name not in inner]
+    table(rows, ["", ""])
+    for name, value in inner.items():
+        sys.stdout.write(f"{heading(name)}:\n")
+        if isinstance(value, dict):
+            _write_fields(value)
+        else:
+            _write_lists(name, cast("list[list[object]]", value))
+
+
+def _is_inner(value: object) -> bool:
+    return isinstance(value, dict) or (isinstance(value, list) and any(isinstance(item, list) for item in value))
+
+
+# Rows that come without names for their items.
+_COLUMNS = {
+    "postings": ("from", "to", "amount_micro"),
+    "fills": ("pile", "energy_wh", "price_micro_per_kwh", "on_curve"),
+    "rulings": ("arbiter", "measured_wh", "cause"),
+    "periods": ("from_minute", "name", "sell_micro_per_kwh", "buy_micro_per_kwh"),
+}
+
+
+def _write_lists(name: str, rows: list[list[object]]) -> None:
+    columns = _COLUMNS[name]
+    cells = [[text(column, item) for column, item in zip(columns, row, strict=True)] for row in rows]
+    table(cells, [heading(column) for column in columns])
+
+
+def _write_rows(rows: list[dict[str, object]]) -> None:
+    """A table for each kind of row, the id last."""
+    if not rows:
+        sys.stdout.write("nothing\n")
+    by_columns: dict[tuple[str, ...], list[dict[str, object]]] = {}
+    for row in rows:
+        by_columns.setdefault(tuple(sorted(row, key=_column_order)), []).append(row)
+    for columns, alike in by_columns.items():
+        table([[text(c, row[c]) for c in columns] for row in alike], [heading(c) for c in columns])
+
+
+def _column_order(name: str) -> tuple[int, str]:
+    return {"kind": 0, "phase": 1, "id": 3}.get(name, 2), name
