@@ -149,6 +149,7 @@ PAIRS: list[tuple[str, str, str, Body]] = [
     ("energy", "funds", "user-1", PlaceBid("north", "", 150, FAR, FAR + HOUR, 10**12, True, 0, False, False)),
     ("phase", "late", "user-3", CancelContract(OPEN["active"])),
     ("phase", "digest", "user-2", Confirm(OPEN["signed"], bytes(32))),
+    ("not_yours", "phase", "owner-1", BODIES["answer"](OPEN["signed"], b"x")),
     ("phase", "evidence", "owner-4", BODIES["answer"](OPEN["measured"], b"x")),
 ]
 
@@ -328,6 +329,9 @@ def test_a_stake_that_cannot_be_paid_is_refused() -> None:
     market.submit(market.begin(), market.end(START + HOUR, 103_000, 1), time_ms=START + HOUR)
     objection = Object(market.contract().id, "energy", 5000, "no")
     assert [r.code for r in market.block(market.tx("user-1", objection)).results] == ["funds"]
+    market.confirm("user-1")
+    market.ok()
+    assert [r.code for r in market.block(market.tx("user-1", objection)).results] == ["phase"], "before funds"
 
 
 def test_a_retired_pile_is_gone_for_every_order() -> None:

@@ -43,10 +43,11 @@ def object_to(state: State, env: Env, journal: Journal, sender: str, body: Objec
 
 def answer(state: State, env: Env, journal: Journal, sender: str, body: Answer) -> None:
     """Disputed -> resolved: the user had signed the stop, so the settlement stands."""
-    contract = _disputed(state, body.contract)
-    terms, dispute = state.terms_of(contract), state.get(Dispute, contract.id)
+    terms = state.terms_of(_contract(state, body.contract))
     if sender != terms.owner:
         raise Rejection("not_yours", "only the owner answers")
+    contract = _disputed(state, body.contract)
+    dispute = state.get(Dispute, contract.id)
     if dispute.ground != GROUND_CAUSE or dispute.objector != settlement.USER:
         raise Rejection("phase", "a stop command answers a user's objection to the cause, and no other")
     if not is_stop_of(body.stop, env, terms, contract.id):

@@ -33,9 +33,9 @@ CODES = (
     "energy",  # not whole lots
     "band",  # an ask that no period's band contains
     "limit",  # as many open listings or bids as one party may have, or more money than a chain may hold
-    "funds",  # the account does not cover it
     "phase",  # the contract is in another phase than this needs, or its party has done this already
     "late",  # the time for this has passed
+    "funds",  # the account does not cover it
     "busy",  # a contract is open on this pile
     "digest",  # not the digest of the settlement to confirm
     "evidence",  # not the user's stop command of this contract
