@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from world import END, HOUR, NOW, START, Market, bounded, closings, leaf_of
 
-from pile_coordinator.chain import contracts
-from pile_coordinator.chain.records import Bid, Contract, Listing, Zone
+from pile_coordinator.chain import contracts, epochs, orders, tariff
+from pile_coordinator.chain.curve import Curve
+from pile_coordinator.chain.records import Bid, Contract, Listing, Tariff, Zone
 from pile_coordinator.chain.transactions import AT_MARKET, CancelBid, Deposit, List, PlaceBid, Unlist
 from pile_coordinator.chain.transition import Outcome
 from pile_shared.terms import LEAF_CLEARING, Terms
@@ -39,6 +40,10 @@ def clearing(outcome: Outcome) -> list:
     return leaf
 
 
+def curve_of(market: Market, catalog: int = CATALOG) -> Curve:
+    return epochs.zone_curve(market.state.params, market.state.get(Zone, "north"), catalog)
+
+
 def signed_terms(market: Market) -> list[Terms]:
     return [market.state.terms_of(contract) for contract in market.state.each(Contract)]
 
@@ -49,14 +54,18 @@ def random_market(supply: list, demand: list, order: random.Random, **params: ob
     by_sender: dict[str, list[bytes]] = defaultdict(list)
     for pile, start, length, lots, ask in supply:
         owner = f"owner-{pile + 1}"
-        body = List(f"pile-{pile + 1}", NOW + start * HOUR, NOW + (start + length) * HOUR, lots * 100, ask)
+        body = List(
+            f"pile-{pile + 1}", NOW + start * HOUR, NOW + (start + length) * HOUR, lots * 100, ask, explicit=False
+        )
         sequence = market.sequences.get(owner, 0) + 1 + len(by_sender[owner])
         by_sender[owner].append(market.tx(owner, body, sequence=sequence))
     for i, (start, length, lots, limit, is_market, pile) in enumerate(demand):
         start_ms, user = NOW + start * QUARTER, f"user-{i + 1}"
         end_ms = start_ms + length * QUARTER
         expires = 0 if is_market else end_ms
-        body = PlaceBid("north", pile, lots * 100, start_ms, end_ms, limit, is_market, expires)
+        body = PlaceBid(
+            "north", pile, lots * 100, start_ms, end_ms, limit, is_market, expires, divisible=False, explicit=False
+        )
         by_sender[user].append(market.tx(user, body))
     txs = []
     while by_sender:
@@ -108,7 +117,7 @@ def check_price(market: Market, terms: list[Terms]) -> None:
     open_wh = sum(one.energy_wh for one in curve)
     zone = market.state.get(Zone, "north")
     assert zone.open_wh == open_wh
-    price = contracts.zone_curve(market.state, zone).price_micro_per_kwh(open_wh)
+    price = curve_of(market).price_micro_per_kwh(open_wh)
     assert {one.price_micro_per_kwh for one in curve} <= {price}
 
 
@@ -120,18 +129,19 @@ def could_meet(market: Market, bid: Bid, listing: Listing, terms: list[Terms]) -
     """Said again in the words of the ledger guide: a bid that still rests has nothing left to meet."""
     zone = market.state.get(Zone, "north")
     on_curve = listing.ask_micro_per_kwh == AT_MARKET
-    curve_price = contracts.zone_curve(market.state, zone).price_micro_per_kwh(zone.open_wh + bid.energy_wh)
+    curve_price = curve_of(market).price_micro_per_kwh(zone.open_wh + bid.energy_wh)
     price = curve_price if on_curve else listing.ask_micro_per_kwh
     start_ms = max(bid.window_start_ms, market.time_ms)
     return (
         bid.pile in {"", listing.pile}
-        and price <= bid.limit_micro_per_kwh
+        and price <= min(bid.limit_micro_per_kwh, 2 * CATALOG)
+        and price >= 400_000
         and bid.energy_wh <= listing.energy_wh
         and listing.window_start_ms <= bid.window_start_ms
         and bid.window_end_ms <= listing.window_end_ms
         and bid.energy_wh * HOUR <= 7000 * (bid.window_end_ms - start_ms)
         and all(is_apart(one, bid.window_start_ms, bid.window_end_ms) for one in terms if one.pile == listing.pile)
-        and contracts.bond_micro(market.state, bid.energy_wh) <= market.money(listing.owner)
+        and orders.bond_micro(market.state.params, bid.energy_wh, CATALOG) <= market.money(listing.owner)
     )
 
 
@@ -142,12 +152,13 @@ def test_all_curve_fills_of_a_block_pay_one_price_the_curves_after_all_of_them()
     for user in ("user-1", "user-2", "user-3"):
         market.bid(user, energy=5000)
     outcome = market.ok()
-    curve = contracts.zone_curve(market.state, market.state.get(Zone, "north"))
+    curve = curve_of(market)
     price = curve.price_micro_per_kwh(15_000)
     assert price > curve.price_micro_per_kwh(5000) > CATALOG
     assert {terms.price_micro_per_kwh for terms in signed_terms(market)} == {price}
-    _, zone, shape, before, after, announced, rows = clearing(outcome)
-    assert (zone, shape, before, after, announced) == ("north", [CATALOG, 42_000, 4, 5], 0, 15_000, price)
+    _, zone, shape, in_force, before, after, by_catalog, rows = clearing(outcome)
+    assert (zone, shape, before, after, by_catalog) == ("north", [42_000, 4, 5], 0, 15_000, [[CATALOG, price]])
+    assert in_force == tariff.tariff_hash(market.state.get(Tariff, "now"))
     assert len(rows) == 3
 
 
@@ -158,7 +169,7 @@ def test_an_ask_is_paid_its_own_price_and_sets_nobody_elses() -> None:
     market.bid("user-1", pile="pile-1", limit=900_000)
     market.bid("user-2", pile="pile-2", limit=900_000)
     market.ok()
-    curve = contracts.zone_curve(market.state, market.state.get(Zone, "north"))
+    curve = curve_of(market)
     prices = {terms.user: terms.price_micro_per_kwh for terms in signed_terms(market)}
     assert prices == {"user-1": 899_000, "user-2": curve.price_micro_per_kwh(5000)}
 
@@ -200,7 +211,7 @@ def test_nobody_chooses_who_wins_a_tie() -> None:
 def test_a_bid_is_not_filled_above_its_limit_by_one_micro() -> None:
     for extra, filled in ((-1, False), (0, True)):
         market = Market()
-        curve = contracts.zone_curve(market.state, market.state.get(Zone, "north"))
+        curve = curve_of(market)
         market.offer()
         market.bid(limit=curve.price_micro_per_kwh(5000) + extra)
         market.ok()
@@ -219,7 +230,7 @@ def test_a_market_order_that_finds_nothing_is_refunded_in_the_same_block() -> No
 
 def test_a_resting_bid_fills_when_the_price_falls() -> None:
     market = Market(2, 2, begin_grace_ms=0, evidence_window_ms=0)
-    curve = contracts.zone_curve(market.state, market.state.get(Zone, "north"))
+    curve = curve_of(market)
     market.offer("pile-1")
     market.offer("pile-2")
     market.bid("user-1", energy=1000, pile="pile-1", start=NOW + QUARTER, end=NOW + 2 * QUARTER)
@@ -258,7 +269,7 @@ def test_a_bid_dies_when_no_session_could_begin_any_more() -> None:
     market.bid(market=True, energy=1000, start=market.time_ms, end=short)
     market.ok()
     assert contracts.begin_until_ms(market.terms()) == short
-    late = market.tx("user-1", PlaceBid("north", "", 1000, short - HOUR // 2, short, 10**6, True, 0))
+    late = market.tx("user-1", PlaceBid("north", "", 1000, short - HOUR // 2, short, 10**6, True, 0, False, False))
     assert [r.code for r in market.block(late, time_ms=short).results] == ["window"]
 
 
@@ -289,7 +300,7 @@ def test_windows_may_touch_but_not_overlap() -> None:
 @pytest.mark.parametrize(("funds", "filled"), [(0, False), (1, True)])
 def test_an_owner_who_cannot_pay_the_bond_is_not_matched_until_money_comes(funds: int, filled: bool) -> None:
     market = Market(owner_micro=0)
-    bond = contracts.bond_micro(market.state, 5000)
+    bond = orders.bond_micro(market.state.params, 5000, CATALOG)
     assert bond == 5 * CATALOG * 200 // 1000
     market.send("grid", Deposit("owner-1", bond - 1 + funds, "some"))
     market.offer()
@@ -306,7 +317,9 @@ def test_an_owner_who_cannot_pay_the_bond_is_not_matched_until_money_comes(funds
 def test_one_owners_money_bonds_one_of_two_contracts_of_a_block() -> None:
     market = Market(1, 2, owner_micro=0)
     market.send("operator", market.pile("pile-2", "owner-1"))
-    market.send("grid", Deposit("owner-1", contracts.bond_micro(market.state, 5000) * 3 // 2, "one and a half"))
+    market.send(
+        "grid", Deposit("owner-1", orders.bond_micro(market.state.params, 5000, CATALOG) * 3 // 2, "one and a half")
+    )
     market.ok()
     market.offer("pile-1")
     market.offer("pile-2")
@@ -324,7 +337,7 @@ def test_withdrawn_orders_meet_nobody() -> None:
     market.send("user-1", CancelBid(bid))
     listing = market.offer()
     market.send("owner-1", Unlist(listing))
-    assert closings(market.ok()) == ["cancelled"]
+    assert closings(market.ok()) == ["cancelled", "cancelled"]
     assert (market.state.each(Bid), market.state.each(Listing), market.money("user-1")) == ([], [], before)
 
 

@@ -5,10 +5,11 @@ import json
 from typing import Any
 
 import pytest
-from world import World, genesis, key
+from world import FLAT, NOW, World, genesis, key
 
 from pile_coordinator.chain.genesis import genesis_from_json
-from pile_coordinator.chain.records import Party
+from pile_coordinator.chain.records import Epoch, Party, PartyKey, Tally, Tariff
+from pile_shared import cose
 from pile_shared.errors import ConfigError
 
 
@@ -26,9 +27,8 @@ def test_a_genesis_survives_its_json() -> None:
 def test_every_parameter_is_part_of_the_hash_and_must_be_there(name: str) -> None:
     changed = document()
     value = changed["params"][name]
-    changed["params"][name] = {"currency": "EUR", "treasury": "operator", "grid": "second"}.get(
-        name, value if isinstance(value, str) else value - 1
-    )
+    other = {"currency": "EUR", "treasury": "operator", "grid": "second", "breaker_permille": 1, "rulings_needed": 2}
+    changed["params"][name] = other.get(name, value if isinstance(value, str) else value - 1)
     if name == "grid":
         changed["parties"].append({"id": "second", "role": "grid", "public": key("second").public.hex()})
     assert genesis_from_json(changed).hash() != genesis().hash()
@@ -44,6 +44,10 @@ def test_a_parameter_out_of_range_is_named(name: str, value: object) -> None:
     changed["params"][name] = value
     with pytest.raises(ConfigError, match=name):
         genesis_from_json(changed)
+
+
+def period(genesis_document: dict[str, Any]) -> dict[str, Any]:
+    return genesis_document["tariff"]["periods"][0]
 
 
 def edits() -> dict[str, Any]:
@@ -68,7 +72,21 @@ def edits() -> dict[str, Any]:
         "no such treasury": (lambda d: d["params"].update(treasury="nobody"), "params.treasury"),
         "a treasury that cannot deposit": (lambda d: d["params"].update(treasury="auditor"), "params.treasury"),
         "a CRR above one": (lambda d: d["params"].update(crr_numerator=6), "CRR"),
-        "a grid that buys dear": (lambda d: d["params"].update(catalog_buy_micro_per_kwh=650_001), "dearer"),
+        "a grid that buys dear": (lambda d: period(d).update(buy_micro_per_kwh=650_001), "buying price"),
+        "a grid that gives away": (lambda d: period(d).update(sell_micro_per_kwh=0), "selling price"),
+        "no periods": (lambda d: d["tariff"].update(periods=[]), "periods"),
+        "too many periods": (
+            lambda d: d["tariff"].update(periods=[period(d) | {"from_minute": i} for i in range(25)]),
+            "24",
+        ),
+        "a day without a beginning": (lambda d: period(d).update(from_minute=1), "from minute"),
+        "periods out of order": (lambda d: d["tariff"].update(periods=[period(d), period(d)]), "from minute"),
+        "a period without a name": (lambda d: period(d).update(name=""), "name of the period"),
+        "a period without a price": (lambda d: period(d).pop("sell_micro_per_kwh"), "each period"),
+        "a period with an extra": (lambda d: period(d).update(extra=1), "each period"),
+        "an offset of a day": (lambda d: d["tariff"].update(utc_offset_minutes=1440), "utc_offset_minutes"),
+        "a tariff with an extra": (lambda d: d["tariff"].update(from_ms=1), "tariff"),
+        "no tariff": (lambda d: d.pop("tariff"), "tariff"),
     }
 
 
@@ -87,8 +105,30 @@ def test_something_else_than_an_object_is_refused(junk: object) -> None:
         genesis_from_json(junk)
 
 
-def test_the_first_state_is_the_parameters_and_the_parties() -> None:
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"utc_offset_minutes": 1},
+        {"periods": [FLAT | {"name": "other"}]},
+        {"periods": [FLAT | {"sell_micro_per_kwh": 650_001}]},
+        {"periods": [FLAT | {"buy_micro_per_kwh": 400_001}]},
+        {"periods": [FLAT, FLAT | {"from_minute": 1}]},
+    ],
+)
+def test_the_tariff_is_part_of_the_hash(change: dict[str, Any]) -> None:
+    changed = document()
+    changed["tariff"].update(change)
+    assert genesis_from_json(changed).hash() != genesis().hash()
+
+
+def test_the_first_state_is_parameters_parties_tariff_epoch_and_an_empty_tally() -> None:
     world = World()
     assert [party.id for party in world.state.each(Party)] == ["auditor", "grid", "operator"]
-    assert world.state.params.catalog_sell_micro_per_kwh == 650_000
+    assert world.state.params.bond_permille == document()["params"]["bond_permille"]
+    assert world.state.each(Tariff) == [Tariff("now", NOW, 0, [[0, "flat", 650_000, 400_000]])]
+    assert world.state.get(Epoch, "epoch").next_edge_ms == NOW + document()["params"]["epoch_ms"]
+    assert world.state.each(Tally) == [Tally("tally", 0, 0, 0, 0, 0, 0)]
+    assert {k.party: k.kid for k in world.state.each(PartyKey)} == {
+        party: cose.key_id(key(party).public) for party in ("auditor", "grid", "operator")
+    }
     assert World().root == world.root != World(fee_micro=1).root

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from commit_loop import deposit, engine
 from world import END, HOUR, NOW, START, genesis, key
 
 from pile_coordinator.chain import transition
+from pile_coordinator.chain.env import Journal
 from pile_coordinator.chain.records import Bid, Listing, Party, Zone
 from pile_coordinator.chain.rejections import Rejection
 from pile_coordinator.chain.state import State
@@ -230,17 +232,17 @@ def test_has_work_when_something_waits_or_falls_due(solo: SoloEngine) -> None:
     assert solo.has_work(NOW)
     solo.make_block(NOW)
     assert not solo.has_work(NOW)
-    solo.submit(tx(solo, "dan", PlaceBid("north", "", 1000, START, END, 700_000, False, START)))
+    solo.submit(tx(solo, "dan", PlaceBid("north", "", 1000, START, END, 700_000, False, START, False, False)))
     solo.make_block(NOW)
     assert not solo.has_work(START - 1)
     assert solo.has_work(START)
     solo.make_block(START)
     assert solo.state.each(Bid) == []
     assert not solo.has_work(START + HOUR)
-    solo.submit(tx(solo, "olga", List("pile-1", START, END, 1000, AT_MARKET)))
+    solo.submit(tx(solo, "olga", List("pile-1", START, END, 1000, AT_MARKET, False)))
     solo.make_block(START)
     zone = solo.state.get(Zone, "north")
-    solo.state.put(Zone(zone.id, zone.rated_power_w, zone.open_wh, dirty=True))  # as a full clearing leaves it
+    solo.state.put(replace(zone, dirty=True))  # as a full clearing leaves it
     assert solo.has_work(START)
     assert len(solo.state.each(Listing)) == 1
 
@@ -275,7 +277,7 @@ def test_an_error_of_ours_stops_the_engine_before_it_commits(tmp_path: Path, mon
     opened = engine(path)
     opened.submit(deposit(opened, 1))
 
-    def broken(state: State) -> None:
+    def broken(state: State, journal: Journal) -> None:
         raise ZeroDivisionError
 
     monkeypatch.setattr(transition.invariants, "check", broken)

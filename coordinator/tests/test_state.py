@@ -12,18 +12,38 @@ from hypothesis import strategies as st
 from recorded_run import run
 from world import HOUR, NOW, Market, World, bounded, key
 
-from pile_coordinator.chain.records import Account, Bid, Listing, Party, Payment, Record, Zone
+from pile_coordinator.chain.records import (
+    Account,
+    Bid,
+    Dispute,
+    Listing,
+    Party,
+    Payment,
+    Record,
+    Withdrawal,
+    Zone,
+)
 from pile_coordinator.chain.state import State
 from pile_coordinator.chain.tree import StateTree, bucket_of, entry_hash
 
+HASHES = st.sampled_from([bytes([i]) * 32 for i in range(4)])
 RECORDS = st.one_of(
     st.builds(Account, st.sampled_from(["X", "F", "P:a", "P:b", "E:00", "B:00"]), st.integers(-100, 100)),
     st.builds(Party, st.sampled_from("abcd"), st.just("grid"), st.just(b""), st.integers(0, 9), st.just(0)),
-    st.builds(Zone, st.sampled_from("xy"), st.integers(1, 9), st.integers(0, 9), dirty=st.booleans()),
+    st.builds(
+        Zone,
+        st.sampled_from("xy"),
+        st.integers(1, 9),
+        st.integers(1, 9),
+        st.integers(0, 9),
+        st.integers(0, 9),
+        paused_until_ms=st.integers(0, 9),
+        dirty=st.booleans(),
+    ),
     st.builds(Payment, st.sampled_from(["r1", "r2"]), st.integers(1, 9)),
     st.builds(
         Bid,
-        st.sampled_from([bytes([i]) * 32 for i in range(4)]),
+        HASHES,
         st.just("a"),
         st.just("x"),
         st.just(""),
@@ -32,9 +52,14 @@ RECORDS = st.one_of(
         st.just(9),
         st.just(1),
         st.booleans(),
+        st.just(5),  # expires_ms and the limit never change
         st.integers(0, 9),
-        st.integers(0, 9),
+        st.booleans(),
+        st.booleans(),
+        st.integers(0, 16),
     ),
+    st.builds(Withdrawal, HASHES, st.just("a"), st.integers(1, 9), st.just("bank")),
+    st.builds(Dispute, HASHES, st.just("U"), st.just("cause"), st.just(5), st.integers(0, 9), st.just([])),
 )
 STEPS = st.lists(st.tuples(RECORDS, st.booleans()), max_size=25)
 
@@ -49,7 +74,7 @@ def play(state: State, steps: list[tuple[Record, bool]]) -> None:
 
 def content(state: State) -> tuple:
     tables = {kind: dict(table) for kind, table in state._tables.items()}
-    return tables, {kind: total for kind, total in state.totals.items() if total}
+    return tables, *[{k: total for k, total in totals.items() if total} for totals in (state.totals, state.owed)]
 
 
 @given(STEPS, STEPS)
@@ -63,7 +88,7 @@ def test_a_roll_back_leaves_no_trace(kept: list, undone: list) -> None:
     state.roll_back(mark)
     assert content(state) == before
     assert state.seal()[0] == twin.seal()[0]
-    assert [b.id for b in state.due(10)] == [b.id for b in twin.due(10)]
+    assert [b.key for b in state.due(10)] == [b.key for b in twin.due(10)]
 
 
 @given(STEPS, st.randoms())
@@ -80,9 +105,8 @@ def test_the_root_is_that_of_the_snapshot_whatever_the_history(steps: list, rng:
     rng.shuffle(items)
     loaded = State.load(items)
     assert loaded.seal()[0] == root == StateTree().update(items)
-    assert content(loaded)[0] == content(state)[0]
-    assert content(loaded)[1] == content(state)[1]
-    assert [b.id for b in loaded.due(10)] == [b.id for b in state.due(10)]
+    assert content(loaded) == content(state)
+    assert [b.key for b in loaded.due(10)] == [b.key for b in state.due(10)]
 
 
 def test_every_entry_moves_the_root() -> None:
@@ -130,11 +154,14 @@ def test_due_gives_each_once_in_order_of_time_then_id() -> None:
 
 
 def test_next_deadline_is_never_later_than_the_real_one() -> None:
-    market = Market()
-    assert market.state.next_deadline_ms() is None
+    assert State().next_deadline_ms() is None
+    market = Market(epoch_ms=3 * HOUR)
+    assert market.state.next_deadline_ms() == NOW + 3 * HOUR, "the next epoch"
     market.bid(limit=1, expires=NOW + HOUR)
     market.ok()
     assert market.state.next_deadline_ms() == NOW + HOUR
+    market.ok(time_ms=NOW + 3 * HOUR)
+    assert market.state.next_deadline_ms() == NOW + 6 * HOUR
 
 
 def test_a_listing_or_party_is_found_by_key_only_in_its_table() -> None:
