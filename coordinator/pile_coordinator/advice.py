@@ -41,7 +41,7 @@ NEXT: dict[str, str] = {
     "ambiguous": "This order has several contracts: name one of those listed.",
     "other_key": "The contract was signed with an earlier key of yours: give that file with --old-key.",
     "config": "Correct the file or option that the message names.",
-    "usage": "See --help.",
+    "usage": "It was called in a way that it does not know: `--help` after the action shows how.",
 }
 
 

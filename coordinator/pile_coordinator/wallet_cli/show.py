@@ -11,6 +11,38 @@ from rich.table import Table
 from pile_coordinator.amounts import money
 
 _SIDES = {"U": "user", "H": "owner", "G": "grid", "F": "fees", "E": "escrow", "B": "bond", "D": "objection"}
+# In this order, as a person would ask; what is not named here follows by name.
+_ORDER = (
+    *(
+        "kind",
+        "outcome",
+        "reason",
+        "why",
+        "phase",
+        "awaits",
+        "deadline_ms",
+        "party",
+        "role",
+        "balance_micro",
+        "currency",
+    ),
+    *("period", "catalog_micro_per_kwh", "catalog_buy_micro_per_kwh", "band_micro_per_kwh", "load_wh"),
+    *("now_micro_per_kwh", "curve_micro_per_kwh", "ask_micro_per_kwh", "limit_micro_per_kwh", "price_micro_per_kwh"),
+    *(
+        "fee_micro",
+        "hold_micro",
+        "cost_micro",
+        "most_micro",
+        "user",
+        "owner",
+        "zone",
+        "pile",
+        "energy_wh",
+        "measured_wh",
+    ),
+    *("cause", "window_start_ms", "window_end_ms"),
+)
+_LAST = ("id", "transaction", "digest", "next")
 _ROW_WIDTH = 240  # ids are shown whole, so that they can be copied; a narrow terminal wraps the line
 _UNITS = (("_micro_per_kwh", " per kWh"), ("_micro", ""), ("_wh", " (Wh)"), ("_ms", " (UTC)"))
 
@@ -75,20 +107,25 @@ def heading(name: str) -> str:
 
 
 def table(rows: list[list[str]], headings: list[str]) -> None:
-    """Print a table; the last column is never cut."""
+    """Print a table, wide enough for every id."""
     grid = Table(*headings, box=None, pad_edge=False, header_style="bold")
     for column in grid.columns:
         column.no_wrap = True
     for row in rows:
         grid.add_row(*row)
-    Console(highlight=False, markup=False, width=_ROW_WIDTH).print(grid)
+    console = Console(highlight=False, markup=False, width=_ROW_WIDTH)
+    with console.capture() as drawn:
+        console.print(grid)
+    sys.stdout.write("".join(line.rstrip() + "\n" for line in drawn.get().splitlines()))
 
 
 def _write_fields(fields: dict[str, object]) -> None:
     """One line per field; lists of rows and maps below, under their name."""
     inner = {name: value for name, value in fields.items() if _is_inner(value)}
-    rows = [[heading(name), text(name, value)] for name, value in fields.items() if name not in inner]
-    table(rows, ["", ""])
+    outer = {name: fields[name] for name in sorted(fields, key=_column_order) if name not in inner}
+    width = max(len(heading(name)) for name in outer)
+    for name, value in outer.items():
+        sys.stdout.write(f"{heading(name):<{width}}  {text(name, value)}\n")
     for name, value in inner.items():
         sys.stdout.write(f"{heading(name)}:\n")
         if isinstance(value, dict):
@@ -127,5 +164,7 @@ def _write_rows(rows: list[dict[str, object]]) -> None:
         table([[text(c, row[c]) for c in columns] for row in alike], [heading(c) for c in columns])
 
 
-def _column_order(name: str) -> tuple[int, str]:
-    return {"kind": 0, "phase": 1, "id": 3}.get(name, 2), name
+def _column_order(name: str) -> tuple[int, int, str]:
+    if name in _LAST:
+        return 2, _LAST.index(name), name
+    return (0, _ORDER.index(name), name) if name in _ORDER else (1, 0, name)

@@ -49,7 +49,7 @@ def _list(wallet: Wallet, options: argparse.Namespace) -> object:
 
 def _bid_arguments(parser: argparse.ArgumentParser, *, is_quote: bool) -> None:
     parser.add_argument("--zone", type=values.name, required=True)
-    parser.add_argument("--pile", type=values.name, default="", help="only this pile")
+    parser.add_argument("--pile", type=values.name, help="only this pile")
     _window_arguments(parser)
     parser.add_argument(
         "--limit",
@@ -70,7 +70,7 @@ def _bid_arguments(parser: argparse.ArgumentParser, *, is_quote: bool) -> None:
 def _bid_of(options: argparse.Namespace) -> PlaceBid:
     return PlaceBid(
         options.zone,
-        options.pile,
+        options.pile or "",
         options.energy,
         options.start,
         options.end,
