@@ -8,7 +8,7 @@ from pile_coordinator.chain import accounts
 from pile_coordinator.chain.env import Env
 from pile_coordinator.chain.genesis import Genesis, genesis_from_json
 from pile_coordinator.chain.invariants import check_in_full
-from pile_coordinator.chain.records import Account, Contract, Party, Pile
+from pile_coordinator.chain.records import MEASURED, Account, Contract, Party, Pile
 from pile_coordinator.chain.settlement import Statement, decode_statement
 from pile_coordinator.chain.transactions import (
     AT_MARKET,
@@ -28,7 +28,7 @@ from pile_hil.site import PARAMS as SITE_PARAMS
 from pile_shared import cose
 from pile_shared.codec import decode, encode
 from pile_shared.platform import es256_verify, sha256
-from pile_shared.proof import BEGIN, NO_PREVIOUS, PERIODIC, Origin, Proof, proof_hash
+from pile_shared.proof import BEGIN, NO_PREVIOUS, PERIODIC, REASON_ENERGY_REACHED, Origin, Proof, proof_hash
 from pile_shared.proof import END as END_EVENT
 from pile_shared.reading import Reading
 from pile_shared.terms import LEAF_CLOSED, LEAF_SETTLEMENT, Terms
@@ -164,6 +164,13 @@ class World:
         assert [r.code for r in outcome.results] == ["ok"] * len(outcome.results), outcome.results
         return outcome
 
+    def refused(self, sender: str, body: Body, **over: object) -> str:
+        """The code of a transaction that is rejected without a trace, in a block of its own at the same time."""
+        root = self.root
+        (result,) = self.block(self.tx(sender, body, **over), time_ms=self.time_ms).results
+        assert self.root == root
+        return result.code
+
     def money(self, party: str) -> int:
         return self.state.balance_micro(f"P:{party}")
 
@@ -297,10 +304,32 @@ class Market(World):
         for party in parties:
             self.send(party, Confirm(contract.id, digest))
 
+    def measured(self, *, energy: int = 5000, reason: int = REASON_ENERGY_REACHED) -> Contract:
+        """Take the one signed contract through a session that starts and ends in its window."""
+        terms = self.terms()
+        begin_ms, end_ms = terms.window_start_ms + 1000, terms.window_end_ms - 1000
+        first = self.begin(time_ms=begin_ms)
+        self.submit(first, self.end(end_ms, 100_000 + energy, reason), time_ms=end_ms + 500)
+        assert self.contract().phase == MEASURED
+        return self.contract()
+
+    def stop(self, contract: bytes, signer: str = "user-1", action: int = 2) -> bytes:
+        """A session command as the user signs it; 2 is the stop."""
+        payload = encode([contract, action, b"\x01" * 8, NOW])
+        return cose.sign1(payload, key(signer), cose.purpose(cose.SESSION, self.chain_id))
+
+    def purses(self) -> tuple[int, int, int, int]:
+        """The money of user-1, owner-1 and the grid, and the fees: U, H, G and F of the guide's table."""
+        return self.money("user-1"), self.money("owner-1"), self.money("grid"), self.state.balance_micro("F")
+
+    def gains(self, before: tuple[int, int, int, int]) -> tuple[int, ...]:
+        """What those four have gained since then."""
+        return tuple(now - then for now, then in zip(self.purses(), before, strict=True))
+
     def holds(self) -> dict[str, int]:
-        """Escrows and bonds that are not empty."""
+        """Escrows, bonds, objection bonds and withdrawals that are not empty."""
         names = [a.name for a in self.state.each(Account)]
-        return {n: self.state.balance_micro(n) for n in names if accounts.kind_of(n) in "EB"}
+        return {n: self.state.balance_micro(n) for n in names if accounts.kind_of(n) in "EBDW"}
 
 
 def closings(outcome: Outcome) -> list[str]:
