@@ -47,10 +47,9 @@ class DisputeCheck:
         self._confirmed = confirmed
 
     def run(self, settled: Header, statement: Statement) -> None:
-        """VerifyError unless `statement` is what the dispute came to in the block `settled`."""
+        """VerifyError unless `statement`, which has a verdict, is what the dispute came to in the block `settled`."""
         verdict = statement.verdict
-        if verdict is None:
-            raise VerifyError("chain", "a disputed contract is closed by a statement with a verdict")
+        assert verdict is not None  # the outcome said so
         objected, objection = self._objection(verdict)
         undecided = settled.time_ms >= objected.time_ms + self._params.dispute_window_ms
         if settled.height < objected.height or undecided != (verdict.basis == BASIS_TIMEOUT):

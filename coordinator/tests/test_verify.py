@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 from settled import MEASURED_AT, Chain, deliver
-from world import HOUR, NOW, key
+from world import HOUR, NOW, genesis, key
 
 from pile_coordinator.certificates import OrderCertificate, decode_order_certificate
 from pile_coordinator.chain.contracts import piece_name
@@ -37,6 +37,7 @@ from pile_coordinator.chain.transactions import (
     SetTariff,
     Sign,
     SubmitProofs,
+    decode_transaction,
 )
 from pile_coordinator.engines.engine import CachingVerifier
 from pile_coordinator.evidence.queries import NoEvidenceError, find_contract, find_contracts
@@ -46,9 +47,27 @@ from pile_shared import cose, merkle
 from pile_shared.certificate import Certificate, Header, Inclusion, attest
 from pile_shared.codec import decode, encode
 from pile_shared.platform import es256_verify, sha256
-from pile_shared.proof import ALARM, BEGIN, HEARTBEAT, PERIODIC, REASON_USER, REASON_VEHICLE_FULL
+from pile_shared.proof import (
+    ALARM,
+    BEGIN,
+    HEARTBEAT,
+    PERIODIC,
+    REASON_USER,
+    REASON_VEHICLE_FULL,
+    Proof,
+    parse,
+    proof_hash,
+)
 from pile_shared.proof import END as END_EVENT
-from pile_shared.terms import FIELDS, LEAF_CLOSED, LEAF_CONTRACT, LEAF_SETTLEMENT, decode_terms, terms_from
+from pile_shared.terms import (
+    FIELDS,
+    LEAF_CLOSED,
+    LEAF_CONTRACT,
+    LEAF_PROPOSED,
+    LEAF_SETTLEMENT,
+    decode_terms,
+    terms_from,
+)
 
 PEAK, VALLEY = [0, "peak", 800_000, 500_000], [1, "valley", 300_000, 100_000]
 
@@ -157,6 +176,9 @@ def test_a_frozen_session_settles_at_its_last_believed_reading(chain):
     chain.block(start + 3 * HOUR)
     result = verified(chain, chain.certificate(contract.id))
     assert (result.statement.measured_wh, result.statement.cause, result.proofs) == (1000, "pile", 4)
+    honest = chain.certificate(contract.id)
+    without = replace(honest, proofs=(*honest.proofs[:2], honest.proofs[3]))  # one that does not count either
+    assert broken_link(chain, without) == "chain"
 
 
 def test_what_a_pile_says_besides_does_not_spoil_the_certificate(chain):
@@ -276,8 +298,20 @@ def test_signing_that_nobody_asked_for_is_refused(chain):
     honest = deliver(chain, delivered_wh=5000, reason=REASON_USER)
     contract = result_id(honest)
     assert broken_link(chain, replace(honest, signatures=(chain.tx("dan", Sign(contract)),))) == "chain"
+    stranger = chain.world.raw("judge-1", "sign", [contract])
+    assert broken_link(chain, replace(honest, signatures=(stranger,))) == "chain"
     later = moved(chain, honest.signing, height=honest.signing.certificate.header.height + 1)
     assert broken_link(chain, replace(honest, signing=later)) == "chain"
+
+
+def test_a_contract_is_no_proposal(chain, defaulted):
+    """Nor is one that was called off, if nobody had asked to sign it."""
+    proposed = encode([LEAF_PROPOSED, decode(defaulted.signing.leaf, 8192)[1]])
+    signing, clearing = collude(chain, (defaulted.signing, proposed), (defaulted.clearing, defaulted.clearing.leaf))
+    forged = replace(defaulted, signing=signing, clearing=clearing)
+    assert broken_link(chain, forged) == "chain"
+    by_dan = chain.tx("dan", CancelContract(result_id(defaulted)))
+    assert broken_link(chain, replace(forged, cancellation=by_dan)) == "chain"
 
 
 def result_id(certificate: OrderCertificate) -> bytes:
@@ -442,14 +476,15 @@ def test_confirmed_with_a_restored_key(chain):
     word, other = honest.key_changes
     for words in ((word,), (word, word), (other,)):
         assert broken_link(chain, replace(honest, key_changes=words)) == "signature"
-    by_judge = chain.world.raw("judge-1", "restore-key", ["dan", key("dan/new").public])
-    assert broken_link(chain, replace(honest, key_changes=(word, by_judge))) == "signature"
+    by_auditor = chain.world.raw("auditor", "restore-key", ["dan", key("dan/new").public])
+    assert broken_link(chain, replace(honest, key_changes=(word, by_auditor))) == "signature"
 
 
-def test_a_founder_is_not_to_be_played_by_a_user(chain):
+def test_a_founder_is_not_to_be_played_by_a_user(chain, defaulted):
     """Terms in which the user is called like the grid would make the user's key the grid's."""
-    honest = deliver(chain, delivered_wh=5000, reason=REASON_USER)
-    forged = other_terms(chain, honest, user="grid")
+    body = bid_of(defaulted)
+    order = chain.tx("grid", body, signer="dan")
+    forged = other_terms(chain, replace(defaulted, order=order), user="grid", order=sha256(order))
     assert broken_link(chain, forged) == "chain"
 
 
@@ -528,6 +563,18 @@ def test_one_party_confirms_and_the_other_objects_with_a_new_key(chain):
     assert broken_link(chain, replace(honest, confirmations=(*honest.confirmations, confirmed))) == "chain"
 
 
+def test_an_answer_answers_nothing_but_a_contested_cause(chain):
+    """Time decided about the energy; all nodes sign that the stop command did."""
+    contract = chain.measure(delivered_wh=2000)
+    chain.object("dan", "energy")
+    chain.block(MEASURED_AT + 49 * HOUR)
+    honest = chain.certificate(contract)
+    verdict = replace(statement_of(honest.settlement).verdict, basis="answer")
+    answer = chain.tx("olga", Answer(contract, chain.stop_command(contract)))
+    forged = disputed(restated(chain, honest, verdict=verdict), answer=answer)
+    assert broken_link(chain, at_time(chain, forged, MEASURED_AT + 2000)) == "chain"
+
+
 def disputed(certificate: OrderCertificate, **changes: object) -> OrderCertificate:
     return replace(certificate, dispute=replace(certificate.dispute, **changes))
 
@@ -588,6 +635,8 @@ def test_colluding_nodes_cannot_change_what_a_verdict_comes_to(chain):
     loser = Verdict("H", statement.verdict.bond_micro, "ruling", statement.verdict.arbiters)
     fitting = settle_disputed(terms, list(written.postings), 4000, "user", shares, loser)
     assert broken_link(chain, restated(chain, honest, verdict=loser, postings=tuple(fitting))) == "signature"
+    by_pile = settle_disputed(terms, list(written.postings), 4000, "pile", shares, statement.verdict)
+    assert broken_link(chain, restated(chain, honest, cause="pile", postings=tuple(by_pile))) == "posting"
     as_before = settle(terms, 2000, "user", shares)
     forged = restated(chain, honest, measured_wh=2000, postings=tuple(as_before))
     assert broken_link(chain, forged) == "chain"
@@ -690,17 +739,22 @@ def test_colluding_nodes_cannot_change_the_price(chain, change):
 
 
 def other_terms(chain: Chain, honest: OrderCertificate, **changes: object) -> OrderCertificate:
-    """All that names the contract is signed again by the nodes for other terms; what parties and pile signed is not."""
+    """The nodes sign all that names the contract again for other terms, with postings that fit; parties and pile do not."""
     terms = decode_terms(decode(honest.signing.leaf, 8192)[1])
     forged = terms_from({name: getattr(terms, name) for name, _ in FIELDS} | changes)
     row = decode(honest.clearing.leaf, 8192)
     row[7] = [[forged.contract_id(), forged.energy_wh, forged.on_curve, forged.price_micro_per_kwh]]
+    if not forged.on_curve:
+        row[5], row[6] = row[4], []
     signing, clearing = collude(
         chain,
         (honest.signing, encode([LEAF_CONTRACT, forged.encoded()])),
         (honest.clearing, encode(row)),
     )
-    statement = replace(statement_of(honest.settlement), contract=forged.contract_id())
+    written, params = statement_of(honest.settlement), chain.genesis.params
+    shares = Shares(params.penalty_permille, params.no_show_permille)
+    fitting = tuple(settle(forged, written.measured_wh, written.cause, shares))
+    statement = replace(written, contract=forged.contract_id(), postings=fitting)
     closed = encode([LEAF_CLOSED, forged.contract_id(), decode(honest.closing.leaf, 1024)[2]])
     said = (honest.settlement, encode([LEAF_SETTLEMENT, statement.encoded()])), (honest.closing, closed)
     if honest.settlement.certificate.header_bytes == honest.closing.certificate.header_bytes:
@@ -750,6 +804,135 @@ def defaulted(chain):
 )
 def test_colluding_nodes_cannot_sign_other_terms(chain, defaulted, field, value, link):
     assert broken_link(chain, other_terms(chain, defaulted, **{field: value})) == link
+
+
+def bid_of(certificate: OrderCertificate) -> PlaceBid:
+    return decode_transaction(certificate.order).body
+
+
+@pytest.mark.parametrize(
+    ("bid", "listing", "terms", "link"),
+    [
+        ({}, {}, {}, None),
+        ({"limit_micro_per_kwh": 650_000}, {}, {}, "price"),
+        ({"market": False, "expires_ms": NOW + 2000}, {}, {}, "chain"),
+        ({"market": False, "expires_ms": NOW + 2001}, {}, {}, None),
+        ({"pile": "pile-1"}, {}, {}, None),
+        ({"pile": "pile-2"}, {}, {}, "chain"),
+        ({"zone": "south"}, {}, {}, "chain"),
+        ({"energy_wh": 5100}, {}, {}, "chain"),
+        ({"divisible": True}, {}, {}, "chain"),
+        ({"explicit": True}, {}, {}, "chain"),
+        ({}, {"explicit": True}, {}, "chain"),
+        ({}, {"window_start_ms": NOW + 1}, {}, "chain"),
+        ({}, {"window_end_ms": NOW + 4 * HOUR - 1}, {}, "chain"),
+        ({}, {"energy_wh": 4900}, {}, "chain"),
+        ({}, {"energy_wh": 5000}, {}, None),
+        ({}, {"pile": "pile-2"}, {}, "chain"),
+        ({}, {"ask_micro_per_kwh": 700_000}, {}, "price"),
+        ({}, {"ask_micro_per_kwh": 700_000}, {"price_micro_per_kwh": 700_000, "on_curve": False}, None),
+        ({}, {"ask_micro_per_kwh": 700_000}, {"price_micro_per_kwh": 700_001, "on_curve": False}, "price"),
+        ({}, {"ask_micro_per_kwh": 399_999}, {"price_micro_per_kwh": 399_999, "on_curve": False}, "price"),
+        ({}, {"ask_micro_per_kwh": 400_000}, {"price_micro_per_kwh": 400_000, "on_curve": False}, None),
+        (
+            {"limit_micro_per_kwh": 2_000_000},
+            {"ask_micro_per_kwh": 1_300_001},
+            {"price_micro_per_kwh": 1_300_001, "on_curve": False},
+            "price",
+        ),
+        (
+            {"limit_micro_per_kwh": 2_000_000},
+            {"ask_micro_per_kwh": 1_300_000},
+            {"price_micro_per_kwh": 1_300_000, "on_curve": False},
+            None,
+        ),
+    ],
+)
+def test_a_contract_is_within_both_orders(chain, defaulted, bid, listing, terms, link):
+    """Here both parties signed other orders, and the nodes a contract that names these; the clearing fits its price."""
+    order = chain.tx("dan", replace(bid_of(defaulted), **bid))
+    offer = chain.tx("olga", replace(decode_transaction(defaulted.listing).body, **listing))
+    shown = replace(defaulted, order=order, listing=offer)
+    forged = other_terms(chain, shown, order=sha256(order), listing=sha256(offer), **terms)
+    if link is None:
+        assert verified(chain, forged).outcome == "defaulted"
+    else:
+        assert broken_link(chain, forged) == link
+
+
+def retold(chain: Chain, honest: OrderCertificate, proofs: list[Proof], counted: int, cause: str) -> OrderCertificate:
+    """The pile tells another session, and the nodes settle by the first so many of its proofs."""
+    running, messages, previous = bytes(32), [], proofs[0].previous
+    for i, proof in enumerate(proofs):
+        proof.sequence, proof.previous = proofs[0].sequence + i, previous
+        messages.append(proof.sign(key("pile-1"), chain.genesis.chain_id))
+        previous = proof_hash(messages[-1])
+        running = sha256(running + previous) if i < counted else running
+    measured_wh = proofs[counted - 1].readings[-1].energy_wh - proofs[0].readings[0].energy_wh
+    terms = decode_terms(decode(honest.signing.leaf, 8192)[1])
+    params = chain.genesis.params
+    postings = settle(terms, measured_wh, cause, Shares(params.penalty_permille, params.no_show_permille))
+    changes = {"evidence": running, "measured_wh": measured_wh, "cause": cause, "postings": tuple(postings)}
+    return restated(chain, replace(honest, proofs=tuple(messages)), **changes)
+
+
+def told(certificate: OrderCertificate) -> list[Proof]:
+    return [parse(message)[1] for message in certificate.proofs]
+
+
+def test_a_session_is_told_by_the_pile_alone(chain):
+    honest = deliver(chain, delivered_wh=2000, reason=REASON_USER, confirm=False)
+    assert verified(chain, retold(chain, honest, told(honest), 3, "user")).outcome == "settled"
+    contract = result_id(honest)
+
+    def link(change, counted=3, cause="user"):
+        proofs = told(honest)
+        change(proofs)
+        return broken_link(chain, retold(chain, honest, proofs, counted, cause))
+
+    def at(proofs, time_ms):
+        proofs[0].readings[0].time_ms = time_ms
+
+    assert link(lambda _: None, cause="pile") == "posting"
+    assert link(lambda proofs: at(proofs, NOW - 1)) == "chain"
+    assert link(lambda proofs: at(proofs, NOW + HOUR + 1)) == "chain"
+    assert link(lambda proofs: setattr(proofs[0].origin, "serial", "124")) == "chain"
+    assert link(lambda proofs: setattr(proofs[1], "contract", sha256(b"x"))) == "chain"
+    assert link(lambda proofs: setattr(proofs[0], "contract", sha256(b"x"))) == "chain"
+    assert link(lambda proofs: proofs.pop(0), counted=2) == "chain"
+    again = Proof(1, bytes(32), contract, BEGIN, told(honest)[1].readings, 0, told(honest)[0].origin)
+    assert link(lambda proofs: proofs.insert(1, again), counted=4) == "chain"
+    more = Proof(1, bytes(32), contract, PERIODIC, told(honest)[2].readings)
+    assert link(lambda proofs: proofs.append(more), counted=4) == "chain"
+    assert link(lambda proofs: proofs.append(more)) == "chain"
+
+
+def test_everything_is_of_one_contract_on_one_chain_in_order(chain):
+    honest = deliver(chain, delivered_wh=5000, reason=REASON_USER, confirm=False)
+    assert broken_link(chain, restated(chain, honest, contract=sha256(b"x"))) == "chain"
+    assert broken_link(chain, restated(chain, honest, chain_id="other")) == "chain"
+    verdict = Verdict("U", 5_000_000, "timeout", ())
+    assert broken_link(chain, restated(chain, honest, verdict=verdict)) == "chain"
+    closing = encode([LEAF_CLOSED, sha256(b"x"), "settled"])
+    assert broken_link(chain, replace(honest, closing=collude(chain, (honest.closing, closing))[0])) == "chain"
+    as_contract = encode([LEAF_CONTRACT, decode(honest.settlement.leaf, 8192)[1]])
+    forged = replace(honest, settlement=collude(chain, (honest.settlement, as_contract))[0])
+    assert broken_link(chain, forged) == "chain"
+    said = (honest.signing, honest.signing.leaf), (honest.clearing, honest.clearing.leaf)
+    signing, clearing = collude(chain, *said, height=1000)
+    assert broken_link(chain, replace(honest, signing=signing, clearing=clearing)) == "chain"
+    with_cancellation = replace(honest, cancellation=chain.tx("dan", CancelContract(result_id(honest))))
+    assert broken_link(chain, with_cancellation) == "chain"
+
+
+def test_another_genesis_or_validator_set_is_not_believed(chain):
+    honest = deliver(chain, delivered_wh=5000, reason=REASON_USER)
+    with pytest.raises(VerifyError) as caught:
+        verify_order(honest.encoded(), genesis(fee_micro=1))
+    assert caught.value.link == "chain"
+    assert broken_link(chain, replace(honest, chain_id="test-00000000")) == "chain"
+    handed_over = moved(chain, honest.closing, next_validators_hash=sha256(b"others"))
+    assert broken_link(chain, replace(honest, closing=handed_over)) == "signature"
 
 
 def test_a_contract_follows_from_its_own_proofs(chain):
