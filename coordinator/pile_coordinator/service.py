@@ -45,7 +45,7 @@ from pile_shared.terms import (
 
 BATCH_VALID_BLOCKS = 1000
 LOG_EVERY_MS = 1000  # per reason
-MAX_TAKEN = 256  # messages between two looks at the clock: some 30 ms
+MAX_TAKEN = 256  # messages taken from the queue at once
 FULL_BLOCK_PROOFS = 2048  # a block is made early when this many proofs are ready
 
 _QUIET = {
@@ -110,6 +110,10 @@ class Coordinator:
         """Wait at most `wait_s` for messages and handle them; make a block when it is time, or many proofs are ready."""
         for message in self.connection.take(min(self._next_block_s - time.monotonic(), wait_s), MAX_TAKEN):
             self.handle(*message)
+            self._make_block_if_due()  # between messages too: a quote on a large zone takes tens of milliseconds
+        self._make_block_if_due()
+
+    def _make_block_if_due(self) -> None:
         if time.monotonic() >= self._next_block_s or self.desk.ready >= FULL_BLOCK_PROOFS:
             self.make_block()
             self._next_block_s = time.monotonic() + self.config.block_interval_ms / 1000

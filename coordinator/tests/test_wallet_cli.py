@@ -342,6 +342,7 @@ def test_a_quote_names_price_hold_and_what_stands_in_the_way(town):
     status, out, _ = town.call("dan", "quote", *words, as_json=False)
     assert status == 0
     assert re.search(r"^outcome +rests$", out, re.MULTILINE)
+    assert re.search(r"^ask per kWh +-$", out, re.MULTILINE)  # no ask could serve it: the pile is taken
     town.ask("olga", "unlist", listing)
 
 
