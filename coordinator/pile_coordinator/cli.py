@@ -12,6 +12,7 @@ from typing import NoReturn, cast
 from rich.console import Console
 from rich.table import Table
 
+from pile_coordinator import replay_cli
 from pile_coordinator.amounts import money
 from pile_coordinator.chain.settlement import USER
 from pile_coordinator.config import load_config, load_genesis
@@ -65,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_run(commands)
     wallet.add_command(commands)
     _add_verify(commands)
+    replay_cli.add_command(commands)
     for entry in entry_points(group="pilechain.commands"):
         entry.load()(commands)
     return parser
