@@ -102,7 +102,6 @@ def test_the_wallet_says_what_is_missing(tmp_path, capsys, monkeypatch):
         ([], "--key FILE"),
         (["--key", "dan.key"], "genesis.json"),
         (["--key", "dan.key", "--broker", "nowhere"], "--broker"),
-        (["--key", "nobody.key"], "nobody.key"),
     ):
         assert main(["wallet", *words, "account"]) == 2
         assert missing in capsys.readouterr().err
