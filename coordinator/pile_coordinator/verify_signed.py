@@ -6,7 +6,7 @@ contract's terms. A party may have had another key since; the transactions that 
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar, cast
+from typing import TypeVar
 
 from pile_coordinator.chain.genesis import Genesis
 from pile_coordinator.chain.records import EV_OWNER, GRID, OPERATOR, PILE_OWNER
@@ -142,7 +142,7 @@ class Notary:
             raise VerifyError("chain", f"this is no {kind.TYPE} of {sender} on {self.chain_id}")
         if tx.valid_until_height < not_before:
             raise VerifyError("chain", f"the {kind.TYPE} of {sender} expired before block {not_before}")
-        return cast("B", tx.body)
+        return tx.body
 
     def sender(self, data: bytes) -> str:
         """Who a transaction says it is from; its signature is not checked."""

@@ -603,7 +603,9 @@ class Model:
         taken = [deal.wish for deal in self.deals.values() if deal.offer.pile is pile]
         left_ms = wish.end_ms - max(wish.start_ms, self.now_ms)
         price = self.asked_price(zone, wish, offer, energy_wh)
-        dearest = wish.limit if offer.ask < 0 else price  # bids after this one may still raise the curve's price
+        dearest = (
+            self.ceiling(wish) if offer.ask < 0 else price
+        )  # bids after this one may still raise the curve's price
         return (
             not any(wish.start_ms < other.end_ms and other.start_ms < wish.end_ms for other in taken)
             and energy_wh <= Fraction(pile.power_w * left_ms, HOUR_MS)
@@ -631,10 +633,11 @@ class Model:
         return 0
 
     def take(self, zone: Zone, wish: Wish, offer: Offer, energy_wh: int, fresh: list[Deal]) -> None:
-        """A contract. One on the curve gets its price when the block's clearing is done, and until then has its limit set aside."""
+        """A contract. One on the curve gets its price when the block's clearing is done, and until then has the most set
+        aside that the bid accepts."""
         sell, buy = self.catalog(wish.start_ms)
         on_curve = offer.ask < 0
-        price = wish.limit if on_curve else offer.ask
+        price = self.ceiling(wish) if on_curve else offer.ask
         name = f"{wish.name}.{wish.pieces}" if wish.divisible else wish.name
         deal = Deal(name, wish, offer, energy_wh, on_curve, price, sell, buy)
         deal.escrow_micro, deal.bond_micro = self.escrow(energy_wh, price, sell), self.bond(energy_wh, sell)
@@ -663,12 +666,11 @@ class Model:
             self.move(f"E:{deal.wish.name}", f"E:{deal.name}", deal.escrow_micro)
 
     def watch(self, zone: Zone) -> None:
-        """The breaker. Prices at two loads differ by the same factor whatever their catalog price: (S / S')^(1 / CRR - 1)."""
+        """The breaker, by prices at a catalog price of 1 of the currency."""
         zone.reference_wh = min(zone.reference_wh, zone.load_wh)
-        a, b = self.params["crr_numerator"], self.params["crr_denominator"]
-        supplies = Fraction(zone.capacity_wh + zone.load_wh, zone.capacity_wh + zone.reference_wh)
-        allowed = Fraction(1000 + self.params["breaker_permille"], 1000)
-        if self.params["breaker_permille"] and supplies ** (b - a) > allowed**a:
+        before, now = (self.price_at(zone, 1_000_000, load_wh) for load_wh in (zone.reference_wh, zone.load_wh))
+        allowed = Fraction(before * (1000 + self.params["breaker_permille"]), 1000)
+        if self.params["breaker_permille"] and now > allowed:
             zone.paused_until_ms = self.now_ms + self.params["breaker_pause_ms"]
             zone.reference_wh = zone.load_wh
 

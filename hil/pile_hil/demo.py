@@ -50,17 +50,15 @@ def run(out: Path) -> int:
     """Run the demo and write certificates and genesis into `out`; the exit status."""
     console = Console(highlight=False, soft_wrap=True)
     out.mkdir(parents=True, exist_ok=True)
-    for old in (*out.glob("*.cbor"), *out.glob("*.log"), *out.glob("genesis.json")):
+    for old in (*out.glob("*.cbor"), *out.glob("*.log"), *out.glob("genesis.json"), *out.glob("ledger.sqlite")):
         old.unlink()
-    with (
-        tempfile.TemporaryDirectory(prefix="pilechain-demo-") as folder,
-        Site(Path(folder), _piles(console), rate=RATE) as site,
-    ):
+    with tempfile.TemporaryDirectory(prefix="pilechain-demo-") as folder:
         try:
-            _tell(_Story(site, console, {}), out)
+            with Site(Path(folder), _piles(console), rate=RATE) as site:
+                _tell(_Story(site, console, {}), out)
         finally:
-            for log in Path(folder).glob("*.log"):
-                shutil.copy(log, out)
+            for left in (*Path(folder).glob("*.log"), *Path(folder).glob("coordinator/ledger.sqlite")):
+                shutil.copy(left, out)
     return 0
 
 
