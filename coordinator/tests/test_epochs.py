@@ -218,6 +218,17 @@ def test_a_rise_beyond_the_limit_pauses_fills_and_one_up_to_it_does_not() -> Non
         assert zone_of(market).reference_wh == (energy if paused else 0)
 
 
+@pytest.mark.parametrize(("load", "paused"), [(210_000, False), (210_100, True)])
+def test_a_rise_of_exactly_the_limit_is_none_beyond_it(load: int, paused: bool) -> None:
+    """15 times the capacity doubles the price: a rise of 1000 permille, to the micro."""
+    market = Market(1, 1, user_micro=10**10, breaker_permille=1000, band_permille=9000)
+    market.offer(energy=10**6, end=NOW + 300 * HOUR)
+    market.bid(energy=load, limit=10_000_000, start=NOW + HOUR, end=NOW + 100 * HOUR)
+    market.ok()
+    assert market.terms().energy_wh == load
+    assert bool(zone_of(market).paused_until_ms) == paused
+
+
 def test_many_small_steps_trip_it_as_one_large_one_does() -> None:
     market = market_of(2, **BREAKER)
     fill(market, 6500)

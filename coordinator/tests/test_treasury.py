@@ -3,11 +3,19 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from world import END, START, Market, bounded, closings
+from world import END, HOUR, START, Market, bounded, closings
 
 from pile_coordinator.chain.orders import bond_micro
 from pile_coordinator.chain.records import Bid, Contract, Payment, Withdrawal
-from pile_coordinator.chain.transactions import CollectFees, Deposit, PayOut, RefuseWithdrawal, RevokeKey, Withdraw
+from pile_coordinator.chain.transactions import (
+    CancelContract,
+    CollectFees,
+    Deposit,
+    PayOut,
+    RefuseWithdrawal,
+    RevokeKey,
+    Withdraw,
+)
 from pile_shared.proof import REASON_USER
 from pile_shared.units import MAX_AMOUNT_MICRO
 
@@ -172,6 +180,24 @@ def test_money_that_comes_wakes_the_bids_that_waited_for_a_bond(comes: str) -> N
     market.ok()
     assert market.state.each(Bid) == []
     assert market.terms().bond_micro == bond
+
+
+def test_a_bond_that_comes_back_in_one_zone_wakes_the_bids_of_another() -> None:
+    bond = 650_000
+    market = Market(1, 2, owner_micro=bond)
+    market.send("operator", market.pile("pile-2", "owner-1", zone="south"))
+    market.ok()
+    market.offer("pile-1")
+    market.offer("pile-2")
+    later = {"start": START + HOUR, "end": END + HOUR}
+    market.bid("user-1", **later)
+    market.ok()
+    market.bid("user-2", zone="south", energy=1000, **later)
+    market.ok()
+    assert (market.money("owner-1"), len(market.state.each(Bid))) == (0, 1)
+    market.send("owner-1", CancelContract(market.contract().id))
+    market.ok()  # half of the bond is the user's now, enough is left for 1 kWh
+    assert market.terms().zone == "south"
 
 
 def test_money_set_aside_pays_no_bid_and_no_bond() -> None:
