@@ -633,8 +633,7 @@ class Model:
         return 0
 
     def take(self, zone: Zone, wish: Wish, offer: Offer, energy_wh: int, fresh: list[Deal]) -> None:
-        """A contract. One on the curve gets its price when the block's clearing is done, and until then has the most set
-        aside that the bid accepts."""
+        """A contract. Until the clearing is done, one on the curve has the most set aside that its bid accepts."""
         sell, buy = self.catalog(wish.start_ms)
         on_curve = offer.ask < 0
         price = self.ceiling(wish) if on_curve else offer.ask

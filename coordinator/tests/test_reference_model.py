@@ -768,6 +768,21 @@ def the_price_after_all(pair: Pair) -> None:
     assert [deal.price for deal in pair.model.deals.values()] == [model.curve_price(650_000, 28_000, 10_000, 4, 5)] * 2
 
 
+def an_admitted_bid(pair: Pair) -> None:
+    """Point 4: at double the supply and CRR 1/3 prices are 4 times the catalog's, so b2 would pay its 12 and b1 its 16.
+
+    But B is rounded up before P is, and that lifts b1's price to 17 and leaves b2's at 12: b2, which comes second, rests.
+    """
+    pair.offer("p3", pair.now_ms, pair.now_ms + 24 * HOUR, 20_000)
+    early_ms, late_ms = NOW + 30 * MINUTE, NOW + 3 * HOUR
+    pair.bid("user-1", "south", "", 3000, early_ms, early_ms + HOUR, 16, early_ms)
+    pair.bid("user-2", "south", "", 4000, late_ms, late_ms + HOUR, 12, late_ms)
+    pair.block()
+    alone, both = (model.curve_price(4, 7000, load_wh, 1, 3) for load_wh in (3000, 7000))
+    assert (both, model.curve_price(3, 7000, 7000, 1, 3)) == (17, 12)
+    assert {name: deal.price for name, deal in pair.model.deals.items()} == {"b1": alone}
+
+
 def ties(pair: Pair) -> None:
     """Three alike for one pile, nine times: each is the lucky one once at least, by the hash, whoever came first."""
     pair.offer("p3", pair.now_ms, pair.now_ms + 24 * HOUR, 100_000)
@@ -947,6 +962,7 @@ def bond_to_the_user(patch: pytest.MonkeyPatch) -> None:
 
 STORIES: dict[Callable[[Pair], None], dict[str, int]] = {
     the_price_after_all: {},
+    an_admitted_bid: {"crr_numerator": 1, "crr_denominator": 3, "capacity_hours": 1, "band_permille": 9000},
     ties: {},
     the_breaker: {"breaker_permille": 10, "epoch_ms": 24 * HOUR},
     a_tariff: {"epoch_ms": HOUR},
@@ -956,11 +972,12 @@ STORIES: dict[Callable[[Pair], None], dict[str, int]] = {
     a_dispute: {"rulings_needed": 2, "objection_bond_micro": 1_000_000},
     a_proposal: {},
 }
+PRICES_OF: dict[Callable[[Pair], None], Prices] = {an_admitted_bid: (0, [(0, 3, 0), (1350, 4, 0)])}
 
 
 @pytest.mark.parametrize("story", STORIES)
 def test_a_story_of_one_rule(story: Callable[[Pair], None]) -> None:
-    story(Pair(**STORIES[story]))
+    story(Pair(prices=PRICES_OF.get(story, FLAT), **STORIES[story]))
 
 
 @pytest.mark.parametrize(
