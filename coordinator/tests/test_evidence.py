@@ -129,8 +129,8 @@ def measured_again(chain: Chain, at: int) -> bytes:
     chain.list_and_bid(start=at, at=at)
     contract, world = chain.contract().id, chain.world
     proofs = [
-        world.prove("pile-1", BEGIN, [(at, 200_000)], contract=contract),
-        world.prove("pile-1", END_EVENT, [(at + HOUR, 205_700)], contract=contract, reason=REASON_USER),
+        world.prove("pile-1", BEGIN, [(at, 102_000)], contract=contract),
+        world.prove("pile-1", END_EVENT, [(at + HOUR, 107_700)], contract=contract, reason=REASON_USER),
     ]
     chain.block(at + HOUR + 3000, ("operator", SubmitProofs(proofs)))
     return contract
