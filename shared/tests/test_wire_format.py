@@ -339,7 +339,7 @@ class Day:
         self.block(("operator", SubmitProofs([begin, end])), at=start + HOUR)
         return contract
 
-    register = 200_000
+    register = 105_000
 
 
 def reading(time_ms, energy_wh, power_w=7000):
