@@ -92,7 +92,7 @@ def test_a_process_that_is_stopped_is_not_waited_for_long(
 ) -> None:
     monkeypatch.setattr(verifier, "MAX_WAIT_S", 0.1)
     second.tell_ahead([claim(0)])
-    second._under_way[claim(0)][0].result(30)
+    assert second._under_way[claim(0)][0]._future.result(30) == [True]
     assert second._pool is not None
     (process,) = second._pool._processes.values()
     os.kill(process.pid, signal.SIGSTOP)

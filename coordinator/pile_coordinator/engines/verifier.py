@@ -30,17 +30,33 @@ Claim = tuple[bytes, bytes, bytes]
 """(public, message, signature): what somebody says who sends a signature."""
 
 
+class _Batch:
+    """Claims that went to the process together, and its answers once they were needed."""
+
+    __slots__ = ("_answers", "_future")
+
+    def __init__(self, future: Future[list[bool]]) -> None:
+        self._future = future
+        self._answers: list[bool] | None = None
+
+    def answer(self, place: int) -> bool:
+        if self._answers is None:
+            self._answers = self._future.result(MAX_WAIT_S)
+        return self._answers[place]
+
+
 class SecondCoreVerifier(CachingVerifier):
     """A caching verifier that can be told ahead what it will be asked. Used by one thread.
 
-    The process starts when it is first told of something, ends with `close`, and does not outlive this one.
+    The process starts when it is first told of something, ends with `close`, and does not outlive this one. It is a fresh
+    interpreter (a fork would copy threads of MQTT), so the program's main module must do nothing when it is imported.
     """
 
     def __init__(self, verify: Callable[[bytes, bytes, bytes], bool] = es256_verify) -> None:
         """Wrap a pure verify(public, message, signature), a function of a module: the process imports it."""
         super().__init__(self._answer)
         self._here = verify
-        self._under_way: dict[Claim, tuple[Future[list[bool]], int]] = {}  # and the place in its batch
+        self._under_way: dict[Claim, tuple[_Batch, int]] = {}  # with the place in its batch
         self._pool: ProcessPoolExecutor | None = ProcessPoolExecutor(
             1, mp_context=multiprocessing.get_context("spawn"), initializer=_end_with_parent
         )
@@ -57,19 +73,19 @@ class SecondCoreVerifier(CachingVerifier):
         if self._pool is None:
             return
         try:
-            future = self._pool.submit(_check, self._here, batch)
+            sent = _Batch(self._pool.submit(_check, self._here, batch))
         except BrokenProcessPool:
             self.close()
             return
         for place, claim in enumerate(batch):
-            self._under_way[claim] = (future, place)
+            self._under_way[claim] = (sent, place)
 
     def _answer(self, public: bytes, message: bytes, signature: bytes) -> bool:
         told = self._under_way.pop((public, message, signature), None)
         if told is not None:
-            future, place = told
+            batch, place = told
             try:
-                return future.result(MAX_WAIT_S)[place]
+                return batch.answer(place)
             except (BrokenProcessPool, TimeoutError):  # somebody killed or stopped it
                 self.close()
         return self._here(public, message, signature)
