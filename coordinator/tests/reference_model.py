@@ -779,7 +779,7 @@ class Model:
         side = deal.side(sender)
         if not side:
             return "not_yours"
-        if deal.phase != "measured":
+        if deal.phase != "measured" or side in deal.confirmed:
             return "phase"
         if not knows_it:
             return "digest"

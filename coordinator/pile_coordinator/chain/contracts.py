@@ -301,6 +301,8 @@ def confirm(state: State, journal: Journal, sender: str, body: Confirm) -> None:
     contract, terms = _open_contract(state, body.contract, sender)
     if contract.phase != MEASURED:
         raise Rejection("phase", f"the contract is {contract.phase}, not measured")
+    if _has_signed(contract, terms, sender):
+        raise Rejection("phase", f"{sender} has confirmed it; the other side has not")
     statement = settlement.decode_statement(contract.statement)
     if statement.digest() != body.digest:
         raise Rejection("digest", f"the settlement's digest is {statement.digest().hex()}")
