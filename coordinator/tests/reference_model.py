@@ -476,6 +476,7 @@ class Model:
     # Orders
 
     def offer(self, sender: str, offer: Offer) -> str:
+        offer.pile = self.piles.get(offer.pile.name, offer.pile)  # the one of that name by now
         if offer.pile.name not in self.piles or offer.pile.retired:
             return "unknown_pile"
         if offer.pile.owner != sender:
