@@ -50,15 +50,15 @@ def evidence(tmp_path):
 
 
 def test_lists_are_bounded(evidence):
-    market = Market()
+    market = Market(1, 2)
     for i in range(MAX_LISTED + 3):
         market.offer(energy=1000 + i)
         market.bid(limit=1, energy=100)
-        market.send("user-1", Withdraw(1 + i, "bank"))
+        market.send("user-2", Withdraw(1 + i, "bank"))
     market.ok()
     owner, user = (asked(market, evidence, party, "orders")[2] for party in ("owner-1", "user-1"))
     assert (len(owner), len(user)) == (MAX_LISTED, MAX_LISTED)
-    for party in ("user-1", "grid"):
+    for party in ("user-2", "grid"):
         answer = asked(market, evidence, party, "withdrawals")
         assert len(answer[2]) == MAX_LISTED
     assert len(encode(owner)) < MAX_MESSAGE_BYTES // 10

@@ -5,6 +5,7 @@ An order's id (bid or listing) is the SHA-256 of its transaction's bytes, so it 
 """
 
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import ClassVar
 
 from pile_coordinator.chain.records import EV_OWNER, GRID, OPERATOR, PILE_OWNER, ROLES, THIRD_PARTY
@@ -33,6 +34,7 @@ MAX_TX_BYTES = 65_000  # COSE payload lengths have 16 bits here; a batch of 256 
 MAX_BATCH_PROOFS = 256
 MAX_VALIDITY_BLOCKS = 100_000
 MAX_ORDER_WH = 1_000_000  # 1 MWh: a lorry depot's night, and it keeps every product inside 64 bits
+MAX_DECODED = 1024  # transactions of the blocks in hand; 130 MB if all were as long as they may be
 MAX_CATALOG_MICRO_PER_KWH = MAX_PRICE_MICRO_PER_KWH // 1000  # 1,000 of the currency; leaves room for the curve above it
 MAX_PERIODS = 24
 MAX_STOP_BYTES = 1024
@@ -485,8 +487,12 @@ def sign_transaction(
     return cose.sign1(payload, signer, cose.purpose(cose.TRANSACTION, chain_id))
 
 
+@lru_cache(MAX_DECODED)
 def decode_transaction(data: bytes) -> Transaction:
-    """A transaction from its bytes, form and ranges checked; Rejection otherwise. Its signature is not checked yet."""
+    """A transaction from its bytes, form and ranges checked; Rejection otherwise. Its signature is not checked yet.
+
+    Pure, so remembered: who takes a transaction, the block and the evidence each look at it.
+    """
     if len(data) > MAX_TX_BYTES:
         raise Rejection("oversized", f"a transaction has at most {MAX_TX_BYTES} bytes")
     try:

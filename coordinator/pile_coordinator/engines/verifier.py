@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
+from pile_coordinator.chain.proofs import parse_proof
 from pile_coordinator.chain.records import Party, PartyKey, Pile, PileKey
 from pile_coordinator.chain.state import State
 from pile_coordinator.chain.transactions import MAX_TX_BYTES
 from pile_coordinator.engines.engine import CachingVerifier
 from pile_shared import cose
-from pile_shared.errors import SignatureError
+from pile_shared.errors import PilechainError, SignatureError
 from pile_shared.platform import es256_verify
-from pile_shared.proof import MAX_PROOF_BYTES
 
 MAX_UNDER_WAY = 8192  # claims told of and not asked for yet: two full blocks of proofs, some 4 MB
 MAX_WAIT_S = 10  # for an answer; MAX_UNDER_WAY claims take the process a second, so it does not run any more
@@ -100,20 +100,23 @@ class SecondCoreVerifier(CachingVerifier):
 
 def claim_of_transaction(state: State, chain_id: str, data: bytes) -> Claim | None:
     """What a transaction claims to be signed by, if its sender's key is known; its content is not looked at."""
-    return _claim(data, MAX_TX_BYTES, cose.purpose(cose.TRANSACTION, chain_id), lambda kid: _party_key(state, kid))
+    try:
+        signed = cose.parse1(data, MAX_TX_BYTES)
+    except SignatureError:
+        return None  # it will be refused for this
+    return _claim(signed, _party_key(state, signed.kid), cose.purpose(cose.TRANSACTION, chain_id))
 
 
 def claim_of_proof(state: State, chain_id: str, data: bytes) -> Claim | None:
     """What a metering proof claims to be signed by, if its pile's key is known."""
-    return _claim(data, MAX_PROOF_BYTES, cose.purpose(cose.PROOF, chain_id), lambda kid: _pile_key(state, kid))
-
-
-def _claim(data: bytes, max_bytes: int, aad: bytes, public_of: Callable[[bytes], bytes | None]) -> Claim | None:
     try:
-        signed = cose.parse1(data, max_bytes)
-    except SignatureError:
-        return None  # it will be refused for this
-    public = public_of(signed.kid)
+        signed, _ = parse_proof(data)  # it is remembered, and asked for again soon
+    except PilechainError:
+        return None
+    return _claim(signed, _pile_key(state, signed.kid), cose.purpose(cose.PROOF, chain_id))
+
+
+def _claim(signed: cose.Sign1, public: bytes | None, aad: bytes) -> Claim | None:
     return (public, cose.to_be_signed(signed.kid, signed.payload, aad), signed.signature) if public else None
 
 
