@@ -206,9 +206,7 @@ def decode(profile: Profile, blocks: list[bytes]) -> Sample:
     if power_w > MAX_POWER_W:
         raise MeterError("power outside " + str(MAX_POWER_W) + " W", "out_of_range")
     raw = blocks[0]
-    return Sample(
-        profile.energy.evidence(raw), energy_wh, power_w if top >= 0 else -power_w, profile.energy.step(raw)
-    )
+    return Sample(profile.energy.evidence(raw), energy_wh, power_w if top >= 0 else -power_w, profile.energy.step(raw))
 
 
 class MeterReader:
