@@ -44,7 +44,7 @@ def test_the_example_is_a_profile_and_a_scan_names_its_meter(own):
     load = Load(lambda: 0, rated_power_w=5_500, battery_wh=1, start_energy_wh=1_234_560)
     with BusServers() as servers:
         spec = servers.serve({"kind": "tcp"}, [SimMeter(catalogue.profile_mapping("acme-1", own), 1, load)])
-        (found,) = scan(Plan(spec, [], [1]), catalogue.profile_mappings(own), open_bus).findings
+        (found,) = scan(Plan(spec, [], [1], gap_ms=0), catalogue.profile_mappings(own), open_bus).findings
     assert (found.profiles, found.sure, found.energy_wh) == (["acme-1"], CERTAIN, 1_234_560)
 
 
@@ -60,7 +60,7 @@ def test_the_commands_run(own, monkeypatch, capsys):
         places = {"/dev/ttyUSB0": serial["device"], "192.0.2.17": f"127.0.0.1:{network['port']}"}
         for line in block("text").strip().splitlines():
             words = [places.get(word, word) for word in shlex.split(re.split(r"\s{3,}", line)[0])]
-            if "--port" in words:
+            if "scan" in words:
                 words += ["--timeout-ms", "20", "--gap-ms", "2"]
             assert main(words[1:]) == 0, line
             printed = capsys.readouterr().out

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 
-from pile_edge.meters.decode import MeterError
 from pile_shared.errors import BusError
 
 _SERIAL = {
@@ -35,8 +34,6 @@ _METER = {
 def advice(error: BusError, spec: Mapping[str, object], unit: int | None = None) -> str:
     """What to check after this error on this bus; "" where there is nothing to say."""
     by_code = {**(_NETWORK if spec.get("kind") == "tcp" else _SERIAL), **_METER}
-    if not isinstance(error, MeterError) and error.code not in by_code:
-        return ""
     line = f"{spec.get('baud', 9600)} baud, parity {spec.get('parity', 'N')}"
     known = {"unit": "as configured" if unit is None else str(unit), "line": line}
     known.update({key: str(spec.get(key, default)) for key, default in (("device", ""), ("host", ""), ("port", 502))})

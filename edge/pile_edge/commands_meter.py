@@ -158,7 +158,8 @@ def _scan(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace, mappings: Sequence[Mapping[str, Any]]) -> Plan:
-    limits = {"timeout_ms": options.timeout_ms, "gap_ms": options.gap_ms, "budget_s": options.budget_s}
+    gap_ms = max(mapping["min_gap_ms"] for mapping in mappings) if options.gap_ms is None else options.gap_ms
+    limits = {"timeout_ms": options.timeout_ms, "gap_ms": gap_ms, "budget_s": options.budget_s}
     if options.tcp:
         host, _, port = options.tcp.rpartition(":") if ":" in options.tcp else (options.tcp, "", "502")
         if not port.isdecimal() or not 1 <= int(port) <= 65_535:
@@ -180,8 +181,8 @@ def _estimate(plan: Plan) -> str:
     seconds = -(-plan.silent_ms() // 1000)
     settings = f"{len(plan.lines)} line settings, " if plan.lines else ""
     return (
-        f"{settings}{len(plan.units)} addresses: about {min(seconds, plan.budget_s)} s if nobody answers, "
-        f"some seconds more for each unit found; at most {plan.budget_s} s"
+        f"{settings}{len(plan.units)} addresses: about {seconds} s if nobody answers, "
+        f"some seconds more for each unit found; stops after {plan.budget_s} s"
     )
 
 

@@ -43,7 +43,7 @@ def by_unit(report):
 
 def scan_tcp(servers, twins, units=None, mappings=MAPPINGS):
     spec = servers.serve({"kind": "tcp"}, twins)
-    plan = Plan(spec, [], units or [twin.unit for twin in twins], timeout_ms=300)
+    plan = Plan(spec, [], units or [twin.unit for twin in twins], timeout_ms=300, gap_ms=0)
     return scan(plan, mappings, open_bus)
 
 
@@ -175,7 +175,7 @@ def test_readings_that_fit_several_maps_are_no_certainty():
 
 def test_a_meter_set_to_the_other_word_order_is_found_and_the_configuration_says_so(servers, capsys):
     spec = servers.serve({"kind": "tcp"}, [a_twin("phoenix-eem-mb370", word_order="big")])
-    assert main(["scan", "--tcp", f"{spec['host']}:{spec['port']}"]) == 0
+    assert main(["scan", "--tcp", f"{spec['host']}:{spec['port']}", "--gap-ms", "0"]) == 0
     printed = capsys.readouterr().out
     assert "7,654,320 Wh, 5500 W" in printed
     assert 'profile = "phoenix-eem-mb370"' in printed
@@ -304,7 +304,7 @@ def test_a_scan_ends_when_its_budget_does():
 def test_naming_ends_when_the_budget_does(servers):
     spec = servers.serve({"kind": "tcp"}, [a_twin("abb-b23")])
     ticks = iter(range(100))
-    report = scan(Plan(spec, [], [1], budget_s=4), MAPPINGS, open_bus, clock_s=lambda: next(ticks))
+    report = scan(Plan(spec, [], [1], budget_s=4, gap_ms=0), MAPPINGS, open_bus, clock_s=lambda: next(ticks))
     assert report.unfinished == "time ran out at address 1, TCP"
 
 
@@ -344,7 +344,7 @@ def test_a_setting_that_the_adapter_refuses_does_not_end_the_scan(servers, capsy
 
 def test_json_of_a_scan(servers, capsys):
     spec = servers.serve({"kind": "tcp"}, [a_twin("sunspec-213")])
-    assert main(["scan", "--tcp", f"{spec['host']}:{spec['port']}", "--json"]) == 0
+    assert main(["scan", "--tcp", f"{spec['host']}:{spec['port']}", "--json", "--gap-ms", "0"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["unfinished"] == ""
     (found,) = report["findings"]

@@ -48,19 +48,22 @@ class Line(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """What to try: `bus` is a bus section without the line's settings; `lines` is empty on TCP."""
+    """What to try: `bus` is a bus section without the line's settings; `lines` is empty on TCP.
+
+    `gap_ms` of silence before each question: some meters restart when they are hurried, behind a gateway too.
+    """
 
     bus: Mapping[str, object]
     lines: Sequence[Line]
     units: Sequence[int]
     timeout_ms: int = 200
-    gap_ms: int = 50
+    gap_ms: int = 100
     budget_s: int = 600
 
     def specs(self) -> list[tuple[Line | None, dict[str, object]]]:
         """The bus section of each line, with the time a character takes there."""
         if not self.lines:
-            return [(None, {**self.bus, "timeout_ms": self.timeout_ms, "gap_ms": 0})]
+            return [(None, {**self.bus, "timeout_ms": self.timeout_ms, "gap_ms": self.gap_ms})]
         return [
             (line, {**self.bus, **line._asdict(), "timeout_ms": self.patience_ms(line), "gap_ms": self.gap_ms})
             for line in self.lines
@@ -73,8 +76,7 @@ class Plan:
     def silent_ms(self) -> int:
         """How long it takes when nobody answers, in ms; every unit found adds some seconds."""
         lines: Sequence[Line | None] = self.lines or [None]
-        gap_ms = self.gap_ms if self.lines else 0
-        return sum(len(GREETINGS) * len(self.units) * (self.patience_ms(line) + gap_ms) for line in lines)
+        return sum(len(GREETINGS) * len(self.units) * (self.patience_ms(line) + self.gap_ms) for line in lines)
 
 
 @dataclass
