@@ -1,7 +1,8 @@
 """A pile's configuration, checked: one mapping, the same on both interpreters (docs: `pile-edge compile-config --help`).
 
     chain_id, pile_id     ids; what the chain and this pile are registered as
-    signer                "file:<path>": where the pile's key is, made there at first use
+    signer                "file:<path>": where the pile's key is, made there at first use; not on a board also
+                          "tpm2:<handle>[@<device>]" and "atecc:<slot>[@<bus>[:<address>]]" (docs/signers.md)
     validators            [{party, public, power}], ascending by party: the accounting nodes this pile believes
     mqtt                  host, port; optionally username, password, keepalive_s, tls {ca, cert, key}
     bus                   kind "tcp" (host, port) or "rtu" (device, baud, parity, stopbits); timeout_ms, gap_ms
@@ -23,6 +24,7 @@ from pile_edge.session import Timing
 from pile_edge.settings import Settings
 from pile_shared.certificate import validators_from
 from pile_shared.errors import ConfigError, PilechainError
+from pile_shared.platform import MICROPYTHON
 from pile_shared.units import MAX_POWER_W, MAX_TIME_MS, check_id, check_text
 
 MAX_CONFIG_BYTES = 16384  # 100 validators of 110 bytes, and the rest
@@ -30,6 +32,7 @@ MAX_INTERVAL_MS = 86_400_000
 MIN_INTERVAL_MS = 100  # a bus answers in tens of milliseconds; asked faster it would do nothing else
 MAX_RATE = 100_000
 
+_IN_A_CHIP = ', "tpm2:<handle>[@<device>]" or "atecc:<slot>[@<bus>[:<address>]]"'
 _REQUIRED = ("chain_id", "pile_id", "signer", "validators", "mqtt", "bus", "meter", "control", "journal")
 _INTERVALS = ("sample_ms", "report_ms", "heartbeat_ms", "resend_ms", "silent_after_ms", "full_after_ms")
 # Keys of each section.
@@ -137,10 +140,12 @@ def _id(mapping: dict, key: str) -> str:  # type: ignore[type-arg]
 
 def _signer(mapping: dict, folder: str) -> str:  # type: ignore[type-arg]
     uri = config_text(mapping, "signer", 255)
-    kind, _, path = uri.partition(":")
-    if kind != "file" or not path:
-        raise ConfigError('signer must be "file:<path>"')
-    return kind + ":" + resolve(folder, path)
+    kind, _, rest = uri.partition(":")
+    if kind == "file" and rest:
+        return kind + ":" + resolve(folder, rest)
+    if MICROPYTHON or kind not in ("tpm2", "atecc") or not rest:
+        raise ConfigError('signer must be "file:<path>"' + ("" if MICROPYTHON else _IN_A_CHIP))
+    return uri
 
 
 def _mqtt(section: dict, folder: str) -> dict:  # type: ignore[type-arg]
