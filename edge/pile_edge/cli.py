@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pile_edge import key_command
+from pile_edge import key_command, ocmf_command
 from pile_edge.config_file import compile_config, load_config
 from pile_shared.errors import PilechainError
 from pile_shared.proof import EVENT_NAMES, parse
@@ -20,6 +20,7 @@ _EPILOG = """examples:
   pile-edge read --config pile.toml                 one reading of the meter
   pile-edge run --config pile.toml --dry-run        everything but publishing; prints the proofs
   pile-edge run --config pile.toml                  the light client
+  pile-edge ocmf --config pile.toml                 the signed begin and end records of its sessions
   pile-edge compile-config pile.toml pile.cbor      the configuration for a board
   pile-edge image pile.romfs                        the agent for a board's flash
 
@@ -77,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     run = _command(commands, "run", "run the light client until SIGTERM", _run)
     run.add_argument("--dry-run", action="store_true", help="everything but publishing; prints the proofs")
     key_command.add_command(commands)
+    ocmf_command.add_command(commands)
     _command(commands, "read", "one decoded reading of the meter", _read)
     compiling = commands.add_parser("compile-config", help="make the configuration for a board")
     compiling.add_argument("source", type=Path, help="TOML file")
@@ -96,13 +98,13 @@ def _command(commands, name: str, text: str, run: Callable[[argparse.Namespace],
 
 
 def _run(options: argparse.Namespace) -> int:
-    from pile_edge.agent import Agent
+    from pile_edge.ocmf_records import RecordingAgent
     from pile_edge.ports import cpython as port
 
     stopping: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda got, _frame: stopping.append(got))
-    agent = Agent(load_config(options.config), port, DryLink() if options.dry_run else None)
+    agent = RecordingAgent(load_config(options.config), port, DryLink() if options.dry_run else None)
     agent.run(lambda: bool(stopping))
     return EXIT_OK
 

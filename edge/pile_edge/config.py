@@ -10,6 +10,7 @@
     control               kind "coil", unit, coil
     timing (optional)     sample_ms, report_ms, heartbeat_ms, resend_ms, silent_after_ms, full_after_ms, full_below_w
     journal               path, and optionally capacity_bytes, segment_bytes
+    ocmf (optional)       path of the records' folder; not on a board, and never seen here: see config_file
     clock (rigs only)     rate, origin_ms: simulated_ms = origin_ms + (real_ms - origin_ms) * rate, and with it all of timing
 
 A board reads the mapping from CBOR; there `public` is bytes and `profile` is the profile itself. On CPython `config_file`
