@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from functools import partial
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pyocmf import OCMF
 from pyocmf.compliance import validate_transaction_pair
@@ -69,7 +69,6 @@ def test_pyocmf_verifies_a_pair_and_finds_it_lawful(reason):
     assert first.check_eichrecht(last) == []  # no warnings either
     assert validate_transaction_pair(first, last)
     reads = [one.payload.RD[0] for one in (first, last)]
-    assert pytest.approx(5.441, abs=0) == reads[1].RV - reads[0].RV
     assert [str(one.RV) for one in reads] == ["1234.567", "1240.008"]
     assert reads[0].RI.is_law_relevant
     assert reads[1].TM.timestamp == datetime(2027, 1, 15, 9, 0, 0, 1000, UTC)
@@ -105,6 +104,8 @@ printable = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), min_s
 
 
 @settings(max_examples=60, deadline=None)
+@example(serial='a|b"c\\d&e<', model="| |", time_ms=0, energy_wh=0)
+@example(serial="1", model="1", time_ms=MAX_TIME_MS - 1, energy_wh=MAX_ENERGY_WH)
 @given(
     serial=printable, model=printable, time_ms=st.integers(0, MAX_TIME_MS - 1), energy_wh=st.integers(0, MAX_ENERGY_WH)
 )
