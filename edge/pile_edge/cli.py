@@ -16,7 +16,7 @@ from pile_shared.proof import EVENT_NAMES, parse
 EXIT_OK, EXIT_FAILED, EXIT_CONFIG = 0, 1, 2
 
 _EPILOG = """examples:
-  pile-edge key --config pile.toml                  make the key, show what registering the pile needs
+  pile-edge key --config pile.toml --make           make the key, show what registering the pile needs
   pile-edge read --config pile.toml                 one reading of the meter
   pile-edge run --config pile.toml --dry-run        everything but publishing; prints the proofs
   pile-edge run --config pile.toml                  the light client

@@ -33,7 +33,6 @@ MAX_INTERVAL_MS = 86_400_000
 MIN_INTERVAL_MS = 100  # a bus answers in tens of milliseconds; asked faster it would do nothing else
 MAX_RATE = 100_000
 
-_IN_A_CHIP = ', "tpm2:<handle>[@<device>]" or "atecc:<slot>[@<bus>[:<address>]]"'
 _REQUIRED = ("chain_id", "pile_id", "signer", "validators", "mqtt", "bus", "meter", "control", "journal")
 _INTERVALS = ("sample_ms", "report_ms", "heartbeat_ms", "resend_ms", "silent_after_ms", "full_after_ms")
 # Keys of each section.
@@ -144,9 +143,11 @@ def _signer(mapping: dict, folder: str) -> str:  # type: ignore[type-arg]
     kind, _, rest = uri.partition(":")
     if kind == "file" and rest:
         return kind + ":" + resolve(folder, rest)
-    if MICROPYTHON or kind not in ("tpm2", "atecc") or not rest:
-        raise ConfigError('signer must be "file:<path>"' + ("" if MICROPYTHON else _IN_A_CHIP))
-    return uri
+    if not MICROPYTHON:
+        from pile_edge.signers.hardware import check_uri
+
+        return check_uri(uri)
+    raise ConfigError('signer must be "file:<path>"')
 
 
 def _mqtt(section: dict, folder: str) -> dict:  # type: ignore[type-arg]

@@ -4,7 +4,7 @@ from pile_shared.cose import key_id, low_s
 from pile_shared.errors import ConfigError, PilechainError
 from pile_shared.platform import es256_verify, sha256
 
-FORMS = '"file:<path>", "tpm2:<handle>" or "atecc:<slot>"'
+FORMS = '"file:<path>", "tpm2:<handle>[@<device>]" or "atecc:<slot>[@<bus>[:<address>]]"'
 
 
 class SignerError(PilechainError):
@@ -55,16 +55,22 @@ def open_hardware_signer(uri: str, *, make: bool = False) -> HardwareSigner:
     Raises:
         ConfigError: unknown kind, bad form, no key and not to be made. SignerError: the chip cannot be reached or refuses.
     """
-    kind, _, rest = uri.partition(":")
+    kind, _, rest = check_uri(uri).partition(":")
     if kind == "tpm2":
         from pile_edge.signers.tpm2 import open_tpm2_signer
 
         return open_tpm2_signer(rest, make=make)
-    if kind == "atecc":
-        from pile_edge.signers.atecc import open_atecc_signer
+    from pile_edge.signers.atecc import open_atecc_signer
 
-        return open_atecc_signer(rest, make=make)
-    raise ConfigError(f"signer must be {FORMS}, not {uri!r}")
+    return open_atecc_signer(rest, make=make)
+
+
+def check_uri(uri: str) -> str:
+    """`uri` if it is of a kind of chip; ConfigError names all kinds of signer."""
+    kind, _, rest = uri.partition(":")
+    if kind not in {"tpm2", "atecc"} or not rest:
+        raise ConfigError(f"signer must be {FORMS}, not {uri!r}")
+    return uri
 
 
 def number(text: str, name: str, low: int, high: int) -> int:
