@@ -239,7 +239,7 @@ class _Check:
             raise VerifyError("chain", "the proposal did not stand any more")
 
     def _sign_until_ms(self, terms: Terms, matched: Header) -> int:
-        return min(matched.time_ms + self.params.sign_window_ms, begin_until_ms(terms))
+        return min(matched.time_ms + self.params.sign_window_ms, terms.window_start_ms)
 
     def _confirmations(self, terms: Terms, written: Statement, written_at: Header) -> tuple[str, ...]:
         confirmed: list[str] = []

@@ -98,7 +98,7 @@ class DisputeCheck:
             body = self._notary.by_key(data, Rule, name, [public], not_before=objected.height)
             if body.contract != self._contract:
                 raise VerifyError("chain", f"{name} ruled another contract")
-            said.append((body.measured_wh, body.cause))
+            said.append((body.measured_wh, cause_that_counts(self._terms, body.measured_wh, body.cause)))
         if said != said[:1] * len(said):
             raise VerifyError("chain", "the arbiters did not rule the same")
         return said[0]

@@ -315,6 +315,9 @@ class Model:
             return "not_yours"
         if not self.parties[name].key:
             return "exists"
+        peers = [p for p in self.parties.values() if p.role == self.parties[name].role and p.key]
+        if self.parties[name].role in {GRID, OPERATOR} and len(peers) == 1:
+            return "limit"
         self.parties[name].key = ""
         self.withdraw_orders(name)
         return "ok"
@@ -499,7 +502,7 @@ class Model:
         piles = [pile for pile in self.piles.values() if pile.zone == wish.zone and not pile.retired]
         if wish.pile and wish.pile not in [pile.name for pile in piles]:
             return "unknown_pile"
-        last_ms = self.grace_end_ms(wish)
+        last_ms = wish.start_ms if wish.explicit else self.grace_end_ms(wish)
         if wish.start_ms >= wish.end_ms or self.now_ms >= last_ms:
             return "window"
         if not wish.market and not self.now_ms < wish.expires_ms <= wish.end_ms:
@@ -598,6 +601,7 @@ class Model:
             and wish.end_ms <= offer.end_ms
             and energy_wh <= offer.energy_wh
             and not pile.retired
+            and (self.now_ms < wish.start_ms or not (wish.explicit or offer.explicit))
         ):
             return False
         taken = [deal.wish for deal in self.deals.values() if deal.offer.pile is pile]
@@ -648,7 +652,7 @@ class Model:
         deal.deadline_ms = self.grace_end_ms(wish) + self.params["evidence_window_ms"]
         if deal.asked:
             deal.phase = "proposed"
-            deal.deadline_ms = min(self.now_ms + self.params["sign_window_ms"], self.grace_end_ms(wish))
+            deal.deadline_ms = min(self.now_ms + self.params["sign_window_ms"], wish.start_ms)
         self.deals[name] = deal
         self.move(f"P:{deal.owner}", f"B:{name}", deal.bond_micro)
         if on_curve:
@@ -861,6 +865,7 @@ class Model:
             return "unknown_contract"
         if deal.dispute is None:
             return "phase"
+        cause = cause if metered_wh < deal.energy_wh - self.tolerance_wh(deal.energy_wh) else "none"
         deal.dispute.rulings[sender] = metered_wh, cause
         same = [word for word in deal.dispute.rulings.values() if word == (metered_wh, cause)]
         if len(same) >= self.params["rulings_needed"]:

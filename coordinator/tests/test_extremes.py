@@ -70,7 +70,6 @@ EXTREMES: dict[str, list[int]] = {
     "rulings_needed": [1, 2],
     "breaker_permille": [0, 1, 50, 1000],
     "breaker_pause_ms": [0, 1, HOUR // 2, 30 * HOUR],
-    "epoch_ms": [60_000, HOUR, 24 * HOUR],
     "band_permille": [1000, 2000, 100_000],
     "sign_window_ms": [1, QUARTER, 9 * HOUR],
     "cancel_cutoff_ms": [0, HOUR // 2],
@@ -80,7 +79,7 @@ EXTREMES: dict[str, list[int]] = {
     "dispute_window_ms": [0, 1000, HOUR],
     "capacity_hours": [1, 2, 10],
 }
-SELLS = [1, 500_000, 650_000, 1_000_000, 10**9]
+SELLS = [1, 500_000, 650_000, 650_000, 1_000_000, 10**9]
 
 
 class Story:
@@ -92,15 +91,17 @@ class Story:
         params: dict[str, object] = {
             name: rng.choice(values) for name, values in EXTREMES.items() if rng.random() < 0.35
         }
+        params["epoch_ms"] = rng.choice([60_000, QUARTER, HOUR, 24 * HOUR])
         denominator = rng.choice([1, 2, 4, 5, 9])
         params |= {"crr_numerator": rng.randint(1, denominator), "crr_denominator": denominator}
+        self.sell = rng.choice(SELLS)
         periods = [self._period(minute) for minute in [0, *sorted(rng.sample(range(1, 1440), rng.randint(0, 3)))]]
         params["tariff"] = {"utc_offset_minutes": rng.randint(-720, 840), "periods": periods}
-        owner, user = rng.choice([0, 1000, 2_000_000, 10**9]), rng.choice([10**6, 10**9, 10**12, 10**12])
+        owner, user = rng.choice([0, 1_000_000, 3_000_000, 10**9]), rng.choice([10**7, 10**9, 10**12])
         self.market = Market(3, 3, owner_micro=owner, user_micro=user, **params)  # type: ignore[arg-type]
-        for i in (1, 2):
-            power = rng.choice([1, 7000, 100_000])
-            self.send("operator", self.market.pile(f"south-{i}", f"owner-{i}", zone="south", power=power))
+        for i in range(1, 7):  # so that one owner's money is wanted for several bonds of a block
+            power, zone = rng.choice([1, 7000, 100_000]), rng.choice(["north", "south"])
+            self.send("operator", self.market.pile(f"more-{i}", f"owner-{1 + i % 2}", zone=zone, power=power))
         self.market.ok()
         self.registers: dict[str, int] = {}
         self.number = 0
@@ -115,13 +116,17 @@ class Story:
         return self.rng.random() < chance
 
     def _period(self, minute: int) -> dict[str, object]:
-        sell = self.rng.choice(SELLS)
+        sell = (
+            max(1, min(10**9, self.sell * self.rng.randint(50, 200) // 100))
+            if self._may(0.9)
+            else self.rng.choice(SELLS)
+        )
         buy = self.rng.choice([0, sell // 2, sell])
         return {"from_minute": minute, "name": "x", "sell_micro_per_kwh": sell, "buy_micro_per_kwh": buy}
 
-    def _price(self, most_percent: int = 300) -> int:
+    def _price(self, most_percent: int = 200) -> int:
         sell = self.rng.choice([int(period[2]) for period in self.market.state.get(Tariff, "now").periods])
-        return max(1, sell * self.rng.randint(min(80, most_percent), most_percent) // 100)
+        return max(1, sell * self.rng.randint(50, most_percent) // 100)
 
     def send(self, sender: str, body: Body) -> None:
         """Queue what the sender signs with the key it has now; nothing if it has none."""
@@ -138,7 +143,7 @@ class Story:
         market, rng = self.market, self.rng
         steps = [0, 1, 60_000, *[QUARTER] * 7, HOUR // 2, HOUR, 7 * HOUR]
         time_ms = market.time_ms + rng.choice(steps)
-        for _ in range(rng.randint(0, 9)):
+        for _ in range(rng.randint(0, 14)):
             self.number += 1
             rng.choice(self.DEEDS)(self, time_ms)
         proofs = [proof for pile in market.state.each(Pile) for proof in self._proofs(pile, time_ms)]
@@ -215,7 +220,7 @@ class Story:
 
     def _set_tariff(self, time_ms: int) -> None:
         rows = [list(self._period(minute).values()) for minute in (0, 700)]
-        from_ms = time_ms + self.rng.choice([0, HOUR])
+        from_ms = time_ms + self.rng.choice([0, 0, HOUR])
         self.send("grid", SetTariff(from_ms, self.rng.randint(-720, 840), rows))  # type: ignore[arg-type]
 
     def _change_key(self, _: int) -> None:
@@ -239,7 +244,7 @@ class Story:
             self.send("operator", RegisterPile(name, "owner-3", key(name).public, "m", "s", zone, power))
 
     DEEDS: tuple[Callable[["Story", int], None], ...] = (
-        *[_bid] * 5, *[_list] * 2, _withdraw_order, *[_act_on_contract] * 6, _move_money, _set_tariff, _change_key, _change_piles,
+        *[_bid] * 9, *[_list] * 2, _withdraw_order, *[_act_on_contract] * 6, _move_money, *[_set_tariff] * 2, _change_key, _change_piles,
     )  # fmt: skip
 
     def _proofs(self, pile: Pile, time_ms: int) -> list[bytes]:

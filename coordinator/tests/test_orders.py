@@ -105,11 +105,11 @@ def test_who_signs_what() -> None:
     assert market.refused("user-1", Sign(contract)) == "phase"
 
 
-def test_the_time_to_sign_ends_with_the_sign_window_or_the_last_moment_to_begin() -> None:
+def test_the_time_to_sign_ends_with_the_sign_window_or_with_the_windows_start() -> None:
     market = proposed(SIDES)
     assert market.contract().deadline_ms == market.time_ms + HOUR
     market = proposed(SIDES, sign_window_ms=100 * HOUR)
-    last = LATER["start"] + HOUR
+    last = LATER["start"]
     assert market.contract().deadline_ms == last
     sign(market, "owner")
     market.send("user-1", Sign(market.contract().id))
@@ -121,13 +121,27 @@ def test_the_time_to_sign_ends_with_the_sign_window_or_the_last_moment_to_begin(
 
 
 def test_who_signed_may_call_off_only_in_time_as_of_a_contract() -> None:
-    """An asker may walk away from a proposal as long as it is one, the other side only before the cut-off or the window."""
-    for asked, late, free in ((("user",), "owner", "user"), (("owner",), "user", "owner")):
-        market = proposed(asked, sign_window_ms=100 * HOUR)
-        market.ok(time_ms=LATER["start"])
-        assert market.refused(f"{late}-1", CancelContract(market.contract().id)) == "late"
-        market.send(f"{free}-1", CancelContract(market.contract().id))
-        assert closings(market.ok()) == ["unsigned"]
+    """An asker may walk away from a proposal as long as it is one, the other side only before the cut-off."""
+    market = proposed(("owner",), sign_window_ms=100 * HOUR)
+    market.ok(time_ms=LATER["start"] - HOUR // 2)
+    assert market.refused("user-1", CancelContract(market.contract().id)) == "late"
+    market.send("owner-1", CancelContract(market.contract().id))
+    assert closings(market.ok()) == ["unsigned"]
+
+
+def test_orders_to_be_signed_are_matched_before_their_window_only() -> None:
+    """Later there would be no time to sign and come, and a late signature would make its user a no-show."""
+    market = Market(sign_window_ms=100 * HOUR)
+    market.offer(explicit=True)
+    market.bid()
+    market.ok(time_ms=START)
+    assert not market.state.each(Contract)
+    market.offer()
+    market.ok()
+    assert market.contract().phase == SIGNED
+    assert (
+        market.refused("user-1", PlaceBid("north", "", 5000, START, END, 900_000, False, END, False, True)) == "window"
+    )
 
 
 def test_an_owner_who_does_not_sign_loses_no_more_than_the_bond() -> None:
@@ -149,10 +163,10 @@ def test_a_proposal_is_no_contract_for_the_pile() -> None:
     kinds = [leaf_of(leaf)[0] for leaf in outcome.leaves]
     assert (kinds.count(LEAF_PROPOSED), kinds.count(LEAF_CONTRACT)) == (1, 0)
     contract = market.contract()
-    market.submit(market.begin(), time_ms=START + 1000)
-    market.submit(market.prove("pile-1", HEARTBEAT, [(START + 2000, 100_000)]), time_ms=START + 2000)
+    market.submit(market.begin(time_ms=START), time_ms=START - 2000)
+    market.submit(market.prove("pile-1", HEARTBEAT, [(START + 1, 100_000)]), time_ms=START - 1)
     assert market.contract() == contract
-    outcome = market.ok(time_ms=START + HOUR)
+    outcome = market.ok(time_ms=START)
     assert [statement.cause for statement in statements(outcome)] == ["user-unsigned"]
 
 

@@ -260,3 +260,15 @@ def test_bids_that_name_a_retired_pile_rest_until_they_expire() -> None:
     assert len(market.state.each(Bid)) == 1
     market.ok(time_ms=START + HOUR)
     assert market.holds() == {}
+
+
+def test_the_last_key_of_the_grid_or_of_the_operators_is_not_revoked() -> None:
+    """Nobody could restore it: there would be no deposit and no tariff any more."""
+    market = Market()
+    for sender in ("operator", "grid"):
+        assert market.refused(sender, RevokeKey("grid")) == "limit"
+    market.send("operator", RegisterParty("grid-2", "grid", key("grid-2").public))
+    market.ok()
+    market.send("operator", RevokeKey("grid"))
+    market.ok()
+    assert market.refused("operator", RevokeKey("grid-2")) == "limit"

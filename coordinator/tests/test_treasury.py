@@ -1,12 +1,14 @@
 """Money in and out, and fees: nothing is booked twice, nobody's money is moved by another, nothing is paid that is not there."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from world import END, HOUR, START, Market, bounded, closings
 
 from pile_coordinator.chain.orders import bond_micro
-from pile_coordinator.chain.records import Bid, Contract, Payment, Withdrawal
+from pile_coordinator.chain.records import Bid, Contract, Party, Payment, Withdrawal
 from pile_coordinator.chain.transactions import (
     CancelContract,
     CollectFees,
@@ -259,3 +261,15 @@ def test_what_comes_in_is_what_is_held_and_what_went_out(steps: list) -> None:
     assert {party: market.money(party) for party in has} == has
     assert market.holds() == {f"W:{key.hex()}": amount for key, _, amount in open_withdrawals}
     assert market.state.balance_micro("X") == -inside
+
+
+def test_open_withdrawals_count_as_open_orders() -> None:
+    market = Market()
+    market.state.put(replace(market.state.get(Party, "user-1"), open_orders=999))
+    market.send("user-1", Withdraw(1, "bank"))
+    market.ok()
+    assert market.refused("user-1", Withdraw(1, "bank")) == "limit"
+    (withdrawal,) = market.state.each(Withdrawal)
+    market.send("grid", RefuseWithdrawal(withdrawal.id, "try later"))
+    market.ok()
+    assert market.state.get(Party, "user-1").open_orders == 999

@@ -273,7 +273,7 @@ def test_called_off(chain, who, cause):
 
 @pytest.mark.parametrize("asked", [("dan",), ("olga",), ("dan", "olga")])
 def test_explicit_signing(chain, asked):
-    chain.list_and_bid(asked=asked)
+    chain.list_and_bid(start=NOW + 2 * HOUR, asked=asked)
     contract = chain.contract().id
     for i, party in enumerate(asked):
         chain.block(NOW + 10_000 + i, (party, Sign(contract)))
@@ -339,7 +339,7 @@ def test_a_proposal_called_off_by_the_bound_side(chain):
 
 @pytest.mark.parametrize("refused", [True, False])
 def test_a_proposal_that_nobody_signs_has_no_certificate(chain, refused):
-    bid = chain.list_and_bid(asked=("dan",))
+    bid = chain.list_and_bid(start=NOW + 2 * HOUR, asked=("dan",))
     assert find_contract(chain.evidence.db, bid)["state"] == "proposed"
     if refused:
         chain.block(NOW + 10_000, ("dan", CancelContract(chain.contract().id)))

@@ -176,7 +176,8 @@ def _begin_known_ms(terms: Terms) -> int:
 
 
 def _sign_until_ms(state: State, env: Env, terms: Terms) -> int:
-    return min(env.time_ms + state.params.sign_window_ms, begin_until_ms(terms))
+    """Before the window: who signs into it would leave the other no time to come, and no way out."""
+    return min(env.time_ms + state.params.sign_window_ms, terms.window_start_ms)
 
 
 # --- proposed -> signed or unsigned; signed -> cancelled ---------------------------------------------------------------
