@@ -7,7 +7,7 @@ from world import Market, key
 
 from pile_coordinator.chain.records import Contract, Pile
 from pile_coordinator.chain.settlement import Statement, decode_statement
-from pile_coordinator.chain.transactions import RegisterPile
+from pile_coordinator.chain.transactions import Confirm, RegisterPile
 from pile_edge.config_file import load_config
 from pile_edge.settings import Settings
 from pile_hil.peer import Chain, session_message
@@ -40,7 +40,7 @@ class RealPile(Market):
     def agree(self, start_ms: int, end_ms: int, energy_wh: int) -> Contract:
         """A new contract for a window."""
         known = {contract.id for contract in self.state.each(Contract)}
-        self.offer(energy=energy_wh, start=self.time_ms, end=end_ms)
+        self.offer(energy=energy_wh, start=start_ms, end=end_ms)
         self.bid(energy=energy_wh, start=start_ms, end=end_ms)
         self.ok()
         (contract,) = [one for one in self.state.each(Contract) if one.id not in known]
@@ -61,7 +61,7 @@ class RealPile(Market):
         """Hand proofs in as a coordinator does: in the order they came, duplicates and all."""
         batch: list[bytes] = []
         for message in [*messages, b""]:
-            if batch and (not message or sum(map(len, batch)) + len(message) > BATCH_BYTES):
+            if batch and (not message or len(batch) == 200 or sum(map(len, batch)) + len(message) > BATCH_BYTES):
                 outcomes = [str(one) for one in self.submit(*batch, time_ms=time_ms)]
                 self.outcomes += outcomes
                 self.admitted += [
@@ -75,10 +75,21 @@ class RealPile(Market):
         assert set(self.outcomes) <= {"admitted", "duplicate"}, set(self.outcomes)
         assert [proof.sequence for proof in self.admitted] == list(range(1, len(self.admitted) + 1))
         pile = self.state.get(Pile, PILE)
-        assert (pile.anomaly, pile.admitted) == ("", len(self.admitted))
+        assert (pile.anomaly, pile.admitted) == ("", len(self.admitted)), [
+            (one.sequence, one.event, one.reason, [(x.time_ms, x.energy_wh) for x in one.readings])
+            for one in self.admitted[-8:]
+        ] + [pile]
         ends = [(proof.readings[0], proof.readings[-1]) for proof in self.admitted if proof.readings]
         for (_, before), (after, _) in itertools.pairwise(ends):
             assert (before.time_ms, before.energy_wh) <= (after.time_ms, after.energy_wh)
+
+    def settle(self, contract: Contract) -> int:
+        """Both parties confirm a measured contract, which frees the pile; the Wh they agree on."""
+        statement = decode_statement(contract.statement)
+        for party in ("user-1", "owner-1"):
+            self.send(party, Confirm(contract.id, statement.digest()))
+        self.ok()
+        return statement.measured_wh
 
     def statement(self, contract: Contract) -> Statement:
         """The settlement of a measured contract."""
