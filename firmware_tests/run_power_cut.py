@@ -234,7 +234,8 @@ def after_cut(run, data, hardware, sent):
     """Boot on what is left and go on: resume, two reports, the user's stop, a receipt; what the journal had, and what came."""
     found = []
     link = Link(hardware, found.append)
-    mount(Flash(data))
+    flash = Flash(data, lambda: (hardware.now_ms, hardware.energy_mwh, hardware.is_on, len(found)))
+    mount(flash)
     try:
         agent = Agent(run.settings, Port(hardware, Storage("/flash/journal"), link))
         journal = agent.journal
@@ -253,7 +254,7 @@ def after_cut(run, data, hardware, sent):
         assert not hardware.is_on
     finally:
         vfs.umount("/flash")
-    return had, found
+    return had, found, flash.changes
 
 
 def main(config_path, script_path, shard, shards, limit):
@@ -266,32 +267,57 @@ def main(config_path, script_path, shard, shards, limit):
     changes, sent = hour(run, data)
     done, data = data, blank
     for number in range(len(changes)):
-        start, new, _ = changes[number]
+        new = changes[number][1]
         if number % shards == shard:
             kinds = ERASE_CUTS if new is None else PROGRAM_CUTS
             for kind in [kinds[(number + extra) % len(kinds)] for extra in range(limit or len(kinds))]:
                 cut(run, number, kind, bytearray(data), changes[number], sent)
-        if new is None:
-            erase(data, start)
-        else:
-            program(data, start, new)
+        replay(data, changes[number])
     assert data == done
     print("ok")
 
 
-def cut(run, number, kind, data, change, sent):
-    interrupted(data, change, kind, number)
-    now_ms, energy_mwh, is_on, sent_count = change[2]
-    hardware = Hardware(now_ms)
-    hardware.energy_mwh, hardware.is_on = energy_mwh, is_on
+def replay(data, change):
+    start, new, _ = change
+    if new is None:
+        erase(data, start)
+    else:
+        program(data, start, new)
+
+
+def boot_after(run, data, change, sent):
+    """Another life, a minute after the cut, with clock, register and relay as the cut left them."""
+    hardware = Hardware(change[2][0])
+    hardware.energy_mwh, hardware.is_on = change[2][1:3]
     hardware.advance(OUTAGE_MS)
+    return hardware, after_cut(run, data, hardware, sent)
+
+
+def cut(run, number, kind, data, change, sent):
+    """One cut; after every other half operation also a second one, somewhere in the life that follows."""
+    interrupted(data, change, kind, number)
+    sent = sent[: change[2][3]]
     try:
-        had, found = after_cut(run, data, hardware, sent[:sent_count])
+        image = bytearray(data)
+        hardware, (had, found, changes) = boot_after(run, data, change, sent)
+        tell_cut(run, number, kind, had, hardware, found)
+        if kind == "half" and changes and number % 4 < 2:
+            second = number * 7 % len(changes)
+            for done in changes[:second]:
+                replay(image, done)
+            interrupted(image, changes[second], kind, number)
+            found = found[: changes[second][2][3]]
+            hardware, (_, more, _) = boot_after(run, image, changes[second], sent + found)
+            tell_cut(run, number, "twice", had, hardware, found + more)
     except Exception:
         print("cut at", number, kind)
         raise
     gc.collect()
-    print("c", number, kind, *had, hardware.shown_wh, *[run.number_of(message) for message in found])
+
+
+def tell_cut(run, number, kind, had, hardware, found):
+    numbers = [run.number_of(message) for message in found]
+    print("c", number, kind, *had, hardware.shown_wh, *numbers)
 
 
 main(sys.argv[1], sys.argv[2], *[int(text) for text in sys.argv[3:]])

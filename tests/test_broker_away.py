@@ -1,6 +1,7 @@
 """A week without a broker: the journal keeps its bound, thins by its rule, and the chain takes everything in the end."""
 
 import itertools
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from pile_edge.agent import Agent
 from pile_edge.journal import RECORD_MAX_BYTES, RESERVE_DIVISOR
 from pile_edge.ports.cpython_storage import Storage
 from pile_hil.peer import START
+from pile_hil.pile_case import AgentProcess, PileCase
 from pile_shared.proof import BEGIN, END, HEARTBEAT, PERIODIC
 from pile_shared.topics import pile_topic
 
@@ -50,7 +52,9 @@ class Away:
     """A pile that has begun a session of `hours` when its broker goes away."""
 
     def __init__(self, folder: Path, capacity_bytes: int, segment_bytes: int) -> None:
-        self.chain = RealPile(begin_grace_ms=WEEK, evidence_window_ms=WEEK, owner_micro=10**9, user_micro=10**10, capacity_hours=8760)
+        self.chain = RealPile(
+            begin_grace_ms=WEEK, evidence_window_ms=WEEK, owner_micro=10**9, user_micro=10**10, capacity_hours=8760
+        )
         self.contract = self.chain.agree(NOW, NOW + WEEK - MINUTE, 900_000)
         journal = f"capacity_bytes = {capacity_bytes}\nsegment_bytes = {segment_bytes}"
         settings = self.chain.settings(folder, journal=journal, timing=TIMING)
@@ -120,3 +124,37 @@ def check(away: Away, fills: list[int]) -> None:
     assert all(few <= many for few, many in itertools.pairwise(fills))
     assert len(set(fills)) > 3
     print(f"{len(session)} proofs, one in {fills[0]} to one in {fills[-1]}")
+
+
+def test_a_week_without_mosquitto(tmp_path):
+    """The real agent, its clock 20,000 times as fast: a session ends, and a week passes, without its broker."""
+    hours = {
+        "sample_ms": 0.5,
+        "report_ms": 0.5,
+        "heartbeat_ms": 1,
+        "resend_ms": 12,
+        "silent_after_ms": 12,
+        "full_after_ms": 2,
+    }
+    with PileCase(tmp_path, rate=20_000) as case:
+        coordinator = case.coordinator
+        path = case.write_config(**{name: int(value * 60 * MINUTE) for name, value in hours.items()})
+        path.write_text(path.read_text().replace("4096", "2062").replace("65536", str(8 * 2062)))
+        with AgentProcess([sys.executable, "-m", "pile_edge.cli", "run", "--config", str(path)]) as agent:
+            coordinator.wait(lambda c: HEARTBEAT in [proof.event for proof in c.proofs])
+            terms = case.terms(energy_wh=5_000_000, window_end_ms=case.clock.now_ms() + WEEK)
+            case.reserve_and_start(terms)
+            coordinator.wait(lambda c: BEGIN in [proof.event for proof in c.proofs], 60)
+            case.broker.stop()
+            back_ms = case.clock.now_ms() + WEEK
+            try:
+                coordinator.wait(lambda _: case.clock.now_ms() > back_ms, 60)
+            finally:
+                case.broker.start()
+            heads = [int(line.split()[1]) for line in agent.lines if line.startswith("proof ")]
+            coordinator.wait(lambda c: len(c.proofs) >= heads[-1], 60)
+            assert any("left out" in line for line in agent.lines)
+        assert coordinator.faults == []
+        events = [proof.event for proof in coordinator.proofs if proof.contract == terms.contract_id()]
+        assert (events[0], events[-1], events.count(BEGIN), events.count(END)) == (BEGIN, END, 1, 1)
+        assert coordinator.proofs[-1].readings[-1].energy_wh == case.truth()["meter_wh"]
