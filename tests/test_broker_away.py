@@ -126,17 +126,17 @@ def check(away: Away, fills: list[int]) -> None:
     print(f"{len(session)} proofs, one in {fills[0]} to one in {fills[-1]}")
 
 
-def test_a_week_without_mosquitto(tmp_path):
-    """The real agent, its clock 20,000 times as fast: a session ends, and a week passes, without its broker."""
+def test_days_without_mosquitto(tmp_path):
+    """The real agent, its clock 6,000 times as fast: a session ends, and two days pass, without its broker."""
     hours = {
         "sample_ms": 0.5,
         "report_ms": 0.5,
-        "heartbeat_ms": 1,
+        "heartbeat_ms": 0.5,
         "resend_ms": 12,
         "silent_after_ms": 12,
         "full_after_ms": 2,
     }
-    with PileCase(tmp_path, rate=20_000) as case:
+    with PileCase(tmp_path, rate=6_000) as case:
         coordinator = case.coordinator
         path = case.write_config(**{name: int(value * 60 * MINUTE) for name, value in hours.items()})
         path.write_text(path.read_text().replace("4096", "2062").replace("65536", str(8 * 2062)))
@@ -144,9 +144,16 @@ def test_a_week_without_mosquitto(tmp_path):
             coordinator.wait(lambda c: HEARTBEAT in [proof.event for proof in c.proofs])
             terms = case.terms(energy_wh=5_000_000, window_end_ms=case.clock.now_ms() + WEEK)
             case.reserve_and_start(terms)
-            coordinator.wait(lambda c: BEGIN in [proof.event for proof in c.proofs], 60)
+
+            def begins(_: object) -> bool:
+                if BEGIN in [proof.event for proof in coordinator.proofs]:
+                    return True
+                case.user_asks(terms, START)  # ten minutes are 100 ms here: a slow machine may find one too old
+                return False
+
+            coordinator.wait(begins, 60)
             case.broker.stop()
-            back_ms = case.clock.now_ms() + WEEK
+            back_ms = case.clock.now_ms() + 2 * DAY
             try:
                 coordinator.wait(lambda _: case.clock.now_ms() > back_ms, 60)
             finally:
