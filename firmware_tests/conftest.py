@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 
 from pile_edge.board.bundle import build_bundle, build_romfs, find_micropython, find_tool, link_bundle
 from pile_hil.requirements import require
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "coordinator/tests"))  # `world`, the chain of its tests
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -89,6 +89,7 @@ class Agent:
         self._is_identified = False
         self._troubled = ""
         self._is_full = False
+        self._left_out = 0
         self._restore()
         self._proof_topic = pile_topic(config.chain_id, config.pile_id, "proof")
         self._status_topic = pile_topic(config.chain_id, config.pile_id, "status")
@@ -180,8 +181,6 @@ class Agent:
                     self._hear_receipt(inclusion)
                 else:
                     self._hear_contract(inclusion)
-        except JournalError:
-            raise
         except MemoryError:
             self._port.collect()
             self.refused["memory"] = self.refused.get("memory", 0) + 1
@@ -191,6 +190,8 @@ class Agent:
                 self._asked_ms = now_ms
                 self._was_connected = False  # saying again that we are online brings what we have missed
         except PilechainError as error:
+            if isinstance(error, JournalError) and error.code != "full":
+                raise
             self.refused[error.code] = self.refused.get(error.code, 0) + 1
             self._log("refused " + kind + ": " + error.code + ": " + error.message)
         self._port.collect()
@@ -278,43 +279,47 @@ class Agent:
         self._todo.extend(actions)
         while self._todo:
             action = self._todo[0]
-            if action[0] == PROVE and not self._prove(action):
-                if action[1] == BEGIN:
+            try:
+                if action[0] == PROVE:
+                    self._prove(action)
+                elif action[0] == SAVE:
+                    self.journal.save_state(action[1])
+                self._is_full = False
+            except JournalError as error:
+                if error.code != "full":
+                    raise
+                if (PROVE, BEGIN) in [other[:2] for other in self._todo]:
                     self._todo = self.session.abandon_start()
                     continue
-                return
+                if action[0] == SAVE or action[1] in _DURABLE_EVENTS:
+                    if not self._is_full:
+                        self._log("journal is full: the end of a session waits for receipts")
+                    self._is_full = True
+                    return
+                self._log("journal is full: left out a " + EVENT_NAMES[action[1]] + " proof; the next one covers it")
             self._todo.pop(0)
-            if action[0] == SAVE:
-                self.journal.save_state(action[1])
-            elif action[0] == OPEN:
+            if action[0] == OPEN:
                 self._open_contactor()
             elif action[0] == CLOSE:
                 self._close_contactor()
 
-    def _prove(self, action: tuple) -> bool:  # type: ignore[type-arg]
-        """Sign a proof and make it durable; False if it must wait for room. One that may be left out counts as done."""
+    def _prove(self, action: tuple) -> None:  # type: ignore[type-arg]
+        """Sign a proof and make it durable; JournalError `full` if there is no room, or it is one of those to leave out."""
         _, event, contract, reason, readings = action
         keep = event in _DURABLE_EVENTS
-        if not keep and not self.journal.accepts_periodic:
-            self._log("journal is full: left out a " + EVENT_NAMES[event] + " proof; the next one covers it")
-            return True
+        if not keep:
+            self._left_out += 1
+            if not 0 < self.journal.thinning <= self._left_out:
+                raise JournalError("thinned", "full")
         sequence, previous = self.journal.head or (0, NO_PREVIOUS)
         origin = self._origin if event == BEGIN else None
         proof = Proof(sequence + 1, previous, contract, event, readings, reason, origin)
         message = proof.sign(self._signer, self.config.chain_id)
-        try:
-            self.journal.append(sequence + 1, message, keep=keep)
-        except JournalError as error:
-            if error.code != "full":
-                raise
-            if not self._is_full:
-                self._log("journal is full: a " + EVENT_NAMES[event] + " proof waits for receipts")
-            self._is_full = True
-            return False
-        self._is_full = False
+        self.journal.append(sequence + 1, message, keep=keep)
+        if not keep:
+            self._left_out = 0
         self._proved(proof, len(message))
         self._port.collect()
-        return True
 
     def _proved(self, proof: Proof, size_bytes: int) -> None:
         """A proof is durable; on CPython a begin or end also gets its OCMF record (ocmf_records)."""

@@ -13,10 +13,13 @@ Rules:
   Anything else that does not check (an older segment, or a bad record with good ones behind it) was acknowledged
   once: JournalError `corrupt`.
 - The newest segment is never deleted, so the newest record, and with it the hash chain's end, is always there.
-- Full: proofs are hash-chained, so written ones cannot be thinned. Instead, once less than RESERVE_DIVISOR-th of the
-  capacity is free, periodic proofs (`keep=False`) are no longer written; begin, end and alarm (`keep=True`) may use
-  that reserve. Nothing is lost: the energy register is cumulative, so the next proof that is written covers the gap.
-  Ask `accepts_periodic` before signing.
+- Full: proofs are hash-chained, so written ones cannot be thinned; instead fewer are written the fuller it is. A
+  RESERVE_DIVISOR-th of the capacity is for begin and end (`keep=True`) alone. Of the others (`keep=False`) only each
+  n * n-th is written, n = room / free room of the rest, rounded down: all until half of it is used, each fourth until
+  two thirds, each ninth until three quarters, and so on; none when a largest record has no room. So the times between
+  readings grow with the time without receipts, and a journal for a day lasts for weeks. Nothing is lost: the energy
+  register is cumulative, so the next proof that is written covers the gap. Ask `thinning` before signing.
+- A disk that is full before the capacity is used up is a full journal too, and retiring frees room before it needs any.
 
 The same source runs on CPython and MicroPython; what differs is behind a storage object (ports/*_storage.py). One
 journal owns its folder.
@@ -70,6 +73,11 @@ def _read(file, offset: int) -> tuple[int, bytes] | None:  # type: ignore[no-unt
         return None
     length = struct.unpack(_HEADER, header)[0]
     return _decode(header + file.read(length + 4)) if length <= RECORD_MAX_BYTES else None
+
+
+def _write_error(error: OSError) -> JournalError:
+    """What the journal says of it; receipts make room on a disk that is full (ENOSPC, the same on both interpreters)."""
+    return JournalError("journal cannot be written: " + repr(error), "full" if error.errno == 28 else "storage")
 
 
 class _Segment:
@@ -127,7 +135,7 @@ class Journal:
 
     @property
     def retired_through(self) -> int | None:
-        """The sequence up to and including which a receipt has come, None before the first."""
+        """The sequence up to and including which a receipt has come; None or less than the first record before that."""
         return self._retired
 
     @property
@@ -141,9 +149,11 @@ class Journal:
         return sum([segment.size_bytes for segment in self._segments])
 
     @property
-    def accepts_periodic(self) -> bool:
-        """Whether a `keep=False` record of any size would be accepted now. Ask before signing a periodic proof."""
-        return self._room_for(RECORD_MAX_BYTES + _OVERHEAD_BYTES, keep=False)
+    def thinning(self) -> int:
+        """Of how many `keep=False` records one is to be written now: 1 for all, 0 for none. Ask before signing one."""
+        room = self._capacity_bytes - self._capacity_bytes // RESERVE_DIVISOR
+        free = room - self.used_bytes
+        return 0 if free < RECORD_MAX_BYTES + _OVERHEAD_BYTES else (room // free) ** 2
 
     def append(self, sequence: int, record: bytes, *, keep: bool = True) -> None:
         """Store one record; it is durable when this returns.
@@ -155,8 +165,8 @@ class Journal:
 
         Raises:
             BoundsError: Record or sequence out of range.
-            JournalError: `sequence` (a gap or a repetition), `full`, or `storage`. The record is then not stored and
-                the sequence is still free.
+            JournalError: `sequence` (a gap or a repetition), `full` (the journal or the disk), or `storage`. The record
+                is then not stored and the sequence is still free.
         """
         if not 0 < len(record) <= RECORD_MAX_BYTES or not 0 <= sequence <= _SEQUENCE_MAX:
             raise BoundsError("journal records have 1 to 2048 bytes and a sequence below 2^63")
@@ -215,21 +225,21 @@ class Journal:
         the newest.
 
         Raises:
-            JournalError: `sequence` if that was never appended, or `storage`; a segment that could not be deleted is
-                tried again with the next receipt.
+            JournalError: `sequence` if that was never appended, `full` or `storage`; what could not be done is done
+                with the next receipt.
         """
         if self._head is None or through_sequence > self._head[0]:
             raise JournalError("receipt for sequence {} which was never written".format(through_sequence), "sequence")
         if self._retired is None or through_sequence > self._retired:
+            self._drop_retired_segments(through_sequence)  # first: the cursor needs a block, and the disk may be full
             self._save(through_sequence, self._state)
-            self._drop_retired_segments()
 
     def save_state(self, state: bytes) -> None:
         """Save up to 512 opaque bytes for the agent, all or nothing; durable when this returns.
 
         Raises:
             BoundsError: Too long.
-            JournalError: `storage`; the state before is then still there.
+            JournalError: `full` or `storage`; the state before is then still there.
         """
         if len(state) > STATE_MAX_BYTES:
             raise BoundsError("journal state has at most 512 bytes")
@@ -253,7 +263,7 @@ class Journal:
             self._storage.append(current.name, data)
         except OSError as error:
             self._undo(current)
-            raise JournalError("journal cannot be written: " + repr(error), "storage")
+            raise _write_error(error)
         if current.size_bytes == 0:
             self._segments.append(current)
         current.size_bytes += len(data)
@@ -267,8 +277,8 @@ class Journal:
             return
         self._usable = True
 
-    def _drop_retired_segments(self) -> None:
-        while len(self._segments) > 1 and self._retired is not None and self._segments[1].first - 1 <= self._retired:
+    def _drop_retired_segments(self, through_sequence: int) -> None:
+        while len(self._segments) > 1 and self._segments[1].first - 1 <= through_sequence:
             try:
                 self._storage.remove(self._segments[0].name)
             except OSError as error:
@@ -284,7 +294,7 @@ class Journal:
         try:
             self._storage.replace(CURSOR_NAME, body + struct.pack(">I", binascii.crc32(body)))
         except OSError as error:
-            raise JournalError("journal cursor cannot be written: " + repr(error), "storage")
+            raise _write_error(error)
         self._retired = retired
         self._state = state
 
@@ -338,7 +348,10 @@ class Journal:
             raise JournalError("a file that is no segment lies among " + ", ".join(names)[:200], "corrupt")
         self._cut_torn_tail()
         # Only now: with its tail cut off the newest segment may be gone, and the one before it is the newest.
-        self._drop_retired_segments()
+        if self._retired is not None:
+            self._drop_retired_segments(self._retired)
+        if self._segments and self._segments[0].first:  # a receipt whose segments went before its cursor was written
+            self._retired = max(self._segments[0].first - 1, -1 if self._retired is None else self._retired)
         saved_head = self._head
         newest, expected = None, None
         for segment in self._segments:

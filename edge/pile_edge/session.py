@@ -188,7 +188,7 @@ class Session:
             return [(OPEN,)]
         assert self._contract is not None
         own = newest if newest is not None and newest.contract == self._contract.contract_id else None
-        if self.phase == STARTING and (own is None or own.event != BEGIN):
+        if self.phase == STARTING and own is None:
             self._forget()
             return [(OPEN,), (SAVE, self.state())]
         if own is not None and own.event == END:

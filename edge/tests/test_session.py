@@ -431,6 +431,23 @@ def test_power_cut_that_cannot_resume_ends_once_with_power_lost(what):
     assert not pile.closed
 
 
+def test_a_second_power_cut_resumes_too():
+    """The first came between BEGIN and the state after it: what is saved still says that the session is starting."""
+    pile = Pile()
+    pile.session.reserve(contract(), pile.now_ms)
+    pile.session.start(bytes([1]) * 32, 0, pile.now_ms, pile.now_ms)
+    pile.cut_after = 2
+    with pytest.raises(PowerCutError):
+        pile.read()
+    pile.boot()
+    for _ in range(8):
+        pile.after(10_000, 10, 3600)
+    pile.boot()
+    pile.after(10_000, 10, 3600)
+    assert pile.session.phase == CHARGING
+    assert [event for event, _ in pile.events()] == [p.BEGIN, p.PERIODIC]
+
+
 def test_a_stop_survives_the_power_cut():
     pile = Pile().charging()
     stop_by_user(pile)
