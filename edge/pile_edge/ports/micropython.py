@@ -20,7 +20,9 @@ _SET_AFTER_MS = 1_735_689_600_000  # 2025: a clock before this has never been se
 _PIECE_BYTES = 256
 COMB_BYTES = 4032
 
-_clock = {"synchronised": False}
+_WATCHDOG_MS = 120_000  # a certificate of a hundred attestations takes a board a minute
+
+_clock = {"synchronised": False, "stopping": False, "dog": False}
 
 
 def wall_ms():
@@ -95,8 +97,39 @@ def _file_hash(path):
 
 
 def is_stopping():
-    """Boards stop by losing power."""
-    return False
+    """Boards stop by losing power, or to be updated."""
+    return _clock["stopping"]
+
+
+def alive():
+    """Feed the hardware watchdog, where there is one."""
+    if _clock["dog"] is False:
+        _clock["dog"] = _watchdog()
+    if _clock["dog"]:
+        _clock["dog"].feed()
+
+
+def _watchdog():
+    try:
+        from machine import WDT
+    except ImportError:
+        return None
+    return WDT(timeout=_WATCHDOG_MS)
+
+
+def reported():
+    """End a trial of new software well (pile_edge.board.loader): its marker is renamed, if there is one."""
+    try:
+        os.rename("trial", "reported")
+    except OSError:
+        pass
+
+
+def take_offer(message):
+    """Keep an offer for the updater, which runs after the next reset."""
+    with open("offer.cose", "wb") as file:
+        file.write(message)
+    _clock["stopping"] = True
 
 
 def open_storage(folder):
