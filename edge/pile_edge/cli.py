@@ -1,6 +1,7 @@
 """The `pile-edge` command, on CPython."""
 
 import argparse
+import importlib
 import json
 import signal
 import sys
@@ -14,6 +15,10 @@ from pile_shared.errors import PilechainError
 from pile_shared.platform import sha256
 from pile_shared.proof import EVENT_NAMES, parse
 
+# Modules of pile_edge.commands, each with an add_command(subparsers).
+COMMANDS = (
+    "flash",
+)
 EXIT_OK, EXIT_FAILED, EXIT_CONFIG = 0, 1, 2
 
 _EPILOG = """examples:
@@ -87,6 +92,8 @@ def _parser() -> argparse.ArgumentParser:
     image = commands.add_parser("image", help="make a board's flash image: the agent, linked and compiled")
     image.add_argument("target", type=Path, help="ROMFS file to write; deploy it with: mpremote romfs deploy FILE")
     image.set_defaults(run=_image)
+    for name in COMMANDS:
+        importlib.import_module("pile_edge.commands." + name).add_command(commands)
     return parser
 
 

@@ -84,6 +84,10 @@ CPYTHON_MODULES = (
     "pile_edge/board/partitions",
     "pile_edge/board/tools",
     "pile_edge/board/flash",
+    "pile_edge/commands/__init__",
+    "pile_edge/commands/flash",
+    "pile_edge/commands/listening",
+    "pile_edge/commands/registration",
 )
 # What a linked board imports, in order; a part's modules are the board's modules that none of the others names. The
 # parts are of similar size, because one needs twice its place while it is imported.

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 OLDEST_MICROPYTHON = (1, 25)  # the first that runs code from ROMFS
+PROMPT_SECONDS = 45  # restart, formatting 2 MB of flash at the first one, and a finger on the way to RESET
 IMAGE_NAME = "new.romfs"
 _PROBE = """
 import sys, os, json
@@ -127,7 +128,8 @@ def put_on_board(
     Raises:
         ToolError: The board does not answer, or holds other bytes than were sent.
     """
-    on_step("asking the board what it is")
+    on_step("waiting for the board's prompt (press RESET if this takes long)")
+    console.wait_for_prompt(PROMPT_SECONDS)
     there = check_board(console, len(software.image))
     with tempfile.TemporaryDirectory() as name:
         image = Path(name) / IMAGE_NAME

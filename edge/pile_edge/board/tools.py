@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING
 
 from pile_shared.errors import PilechainError
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _WRITE_SECONDS = 600  # 2 MB at 115200 baud take four minutes
 _CONSOLE_SECONDS = 120  # 90 kB at 115200 baud take twenty seconds
+_RETRY_SECONDS = 0.5
 _KEPT_CHARACTERS = 1500  # of a tool's output in a message
 _ADVICE = (
     ("permission denied", "you may not use this port: add yourself to the group `dialout` (sudo usermod -aG dialout $USER), log in again"),
@@ -89,6 +91,22 @@ class Console:
     def run(self, code: str) -> str:
         """Run code on the board; what it printed. ToolError if it raised or the board does not answer."""
         return self._remote("exec", code)
+
+    def wait_for_prompt(self, seconds: float) -> None:
+        """Until the board answers: after a restart it may format its file system first, or somebody has to press RESET.
+
+        Raises:
+            ToolError: it did not in time; or `missing`.
+        """
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                self.run("pass")
+                return
+            except ToolError as error:
+                if error.code == "missing" or time.monotonic() > deadline:
+                    raise
+            time.sleep(_RETRY_SECONDS)
 
     def ask(self, code: str) -> object:
         """Like `run`; the JSON in the last line."""
