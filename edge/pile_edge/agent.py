@@ -252,7 +252,7 @@ class Agent:
             raise SessionError("no new software during a session: offer it again later", "busy")
         signed = cose.parse1(payload, MAX_SESSION_BYTES)
         signed.verify(self.config.update_public, cose.purpose(cose.UPDATE, self.config.chain_id))
-        self._port.take_offer(payload)
+        self._port.take_offer(array(decode(signed.payload, MAX_SESSION_BYTES), 6)[2], payload)
 
     # --- meter
 

@@ -48,11 +48,6 @@ class Offer:
         self.size_bytes = check_int("size", size_bytes, 1, MAX_IMAGE_BYTES)
         self.digest = check_bytes("digest", digest, 32, 32)
 
-    def sign(self, signer: cose.SoftwareSigner, chain_id: str) -> bytes:
-        """The offer to piles of a chain."""
-        fields = [FORMAT, self.target, self.version, self.min_version, self.size_bytes, self.digest]
-        return cose.sign1(encode(fields), signer, cose.purpose(cose.UPDATE, chain_id))
-
     def check(self, state: dict, target: str, room_bytes: int) -> None:  # type: ignore[type-arg]
         """Whether a board may take it.
 
@@ -126,16 +121,3 @@ def piece_of(payload: bytes, offer: Offer, offset: int) -> bytes:
         return b""
     is_next = version == offer.version and start == offset and isinstance(data, bytes)
     return data if is_next and len(data) <= min(PIECE_BYTES, offer.size_bytes - offset) else b""
-
-
-def piece(version: int, image: bytes, offset: int) -> bytes:
-    """The message with the piece of an image at `offset`."""
-    return encode([version, offset, image[offset : offset + PIECE_BYTES]])
-
-
-def open_want(payload: bytes) -> tuple[int, int, str]:
-    """(version, offset, note) of a pile's question; CodecError or BoundsError if it is none."""
-    version, offset, note = array(decode(payload, MAX_WANT_BYTES), 3)
-    check_int("version", version, 0, MAX_VERSION)
-    check_int("offset", offset, 0, MAX_IMAGE_BYTES)
-    return version, offset, check_text("note", note, MAX_NOTE_CHARACTERS) if note else ""

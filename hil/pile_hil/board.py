@@ -4,7 +4,7 @@
         subprocess.run(["mpremote", "connect", board.console, "resume", "exec", "print(1)"])
 
 What an ESP32 has and MicroPython's unix build lacks (the flash partition, reset, a timer) is in `board_hardware`; all else
-that runs on it is what runs on a board, from the same files. `python -m pile_hil.board FLASH HEAP` is the board itself,
+that runs on it is what runs on a board, from the same files. `python -m pile_hil.board FLASH HEAP RATE` is the board itself,
 in the folder that is its file system: it ends when it is reset, and SimBoard starts it again.
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import json
 import mmap
 import os
 import pty
@@ -23,7 +24,12 @@ import termios
 import threading
 import tty
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Any, Self
+
+from pile_shared.platform import sha256
+
+if TYPE_CHECKING:
+    from pile_edge.board.software import Software
 
 SLOT_BYTES = 128 * 1024
 PARTITION_BYTES = 2 * SLOT_BYTES
@@ -35,11 +41,18 @@ _STOP_SECONDS = 10
 class SimBoard:
     """One board. `files` is its file system, `flash` its partition `romfs`, `console` the port a cable would give."""
 
-    def __init__(self, folder: Path, *, heap: str = HEAP) -> None:
-        """Make an empty board; it has no power yet."""
+    def __init__(self, folder: Path, *, heap: str = HEAP, timer_rate: int = 1) -> None:
+        """Make an empty board, or take the one that is in `folder`; it has no power yet.
+
+        Args:
+            folder: For what lasts.
+            heap: As MicroPython's `-X heapsize=` takes it.
+            timer_rate: How much too fast its hardware timer runs, so that a test need not wait.
+        """
         self.files = folder / "files"
         self.flash = folder / "flash.bin"
         self._heap = heap
+        self._timer_rate = timer_rate
         self.files.mkdir(parents=True, exist_ok=True)
         if not self.flash.exists():
             self.flash.write_bytes(b"\xff" * PARTITION_BYTES)
@@ -89,6 +102,22 @@ class SimBoard:
         for end in (self._outer, self._outer_end, self._inner, self._inner_end):
             os.close(end)
 
+    def install(self, software: Software, files: dict[str, Path]) -> None:
+        """Put on it what `pile-edge flash` does, without a cable; before it has power."""
+        for name, source in files.items():
+            (self.files / name).write_bytes(source.read_bytes())
+        flash = bytearray(self.flash.read_bytes())
+        flash[: len(software.image)] = software.image
+        self.flash.write_bytes(flash)
+        entry = [software.version, len(software.image), sha256(software.image).hex()]
+        state = {"active": 0, "floor": 0, "failed": 0, "trial": None, "slots": [entry, None]}
+        (self.files / "slots.json").write_text(json.dumps(state))
+
+    def state(self) -> dict[str, Any]:
+        """Its `slots.json`."""
+        found: dict[str, Any] = json.loads((self.files / "slots.json").read_text())
+        return found
+
     def cut_power(self) -> None:
         """For a moment: it starts again at once."""
         process = self._process
@@ -96,7 +125,7 @@ class SimBoard:
             process.kill()
 
     def _power(self) -> None:
-        command = [sys.executable, "-m", "pile_hil.board", str(self.flash), self._heap]
+        command = [sys.executable, "-m", "pile_hil.board", str(self.flash), self._heap, str(self._timer_rate)]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(str(Path(entry).resolve()) for entry in sys.path)}
         while not self._off.is_set():
             # MicroPython's prompt changes them, and does not get to change them back when power goes.
@@ -149,7 +178,7 @@ def main(arguments: list[str]) -> int:
         flash = mmap.mmap(file.fileno(), 0)
     address = ctypes.addressof(ctypes.c_char.from_buffer(flash))
     boot = Path(__file__).with_name("board_hardware.py")
-    command = ["micropython", "-X", f"heapsize={arguments[1]}", "-i", str(boot), str(address), str(len(flash))]
+    command = ["micropython", "-X", f"heapsize={arguments[1]}", "-i", str(boot), str(address), str(len(flash)), arguments[2]]
     code: int = run_main(command)
     return code
 

@@ -1,6 +1,6 @@
 # Runs under MicroPython on a unix: what an ESP32 has and this build lacks, then the board's main.py, then the prompt.
-# argv: address and size of the flash partition `romfs` in memory, and the file system's folder, which is the working
-# directory. Comments instead of a docstring: it is compiled on the heap.
+# argv: address and size of the flash partition `romfs` in memory, and how much too fast the timer runs. The working
+# directory is the file system. Comments instead of a docstring: it is compiled on the heap.
 # ruff: noqa
 # mypy: ignore-errors
 import gc
@@ -11,6 +11,7 @@ import uctypes
 import vfs as real_vfs
 
 SECTOR_BYTES = 4096
+TIMER_RATE = int(sys.argv[3])
 RESET = "kill -9 $PPID"  # the shell's parent is this process; whoever holds the board starts it again
 
 
@@ -44,7 +45,7 @@ class Timer:
         import time
 
         def run():
-            time.sleep_ms(period)
+            time.sleep_ms(period // TIMER_RATE)
             callback(self)
 
         _thread.start_new_thread(run, ())

@@ -84,9 +84,11 @@ CPYTHON_MODULES = (
     "pile_edge/board/partitions",
     "pile_edge/board/tools",
     "pile_edge/board/flash",
+    "pile_edge/board/software",
     "pile_edge/commands/__init__",
     "pile_edge/commands/flash",
     "pile_edge/commands/listening",
+    "pile_edge/commands/update",
     "pile_edge/commands/registration",
 )
 # What a linked board imports, in order; a part's modules are the board's modules that none of the others names. The

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pile_edge.board.bundle import LOADER_NAME, build_romfs, compile_loader, link_bundle
+from pile_edge.board.bundle import LOADER_NAME, compile_loader
 from pile_edge.board.tools import Console, ToolError
 from pile_edge.config_file import load_mapping
 from pile_shared.codec import encode
@@ -18,6 +16,8 @@ from pile_shared.platform import sha256
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from pile_edge.board.software import Software
 
 OLDEST_MICROPYTHON = (1, 25)  # the first that runs code from ROMFS
 PROMPT_SECONDS = 45  # restart, formatting 2 MB of flash at the first one, and a finger on the way to RESET
@@ -56,35 +56,6 @@ pile_boot.prepare()
 from pile_board.part_agent import main
 main(["config.cbor", "key"])
 """
-
-
-@dataclass(frozen=True)
-class Software:
-    """An image to run: its bytes, its number, what a board calls its hash (`firmware_hash`), and what it runs on."""
-
-    image: bytes
-    version: int
-    firmware: bytes
-    target: str
-
-
-def build_software(version: int) -> Software:
-    """Link, compile and pack what this installation would run on a board."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        link_bundle(folder)
-        compiled = next(iter(sorted(folder.rglob("*.mpy")))).read_bytes()
-        return Software(build_romfs(folder), version, firmware_hash(folder), f"mpy{compiled[1]}")
-
-
-def firmware_hash(folder: Path) -> bytes:
-    """What `firmware_hash` of the board's port gives for a linked bundle."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            digest.update(sha256(path.relative_to(folder).as_posix().encode()))
-            digest.update(sha256(path.read_bytes()))
-    return digest.digest()
 
 
 def board_files(config: Path, wifi: tuple[str, str] | None, folder: Path) -> dict[str, Path]:

@@ -13,7 +13,7 @@ agent having reported (`reported`: renamed from `trial` at the first receipt); t
 new image has reported, never before.
 
 This file is never updated over the air: it is the part that must not be lost. What `pile_edge.ports.updater` and
-`pile-edge flash` call here (`load`, `save`, `Slots`, STATE, OFFER, TRIAL, REPORTED) therefore stays as it is.
+`pile-edge flash` call here (`load`, `save`, `install`, `Slots`, TAKEN, TRIAL, TRIES, REPORTED) therefore stays as it is.
 """
 # ruff: noqa: ANN001, ANN201, ANN204, PTH - nothing checks types here: it runs on a board only
 
@@ -26,6 +26,7 @@ from binascii import hexlify
 
 STATE = "slots.json"
 OFFER = "offer.cose"  # a signed offer of new software: the updater runs in the agent's place
+TAKEN = "offer.taken"  # the offer the updater runs for: renamed, so that it runs once, whatever becomes of it
 TRIAL = "trial"
 REPORTED = "reported"
 WIFI = "wifi.json"
@@ -168,14 +169,17 @@ def prepare():
     except OSError:
         pass
     vfs.mount(vfs.VfsRom(slots.views[slot]), "/rom")
-    sys.path[:] = ["/rom", ".frozen"]
-    print("slot", slot, "version", state["slots"][slot][0], "on trial" if state["trial"] else "")
+    sys.path[:] = ["/rom", "", ".frozen"]
+    print("slot", slot, "version", state["slots"][slot][0], "on trial" if state["trial"] else "proven")
     if state["trial"] is not None:
         _guard()
     if WIFI in names:
         _connect()
     gc.collect()
-    return state["trial"] is None and OFFER in names
+    if state["trial"] is not None or OFFER not in names:
+        return False
+    os.rename(OFFER, TAKEN)
+    return True
 
 
 def install(version, path):

@@ -12,7 +12,7 @@ gc.collect()
 failed = True
 try:
     if wants_update:
-        from pile_board.part_update import main  # type: ignore[import-not-found]
+        from pile_board.part_update import update_software as main  # type: ignore[import-not-found]
     else:
         from pile_board.part_agent import main  # type: ignore[import-not-found]
     failed = main(["config.cbor", "run"])

@@ -10,8 +10,9 @@ from pathlib import Path
 from rich.console import Console as Screen
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from pile_edge.board.flash import Software, board_files, build_software, put_on_board
+from pile_edge.board.flash import board_files, put_on_board
 from pile_edge.board.partitions import prepare_firmware
+from pile_edge.board.software import Software, build_software
 from pile_edge.board.tools import Console, write_firmware
 from pile_edge.commands.listening import Ear, event_name
 from pile_edge.commands.registration import ceremony, fingerprint, write_request

@@ -3,6 +3,7 @@
 
 import gc
 import hashlib
+import json
 import os
 import time
 from time import ticks_diff, ticks_ms
@@ -12,6 +13,7 @@ from pile_edge.ports.micropython_bus import open_bus
 from pile_edge.ports.micropython_link import Link
 from pile_edge.ports.micropython_storage import Storage
 from pile_edge.signers import open_signer
+from pile_shared.errors import PilechainError
 from pile_shared.p256 import load_comb_table
 from pile_shared.reading import TIME_INFORMATIVE, TIME_SYNCHRONISED, TIME_UNKNOWN
 
@@ -125,8 +127,21 @@ def reported():
         pass
 
 
-def take_offer(message):
-    """Keep an offer for the updater, which runs after the next reset."""
+def take_offer(version, message):
+    """Keep an offer for the updater, which runs after the next reset (pile_edge.board.loader tells what the files mean).
+
+    Raises:
+        PilechainError: `old_offer`: that version runs, failed, or a trial goes on; so a repeated offer restarts nothing.
+    """
+    try:
+        with open("slots.json") as file:
+            state = json.load(file)
+    except (OSError, ValueError):
+        raise PilechainError("this board has no slots", "no_slots")
+    trial = state["trial"]
+    running = state["slots"][state["active"] ^ bool(trial)][0]
+    if version <= running or version == state["failed"] or (trial and "reported" not in os.listdir()):
+        raise PilechainError("no newer than what runs, or tried before", "old_offer")
     with open("offer.cose", "wb") as file:
         file.write(message)
     _clock["stopping"] = True

@@ -23,7 +23,7 @@ _FAREWELL_TURNS = 50  # of 100 ms: what is told last must get out, but the pile 
 
 
 def update_software(arguments):
-    """Take up the offer that is there; it is gone afterwards, whatever came of it.
+    """Take up the offer that is there, once: at the next start the agent runs again, whatever came of it.
 
     Args:
         arguments: The configuration's path first, as of the agent.
@@ -32,7 +32,7 @@ def update_software(arguments):
         0: the next start shows what came of it.
     """
     port.load_curve_table()
-    with open(pile_boot.OFFER, "rb") as file:
+    with open(pile_boot.TAKEN, "rb") as file:
         message = file.read(MAX_OFFER_BYTES + 1)
     try:
         config = load(arguments[0])
@@ -40,7 +40,6 @@ def update_software(arguments):
         _take_up(offer, config)
     except (PilechainError, OSError) as error:
         port.log("no update: " + str(error))
-    os.remove(pile_boot.OFFER)
     return 0
 
 
@@ -81,7 +80,11 @@ def put_in_place(offer, link, topic):
             slots.write(slot, offset, data)
             port.collect()
 
-        fetch(link, topic, offer, write, port.ticks_ms, port.log)
+        def now_ms():
+            port.alive()
+            return port.ticks_ms()
+
+        fetch(link, topic, offer, write, now_ms, port.log)
     if not slots.holds(slot, entry):
         raise UpdateError("what came is not what was signed", "damaged")
     begin_trial(state, slot, entry, offer.min_version)
