@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pile_edge.agent import ONLINE
 from pile_edge.board import bundle as bundling
 from pile_edge.board.bundle import build_romfs, find_micropython, find_tool, link_bundle
 from pile_edge.board.flash import board_files
@@ -16,9 +17,10 @@ from pile_edge.commands.listening import Ear
 from pile_hil.board import SimBoard
 from pile_hil.pile_case import PILE_ID, PileCase
 from pile_hil.requirements import require
-from pile_shared import cose, proof
+from pile_shared import cose
 from pile_shared.codec import decode, encode
 
+HERE = Path(__file__).parent
 KEY = cose.SoftwareSigner((4711).to_bytes(32, "big"))
 GOOD, CRASHING, SILENT = "good", "crashing", "silent"
 # What is appended to the linked agent to make a release that is no good.
@@ -104,6 +106,7 @@ def test_a_good_release_arrives_runs_and_stays(site, releases, capsys):
     state = site.board.state()
     assert (state["active"], state["floor"], state["trial"]) == (1, 1, None)
     assert site.case.coordinator.faults == []
+    site.case.coordinator.wait(lambda c: decode(c.status, 128)[0] == ONLINE)  # before that, the broker told its will
     assert decode(site.case.coordinator.status, 128)[3] == releases[GOOD].firmware
     # The same once more: nothing restarts, and the tool says why.
     starts = site.board.starts
@@ -242,3 +245,15 @@ def serve(site, update, answer=None):
                 answer(ear, offset)
             else:
                 ear.say("update", piece(update, offset))
+
+
+@pytest.mark.parametrize("how", ["reports", "silent"])
+def test_power_cut_at_every_operation(micropython, tmp_path, how):
+    """The loader and the updater as they are, on littlefs and raw flash; each program and erase is once the last, by half."""
+    bundling.compile_loader(tmp_path / "pile_boot.mpy")
+    out = micropython(HERE / "run_update_cuts.py", tmp_path, how, heap="4m", timeout_s=110).stdout.splitlines()
+    figures = dict(line.split() for line in out if len(line.split()) == 2)
+    assert out[-1] == "done", out[-5:]
+    print(figures)
+    assert int(figures["operations"]) > 40
+    assert int(figures["cuts"]) == int(figures["operations"])
