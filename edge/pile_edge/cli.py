@@ -18,6 +18,8 @@ from pile_shared.proof import EVENT_NAMES, parse
 # Modules of pile_edge.commands, each with an add_command(subparsers).
 COMMANDS = (
     "flash",
+    "provision",
+    "install",
     "update",
 )
 EXIT_OK, EXIT_FAILED, EXIT_CONFIG = 0, 1, 2
