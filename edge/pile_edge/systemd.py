@@ -10,7 +10,7 @@ SYSUSERS_PATH = "/etc/sysusers.d/pile-edge.conf"
 USER = "pile-edge"
 WATCHDOG_S = 60  # a turn of the agent's loop takes 50 ms, and some seconds when the meter does not answer
 
-SYSUSERS = f"# made by `pile-edge install`\nu {USER} - \"Pilechain light client\" {STATE}\n"
+SYSUSERS = f'# made by `pile-edge install`\nu {USER} - "Pilechain light client" {STATE}\n'
 
 _UNIT = """# made by `pile-edge install`; a file of your own in pile-edge.service.d/ is kept
 [Unit]

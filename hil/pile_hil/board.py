@@ -178,7 +178,16 @@ def main(arguments: list[str]) -> int:
         flash = mmap.mmap(file.fileno(), 0)
     address = ctypes.addressof(ctypes.c_char.from_buffer(flash))
     boot = Path(__file__).with_name("board_hardware.py")
-    command = ["micropython", "-X", f"heapsize={arguments[1]}", "-i", str(boot), str(address), str(len(flash)), arguments[2]]
+    command = [
+        "micropython",
+        "-X",
+        f"heapsize={arguments[1]}",
+        "-i",
+        str(boot),
+        str(address),
+        str(len(flash)),
+        arguments[2],
+    ]
     code: int = run_main(command)
     return code
 

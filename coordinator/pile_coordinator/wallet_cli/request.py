@@ -34,7 +34,13 @@ def read_request(path: Path, fingerprint: str | None, chain_id: str) -> Fields:
         if row["kind"] != "pile-registration":
             raise ConfigError(f"{path} is no registration request: `pile-edge provision` makes one")
         public = values.public_key(row["public"])
-        found = (str(row["pile_id"]), public, str(row["meter_model"]), str(row["meter_serial"]), int(row["rated_power_w"]))
+        found = (
+            str(row["pile_id"]),
+            public,
+            str(row["meter_model"]),
+            str(row["meter_serial"]),
+            int(row["rated_power_w"]),
+        )
         chain = str(row["chain_id"])
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error

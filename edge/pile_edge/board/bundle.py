@@ -168,7 +168,13 @@ def link_bundle(
         ConfigError: `mpy_cross_missing`, `mpy_cross` as in `build_bundle`. LinkError: the modules cannot be linked.
     """
     modules = {name.replace("/", ".").removesuffix(".__init__"): _source(name).read_text() for name in BOARD_MODULES}
-    parts: dict[str, list[str]] = {"part_shared": [], "part_devices": [], "part_agent": [], "part_checks": [], "part_update": []}
+    parts: dict[str, list[str]] = {
+        "part_shared": [],
+        "part_devices": [],
+        "part_agent": [],
+        "part_checks": [],
+        "part_update": [],
+    }
     for name in modules:
         is_shared = name.startswith(pile_shared.__name__)
         parts["part_shared" if is_shared else _PART_OF.get(name, "part_agent")].append(name)

@@ -198,7 +198,5 @@ def _as_der(kind: str, data: bytes) -> bytes:
     if kind == "key":
         key = serialization.load_pem_private_key(data, None)
         plain = serialization.NoEncryption()
-        return key.private_bytes(
-            serialization.Encoding.DER, serialization.PrivateFormat.TraditionalOpenSSL, plain
-        )
+        return key.private_bytes(serialization.Encoding.DER, serialization.PrivateFormat.TraditionalOpenSSL, plain)
     return x509.load_pem_x509_certificate(data).public_bytes(serialization.Encoding.DER)

@@ -15,7 +15,7 @@ new image has reported, never before.
 This file is never updated over the air: it is the part that must not be lost. What `pile_edge.ports.updater` and
 `pile-edge flash` call here (`load`, `save`, `install`, `Slots`, TAKEN, TRIAL, TRIES, REPORTED) therefore stays as it is.
 """
-# ruff: noqa: ANN001, ANN201, ANN204, PTH - nothing checks types here: it runs on a board only
+# ruff: noqa: ANN001, ANN201, ANN202, ANN204 - nothing checks types here: it runs on a board only
 
 import gc
 import hashlib

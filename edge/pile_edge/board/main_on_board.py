@@ -1,5 +1,5 @@
 # A board's main.py: `pile-edge flash` copies this file as it is. Comments instead of a docstring: it is compiled on the heap.
-# ruff: noqa: D100, E402, INP001
+# ruff: noqa: D100, E402
 import gc
 import sys
 

@@ -23,14 +23,15 @@ _WRITE_SECONDS = 600  # 2 MB at 115200 baud take four minutes
 _CONSOLE_SECONDS = 120  # 90 kB at 115200 baud take twenty seconds
 _RETRY_SECONDS = 0.5
 _KEPT_CHARACTERS = 1500  # of a tool's output in a message
+_BY_HAND = "hold BOOT while you press RESET, then try again with --manual-boot"
 _ADVICE = (
-    ("permission denied", "you may not use this port: add yourself to the group `dialout` (sudo usermod -aG dialout $USER), log in again"),
-    ("no such file", "there is no such port: is the cable plugged in, and does it carry data? `mpremote connect list` shows the ports"),
-    ("could not open port", "the port cannot be opened: is it the right one, and is no other program (a serial monitor) using it?"),
+    ("permission denied", "you may not use this port: sudo usermod -aG dialout $USER, then log in again"),
+    ("no such file", "there is no such port: is the cable in, and does it carry data? `mpremote connect list`"),
+    ("could not open port", "the port cannot be opened: is it the right one, and does no other program use it?"),
     ("failed to access", "another program has the port: close serial monitors"),
-    ("no serial data received", "the chip is silent: another cable (many only charge), or hold BOOT while you press RESET, then try again with --manual-boot"),
-    ("wrong boot mode", "the chip runs its program instead of the boot loader: hold BOOT while you press RESET, then try again with --manual-boot"),
-    ("failed to connect", "the chip does not answer: hold BOOT while you press RESET, then try again with --manual-boot; check cable and port"),
+    ("no serial data received", "the chip is silent: another cable (many only charge), or " + _BY_HAND),
+    ("wrong boot mode", "the chip runs its program instead of the boot loader: " + _BY_HAND),
+    ("failed to connect", "the chip does not answer; check cable and port, and " + _BY_HAND),
     ("wrong --chip", "this firmware is for another chip: take the one for your board"),
     ("this chip is", "this firmware is for another chip: take the one for your board"),
     ("invalid head of packet", "noise on the line: a shorter cable, or --baud 115200"),

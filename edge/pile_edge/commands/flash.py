@@ -26,7 +26,8 @@ _EPILOG = """steps: firmware (esptool) - configuration and software (mpremote, e
 the board and never leaving it - restart - the first proof signed by that key, heard through the broker
 
 examples:
-  pile-edge flash --port /dev/ttyUSB0 --firmware ESP32_GENERIC.bin --config pile.toml --wifi-ssid garage --wifi-password-file wifi.txt
+  pile-edge flash --port /dev/ttyUSB0 --firmware ESP32_GENERIC.bin --config pile.toml \\
+      --wifi-ssid garage --wifi-password-file wifi.txt
   pile-edge flash --port /dev/ttyUSB0 --config pile.toml        MicroPython and its layout are there already
 
 Firmware: https://micropython.org/download/?port=esp32 (.bin, 4 MB of flash or more). See docs/install.md."""
@@ -147,7 +148,9 @@ def _heard(proof: Proof | None) -> str:
     if proof is None:
         return "started, not waited for"
     if proof.event == ALARM:
-        return "a signed ALARM came: the pile is online, but its meter gives no reading; check wiring, address, baud rate"
+        return (
+            "a signed ALARM came: the pile is online, but its meter gives no reading; check wiring, address, baud rate"
+        )
     return f"a signed {event_name(proof)} came through the broker, proof {proof.sequence}, signature right"
 
 

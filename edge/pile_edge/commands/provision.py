@@ -21,8 +21,8 @@ mqtt, update_public), as TOML; it comes from your operator.
 
 examples:
   pile-edge provision --config pile.toml --operator operator.toml
-  pile-edge provision --config pile.toml --operator operator.toml --pile garage-17 --profile eastron-sdm630 --serial 63000117 \\
-      --rated-power 7000 --device /dev/ttyUSB0 --relay-unit 2
+  pile-edge provision --config pile.toml --operator operator.toml --pile garage-17 --profile eastron-sdm630 \\
+      --serial 63000117 --rated-power 7000 --device /dev/ttyUSB0 --relay-unit 2
   pile-edge provision --config pile.toml --operator operator.toml --board      the key is made on the board, by `pile-edge flash`
   pile-edge provision --config pile.toml                                       the file is there: key and request only"""
 

@@ -49,7 +49,9 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     actions = parser.add_subparsers(required=True, metavar="action")
     sign = actions.add_parser("sign", help="link, compile and sign the agent of this installation")
     sign.add_argument("file", type=Path, help="update to write")
-    sign.add_argument("--key", required=True, metavar="URI", help="the update key, like file:update.key; made if missing")
+    sign.add_argument(
+        "--key", required=True, metavar="URI", help="the update key, like file:update.key; made if missing"
+    )
     sign.add_argument("--chain", required=True, metavar="ID", help="chain whose piles it is for")
     sign.add_argument("--version", type=int, required=True, metavar="N", help="greater than any version before")
     sign.add_argument(
