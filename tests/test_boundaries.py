@@ -42,6 +42,8 @@ CHAIN_STDLIB = {
     "operator",
     "typing",
 }
+# The one exact integer function of a module that is otherwise floating point.
+CHAIN_IMPORTS = {"math.isqrt"}
 # By name: what reads the world, depends on the process (hash seeds, addresses), or is no integer.
 CHAIN_NAMES = {
     *("open", "print", "input", "eval", "exec", "compile", "__import__", "breakpoint", "globals", "vars"),
@@ -132,7 +134,8 @@ def layers(tree: ast.AST, package: str) -> Iterator[tuple[int, str]]:
 def pure(tree: ast.AST) -> Iterator[tuple[int, str]]:
     """Nothing that could differ between two computers that apply the same block."""
     for line, name in imports(tree):
-        if not name.startswith(("pile_shared.", "pile_coordinator.chain.")) and top(name) not in CHAIN_STDLIB:
+        ours = name.startswith(("pile_shared.", "pile_coordinator.chain.")) or name in CHAIN_IMPORTS
+        if not ours and top(name) not in CHAIN_STDLIB:
             yield line, f"chain imports {name}"
     for node in ast.walk(tree):
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id in CHAIN_NAMES:

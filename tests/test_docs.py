@@ -1,5 +1,7 @@
 """The guides tell the truth: their configuration loads, and the wallet's commands, typed one after the other, settle an order."""
 
+import contextlib
+import io
 import json
 import re
 import shlex
@@ -13,8 +15,9 @@ import pytest
 
 from pile_coordinator.cli import main as pilechain
 from pile_coordinator.config import load_config
+from pile_coordinator.wallet_cli.command import GROUPS
 from pile_edge.config_file import load_config as load_pile_config
-from pile_hil.site import PileSpec, Site
+from pile_hil.site import PARAMS, PileSpec, Site
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -41,8 +44,36 @@ def test_the_coordinators_configuration_loads(tmp_path):
     assert load_config(path).block_interval_ms == 1000
 
 
-def test_the_wallets_commands_settle_an_order(tmp_path, monkeypatch, capsys):
-    (block,) = blocks("wallet.md", "text")
+def test_the_operators_page_names_every_parameter_as_the_demo_sets_it():
+    rows = re.findall(r"^\| (`[^|]+) \|[^|]+\| ([^|]+) \|$", (DOCS / "operator.md").read_text(), re.MULTILINE)
+    told = {}
+    for names, values in rows:
+        if set(names.replace("`", "").split(", ")) <= set(PARAMS):
+            told |= dict(zip(names.replace("`", "").split(", "), map(number, values.split(", ")), strict=True))
+    assert told == {name: str(value) for name, value in PARAMS.items()}
+
+
+def number(text: str) -> str:
+    """A documented value; durations in ms."""
+    minutes = {"h": 60, "min": 1}
+    count, _, unit = text.partition(" ")
+    return str(int(count) * minutes[unit] * 60_000) if unit else text
+
+
+ACTIONS = {action.name for _, group in GROUPS for action in group}
+
+
+@pytest.mark.parametrize("page", ["wallet.md", "operator.md"])
+def test_every_action_a_page_names_exists(page):
+    words = re.findall(r"`([a-z]+-[a-z-]+|[a-z]+)(?: [^`]*)?`", (DOCS / page).read_text())
+    called = re.findall(r"wallet --key \S+(?: --party \S+)? ([a-z-]+)", (DOCS / page).read_text())
+    assert set(called) <= ACTIONS | {"new"}
+    if page == "wallet.md":
+        assert ACTIONS - set(words) - set(called) == set()
+
+
+@pytest.mark.timeout(240)
+def test_the_wallets_commands_do_what_the_page_says(tmp_path, monkeypatch, capsys):
     pile = PileSpec("garage-17", "olga", {"kind": "tcp"}, "eastron-sdm630", "SDM630", 63000117, battery_wh=50_000)
     with Site(tmp_path, [pile], rate=RATE) as site:
         site.start_broker()
@@ -52,16 +83,19 @@ def test_the_wallets_commands_settle_an_order(tmp_path, monkeypatch, capsys):
         site.start_pile("garage-17")
         site.rig.command(do="plug", pile="garage-17")
         monkeypatch.chdir(site.folder)
-        for name in ("operator", "grid"):
+        (site.folder / "winter.json").write_text(*blocks("wallet.md", "json"))
+        for name in ("operator", "grid", "auditor"):
             (site.folder / f"{name}.key").symlink_to(site.key_file(name))
-        for line in block.strip().splitlines():
+        for line in "".join(blocks("wallet.md", "text")).strip().splitlines():
             words = shlex.split(line)[1:]
             if words[0] == "wallet":
                 words[1:1] = ["--broker", f"127.0.0.1:{site.port}", "--json"]
             words = [known.get(word, moment(word, site)) for word in words]
-            run_until(words, "confirm" in words, capsys, known)
-        assert known["phase"] in {"signed", "active", "measured"}
-        assert "VALID order.cbor: " in known["printed"]
+            run_until_done(words, capsys, known)
+        assert known["verified"] == ["order.cbor", "ruled.cbor"]
+        assert known["quote"]["outcome"] == "fills"
+        assert known["answered"]["phase"] == known["ruled"]["phase"] == "resolved"
+        assert (known["answered"]["cause"], known["ruled"]["measured_wh"]) == ("user", 700)
 
 
 def moment(word: str, site: Site) -> str:
@@ -73,28 +107,46 @@ def moment(word: str, site: Site) -> str:
     return str(int((started + hours * 3600) * 1000))
 
 
-def run_until(words: list[str], is_confirm: bool, capsys, known: dict[str, str]) -> None:
+AFTER_THE_SESSION = {"confirm", "object"}  # these wait for a settlement
+
+
+def run_until_done(words: list[str], capsys, known: dict) -> None:
     deadline = time.monotonic() + 40
     while True:
         status = pilechain(words)
         printed = capsys.readouterr()
         if status == 0:
             break
-        assert is_confirm, printed.err  # a settlement can be confirmed once there is one
-        assert "settlement" in printed.err
+        assert AFTER_THE_SESSION & set(words), (words, printed)
+        assert json.loads(printed.out)["error"] == "phase"
         assert time.monotonic() < deadline
         time.sleep(0.3)
-    known["printed"] = printed.out
-    if words[0] != "wallet":
-        return
-    answer = json.loads(printed.out)
+    if words[0] == "verify":
+        assert f"VALID {words[1]}: " in printed.out
+        assert ("disputed by olga, ended by ruling of auditor" in printed.out) == (words[1] == "ruled.cbor")
+        known.setdefault("verified", []).append(words[1])
+    else:
+        learn(words, json.loads(printed.out), known)
+
+
+def learn(words: list[str], answer, known: dict) -> None:
+    """What later lines of the page name in capitals, and what the test looks at in the end."""
     if words[-1] == "new":
         name = words[words.index("--key") + 1].removesuffix(".key").upper()
         known[f"{name}-PUBLIC"] = answer["public"]
-    if words[-1] == "--market":
+    if "bid" in words:
         known["ORDER"] = answer["transaction"]
-    if "show" in words:
-        known["phase"] = answer["phase"]
+    if "withdraw" in words:
+        known["WITHDRAWAL"] = answer["transaction"]
+    if "quote" in words:
+        known["quote"] = answer
+    for action, name in (("answer", "answered"), ("rule", "ruled")):
+        if action in words:
+            show = [*words[: words.index(action)], "show", words[words.index(action) + 1]]
+            shown = io.StringIO()
+            with contextlib.redirect_stdout(shown):
+                assert pilechain(show) == 0
+            known[name] = json.loads(shown.getvalue())
 
 
 @pytest.mark.parametrize("page", ["README.md", *[f"docs/{p.name}" for p in sorted(DOCS.glob("*.md"))]])

@@ -69,8 +69,10 @@ def site(tmp_path: Path):
 def test_an_order_survives_sigkill(site, victims):
     with site.wallet("dan") as dan, site.wallet("olga") as olga:
         now_ms = site.clock.now_ms()
-        olga.send(List("pile-1", now_ms, now_ms + 48 * HOUR_MS, 50_000, AT_MARKET))
-        bid, _ = dan.send(PlaceBid("north", "", ENERGY_WH, now_ms, now_ms + 24 * HOUR_MS, 800_000, True, 0))
+        olga.send(List("pile-1", now_ms, now_ms + 48 * HOUR_MS, 50_000, AT_MARKET, False))
+        bid, _ = dan.send(
+            PlaceBid("north", "", ENERGY_WH, now_ms, now_ms + 24 * HOUR_MS, 800_000, True, 0, False, False)
+        )
         contract = dan.ask("contract", bid)["id"]
         site.rig.command(do="plug", pile="pile-1")
         while dan.ask("contract", bid)["phase"] == "signed":

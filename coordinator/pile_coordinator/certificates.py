@@ -1,36 +1,68 @@
 """The order certificate: everything needed to check one order offline, from the meter to the money.
 
-It carries what both parties signed, the contract and the clearing of its block, every metering proof, the settlement and
-its closing, with Merkle paths and quorum signatures (docs/wire-format.cddl, `order-certificate`). `verify.py` checks it.
+It carries what the parties signed, the contract and the clearing that priced it, every metering proof, the settlement and
+its closing, and what else it took to get there: signatures under a proposal, a tariff, new keys, a cancellation, a dispute;
+all that the chain wrote with Merkle paths and quorum signatures (docs/wire-format.cddl, `order-certificate`). `verify.py`
+checks it.
 """
 
 from dataclasses import dataclass
 
-from pile_shared.certificate import Certificate, Inclusion
+from pile_coordinator.chain.orders import MAX_PIECES
+from pile_coordinator.chain.settlement import MAX_ARBITERS
+from pile_coordinator.chain.transactions import MAX_TX_BYTES
+from pile_shared.certificate import Inclusion, inclusion_from
 from pile_shared.codec import array, decode, encode, items
 from pile_shared.errors import CodecError
-from pile_shared.merkle import MAX_PATH
-from pile_shared.units import check_bytes, check_id
+from pile_shared.proof import MAX_PROOF_BYTES
+from pile_shared.units import check_bytes, check_id, check_int
 
-VERSION = 1
-MAX_CERTIFICATE_BYTES = 8 << 20  # a week of proofs, one a minute, is 2 MB
+VERSION = 2
+MAX_CERTIFICATE_BYTES = 16 << 20  # a week of proofs, one a minute, is 2 MB; the longest row of key changes as much
 MAX_PROOFS = 50_000
+MAX_KEY_CHANGES = 8192  # of all that signed something: more than one a minute for a contract's longest window
 
 
 @dataclass(frozen=True, slots=True)
-class BlockExtract:
-    """Results of one block under one certificate: (leaf, index, path) each."""
+class TariffChange:
+    """How a tariff that genesis does not set came into force.
 
-    certificate: Certificate
-    leaves: tuple[tuple[bytes, int, tuple[bytes, ...]], ...]
+    Attributes:
+        in_force: its leaf. announcement: the grid's `set-tariff` transaction.
+    """
+
+    in_force: Inclusion
+    announcement: bytes
 
     def fields(self) -> list[object]:
         """Wire order."""
-        return [self.certificate.fields(), [[leaf, index, list(path)] for leaf, index, path in self.leaves]]
+        return [self.in_force.fields(), self.announcement]
 
-    def inclusions(self) -> list[Inclusion]:
-        """The same as separate inclusion proofs."""
-        return [Inclusion(self.certificate, leaf, index, list(path)) for leaf, index, path in self.leaves]
+
+@dataclass(frozen=True, slots=True)
+class DisputeRecord:
+    """What lies between the settlement that was objected to and the one that closed the contract.
+
+    Attributes:
+        settlement: the leaf of the settlement objected to. objected: the dispute's leaf. objection: the `object` transaction.
+        rulings: the `rule` transactions that decided, in order of arbiter. answer: the owner's `answer`, or None.
+    """
+
+    settlement: Inclusion
+    objected: Inclusion
+    objection: bytes
+    rulings: tuple[bytes, ...]
+    answer: bytes | None
+
+    def fields(self) -> list[object]:
+        """Wire order."""
+        return [
+            self.settlement.fields(),
+            self.objected.fields(),
+            self.objection,
+            list(self.rulings),
+            self.answer,
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,19 +70,32 @@ class OrderCertificate:
     """One contract's whole life.
 
     Attributes:
-        signing: the contract's leaf and its block's clearing leaf. settlement: the settlement leaf. closing: the closing
-        leaf. order, listing: the bid and the listing as their parties signed them. proofs: the metering proofs that
-        count, in order. confirmations: the parties' signatures under the settlement digest.
+        signing: the contract's leaf; of a proposal that was called off before it was signed, the proposal's. clearing: that
+        of the clearing that matched it. settlement: of the statement that closed it. closing: of its end.
+        order, listing: the bid and the listing as their parties signed them. piece: of a divisible bid, which of its
+        contracts this is, else None. signatures: `sign` transactions, where explicit signing was asked for. tariff: how
+        the tariff of the clearing came into force, None for that of genesis. key_changes: the `rotate-key` and
+        `restore-key` transactions by which the keys of what follows came to be their parties', in order. proofs: of the
+        pile from the one that began the session to the last of it. confirmations: the parties' signatures under the
+        digest of the (first) settlement. cancellation: the `cancel-contract` transaction, or None. dispute: None for a
+        contract that nobody disputed.
     """
 
     chain_id: str
-    signing: BlockExtract
-    settlement: BlockExtract
-    closing: BlockExtract
+    signing: Inclusion
+    clearing: Inclusion
+    settlement: Inclusion
+    closing: Inclusion
     order: bytes
+    piece: int | None
     listing: bytes
+    signatures: tuple[bytes, ...]
+    tariff: TariffChange | None
+    key_changes: tuple[bytes, ...]
     proofs: tuple[bytes, ...]
     confirmations: tuple[bytes, ...]
+    cancellation: bytes | None
+    dispute: DisputeRecord | None
 
     def encoded(self) -> bytes:
         """Deterministic CBOR."""
@@ -59,42 +104,66 @@ class OrderCertificate:
                 VERSION,
                 self.chain_id,
                 self.signing.fields(),
+                self.clearing.fields(),
                 self.settlement.fields(),
                 self.closing.fields(),
                 self.order,
+                self.piece,
                 self.listing,
+                list(self.signatures),
+                self.tariff.fields() if self.tariff else None,
+                list(self.key_changes),
                 list(self.proofs),
                 list(self.confirmations),
+                self.cancellation,
+                self.dispute.fields() if self.dispute else None,
             ]
         )
 
 
 def decode_order_certificate(data: bytes) -> OrderCertificate:
     """A certificate from its bytes; typed errors for anything else. Nothing in it is checked yet."""
-    row = array(decode(data, MAX_CERTIFICATE_BYTES), 9)
+    row = array(decode(data, MAX_CERTIFICATE_BYTES), 16)
     if type(row[0]) is not int or row[0] != VERSION:  # true would equal 1
-        raise CodecError("not a version 1 order certificate")
+        raise CodecError(f"not a version {VERSION} order certificate")
     return OrderCertificate(
-        check_id("chain_id", row[1]),
-        _extract(row[2], 2),
-        _extract(row[3], 1),
-        _extract(row[4], 1),
-        check_bytes("order", row[5], 1, 65_535),
-        check_bytes("listing", row[6], 1, 65_535),
-        tuple(check_bytes("proof", proof, 1, 2048) for proof in items(row[7], MAX_PROOFS)),
-        tuple(check_bytes("confirmation", tx, 1, 65_535) for tx in items(row[8], 2)),
+        chain_id=check_id("chain_id", row[1]),
+        signing=inclusion_from(row[2]),
+        clearing=inclusion_from(row[3]),
+        settlement=inclusion_from(row[4]),
+        closing=inclusion_from(row[5]),
+        order=_tx("order", row[6]),
+        piece=None if row[7] is None else check_int("piece", row[7], 0, MAX_PIECES - 1),
+        listing=_tx("listing", row[8]),
+        signatures=_txs("signature", row[9], 2),
+        tariff=None if row[10] is None else _tariff(row[10]),
+        key_changes=_txs("key change", row[11], MAX_KEY_CHANGES),
+        proofs=tuple(check_bytes("proof", proof, 1, MAX_PROOF_BYTES) for proof in items(row[12], MAX_PROOFS)),
+        confirmations=_txs("confirmation", row[13], 2),
+        cancellation=None if row[14] is None else _tx("cancellation", row[14]),
+        dispute=None if row[15] is None else _dispute(row[15]),
     )
 
 
-def _extract(value: object, count: int) -> BlockExtract:
-    parts, leaves = array(value, 2)
-    header, attestations = array(parts, 2)
-    if not isinstance(header, bytes) or not isinstance(attestations, list):
-        raise CodecError("a certificate is [header bytes, attestations]")
-    rows = []
-    for item in array(leaves, count):
-        leaf, index, path = array(item, 3)
-        rows.append((leaf, index, tuple(items(path, MAX_PATH))))
-    extract = BlockExtract(Certificate(header, attestations), tuple(rows))
-    extract.inclusions()  # checks types and ranges
-    return extract
+def _tariff(value: object) -> TariffChange:
+    in_force, announcement = array(value, 2)
+    return TariffChange(inclusion_from(in_force), _tx("announcement", announcement))
+
+
+def _dispute(value: object) -> DisputeRecord:
+    settlement, objected, objection, rulings, answer = array(value, 5)
+    return DisputeRecord(
+        inclusion_from(settlement),
+        inclusion_from(objected),
+        _tx("objection", objection),
+        _txs("ruling", rulings, MAX_ARBITERS),
+        None if answer is None else _tx("answer", answer),
+    )
+
+
+def _tx(name: str, value: object) -> bytes:
+    return check_bytes(name, value, 1, MAX_TX_BYTES)
+
+
+def _txs(name: str, value: object, most: int) -> tuple[bytes, ...]:
+    return tuple(_tx(name, item) for item in items(value, most))

@@ -7,12 +7,14 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import entry_points, version
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, cast
 
 from rich.console import Console
 from rich.table import Table
 
+from pile_coordinator import replay_cli
 from pile_coordinator.amounts import money
+from pile_coordinator.chain.settlement import USER
 from pile_coordinator.config import load_config, load_genesis
 from pile_coordinator.service import Coordinator
 from pile_coordinator.verify import Verified, VerifyError, verify_order
@@ -64,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_run(commands)
     wallet.add_command(commands)
     _add_verify(commands)
+    replay_cli.add_command(commands)
     for entry in entry_points(group="pilechain.commands"):
         entry.load()(commands)
     return parser
@@ -143,18 +146,37 @@ def _summary(verified: Verified) -> dict[str, object]:
         "outcome": verified.outcome,
         "proofs": verified.proofs,
         "confirmed_by": list(verified.confirmed_by),
+        "dispute": _dispute(verified),
         "postings": [[p.debit, p.credit, p.amount_micro] for p in statement.postings],
+    }
+
+
+def _dispute(verified: Verified) -> dict[str, object] | None:
+    """Who objected, and how it ended."""
+    verdict = verified.statement.verdict
+    if verdict is None:
+        return None
+    objector = verified.terms.user if verdict.objector == USER else verified.terms.owner
+    return {
+        "objector": objector,
+        "basis": verdict.basis,
+        "arbiters": [arbiter for arbiter, _ in verdict.arbiters],
+        "bond_micro": verdict.bond_micro,
     }
 
 
 def _print_verified(console: Console, path: Path, verified: Verified, currency: str) -> None:
     terms, statement = verified.terms, verified.statement
-    names = {"U": terms.user, "H": terms.owner, "G": "grid", "F": "fees", "E": "escrow", "B": "bond"}
+    names = {"U": terms.user, "H": terms.owner, "G": "grid", "F": "fees", "E": "escrow", "B": "bond", "D": "objection"}
     console.print(
         f"[green]VALID[/] {path}: {statement.measured_wh} Wh of {terms.energy_wh} Wh at"
         f" {money(terms.price_micro_per_kwh)} {currency}/kWh on {terms.pile}, {verified.outcome}"
         f" (blocks {verified.signed_height} to {verified.closed_height}, {verified.proofs} metering proofs)"
     )
+    dispute = _dispute(verified)
+    if dispute is not None:
+        arbiters = "".join(f" of {arbiter}" for arbiter in cast("list[str]", dispute["arbiters"]))
+        console.print(f"  disputed by {dispute['objector']}, ended by {dispute['basis']}{arbiters}")
     table = Table(box=None, pad_edge=False, show_header=False)
     for posting in statement.postings:
         row = (f"  {names[posting.debit]}", "->", names[posting.credit], f"{money(posting.amount_micro)} {currency}")

@@ -38,7 +38,7 @@ from pile_shared import cose
 from pile_shared.codec import array, decode
 from pile_shared.errors import PilechainError
 from pile_shared.platform import sha256
-from pile_shared.units import check_bytes
+from pile_shared.units import MAX_PRICE_MICRO_PER_KWH, check_bytes, check_int
 
 MAX_QUERY_BYTES = 1024
 MAX_LISTED = 500  # rows in one answer: some 150 kB
@@ -162,7 +162,8 @@ class QueryDesk:
     def _quote(self, party: Party, values: list[object]) -> object:
         """Arguments are those of a bid; a limit of 0 asks for the least at which it fills now."""
         bid = PlaceBid(*values)  # type: ignore[arg-type]
-        replace(bid, limit_micro_per_kwh=bid.limit_micro_per_kwh or 1).check()
+        limit = check_int("limit_micro_per_kwh", bid.limit_micro_per_kwh, 0, MAX_PRICE_MICRO_PER_KWH)
+        replace(bid, limit_micro_per_kwh=max(limit, 1)).check()
         env = self._engine.env(self._time_ms)
         order = sha256(self._chain_id.encode() + party.id.encode())  # no transaction has these bytes
         return _quote_answer(quote(self._engine.state, env, party.id, order, bid), env.time_ms)

@@ -7,6 +7,7 @@
 A pile or wallet that hears nothing sends again; everything here is safe to repeat.
 """
 
+import gc
 import sys
 import time
 from collections import Counter
@@ -22,6 +23,7 @@ from pile_coordinator.config import CoordinatorConfig
 from pile_coordinator.desk import QueryDesk
 from pile_coordinator.engines.engine import Block
 from pile_coordinator.engines.solo import BusyError, SoloEngine
+from pile_coordinator.engines.verifier import Claim, SecondCoreVerifier, claim_of_proof, claim_of_transaction
 from pile_coordinator.evidence.exporter import Exporter
 from pile_coordinator.evidence.queries import last_receipt
 from pile_coordinator.ingest import READY, WAITING, ProofDesk
@@ -45,7 +47,8 @@ from pile_shared.terms import (
 
 BATCH_VALID_BLOCKS = 1000
 LOG_EVERY_MS = 1000  # per reason
-MAX_TAKEN = 256  # messages between two looks at the clock: some 30 ms
+MAX_TAKEN = 4096  # messages taken from the queue at once: what the other core can check while a full block is applied
+FEW_TAKEN = 64  # fewer are handled at once: telling the other core of them would cost more than checking them
 FULL_BLOCK_PROOFS = 2048  # a block is made early when this many proofs are ready
 
 _QUIET = {
@@ -69,7 +72,8 @@ class Coordinator:
         self.signer = load_key(config.key)
         config.data.mkdir(parents=True, exist_ok=True)
         attesters = {party: load_key(path) for party, path in config.attestation.items()}
-        self.engine = SoloEngine(config.data / "ledger.sqlite", genesis, attesters)
+        self._verifier = SecondCoreVerifier()
+        self.engine = SoloEngine(config.data / "ledger.sqlite", genesis, attesters, self._verifier)
         self._check_party()
         self.evidence = Exporter(config.data / "evidence.sqlite")
         self.evidence.catch_up(self.engine)
@@ -83,6 +87,8 @@ class Coordinator:
         self._stopping = False
         self.engine.on_block(self._after_block)
         self._next_block_s = 0.0
+        self._taken: list[tuple[str, bytes]] = []
+        gc.freeze()  # what was loaded stays: the collector need not look at it again
         self.connect()
 
     def _check_party(self) -> None:
@@ -107,9 +113,33 @@ class Coordinator:
         self.connection = Connection(self.config.broker, client_id, up)
 
     def step(self, wait_s: float) -> None:
-        """Wait at most `wait_s` for messages and handle them; make a block when it is time, or many proofs are ready."""
-        for message in self.connection.take(min(self._next_block_s - time.monotonic(), wait_s), MAX_TAKEN):
+        """Wait at most `wait_s` for messages and handle them; make a block when it is time, or many proofs are ready.
+
+        While messages keep coming, those of one step are handled in the next, so that their signatures are checked meanwhile.
+        """
+        wait_s = 0 if self._taken else min(self._next_block_s - time.monotonic(), wait_s)
+        before, self._taken = self._taken, self.connection.take(wait_s, MAX_TAKEN)
+        if len(self._taken) < FEW_TAKEN:  # no crowd: at once, and their signatures here
+            before, self._taken = [*before, *self._taken], []
+        else:
+            self._verifier.tell_ahead(self._claims(self._taken))
+        for message in before:
             self.handle(*message)
+            self._make_block_if_due()  # between messages too: a quote on a large zone takes tens of milliseconds
+        self._make_block_if_due()
+
+    def _claims(self, messages: list[tuple[str, bytes]]) -> list[Claim]:
+        """The signatures that are about to be asked for."""
+        claims: list[Claim | None] = []
+        for topic, payload in messages:
+            kind = topic.rpartition("/")[2]
+            if kind == "proof":
+                claims.append(claim_of_proof(self.engine.state, self.chain_id, payload))
+            elif kind == "tx":
+                claims.append(claim_of_transaction(self.engine.state, self.chain_id, payload))
+        return [claim for claim in claims if claim is not None]
+
+    def _make_block_if_due(self) -> None:
         if time.monotonic() >= self._next_block_s or self.desk.ready >= FULL_BLOCK_PROOFS:
             self.make_block()
             self._next_block_s = time.monotonic() + self.config.block_interval_ms / 1000
@@ -121,6 +151,7 @@ class Coordinator:
     def close(self) -> None:
         """Close network and files."""
         self.connection.close()
+        self._verifier.close()
         self.engine.close()
         self.evidence.close()
         self.stops.close()

@@ -91,7 +91,7 @@ class EveryPhase:
             "bid": ("user-1", ["north", "", 1000, FAR, FAR + HOUR, 700_000, False, FAR + HOUR, False, False]),
             "cancel": ("user-2", [self.bid]),
             "sign": ("user-1", [c["proposed"]]),
-            "cancel-contract": ("user-2", [c["signed"]]),
+            "cancel-contract": ("owner-2", [c["signed"]]),
             "proofs": ("operator", [[proof]]),
             "confirm": ("user-4", [c["measured"], self.digest("measured")]),
             "object": ("user-4", [c["measured"], "energy", 5000, "it was more"]),
@@ -102,11 +102,11 @@ class EveryPhase:
 
 def every_phase() -> EveryPhase:
     """Build it. The same every time."""
-    market = Market(7, 6, rulings_needed=2)
+    market = Market(7, 6, rulings_needed=2, sign_window_ms=100 * HOUR, cancel_cutoff_ms=100 * HOUR)
     for i in range(1, 7):
         market.offer(f"pile-{i}")
-    bids = [market.bid(f"user-{i}", pile=f"pile-{i}", explicit=i == 1) for i in (1, 3, 4, 5, 6)]
-    bids.insert(1, market.bid("user-2", pile="pile-2", start=FAR, end=FAR + HOUR))
+    bids = [market.bid(f"user-{i}", pile=f"pile-{i}", explicit=i == 1, start=FAR, end=FAR + HOUR) for i in (1, 2)]
+    bids += [market.bid(f"user-{i}", pile=f"pile-{i}") for i in (3, 4, 5, 6)]
     market.ok()
     found = {market.state.terms_of(c).order: c.id for c in market.state.each(Contract)}
     contracts = {phase: found[bid] for phase, bid in zip(PHASES, bids, strict=True)}

@@ -95,9 +95,23 @@ def test_keys_are_private_and_never_overwritten(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["dan.key"]
 
 
-def test_the_wallet_says_what_is_missing(tmp_path, capsys):
+def test_the_wallet_says_what_is_missing(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     make_key(tmp_path / "dan.key")
-    assert main(["wallet", "--key", str(tmp_path / "dan.key"), "account"]) == 2
+    for words, missing in (
+        ([], "--key FILE"),
+        (["--key", "dan.key"], "genesis.json"),
+        (["--key", "dan.key", "--broker", "nowhere"], "--broker"),
+    ):
+        assert main(["wallet", *words, "account"]) == 2
+        assert missing in capsys.readouterr().err
+
+
+def test_a_key_file_whose_name_is_no_party_needs_one(site, capsys):
+    path = site.key_file("grid").with_name("Grid?.key")
+    path.symlink_to(site.key_file("grid"))
+    words = ["--key", str(path), "--genesis", str(site.folder / "genesis.json")]
+    assert main(["wallet", *words, "account"]) == 2
     assert "--party" in capsys.readouterr().err
 
 

@@ -86,11 +86,11 @@ def test_signed_to_active_to_measured_to_confirmed() -> None:
     assert (market.holds(), market.state.each(Contract), market.state.get(Zone, "north").open_wh) == ({}, [], 0)
 
 
-@pytest.mark.parametrize("confirming", [[], ["user-1"], ["owner-1"], ["user-1", "user-1"]])
+@pytest.mark.parametrize("confirming", [[], ["user-1"], ["owner-1"]])
 def test_measured_to_settled_when_the_window_passes(confirming: list[str]) -> None:
     market, before = measured()
     price = market.terms().price_micro_per_kwh
-    for party in confirming:  # a second confirmation by the same party is no second party
+    for party in confirming:
         market.confirm(party)
         market.ok()
     deadline = market.contract().deadline_ms
@@ -121,6 +121,16 @@ def test_what_a_confirmation_needs() -> None:
         (Confirm(contract.id, digest), "user-1", "phase"),
     ]:
         assert [r.code for r in stranger.block(stranger.tx(sender, body)).results] == [code]
+
+
+def test_a_party_confirms_once() -> None:
+    market, _ = measured()
+    market.confirm("user-1")
+    market.ok()
+    market.confirm("user-1")
+    assert market.block().results[0].code == "phase"
+    market.confirm("owner-1")
+    assert closings(market.ok()) == ["confirmed"]
 
 
 def test_a_closed_contract_cannot_be_confirmed_again() -> None:

@@ -369,7 +369,7 @@ def stake_not_put_up(patch: Patch) -> None:
 
 
 def hold_not_given_back(patch: Patch) -> None:
-    patch.setattr(orders, "drop_bid", lambda state, bid: orders._drop_order(state, Bid, bid.id, bid.user))
+    patch.setattr(orders, "drop_bid", lambda state, bid: orders.drop_order(state, Bid, bid.id, bid.user))
 
 
 def paid_from_the_neighbours_escrow(patch: Patch) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from world import HOUR, START, Market, bounded, closings, leaf_of, statements
+from world import HOUR, NOW, START, Market, bounded, closings, leaf_of, statements
 
 from pile_coordinator.chain.env import Journal
 from pile_coordinator.chain.proofs import MAX_CLOCK_AHEAD_MS
@@ -395,3 +395,14 @@ def _shared() -> Market:
     if not _SHARED:
         _SHARED.append(running())
     return _SHARED[0]
+
+
+def test_a_register_that_leaps_while_nobody_charges_is_not_believed() -> None:
+    market = Market()
+    assert market.submit(market.prove("pile-1", HEARTBEAT, [(NOW + 2000, 100_000)])) == ["admitted"]
+    leap = market.prove("pile-1", HEARTBEAT, [(NOW + 2000 + HOUR, 100_000 + 7000 * 11 // 10 + 101)])
+    market.submit(leap, time_ms=NOW + 2000 + HOUR)
+    assert market.state.get(Pile, "pile-1").anomaly == "more than rated power"
+    market.submit(market.prove("pile-1", HEARTBEAT, [(NOW + 3000 + HOUR, 100_001)]), time_ms=NOW + 3000 + HOUR)
+    pile = market.state.get(Pile, "pile-1")
+    assert (pile.anomaly, pile.last_energy_wh) == ("", 100_001), "its true register goes on from before the leap"

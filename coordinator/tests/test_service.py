@@ -1,6 +1,9 @@
 """The coordinator on a real broker: bad messages are counted, logged with their reason, answered, and change nothing."""
 
+import re
 import time
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from served import PILE, Served
@@ -24,7 +27,7 @@ from pile_shared.errors import LinkError
 from pile_shared.platform import sha256
 from pile_shared.proof import HEARTBEAT, NO_PREVIOUS, Proof, proof_hash
 from pile_shared.reading import Reading
-from pile_shared.terms import LEAF_RECEIPT
+from pile_shared.terms import LEAF_RECEIPT, LEAF_TARIFF
 
 
 @pytest.fixture
@@ -170,3 +173,33 @@ def test_a_wallet_believes_no_forged_answer(served):
         for message in (forged, b"", b"\xff" * 40, encode([1, 2])):
             served.raw.publish(topics.party_topic(served.chain_id, "dan", "answer"), message)
         assert dan.ask("account")["balance_micro"] == 20_000_000
+
+
+def test_a_paused_zone_and_a_new_tariff_are_told_to_people(served, capfd):
+    """7 kWh on 14 kWh of capacity raise the price by 10.7 %, and the breaker stands at 10 %."""
+    served.admit()
+    now_ms = served.site.clock.now_ms()
+    with served.site.wallet("dan") as dan, served.site.wallet("olga") as olga:
+        olga.send(List("pile-1", now_ms, now_ms + 9 * HOUR, 9000, AT_MARKET, False))
+        bid = PlaceBid("north", "", 7000, now_ms, now_ms + 8 * HOUR, 900_000, True, 0, False, False)
+        dan.send(bid)
+        again = replace(bid, window_start_ms=now_ms + HOUR, energy_wh=1000)
+        assert dan.quote(again)["reason"] == "paused"
+    period = [0, "flat", 650_000, 400_000]
+    leaf = encode([LEAF_TARIFF, now_ms, 480, [period, [480, "day", 800_000, 400_000]]])
+    header = SimpleNamespace(height=7)
+    served.coordinator._tell(SimpleNamespace(leaves=[leaf], header=header), 0)
+    logged = capfd.readouterr().err
+    assert re.search(r"zone north rose too fast; fills are paused until \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC", logged)
+    assert "block 7: a tariff of 2 periods is in force" in logged
+
+
+def test_an_old_command_time_is_the_coordinators_not_the_last_blocks(served):
+    """A pile refuses commands that are ten minutes old; on a quiet chain the last block is older than that."""
+    served.admit()
+    engine = served.coordinator.engine
+    with served.site.wallet("dan") as dan:
+        told = dan.ask("account")["time_ms"]
+        assert abs(told - served.site.clock.now_ms()) < 60_000
+        engine.time_ms -= HOUR  # an hour without a block
+        assert dan.ask("account")["time_ms"] >= told

@@ -271,7 +271,8 @@ REFUSALS: list[tuple[str, Body, str]] = [
     ("user-1", wish(market=False, expires_ms=AT), "window"),
     ("user-1", wish(energy_wh=150), "energy"),
     ("owner-2", CancelContract(OPEN["signed"]), "ok"),
-    ("owner-1", CancelContract(OPEN["proposed"]), "late"),
+    ("user-2", CancelContract(OPEN["signed"]), "late"),  # within the cut-off
+    ("owner-1", CancelContract(OPEN["proposed"]), "ok"),
     ("owner-1", Sign(OPEN["proposed"]), "phase"),  # the owner did not ask to
     ("user-1", Sign(BID), "unknown_contract"),
     ("user-4", Confirm(OPEN["measured"], EVERY.digest("disputed")), "digest"),

@@ -114,6 +114,12 @@ class Town(Served):
         self.proofs[pile] = sequence + 1, proof_hash(message)
         self.proof(message, pile)
 
+    def until_logged(self, pattern: str) -> None:
+        deadline = time.monotonic() + 10
+        while not any(re.search(pattern, line) for line in list(self.logged)):
+            assert time.monotonic() < deadline, self.logged
+            time.sleep(0.02)
+
     def until(self, party: str, order: str, phase: str) -> dict[str, object]:
         deadline = time.monotonic() + 15
         while (found := self.ask(party, "show", order))["phase"] != phase:
@@ -138,8 +144,11 @@ class Town(Served):
 def town(tmp_path_factory):
     require(find_mosquitto() is not None, "mosquitto is not installed")
     folder = tmp_path_factory.mktemp("town")
-    with Mosquitto(folder / "broker") as broker:
+    with Mosquitto(folder / "broker") as broker, pytest.MonkeyPatch.context() as patch:
+        logged: list[str] = []
+        patch.setattr("pile_coordinator.service.log", logged.append)
         town = Town(folder / "site", broker.port)
+        town.logged = logged
         yield town
         town.close()
 
@@ -333,6 +342,7 @@ def test_a_quote_names_price_hold_and_what_stands_in_the_way(town):
     status, out, _ = town.call("dan", "quote", *words, as_json=False)
     assert status == 0
     assert re.search(r"^outcome +rests$", out, re.MULTILINE)
+    assert re.search(r"^ask per kWh +-$", out, re.MULTILINE)  # no ask could serve it: the pile is taken
     town.ask("olga", "unlist", listing)
 
 
@@ -341,6 +351,7 @@ def test_a_contract_is_signed_explicitly_and_called_off(town):
     order = town.bid("--pile", "pile-1", "--market", hours=5)
     proposed = town.ask("dan", "show", order)
     assert (proposed["phase"], proposed["awaits"]) == ("proposed", ["olga"])
+    town.until_logged(r"block \d+: dan and olga are to sign 1000 Wh on pile-1")
     assert town.refused("dan", "sign", order)["error"] == "phase"
     assert town.refused("eva", "show", order)["error"] == "not_yours"
     town.ask("olga", "sign", order)
@@ -438,6 +449,8 @@ def test_arbiters_see_disputes_and_rule_them(town):
     town.ask("auditor", "rule", row["id"], "--energy", "1000", "--cause", "user")
     closed = town.ask("dan", "show", order)
     assert (closed["phase"], closed["measured_wh"]) == ("resolved", 1000)
+    town.until_logged(rf"{row['id'][:16]} disputed by the owner: energy, claims 700 Wh")
+    town.until_logged(rf"{row['id'][:16]} resolved")
     assert town.ask("auditor", "disputes") == []
 
 

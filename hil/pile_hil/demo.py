@@ -14,13 +14,14 @@ from typing import cast
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from pile_coordinator.amounts import money
 from pile_coordinator.certificates import decode_order_certificate
 from pile_coordinator.chain.transactions import AT_MARKET, List, PlaceBid
-from pile_coordinator.cli import money
 from pile_coordinator.verify import Verified, verify_order
 from pile_coordinator.wallet import START, Wallet
 from pile_edge.board.bundle import find_micropython
 from pile_hil.site import BOARD_HEAP, HOUR_MS, PileSpec, Site, SiteError, SiteProcess, wait_for
+from pile_shared.units import LOT_WH
 
 RATE = 180  # three minutes of charging a second
 ZONE = "north"
@@ -41,30 +42,23 @@ class _Story:
     def say(self, text: str) -> None:
         self.console.print(text)
 
-    def price(self, wallet: Wallet, more_wh: int = 0) -> tuple[int, int]:
-        """(load in Wh, price per kWh in micro) now, or after `more_wh`."""
-        quote = cast("dict[str, int]", wallet.ask("quote", ZONE, more_wh))
-        return quote["open_wh"], quote["price_micro_per_kwh"]
-
     def contract(self, wallet: Wallet, who: str) -> dict[str, object]:
-        return cast("dict[str, object]", wallet.ask("contract", self.orders[who]))
+        return wallet.contract(self.orders[who])
 
 
 def run(out: Path) -> int:
     """Run the demo and write certificates and genesis into `out`; the exit status."""
     console = Console(highlight=False, soft_wrap=True)
     out.mkdir(parents=True, exist_ok=True)
-    for old in (*out.glob("*.cbor"), *out.glob("*.log"), *out.glob("genesis.json")):
+    for old in (*out.glob("*.cbor"), *out.glob("*.log"), *out.glob("genesis.json"), *out.glob("ledger.sqlite")):
         old.unlink()
-    with (
-        tempfile.TemporaryDirectory(prefix="pilechain-demo-") as folder,
-        Site(Path(folder), _piles(console), rate=RATE) as site,
-    ):
+    with tempfile.TemporaryDirectory(prefix="pilechain-demo-") as folder:
         try:
-            _tell(_Story(site, console, {}), out)
+            with Site(Path(folder), _piles(console), rate=RATE) as site:
+                _tell(_Story(site, console, {}), out)
         finally:
-            for log in Path(folder).glob("*.log"):
-                shutil.copy(log, out)
+            for left in (*Path(folder).glob("*.log"), *Path(folder).glob("coordinator/ledger.sqlite")):
+                shutil.copy(left, out)
     return 0
 
 
@@ -127,34 +121,51 @@ def _open_site(story: _Story) -> list[SiteProcess]:
 def _list_piles(story: _Story, olga: Wallet, otto: Wallet) -> None:
     now_ms = story.site.clock.now_ms()
     for wallet, pile in ((olga, "pile-1"), (otto, "pile-2")):
-        wallet.send(List(pile, now_ms, now_ms + 48 * HOUR_MS, 50_000, AT_MARKET))
+        wallet.send(List(pile, now_ms, now_ms + 48 * HOUR_MS, 50_000, AT_MARKET, explicit=False))
     story.say("   olga and otto list their piles at market: the load sets the price")
 
 
 def _show_price(story: _Story, wallet: Wallet, when: str) -> None:
-    load_wh, price = story.price(wallet)
+    quote = wallet.quote(_bid(story, LOT_WH, DAN_CAP, market=True))
+    load_wh, price = cast("int", quote["load_wh"]), cast("int", quote["now_micro_per_kwh"])
     story.say(f"   price at {load_wh / 1000:.1f} kWh of load: {money(price)} CNY/kWh {when}")
 
 
-def _bid(story: _Story, energy_wh: int, limit: int, *, pile: str, market: bool) -> PlaceBid:
+def _bid(story: _Story, energy_wh: int, limit: int, *, pile: str = "", market: bool) -> PlaceBid:
     now_ms = story.site.clock.now_ms()
-    return PlaceBid(ZONE, pile, energy_wh, now_ms, now_ms + 12 * HOUR_MS, limit, market, now_ms + 11 * HOUR_MS)
+    return PlaceBid(
+        ZONE,
+        pile,
+        energy_wh,
+        window_start_ms=now_ms,
+        window_end_ms=now_ms + 12 * HOUR_MS,
+        limit_micro_per_kwh=limit,
+        market=market,
+        expires_ms=now_ms + 11 * HOUR_MS,
+        divisible=False,
+        explicit=False,
+    )
 
 
 def _order(story: _Story, dan: Wallet, eva: Wallet) -> None:
     story.say("[bold]2. Two orders meet a curve[/] (P = B / (S x CRR), CRR = 4/5)")
     _show_price(story, dan, "(nobody charges: the catalog price)")
-    story.orders["dan"], _ = dan.send(_bid(story, DAN_WH, DAN_CAP, pile="pile-1", market=True))
+    order = _bid(story, DAN_WH, DAN_CAP, pile="pile-1", market=True)
+    quote = dan.quote(order)
+    cost, hold = money(cast("int", quote["cost_micro"])), money(cast("int", quote["hold_micro"]))
+    story.say(f"   dan asks first: {DAN_WH / 1000:.1f} kWh would cost him {cost} CNY with the fee; he puts up {hold}")
+    story.orders["dan"], _ = dan.send(order)
     found = story.contract(dan, "dan")
     price = money(cast("int", found["price_micro_per_kwh"]))
     story.say(f"   dan buys {DAN_WH / 1000:.1f} kWh at market: contract signed at {price} CNY/kWh")
     _show_price(story, dan, "(dan's order raised it)")
-    story.orders["eva"], _ = eva.send(_bid(story, EVA_WH, EVA_LIMIT, pile="pile-2", market=False))
-    _, would = story.price(eva, EVA_WH)
-    resting = any(row[1] == "bid" for row in cast("list[list[object]]", eva.ask("orders")))
+    order = _bid(story, EVA_WH, EVA_LIMIT, pile="pile-2", market=False)
+    would = money(cast("int", eva.quote(order)["curve_micro_per_kwh"]))
+    story.orders["eva"], _ = eva.send(order)
+    is_resting = any(row["kind"] == "bid" for row in cast("list[dict[str, object]]", eva.ask("orders")))
     story.say(
-        f"   eva wants {EVA_WH / 1000:.1f} kWh at {money(EVA_LIMIT)} or less; it would be {money(would)}:"
-        f" her order {'rests' if resting else 'fills'}"
+        f"   eva wants {EVA_WH / 1000:.1f} kWh at {money(EVA_LIMIT)} or less; it would be {would}:"
+        f" her order {'rests' if is_resting else 'fills'}"
     )
 
 

@@ -96,8 +96,11 @@ def decode_readings(rows: object) -> list[Reading]:
     return readings
 
 
-def _add_delta(before: Reading, row: list[object]) -> Reading:
-    time_ms, raw, energy_wh, power_w = [check_int("difference", item, INT_MIN, INT_MAX) for item in row]
+def _add_delta(before: Reading, row: list[int]) -> Reading:
+    for item in row:
+        if type(item) is not int:  # its size was checked when it was decoded
+            raise ProofError("a difference must be an integer", "malformed")
+    time_ms, raw, energy_wh, power_w = row
     value = int.from_bytes(before.raw, "big") + raw
     width = len(before.raw)
     if not 0 <= value < 1 << (8 * width):

@@ -21,7 +21,7 @@ _PRINTABLE = bytes(range(32, 127))
 
 def check_int(name: str, value: object, low: int, high: int) -> int:
     """`value` if it is an integer in [low, high]; otherwise BoundsError naming the field."""
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+    if type(value) is not int or not low <= value <= high:  # not isinstance: true is an int, and no quantity
         raise BoundsError(f"{name} must be an integer from {low} to {high}")
     return value
 

@@ -146,7 +146,7 @@ class _Clearing:
         """Give all that is left of a bid to its cheapest feasible supply; False if there is none."""
         energy_wh = wish.left_wh
         for rank in self._cheapest_first(wish, energy_wh):
-            if self._is_affordable(wish, rank, energy_wh):
+            if self._is_possible(wish, rank, energy_wh):
                 self._give(wish, rank, energy_wh)
                 return True
         return False
@@ -160,7 +160,7 @@ class _Clearing:
     def _give_piece(self, wish: _Wish) -> bool:
         for rank in self._cheapest_first(wish, orders.MIN_PIECE_WH):
             energy_wh = self._most_wh(wish, rank)
-            if energy_wh >= orders.MIN_PIECE_WH and self._is_affordable(wish, rank, energy_wh):
+            if energy_wh >= orders.MIN_PIECE_WH and self._is_possible(wish, rank, energy_wh):
                 self._give(wish, rank, energy_wh)
                 return True
         return False
@@ -205,8 +205,10 @@ class _Clearing:
             self._curve(catalog).price_micro_per_kwh(open_wh) <= ceiling for catalog, ceiling in self._ceilings.items()
         )
 
-    def _is_affordable(self, wish: _Wish, rank: int, energy_wh: int) -> bool:
-        """Whether the owner can pay the bond, and the bid's hold covers the escrow."""
+    def _is_possible(self, wish: _Wish, rank: int, energy_wh: int) -> bool:
+        """Whether there is time to sign, the owner can pay the bond, and the bid's hold covers the escrow."""
+        if (wish.bid.explicit or self._listings[rank].explicit) and self._env.time_ms >= wish.bid.window_start_ms:
+            return False
         owner = self._listings[rank].owner
         balance = self._state.balance_micro(accounts.party_account(owner)) - self._bonds_micro.get(owner, 0)
         catalog = wish.catalog.sell_micro_per_kwh

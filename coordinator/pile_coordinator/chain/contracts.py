@@ -176,7 +176,8 @@ def _begin_known_ms(terms: Terms) -> int:
 
 
 def _sign_until_ms(state: State, env: Env, terms: Terms) -> int:
-    return min(env.time_ms + state.params.sign_window_ms, begin_until_ms(terms))
+    """Before the window: who signs into it would leave the other no time to come, and no way out."""
+    return min(env.time_ms + state.params.sign_window_ms, terms.window_start_ms)
 
 
 # --- proposed -> signed or unsigned; signed -> cancelled ---------------------------------------------------------------
@@ -301,6 +302,8 @@ def confirm(state: State, journal: Journal, sender: str, body: Confirm) -> None:
     contract, terms = _open_contract(state, body.contract, sender)
     if contract.phase != MEASURED:
         raise Rejection("phase", f"the contract is {contract.phase}, not measured")
+    if _has_signed(contract, terms, sender):
+        raise Rejection("phase", f"{sender} has confirmed it; the other side has not")
     statement = settlement.decode_statement(contract.statement)
     if statement.digest() != body.digest:
         raise Rejection("digest", f"the settlement's digest is {statement.digest().hex()}")

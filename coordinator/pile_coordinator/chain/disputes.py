@@ -79,11 +79,11 @@ def rule(state: State, journal: Journal, sender: str, body: Rule) -> None:
     rulings = [ruling for ruling in dispute.rulings if ruling[0] != sender]
     if len(rulings) == MAX_RULINGS:
         raise Rejection("limit", f"{MAX_RULINGS} arbiters have spoken, the most heard in one dispute")
-    rulings.append([sender, state.get(Party, sender).public, body.measured_wh, body.cause])
+    cause = contracts.cause_that_counts(state.terms_of(contract), body.measured_wh, body.cause)
+    rulings.append([sender, state.get(Party, sender).public, body.measured_wh, cause])
     state.put(replace(dispute, rulings=rulings))
-    agreed = [(arbiter, public) for arbiter, public, *ruling in rulings if ruling == [body.measured_wh, body.cause]]
+    agreed = [(arbiter, public) for arbiter, public, *ruling in rulings if ruling == [body.measured_wh, cause]]
     if len(agreed) >= state.params.rulings_needed:
-        cause = contracts.cause_that_counts(state.terms_of(contract), body.measured_wh, body.cause)
         arbiters = tuple(sorted(cast("list[tuple[str, bytes]]", agreed)))
         _resolve(state, journal, contract, body.measured_wh, cause, settlement.BASIS_RULING, arbiters)
 

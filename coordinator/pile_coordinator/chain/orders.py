@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from pile_coordinator.chain import accounts, settlement, tariff
 from pile_coordinator.chain.env import Env, Journal
-from pile_coordinator.chain.records import Bid, Listing, Params, Party, Pile, Tariff, Zone
+from pile_coordinator.chain.records import Bid, Listing, Params, Party, Pile, Tariff, Withdrawal, Zone
 from pile_coordinator.chain.rejections import Rejection
 from pile_coordinator.chain.state import State
 from pile_coordinator.chain.transactions import AT_MARKET, CancelBid, List, PlaceBid, Transaction, Unlist
@@ -80,7 +80,7 @@ def place_listing(state: State, env: Env, tx: Transaction, body: List) -> None:
         raise Rejection("window", "the window must end after now, within a year, and after it starts")
     if body.ask_micro_per_kwh != AT_MARKET:
         _check_ask(state, body.ask_micro_per_kwh)
-    _count_order(state, tx.sender)
+    count_order(state, tx.sender)
     state.put(
         Listing(
             tx.id,
@@ -118,7 +118,7 @@ def unlist(state: State, journal: Journal, sender: str, body: Unlist) -> None:
 
 def end_listing(state: State, journal: Journal, listing: Listing, outcome: str) -> None:
     """Placed -> cancelled, expired or spent: it holds nothing."""
-    _drop_order(state, Listing, listing.id, listing.owner)
+    drop_order(state, Listing, listing.id, listing.owner)
     _note_end(journal, listing.id, outcome)
 
 
@@ -136,12 +136,11 @@ def place_bid(state: State, env: Env, tx: Transaction, body: PlaceBid) -> None:
     _check_bid_window(state, env, body)
     if body.energy_wh % LOT_WH:
         raise Rejection("energy", f"energy is traded in lots of {LOT_WH} Wh")
-    _count_order(state, tx.sender)
+    count_order(state, tx.sender)
     catalog = tariff.catalog_of(state, body.window_start_ms).sell_micro_per_kwh
     hold = hold_micro(state.params, body.energy_wh, body.limit_micro_per_kwh, catalog, divisible=body.divisible)
     accounts.post(state, accounts.party_account(tx.sender), accounts.escrow_account(tx.id), hold)
-    # Matched later than this, the session could not begin any more and somebody would pay for a default or a no-show.
-    last_ms = last_begin_ms(state.params.begin_grace_ms, body.window_start_ms, body.window_end_ms)
+    last_ms = _last_match_ms(state, body)
     state.put(
         Bid(
             id=tx.id,
@@ -163,6 +162,13 @@ def place_bid(state: State, env: Env, tx: Transaction, body: PlaceBid) -> None:
     touch(state, body.zone)
 
 
+def _last_match_ms(state: State, body: PlaceBid) -> int:
+    """Matched later, nothing could begin, or nobody sign in time, and somebody would pay for a default or a no-show."""
+    if body.explicit:
+        return body.window_start_ms
+    return last_begin_ms(state.params.begin_grace_ms, body.window_start_ms, body.window_end_ms)
+
+
 def last_begin_ms(begin_grace_ms: int, window_start_ms: int, window_end_ms: int) -> int:
     """The last moment a session may begin in a window: its start plus the grace, inside the window."""
     return min(window_start_ms + begin_grace_ms, window_end_ms)
@@ -172,8 +178,8 @@ def _check_bid_window(state: State, env: Env, body: PlaceBid) -> None:
     start_ms, end_ms = body.window_start_ms, body.window_end_ms
     if not 0 < end_ms - start_ms <= MAX_WINDOW_MS or end_ms > env.time_ms + MAX_AHEAD_MS:
         raise Rejection("window", "the window must be at most a week long and end within a year")
-    if env.time_ms >= last_begin_ms(state.params.begin_grace_ms, start_ms, end_ms):
-        raise Rejection("window", "it is too late for a session to begin in this window")
+    if env.time_ms >= _last_match_ms(state, body):
+        raise Rejection("window", "it is too late for a session to begin in this window, or to sign before it starts")
     if not body.market and not env.time_ms < body.expires_ms <= end_ms:
         raise Rejection("window", "a limited order must expire after now and by the end of its window")
 
@@ -197,7 +203,7 @@ def release_bid(state: State, journal: Journal, bid: Bid, outcome: str) -> None:
 def drop_bid(state: State, bid: Bid) -> None:
     """A bid ends, filled or not: what it still holds is the user's again."""
     accounts.post(state, accounts.escrow_account(bid.id), accounts.party_account(bid.user), bid.hold_micro)
-    _drop_order(state, Bid, bid.id, bid.user)
+    drop_order(state, Bid, bid.id, bid.user)
 
 
 # --- both ------------------------------------------------------------------------------------------------------------
@@ -229,15 +235,16 @@ def _note_end(journal: Journal, order: bytes, outcome: str) -> None:
     journal.closed.append(order)
 
 
-def _count_order(state: State, party_id: str) -> None:
+def count_order(state: State, party_id: str) -> None:
+    """Count an order or withdrawal in; Rejection `limit` if its party has as many as it may."""
     party = state.get(Party, party_id)
     if party.open_orders >= MAX_OPEN_ORDERS:
         raise Rejection("limit", f"{party_id} has {MAX_OPEN_ORDERS} open orders, the most allowed")
     state.put(replace(party, open_orders=party.open_orders + 1))
 
 
-def _drop_order(state: State, kind: type[Bid | Listing], order: bytes, party: str) -> None:
-    """Remove a bid or listing and count it out of its party's open orders."""
+def drop_order(state: State, kind: type[Bid | Listing | Withdrawal], order: bytes, party: str) -> None:
+    """Remove a bid, listing or withdrawal and count it out of its party's open orders."""
     state.drop(kind, order)
     owner = state.get(Party, party)
     state.put(replace(owner, open_orders=owner.open_orders - 1))

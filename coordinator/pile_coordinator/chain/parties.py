@@ -49,7 +49,13 @@ def revoke_key(state: State, journal: Journal, sender: str, body: RevokeKey) -> 
         raise Rejection("not_yours", "only a party itself, the grid or an operator revokes its key")
     if party.public == NO_KEY:
         raise Rejection("exists", f"the key of {party.id} is revoked already")
+    if party.role in {GRID, OPERATOR} and _is_last(state, party):
+        raise Rejection("limit", f"{party.id} is the last {party.role} party with a key: nobody could restore it")
     _change_key(state, journal, party.id, NO_KEY)
+
+
+def _is_last(state: State, party: Party) -> bool:
+    return not any(p.role == party.role and p.public and p.id != party.id for p in state.each(Party))
 
 
 def restore_key(state: State, journal: Journal, sender: str, body: RestoreKey) -> None:

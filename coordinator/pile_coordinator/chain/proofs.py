@@ -116,9 +116,11 @@ def _anomaly(env: Env, pile: Pile, proof: Proof, running: Contract | None) -> st
     if running is not None and proof.event == BEGIN:
         return "second begin"
     # Since the last proof, and since the session began: many small steps, each within the slack, must not add up.
-    since = [(first.time_ms, first.energy_wh)] if proof.event == BEGIN else []
+    since = [(first.time_ms, first.energy_wh)]
+    if pile.last_time_ms:
+        since.append((pile.last_time_ms, pile.last_energy_wh))
     if running is not None:
-        since = [(pile.last_time_ms, pile.last_energy_wh), (running.begin_time_ms, running.begin_energy_wh)]
+        since.append((running.begin_time_ms, running.begin_energy_wh))
     if any(last.energy_wh - energy_wh > _most_wh(pile, last.time_ms - time_ms) for time_ms, energy_wh in since):
         return "more than rated power"
     return ""

@@ -4,9 +4,8 @@ A record's encoding is the array of its fields in order; the state root and the 
 Ids of parties, piles and zones are text (pile_shared.units.check_id); orders and contracts are 32-byte hashes.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar, Self, cast
 
 from pile_shared.codec import encode
 
@@ -16,10 +15,6 @@ ROLES = (GRID, OPERATOR, PILE_OWNER, EV_OWNER, THIRD_PARTY)
 PROPOSED, SIGNED, ACTIVE, MEASURED, DISPUTED = "proposed", "signed", "active", "measured", "disputed"
 
 Key = str | bytes
-
-
-def _values(record: "Record") -> Iterator[object]:
-    return (getattr(record, name) for name in type(record).__match_args__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +27,11 @@ class Record:
     @property
     def key(self) -> Key:
         """The first field is the key."""
-        return next(_values(self))  # type: ignore[return-value]
+        return cast("Key", getattr(self, self.__match_args__[0]))
 
     def encoded(self) -> bytes:
         """Deterministic CBOR array of the fields."""
-        return encode(list(_values(self)))
+        return encode([getattr(self, name) for name in self.__match_args__])
 
     @classmethod
     def decoded(cls, row: list[object]) -> Self:

@@ -32,7 +32,7 @@ CODES = (
     "window",  # the window is empty, past, too long or too far ahead, or nothing could begin in it any more
     "energy",  # not whole lots
     "band",  # an ask that no period's band contains
-    "limit",  # as many open listings or bids as one party may have, or more money than a chain may hold
+    "limit",  # as many of something as there may be: open orders of a party, money, arbiters; or too few keys would be left
     "phase",  # the contract is in another phase than this needs, or its party has done this already
     "late",  # the time for this has passed
     "funds",  # the account does not cover it

@@ -25,6 +25,7 @@ from pile_coordinator.chain.records import (
     Withdrawal,
     Zone,
 )
+from pile_coordinator.chain.rejections import BrokenInvariantError
 from pile_coordinator.chain.settlement import contract_escrow_micro
 from pile_coordinator.chain.tree import StateProof, StateTree
 from pile_shared.codec import decode, encode
@@ -295,12 +296,20 @@ class State:
         return self._tree.prove(store_key(kind, key))
 
     @classmethod
-    def load(cls, rows: Iterable[tuple[bytes, bytes]]) -> "State":
-        """The state from stored (key, encoding) rows, in any order. The caller compares the root."""
-        state = cls()
+    def load(cls, rows: Iterable[tuple[bytes, bytes]], root: bytes | None = None) -> "State":
+        """The state from stored (key, encoding) rows, in any order, as it was sealed.
+
+        Raises:
+            BrokenInvariantError: the rows do not have this root; they are hashed before a byte of them is interpreted.
+        """
+        rows, state = list(rows), cls()
+        if state._tree.update(rows) != root and root is not None:
+            raise BrokenInvariantError("the rows do not have the root of their block")
         for key, value in rows:
             table, _ = cast("list[int]", decode(key, MAX_RECORD_BYTES))
             state.put(TABLES[table].decoded(cast("list[object]", decode(value, MAX_RECORD_BYTES))))
+        state._undo.clear()
+        state._changed.clear()
         return state
 
 

@@ -29,6 +29,7 @@ def withdraw(state: State, sender: str, withdrawal: bytes, body: Withdraw) -> No
     account = accounts.party_account(sender)
     if state.balance_micro(account) < body.amount_micro:
         raise Rejection("funds", f"{account} has {state.balance_micro(account)} micro, needs {body.amount_micro}")
+    orders.count_order(state, sender)
     accounts.post(state, account, accounts.withdrawal_account(withdrawal), body.amount_micro)
     state.put(Withdrawal(withdrawal, sender, body.amount_micro, body.destination))
 
@@ -80,4 +81,4 @@ def _withdrawal(state: State, key: bytes) -> Withdrawal:
 
 def _end(state: State, withdrawal: Withdrawal, credit: str) -> None:
     accounts.post(state, accounts.withdrawal_account(withdrawal.id), credit, withdrawal.amount_micro)
-    state.drop(Withdrawal, withdrawal.id)
+    orders.drop_order(state, Withdrawal, withdrawal.id, withdrawal.party)

@@ -4,6 +4,7 @@ It makes a block when something waits or something fell due. Transactions are ac
 them is durable. N local attestation keys may sign, so that certificates have one format whatever the engine.
 """
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,11 +12,10 @@ from pile_coordinator.chain import invariants
 from pile_coordinator.chain.env import Env
 from pile_coordinator.chain.genesis import Genesis
 from pile_coordinator.chain.records import Party, Zone
-from pile_coordinator.chain.rejections import Rejection
+from pile_coordinator.chain.rejections import BrokenInvariantError, Rejection
 from pile_coordinator.chain.state import State
 from pile_coordinator.chain.transactions import Transaction
 from pile_coordinator.chain.transition import Outcome, apply_block, check_tx
-from pile_coordinator.chain.tree import StateTree
 from pile_coordinator.engines.engine import Block, CachingVerifier
 from pile_coordinator.engines.store import Store, StoreError
 from pile_shared import cose, merkle
@@ -37,15 +37,23 @@ class BusyError(PilechainError):
 class SoloEngine:
     """Blocks by one process, kept in one SQLite file. Used by one thread."""
 
-    def __init__(self, path: Path, genesis: Genesis, signers: dict[str, cose.SoftwareSigner]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        genesis: Genesis,
+        signers: dict[str, cose.SoftwareSigner],
+        verify: CachingVerifier | None = None,
+    ) -> None:
         """Open the ledger at `path`. `signers` are attestation keys by validator party, > 2/3 of the power.
+
+        `verify` checks signatures; the default checks them here, when they are asked for.
 
         Raises:
             ConfigError: the keys are not the genesis validators', or too few. StoreError: the file is not usable.
         """
         self.genesis = genesis
         self.chain_id = genesis.chain_id
-        self.verify = CachingVerifier(es256_verify)
+        self.verify = verify or CachingVerifier(es256_verify)
         self._attesters = _attesters(genesis, signers)
         self._set_hash = validators_hash(list(genesis.validators))
         self._store = Store(path, genesis.hash())
@@ -65,11 +73,11 @@ class SoloEngine:
             header = self._store.block(self.height).certificate.verify(self.chain_id, list(self.genesis.validators))
         except PilechainError as error:
             raise StoreError(f"block {self.height} is damaged ({error}); restore a backup") from error
-        rows = list(self._store.state_rows())
-        if StateTree().update(list(rows)) != header.state_root:  # before a byte of it is interpreted
-            raise StoreError(f"the stored state does not have the root of block {self.height}; restore a backup")
-        state = State.load(rows)
-        state.seal()
+        try:
+            state = _loaded(self._store, header.state_root)
+        except BrokenInvariantError as error:
+            message = f"the stored state does not have the root of block {self.height}; restore a backup"
+            raise StoreError(message) from error
         invariants.check_in_full(state)
         self.previous, self.time_ms = header.hash(), header.time_ms
         return state
@@ -173,6 +181,18 @@ class SoloEngine:
     def find_tx(self, tx_id: bytes) -> tuple[int, int] | None:
         """(height, position) of an accepted transaction, or None."""
         return self._store.find_tx(tx_id)
+
+
+def _loaded(store: Store, root: bytes) -> State:
+    """The stored state. 100,000 open orders are millions of objects that all stay, and nothing for the collector to find."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        state = State.load(store.state_rows(), root)
+    finally:
+        if collecting:
+            gc.enable()
+    return state
 
 
 def _attesters(genesis: Genesis, signers: dict[str, cose.SoftwareSigner]) -> list[tuple[int, cose.SoftwareSigner]]:

@@ -38,14 +38,17 @@ class StoreError(PilechainError):
 class Store:
     """One ledger file. Used by one thread."""
 
-    def __init__(self, path: Path, genesis_hash: bytes) -> None:
-        """Open or create the file at `path` for the chain of this genesis; StoreError if it is another chain's."""
+    def __init__(self, path: Path, genesis_hash: bytes, *, read_only: bool = False) -> None:
+        """Open or create the file at `path` for the chain of this genesis; StoreError if it is another chain's.
+
+        With `read_only` nothing is created or written; a coordinator may be running on the file meanwhile.
+        """
         try:
-            self._db = sqlite3.connect(path, isolation_level=None)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
-            if not self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
-                self._create(genesis_hash)
+            if read_only:
+                self._db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None)
+            else:
+                self._db = sqlite3.connect(path, isolation_level=None)
+                self._prepare(genesis_hash)
             found = dict(self._db.execute("SELECT key, value FROM meta ORDER BY key").fetchall())
         except sqlite3.Error as error:
             raise StoreError(f"{path} is not a ledger that can be opened: {error}") from error
@@ -53,6 +56,12 @@ class Store:
             raise StoreError(f"{path} has another schema version; use the Pilechain release that made it")
         if found.get("genesis") != genesis_hash:
             raise StoreError(f"{path} belongs to another genesis; give this chain a folder of its own")
+
+    def _prepare(self, genesis_hash: bytes) -> None:
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=FULL")
+        if not self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
+            self._create(genesis_hash)
 
     def _create(self, genesis_hash: bytes) -> None:
         self._db.execute("BEGIN IMMEDIATE")

@@ -2,81 +2,55 @@
 
 Idempotent by height: a block is written in one transaction that also moves the mark, so a crash at any statement loses
 nothing and repeats nothing, and `catch_up` after a restart goes on where the last run stopped. Losing the whole database
-loses nothing either: it is rebuilt from the chain.
+loses nothing either: it is rebuilt from the chain, and so is one of another schema.
 """
 
 import sqlite3
 from pathlib import Path
 from typing import cast
 
-from pile_coordinator.chain.proofs import parse_proof
-from pile_coordinator.chain.settlement import decode_statement
-from pile_coordinator.chain.transactions import (
-    Confirm,
-    List,
-    PlaceBid,
-    RegisterPile,
-    SubmitProofs,
-    Transaction,
-    decode_transaction,
-)
+from pile_coordinator.chain import transactions as tx_types
+from pile_coordinator.chain.contracts import piece_name
+from pile_coordinator.chain.orders import MAX_PIECES
+from pile_coordinator.chain.proofs import ADMITTED, parse_proof
+from pile_coordinator.chain.records import Tariff
+from pile_coordinator.chain.settlement import contract_escrow_micro, decode_statement, energy_of
+from pile_coordinator.chain.tariff import tariff_hash
+from pile_coordinator.chain.transactions import Transaction, decode_transaction
 from pile_coordinator.chain.transition import OK
 from pile_coordinator.engines.engine import Block, Engine
+from pile_coordinator.evidence.schema import SCHEMA, VERSION
 from pile_shared import terms as wire
 from pile_shared.certificate import MAX_LEAF_BYTES
 from pile_shared.codec import decode
 from pile_shared.cose import key_id
+from pile_shared.platform import sha256
 from pile_shared.proof import EVENT_NAMES, REASON_NAMES, proof_hash
 
-SCHEMA_VERSION = 1
-
-_SCHEMA = """
-CREATE TABLE mark (only_row INTEGER PRIMARY KEY CHECK (only_row = 1), schema INTEGER NOT NULL, height INTEGER NOT NULL);
-CREATE TABLE block (height INTEGER PRIMARY KEY, time_ms INTEGER NOT NULL, hash BLOB NOT NULL, proposer TEXT NOT NULL,
-  txs INTEGER NOT NULL, results INTEGER NOT NULL);
-CREATE TABLE tx (height INTEGER NOT NULL, position INTEGER NOT NULL, id BLOB NOT NULL, type TEXT NOT NULL,
-  sender TEXT NOT NULL, code TEXT NOT NULL, message TEXT NOT NULL, PRIMARY KEY (height, position)) WITHOUT ROWID;
-CREATE INDEX tx_id ON tx (id);
-CREATE TABLE orders (id BLOB PRIMARY KEY, height INTEGER NOT NULL, position INTEGER NOT NULL, party TEXT NOT NULL,
-  kind TEXT NOT NULL, energy_wh INTEGER NOT NULL, price_micro_per_kwh INTEGER NOT NULL, outcome TEXT NOT NULL) WITHOUT ROWID;
-CREATE INDEX orders_party ON orders (party, height);
-CREATE TABLE contract (id BLOB PRIMARY KEY, height INTEGER NOT NULL, leaf INTEGER NOT NULL, bid BLOB NOT NULL,
-  listing BLOB NOT NULL, pile TEXT NOT NULL, zone TEXT NOT NULL, user TEXT NOT NULL, owner TEXT NOT NULL,
-  energy_wh INTEGER NOT NULL, price_micro_per_kwh INTEGER NOT NULL, window_start_ms INTEGER NOT NULL,
-  window_end_ms INTEGER NOT NULL, clearing_leaf INTEGER NOT NULL, settled_height INTEGER, settled_leaf INTEGER,
-  measured_wh INTEGER, cause TEXT, digest BLOB, closed_height INTEGER, closed_leaf INTEGER, outcome TEXT) WITHOUT ROWID;
-CREATE INDEX contract_bid ON contract (bid);
-CREATE INDEX contract_pile ON contract (pile, window_start_ms);
-CREATE INDEX contract_user ON contract (user, height);
-CREATE INDEX contract_owner ON contract (owner, height);
-CREATE TABLE proof (kid BLOB NOT NULL, sequence INTEGER NOT NULL, height INTEGER NOT NULL, position INTEGER NOT NULL,
-  item INTEGER NOT NULL, hash BLOB NOT NULL, contract BLOB, event TEXT NOT NULL, reason TEXT NOT NULL,
-  first_time_ms INTEGER, last_time_ms INTEGER, last_energy_wh INTEGER, bytes BLOB NOT NULL,
-  PRIMARY KEY (kid, sequence)) WITHOUT ROWID;
-CREATE INDEX proof_contract ON proof (contract, sequence);
-CREATE TABLE pile (kid BLOB PRIMARY KEY, id TEXT NOT NULL, owner TEXT NOT NULL, zone TEXT NOT NULL,
-  height INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE receipt (pile TEXT PRIMARY KEY, height INTEGER NOT NULL, leaf INTEGER NOT NULL,
-  through_sequence INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE confirmation (contract BLOB NOT NULL, party TEXT NOT NULL, height INTEGER NOT NULL,
-  position INTEGER NOT NULL, PRIMARY KEY (contract, party)) WITHOUT ROWID;
-CREATE TABLE posting (contract BLOB NOT NULL, item INTEGER NOT NULL, height INTEGER NOT NULL, debit TEXT NOT NULL,
-  credit TEXT NOT NULL, amount_micro INTEGER NOT NULL, PRIMARY KEY (contract, item)) WITHOUT ROWID;
-CREATE TABLE price (zone TEXT NOT NULL, height INTEGER NOT NULL, time_ms INTEGER NOT NULL, open_wh INTEGER NOT NULL,
-  price_micro_per_kwh INTEGER NOT NULL, PRIMARY KEY (zone, height)) WITHOUT ROWID;
-"""
+Where = tuple[int, int]  # (height, position) of a transaction, or (height, leaf) of an event
 
 
 class Exporter:
     """One evidence database, fed by an engine. Used by the engine's thread."""
 
     def __init__(self, path: Path) -> None:
-        """Open or create the SQLite file at `path`."""
+        """Open or create the SQLite file at `path`; one of another schema is emptied, for `catch_up` to fill again."""
         self.db = sqlite3.connect(path, isolation_level=None)
         self.db.execute("PRAGMA journal_mode=WAL")
         self.db.execute("PRAGMA synchronous=NORMAL")  # it can be rebuilt; the ledger is what must be durable
+        if self._schema() != VERSION:
+            drop = "".join(
+                f"DROP {kind} {name};"
+                for kind, name in self.db.execute(
+                    "SELECT type, name FROM sqlite_master WHERE type IN ('table', 'view')"
+                )
+            )
+            self.db.executescript(f"BEGIN;{drop}{SCHEMA}INSERT INTO mark VALUES (1, {VERSION}, 0);COMMIT;")  # noqa: S608 - ours
+
+    def _schema(self) -> int:
         if not self.db.execute("SELECT 1 FROM sqlite_master WHERE name = 'mark'").fetchone():
-            self.db.executescript(f"BEGIN;{_SCHEMA}INSERT INTO mark VALUES (1, {SCHEMA_VERSION}, 0);COMMIT;")  # noqa: S608 - constants
+            return 0
+        return cast("int", self.db.execute("SELECT schema FROM mark").fetchone()[0])
 
     def close(self) -> None:
         """Close the file."""
@@ -99,8 +73,8 @@ class Exporter:
             return
         self.db.execute("BEGIN IMMEDIATE")
         try:
-            self.db.execute(
-                "INSERT INTO block VALUES (?, ?, ?, ?, ?, ?)",
+            self._insert(
+                "block",
                 (header.height, header.time_ms, header.hash(), header.proposer, len(block.txs), len(block.leaves)),
             )
             self._write_transactions(block)
@@ -111,42 +85,99 @@ class Exporter:
             raise
         self.db.execute("COMMIT")
 
+    def _insert(self, table: str, row: tuple[object, ...], *, verb: str = "INSERT") -> None:
+        self.db.execute(f"{verb} INTO {table} VALUES ({', '.join('?' * len(row))})", row)
+
     # --- transactions --------------------------------------------------------------------------------------------
 
     def _write_transactions(self, block: Block) -> None:
         height = block.header.height
         for position, (data, result) in enumerate(zip(block.txs, block.results, strict=True)):
             if result.code != OK:
-                row = (height, position, result.tx_id, "", "", result.code, result.message)
-                self.db.execute("INSERT INTO tx VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+                self._insert("tx", (height, position, result.tx_id, "", "", result.code, result.message))
                 continue
             tx = decode_transaction(data)
-            row = (height, position, tx.id, tx.body.TYPE, tx.sender, OK, "")
-            self.db.execute("INSERT INTO tx VALUES (?, ?, ?, ?, ?, ?, ?)", row)
-            self._write_body(height, position, tx, result.details)
+            self._insert("tx", (height, position, tx.id, tx.body.TYPE, tx.sender, OK, ""))
+            if isinstance(tx.body, tx_types.SubmitProofs):
+                self._write_proofs((height, position), tx.body.proofs, result.details)
+            else:
+                self._write_body((height, position), tx)
 
-    def _write_body(self, height: int, position: int, tx: Transaction, details: tuple[object, ...]) -> None:
+    def _write_body(self, at: Where, tx: Transaction) -> None:
+        """What this transaction says and no leaf repeats; Unlist and CancelBid say nothing beyond the closing leaf."""
         body = tx.body
-        if isinstance(body, SubmitProofs):
-            self._write_proofs(height, position, body.proofs, details)
-        elif isinstance(body, PlaceBid):
-            kind = "market bid" if body.market else "limited bid"
-            row = (tx.id, height, position, tx.sender, kind, body.energy_wh, body.limit_micro_per_kwh, "open")
-            self.db.execute("INSERT INTO orders VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
-        elif isinstance(body, List):
-            row = (tx.id, height, position, tx.sender, "listing", body.energy_wh, body.ask_micro_per_kwh, "open")
-            self.db.execute("INSERT INTO orders VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
-        elif isinstance(body, RegisterPile):
-            row_pile = (key_id(body.public), body.id, body.owner, body.zone, height)
-            self.db.execute("INSERT INTO pile VALUES (?, ?, ?, ?, ?)", row_pile)
-        elif isinstance(body, Confirm):
-            row_confirm = (body.contract, tx.sender, height, position)
-            self.db.execute("REPLACE INTO confirmation VALUES (?, ?, ?, ?)", row_confirm)
+        if isinstance(body, tx_types.PlaceBid | tx_types.List):
+            self._write_order(at, tx, body)
+        elif isinstance(body, tx_types.Sign):
+            self._insert("signature", (body.contract, tx.sender, *at))
+            self.db.execute("UPDATE contract SET signed_position = ? WHERE id = ?", (at[1], body.contract))
+        elif isinstance(body, tx_types.CancelContract):
+            self._insert("cancellation", (body.contract, tx.sender, *at))
+        elif isinstance(body, tx_types.Confirm):
+            self._insert("confirmation", (body.contract, tx.sender, *at), verb="REPLACE")  # saying it again is allowed
+        elif isinstance(body, tx_types.Object):
+            row = (body.contract, *at, None, tx.sender, body.ground, body.claimed_wh, body.text, None, None, None)
+            self._insert("dispute", row)
+        elif isinstance(body, tx_types.Answer):
+            sql = "UPDATE dispute SET answer_height = ?, answer_position = ? WHERE contract = ?"
+            self.db.execute(sql, (*at, body.contract))
+        elif isinstance(body, tx_types.Rule):
+            self._insert("ruling", (body.contract, *at, tx.sender, body.measured_wh, body.cause))
+        elif isinstance(body, tx_types.SetTariff):
+            announced = tariff_hash(Tariff("next", body.from_ms, body.utc_offset_minutes, body.periods))
+            self._insert("announcement", (*at, announced, body.from_ms, body.utc_offset_minutes))
+            for period in body.periods:
+                self._insert("tariff_period", (announced, *period), verb="REPLACE")
+        else:
+            self._write_party(at, tx)
+            self._write_payment(at, tx)
 
-    def _write_proofs(self, height: int, position: int, proofs: list[bytes], details: tuple[object, ...]) -> None:
+    def _write_order(self, at: Where, tx: Transaction, body: tx_types.PlaceBid | tx_types.List) -> None:
+        if isinstance(body, tx_types.List):
+            kind, price, divisible = "listing", body.ask_micro_per_kwh, False
+        else:
+            kind = "market bid" if body.market else "limited bid"
+            price, divisible = body.limit_micro_per_kwh, body.divisible
+        row = (tx.id, *at, tx.sender, kind, body.energy_wh, price, divisible, body.explicit, "open", None)
+        self._insert("orders", row)
+        for number in range(MAX_PIECES if divisible else 0):
+            self._insert("piece", (piece_name(tx.id, number), tx.id, number))
+
+    def _write_party(self, at: Where, tx: Transaction) -> None:
+        body = tx.body
+        if isinstance(body, tx_types.RegisterParty):
+            self._insert("party", (body.id, body.role, body.public, *at))
+        elif isinstance(body, tx_types.RotateKey):
+            self._insert("key_change", (*at, tx.sender, "rotate", body.public, tx.sender))
+        elif isinstance(body, tx_types.RevokeKey):
+            self._insert("key_change", (*at, body.party, "revoke", None, tx.sender))
+        elif isinstance(body, tx_types.RestoreKey):
+            self._insert("key_change", (*at, body.party, "restore", body.public, tx.sender))
+        elif isinstance(body, tx_types.RegisterPile):
+            row = (key_id(body.public), body.id, body.owner, body.zone, body.rated_power_w, at[0], None)
+            self._insert("pile", row)
+        elif isinstance(body, tx_types.RetirePile):
+            self.db.execute("UPDATE pile SET retired_height = ? WHERE id = ?", (at[0], body.pile))
+
+    def _write_payment(self, at: Where, tx: Transaction) -> None:
+        body = tx.body
+        ended = "UPDATE withdrawal SET state = ?, ended_height = ?, ended_position = ?, reference = ?, reason = ? WHERE id = ?"
+        if isinstance(body, tx_types.Deposit):
+            self._insert("deposit", (body.reference, *at, body.party, body.amount_micro))
+        elif isinstance(body, tx_types.Withdraw):
+            row = (tx.id, *at, tx.sender, body.amount_micro, body.destination, "requested", None, None, None, None)
+            self._insert("withdrawal", row)
+        elif isinstance(body, tx_types.PayOut):
+            self.db.execute(ended, ("paid", *at, body.reference, None, body.withdrawal))
+        elif isinstance(body, tx_types.RefuseWithdrawal):
+            self.db.execute(ended, ("refused", *at, None, body.reason, body.withdrawal))
+        elif isinstance(body, tx_types.CollectFees):
+            self._insert("fee_collection", (*at, body.party, body.amount_micro))
+
+    def _write_proofs(self, at: Where, proofs: list[bytes], details: tuple[object, ...]) -> None:
         rows = []
         for item, (message, outcome) in enumerate(zip(proofs, details, strict=True)):
-            if outcome != "admitted":
+            if outcome != ADMITTED:
                 continue
             signed, proof = parse_proof(message)
             first = proof.readings[0] if proof.readings else None
@@ -155,8 +186,7 @@ class Exporter:
                 (
                     signed.kid,
                     proof.sequence,
-                    height,
-                    position,
+                    *at,
                     item,
                     proof_hash(message),
                     proof.contract,
@@ -173,67 +203,100 @@ class Exporter:
     # --- events --------------------------------------------------------------------------------------------------
 
     def _write_events(self, block: Block) -> None:
-        height, time_ms = block.header.height, block.header.time_ms
+        height = block.header.height
         for index in range(len(block.txs), len(block.leaves)):
-            row = cast("list[object]", decode(block.leaves[index], MAX_LEAF_BYTES))
+            at, leaf = (height, index), block.leaves[index]
+            row = cast("list[object]", decode(leaf, MAX_LEAF_BYTES))
             kind = row[0]
-            if kind == wire.LEAF_CONTRACT:
-                self._write_contract(height, index, cast("bytes", row[1]))
+            if kind == wire.LEAF_PROPOSED:
+                self._write_match(at, cast("bytes", row[1]), "proposed")
+            elif kind == wire.LEAF_CONTRACT:
+                self._write_contract(at, cast("bytes", row[1]))
             elif kind == wire.LEAF_CLEARING:
-                self._write_clearing(height, index, time_ms, row)
+                self._write_clearing(at, row)
             elif kind == wire.LEAF_RECEIPT:
-                self.db.execute("REPLACE INTO receipt VALUES (?, ?, ?, ?)", (row[1], height, index, row[2]))
+                self._insert("receipt", (row[1], *at, row[2]), verb="REPLACE")
             elif kind == wire.LEAF_SETTLEMENT:
-                self._write_settlement(height, index, cast("bytes", row[1]))
+                self._write_settlement(at, cast("bytes", row[1]))
             elif kind == wire.LEAF_CLOSED:
-                self._write_closing(height, index, cast("bytes", row[1]), cast("str", row[2]))
+                self._write_closing(at, cast("bytes", row[1]), cast("str", row[2]))
+            elif kind == wire.LEAF_TARIFF:
+                self._insert("tariff", (*at, sha256(leaf)))
+            elif kind == wire.LEAF_DISPUTE:
+                self.db.execute(
+                    "UPDATE dispute SET leaf = ?, bond_micro = ? WHERE contract = ?", (index, row[5], row[1])
+                )
+                self.db.execute("UPDATE contract SET state = 'disputed' WHERE id = ?", (row[1],))
 
-    def _write_contract(self, height: int, index: int, data: bytes) -> None:
+    def _write_contract(self, at: Where, data: bytes) -> None:
+        """A match that is a contract at once, or a proposal that became one."""
+        contract = sha256(data)
+        if not self.db.execute("SELECT 1 FROM contract WHERE id = ?", (contract,)).fetchone():
+            self._write_match(at, data, "signed")
+        sql = "UPDATE contract SET state = 'signed', signed_height = ?, signed_leaf = ? WHERE id = ?"
+        self.db.execute(sql, (*at, contract))
+
+    def _write_match(self, at: Where, data: bytes, state: str) -> None:
         terms = wire.decode_terms(data)
-        self.db.execute(
-            "INSERT INTO contract (id, height, leaf, bid, listing, pile, zone, user, owner, energy_wh,"
-            " price_micro_per_kwh, window_start_ms, window_end_ms, clearing_leaf)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, -1)",
-            (
-                terms.contract_id(),
-                height,
-                index,
-                terms.order,
-                terms.listing,
-                terms.pile,
-                terms.zone,
-                terms.user,
-                terms.owner,
-                terms.energy_wh,
-                terms.price_micro_per_kwh,
-                terms.window_start_ms,
-                terms.window_end_ms,
-            ),
+        piece = self.db.execute("SELECT bid, number FROM piece WHERE name = ?", (terms.order,)).fetchone()
+        bid, number = piece or (terms.order, None)
+        row = (
+            terms.contract_id(),
+            *at,
+            data,
+            bid,
+            number,
+            terms.listing,
+            terms.pile,
+            key_id(terms.pile_public),
+            terms.zone,
+            terms.user,
+            terms.owner,
+            terms.energy_wh,
+            terms.price_micro_per_kwh,
+            terms.on_curve,
+            terms.catalog_sell_micro_per_kwh,
+            terms.catalog_buy_micro_per_kwh,
+            terms.window_start_ms,
+            terms.window_end_ms,
+            terms.fee_micro,
+            contract_escrow_micro(terms),
+            terms.bond_micro,
+            state,
+            *(None,) * 6,
         )
-        self.db.execute("UPDATE orders SET outcome = 'matched' WHERE id = ?", (terms.order,))
+        self._insert("contract", row)
+        self.db.execute(
+            "UPDATE orders SET outcome = 'filled', ended_height = ? WHERE id = ?"
+            " AND energy_wh = (SELECT sum(energy_wh) FROM contract WHERE bid = ?)",
+            (at[0], bid, bid),
+        )
 
-    def _write_clearing(self, height: int, index: int, time_ms: int, row: list[object]) -> None:
-        _, zone, _, _, open_after_wh, price, fills = row
-        ids = [(index, fill[0]) for fill in cast("list[list[object]]", fills)]
-        self.db.executemany("UPDATE contract SET clearing_leaf = ? WHERE id = ?", ids)
-        self.db.execute("REPLACE INTO price VALUES (?, ?, ?, ?, ?)", (zone, height, time_ms, open_after_wh, price))
+    def _write_clearing(self, at: Where, row: list[object]) -> None:
+        _, zone, shape, tariff, open_before_wh, open_after_wh, prices, _ = row
+        height, leaf = at
+        capacity_wh = cast("list[int]", shape)[0]
+        self._insert("clearing", (height, zone, leaf, capacity_wh, tariff, open_before_wh, open_after_wh))
+        for catalog, price in cast("list[list[int]]", prices):
+            self._insert("price", (zone, height, catalog, price))
 
-    def _write_settlement(self, height: int, index: int, data: bytes) -> None:
+    def _write_settlement(self, at: Where, data: bytes) -> None:
         statement = decode_statement(data)
-        self.db.execute(
-            "UPDATE contract SET settled_height = ?, settled_leaf = ?, measured_wh = ?, cause = ?, digest = ? WHERE id = ?",
-            (height, index, statement.measured_wh, statement.cause, statement.digest(), statement.contract),
-        )
-        rows = [
-            (statement.contract, item, height, posting.debit, posting.credit, posting.amount_micro)
-            for item, posting in enumerate(statement.postings)
-        ]
-        self.db.executemany("INSERT INTO posting VALUES (?, ?, ?, ?, ?, ?)", rows)
+        contract = statement.contract
+        number = 1 if statement.verdict is None else 2
+        (terms,) = self.db.execute("SELECT terms FROM contract WHERE id = ?", (contract,)).fetchone()
+        energy = energy_of(wire.decode_terms(terms), statement.measured_wh)
+        parts = (energy.contracted_wh, energy.grid_wh, energy.unpaid_wh)
+        basis = statement.verdict.basis if statement.verdict else None
+        row = (contract, number, *at, statement.measured_wh, *parts, statement.cause, statement.digest(), basis)
+        self._insert("statement", row)
+        for item, posting in enumerate(statement.postings):
+            self._insert("posting", (contract, number, item, posting.debit, posting.credit, posting.amount_micro))
+        self.db.execute("UPDATE contract SET state = 'measured' WHERE id = ?", (contract,))
 
-    def _write_closing(self, height: int, index: int, order: bytes, outcome: str) -> None:
-        row = (height, index, outcome, order)
-        self.db.execute("UPDATE contract SET closed_height = ?, closed_leaf = ?, outcome = ? WHERE id = ?", row)
-        self.db.execute("UPDATE orders SET outcome = ? WHERE id = ?", (outcome, order))
+    def _write_closing(self, at: Where, order: bytes, outcome: str) -> None:
+        row = (*at, outcome, order)
         self.db.execute(
-            "UPDATE orders SET outcome = ? WHERE id = (SELECT bid FROM contract WHERE id = ?)", (outcome, order)
+            "UPDATE contract SET state = 'closed', closed_height = ?, closed_leaf = ?, outcome = ? WHERE id = ?", row
         )
+        self.db.execute("UPDATE orders SET outcome = ?, ended_height = ? WHERE id = ?", (outcome, at[0], order))

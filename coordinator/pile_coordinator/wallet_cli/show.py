@@ -42,6 +42,14 @@ _ORDER = (
     ),
     *("cause", "window_start_ms", "window_end_ms"),
 )
+_NAMES = {
+    "now_micro_per_kwh": "curve now per kWh",
+    "curve_micro_per_kwh": "curve with this per kWh",
+    "ask_micro_per_kwh": "ask per kWh",
+    "hold_micro": "puts up",
+    "cost_micro": "costs as contracted",
+    "most_micro": "costs at most",
+}
 _LAST = ("id", "transaction", "digest", "next")
 _ROW_WIDTH = 240  # ids are shown whole, so that they can be copied; a narrow terminal wraps the line
 _UNITS = (("_micro_per_kwh", " per kWh"), ("_micro", ""), ("_wh", " (Wh)"), ("_ms", " (UTC)"))
@@ -65,7 +73,13 @@ def write(value: object, *, as_json: bool) -> None:
     elif isinstance(value, list):
         _write_rows(cast("list[dict[str, object]]", value))
     else:
-        _write_fields(cast("dict[str, object]", value))
+        _write_fields(_without_none_such(cast("dict[str, object]", value)))
+
+
+def _without_none_such(fields: dict[str, object]) -> dict[str, object]:
+    """In a quote, an ask of -1 is none at all; in a listing it is at market."""
+    is_quote = "outcome" in fields and fields.get("ask_micro_per_kwh") == -1
+    return fields | {"ask_micro_per_kwh": None} if is_quote else fields
 
 
 def text(name: str, value: object) -> str:
@@ -100,6 +114,8 @@ def moment(time_ms: int) -> str:
 
 def heading(name: str) -> str:
     """A name as people read it, with its unit where the value does not show it."""
+    if name in _NAMES:
+        return _NAMES[name]
     for suffix, unit in _UNITS:
         if name.endswith(suffix):
             return name.removesuffix(suffix).replace("_", " ") + unit

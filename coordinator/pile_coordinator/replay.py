@@ -1,0 +1,189 @@
+"""Everything a ledger file says, computed again: from genesis and transactions alone, or the first block that differs is named.
+
+No clock and no network; the file is only read. Signatures are checked too, unless the reader says that they were before.
+"""
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pile_coordinator.chain import invariants
+from pile_coordinator.chain.env import Env
+from pile_coordinator.chain.genesis import Genesis
+from pile_coordinator.chain.proofs import BAD_SIGNATURE
+from pile_coordinator.chain.rejections import BrokenInvariantError
+from pile_coordinator.chain.transition import Outcome, TxResult, apply_block
+from pile_coordinator.chain.tree import StateTree
+from pile_coordinator.engines.engine import Block, CachingVerifier
+from pile_coordinator.engines.store import Store, StoreError
+from pile_shared import merkle
+from pile_shared.certificate import Header
+from pile_shared.errors import ConfigError, PilechainError
+from pile_shared.platform import es256_verify
+
+NO_PREVIOUS = b"\x00" * 32
+_DAMAGE = (PilechainError, TypeError, ValueError, LookupError, sqlite3.Error)  # what reading a spoilt row may raise
+# What a false signature leads to: of a transaction, of a user's stop command, and of a proof among a transaction's details.
+_UNSIGNED = frozenset({"bad_signature", "evidence", BAD_SIGNATURE})
+
+
+class ReplayError(PilechainError):
+    """A ledger that is not what its own transactions lead to; `height` is the first block that differs."""
+
+    code = "replay"
+
+    def __init__(self, height: int, message: str) -> None:
+        super().__init__(f"block {height}: {message}")
+        self.height = height
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """What a whole ledger was found to be."""
+
+    height: int
+    transactions: int
+    accepted: int
+    state_root: bytes
+
+
+class Replay:
+    """A chain being computed again, block by block.
+
+    Attributes:
+        state: after the last block applied, sealed. height, time_ms: of that block; before the first, 0 and genesis'.
+    """
+
+    def __init__(self, genesis: Genesis, *, trust_signatures: bool = False) -> None:
+        """Start from genesis.
+
+        Args:
+            genesis: the chain's, as the reader pins it.
+            trust_signatures: take attestations, and signatures in blocks that refuse none for a false one, as checked
+                before. What a block computes is compared all the same.
+        """
+        self.genesis = genesis
+        self.state = genesis.state()
+        self.state.seal()
+        self.height = 0
+        self.time_ms = genesis.time_ms
+        self._previous = NO_PREVIOUS
+        self._trusts = trust_signatures
+        self._verify = CachingVerifier(es256_verify)
+
+    def apply(self, block: Block) -> list[tuple[bytes, bytes | None]]:
+        """Compute the next block again.
+
+        Returns:
+            The records that it changed, as `State.seal` gives them.
+
+        Raises:
+            ReplayError: it is not what it should be; the replay cannot go on.
+        """
+        header = self._header(block)
+        env = Env(header.chain_id, header.height, header.time_ms, self._previous, self._verifier(block))
+        try:
+            outcome = apply_block(self.state, env, block.txs)
+        except BrokenInvariantError as error:
+            raise ReplayError(header.height, f"breaks an invariant: {error}") from error
+        state_root, changes = self.state.seal()
+        _compare(header, block, outcome, state_root)
+        self.height, self.time_ms, self._previous = header.height, header.time_ms, header.hash()
+        return changes
+
+    def _header(self, block: Block) -> Header:
+        """The header, if it follows the last one, is attested, and is that of these transactions."""
+        expected = self.height + 1
+        certificate = block.certificate
+        try:
+            if not self._trusts:
+                certificate.verify(self.genesis.chain_id, list(self.genesis.validators))
+            header = certificate.header
+        except PilechainError as error:
+            raise ReplayError(expected, str(error)) from error
+        if not all(isinstance(tx, bytes) for tx in block.txs):
+            raise ReplayError(expected, "its transactions are not byte strings")
+        found = (header.chain_id, header.height, header.previous)
+        if found != (self.genesis.chain_id, expected, self._previous) or header.time_ms < self.time_ms:
+            raise ReplayError(expected, "its header does not follow the one before it")
+        if (header.tx_count, header.tx_root) != (len(block.txs), merkle.root(block.txs)):
+            raise ReplayError(expected, "its transactions are not those that its header names")
+        return header
+
+    def _verifier(self, block: Block) -> CachingVerifier:
+        if self._trusts and not any(_is_unsigned(result) for result in block.results):
+            return CachingVerifier(lambda *_: True)
+        return self._verify
+
+
+def _is_unsigned(result: TxResult) -> bool:
+    """Whether a false signature was found in a transaction."""
+    return result.code in _UNSIGNED or any(detail in _UNSIGNED for detail in result.details)
+
+
+def _compare(header: Header, block: Block, outcome: Outcome, state_root: bytes) -> None:
+    for index, (recorded, result) in enumerate(zip(block.results, outcome.results, strict=False)):
+        # Not the message, which is for people and may be worded better by a later release.
+        if (recorded.tx_id, recorded.code, recorded.details) != (result.tx_id, result.code, result.details):
+            raise ReplayError(header.height, f"transaction {index} is {result.code}, the ledger says {recorded.code}")
+    if outcome.leaves != block.leaves or len(outcome.results) != len(block.results):
+        raise ReplayError(header.height, "its results and events are not what its transactions lead to")
+    if (header.result_count, header.result_root) != (len(outcome.leaves), merkle.root(outcome.leaves)):
+        raise ReplayError(header.height, "its header names other results and events")
+    if header.state_root != state_root:
+        raise ReplayError(
+            header.height, f"leads to state root {state_root.hex()}, its header says {header.state_root.hex()}"
+        )
+
+
+def open_ledger(path: Path, genesis: Genesis) -> Store:
+    """A ledger file, to be read only; ConfigError or StoreError if it is not this chain's."""
+    if not path.is_file():
+        raise ConfigError(f"{path} is not a file; give the ledger of a coordinator's data folder")
+    return Store(path, genesis.hash(), read_only=True)
+
+
+def blocks_of(store: Store) -> Iterator[Block]:
+    """A store's blocks in order of height; ReplayError for one that is missing or cannot be decoded."""
+    for height in range(1, store.height() + 1):
+        try:
+            yield store.block(height)
+        except KeyError as error:
+            raise ReplayError(height, "is missing") from error
+        except _DAMAGE as error:
+            raise ReplayError(height, f"is damaged ({error})") from error
+
+
+def audit(
+    store: Store,
+    genesis: Genesis,
+    *,
+    trust_signatures: bool = False,
+    on_block: Callable[[Block], None] = lambda _: None,
+) -> Audit:
+    """Compute a whole ledger again, and compare the state it keeps with the one its blocks lead to.
+
+    Args:
+        store: the ledger.
+        genesis: what it is held against.
+        trust_signatures: see `Replay`.
+        on_block: called after each block, for a progress bar.
+
+    Raises:
+        ReplayError: the first block that differs. StoreError: the state kept beside the blocks is another one.
+    """
+    replay = Replay(genesis, trust_signatures=trust_signatures)
+    transactions = accepted = 0
+    state_root = StateTree().root
+    for block in blocks_of(store):
+        replay.apply(block)
+        transactions += len(block.txs)
+        accepted += sum(result.code == "ok" for result in block.results)
+        state_root = block.header.state_root
+        on_block(block)
+    invariants.check_in_full(replay.state)
+    kept = StateTree().update(list(store.state_rows()))
+    if replay.height and kept != state_root:
+        raise StoreError(f"the blocks are whole, but the state kept beside them is not that of block {replay.height}")
+    return Audit(replay.height, transactions, accepted, state_root)
