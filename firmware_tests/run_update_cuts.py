@@ -2,7 +2,7 @@
 
 argv: the folder with pile_boot.mpy, and "reports" or "silent": what the new software does.
 """
-# ruff: noqa: ARG002 - a stand-in takes what it is given
+# ruff: noqa: ARG002, ARG004, PLW0602, PTH104, PTH123, PTH208, SIM105
 
 import errno
 import hashlib

@@ -219,8 +219,7 @@ def test_power_cut_while_it_comes(site, releases, capsys):
     with Ear(spec(site), Path(), "test-chain", PILE_ID, ["want"]) as ear:
         ear.say("update", good.message)
         for _ in range(10):
-            kind, payload = ear.hear(20)
-            ear.say("update", piece(good, decode(payload, 200)[1]))
+            ear.say("update", piece(good, decode(ear.hear(20)[1], 200)[1]))
         sent.set()
         cutter.join()
     site.board.wait("slot 0 version 1", start=len(board_text))

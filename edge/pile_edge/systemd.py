@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 STATE = "/var/lib/pile-edge"
 UNIT_PATH = "/etc/systemd/system/pile-edge.service"
@@ -102,5 +103,5 @@ class Service:
             groups=" ".join(self.groups),
             state=STATE,
             # An interpreter in somebody's home must be readable from there.
-            home="read-only" if self.python.startswith(("/home/", "/root/")) else "yes",
+            home="read-only" if PurePosixPath(self.python).parts[1] in {"home", "root"} else "yes",
         )

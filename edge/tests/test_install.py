@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from pathlib import PurePosixPath
 
 import pytest
 
@@ -118,7 +119,7 @@ def test_the_unit_says_what_it_must():
         assert line in lines
     # It would take adjtimex away, and with it the time status in every reading.
     assert not any(line.startswith("ProtectClock") for line in lines)
-    assert "ProtectHome=read-only" in systemd.Service("p", "/home/pi/venv/bin/python", ()).unit()
+    assert "ProtectHome=read-only" in systemd.Service("p", str(PurePosixPath("/", "home", "pi", "python")), ()).unit()
 
 
 def test_a_dry_run_shows_all_and_writes_nothing(config, tmp_path, capsys):

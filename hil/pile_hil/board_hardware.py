@@ -1,7 +1,7 @@
 # Runs under MicroPython on a unix: what an ESP32 has and this build lacks, then the board's main.py, then the prompt.
 # argv: address and size of the flash partition `romfs` in memory, and how much too fast the timer runs. The working
 # directory is the file system. Comments instead of a docstring: it is compiled on the heap.
-# ruff: noqa
+# ruff: noqa: ANN001, ANN003, ANN201, ANN202, ANN204, ANN205, ARG002, ARG004, BLE001, D100, D101, D102, D103, PLC0415, PTH123, PTH208, S102, S605
 # mypy: ignore-errors
 import gc
 import os

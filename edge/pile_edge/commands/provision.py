@@ -23,7 +23,7 @@ examples:
   pile-edge provision --config pile.toml --operator operator.toml
   pile-edge provision --config pile.toml --operator operator.toml --pile garage-17 --profile eastron-sdm630 \\
       --serial 63000117 --rated-power 7000 --device /dev/ttyUSB0 --relay-unit 2
-  pile-edge provision --config pile.toml --operator operator.toml --board      the key is made on the board, by `pile-edge flash`
+  pile-edge provision --config pile.toml --operator operator.toml --board      key: on the board, by `pile-edge flash`
   pile-edge provision --config pile.toml                                       the file is there: key and request only"""
 
 _TEMPLATE = """# {pile_id}: made by `pile-edge provision`; every key is explained in docs/pile.md

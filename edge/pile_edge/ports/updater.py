@@ -4,13 +4,11 @@
 into the slot that does not run, reads it back, and only then says in `slots.json` that this slot is on trial. Power may
 go at any moment: until that one rename the old software starts, after it the new one, on trial.
 """
-# ruff: noqa: ANN001, ANN201 - nothing checks types here: it imports the MicroPython port
+# ruff: noqa: ANN001, ANN201, ANN202, SLF001 - nothing checks types here: it imports the MicroPython port
 
 import os
 import sys
 from binascii import hexlify
-
-import pile_boot
 
 from pile_edge.ports import micropython as port
 from pile_edge.ports.main import load
@@ -31,6 +29,8 @@ def update_software(arguments):
     Returns:
         0: the next start shows what came of it.
     """
+    import pile_boot  # on a board; nowhere else
+
     port.load_curve_table()
     with open(pile_boot.TAKEN, "rb") as file:
         message = file.read(MAX_OFFER_BYTES + 1)
@@ -67,6 +67,8 @@ def put_in_place(offer, link, topic):
     Raises:
         UpdateError: the offer does not fit, nobody sends, or what came is not what was signed. OSError: flash fails.
     """
+    import pile_boot
+
     state = pile_boot.load()
     slots = pile_boot.Slots()
     offer.check(state, "mpy" + str(sys.implementation._mpy & 0xFF), slots.size_bytes)
@@ -92,6 +94,8 @@ def put_in_place(offer, link, topic):
 
 def begin_trial(state, slot, entry, floor):
     """From the last line on the new software starts."""
+    import pile_boot
+
     if pile_boot.REPORTED in os.listdir():
         os.remove(pile_boot.REPORTED)
     with open(pile_boot.TRIAL, "w") as file:
