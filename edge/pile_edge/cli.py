@@ -63,7 +63,8 @@ class DryLink:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code."""
-    options = _parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    options = _parser(words).parse_args(words)
     run: Callable[[argparse.Namespace], int] = options.run
     try:
         return run(options)
@@ -75,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_FAILED
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="pile-edge",
         description="The light client on a charging pile: reads the meter, proves, publishes.",
@@ -95,7 +96,9 @@ def _parser() -> argparse.ArgumentParser:
     image = commands.add_parser("image", help="make a board's flash image: the agent, linked and compiled")
     image.add_argument("target", type=Path, help="ROMFS file to write; deploy it with: mpremote romfs deploy FILE")
     image.set_defaults(run=_image)
-    for name in COMMANDS:
+    # A pile that starts its agent need not load what an installer uses.
+    first = words[0] if words else ""
+    for name in (first,) if first in COMMANDS else () if first in commands.choices else COMMANDS:
         importlib.import_module("pile_edge.commands." + name).add_command(commands)
     return parser
 
