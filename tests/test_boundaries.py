@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from pile_edge.board.bundle import BOARD_MODULES, CPYTHON_MODULES
+from pile_edge.board.bundle import BOARD_MODULES, CPYTHON_MODULES, LOADER_MODULE
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = {
@@ -56,6 +56,7 @@ ORDERLESS = {"sorted", "set", "frozenset", "len", "sum", "min", "max", "any", "a
 BOARD_STDLIB = {
     *("asyncio", "binascii", "errno", "esp32", "gc", "hashlib", "io", "json", "machine", "micropython", "network"),
     *("ntptime", "os", "select", "socket", "ssl", "struct", "sys", "time", "vfs"),
+    "pile_boot",  # our own loader, beside the image in a board's file system
 }
 BOARD_ATTRIBUTES = {"bit_length", "bit_count", "hexdigest", "isascii", "removeprefix", "removesuffix", "casefold"}
 BOARD_NAMES = {
@@ -87,7 +88,7 @@ def violations_of(root: Path, name: str) -> list[Violation]:
     found = list(layers(ast.parse(source), package))
     if name.startswith(CHAIN + "/"):
         found += pure(ast.parse(source))
-    if name.partition("/")[2].removesuffix(".py") in BOARD_MODULES:
+    if name.partition("/")[2].removesuffix(".py") in (*BOARD_MODULES, LOADER_MODULE):
         found += board(ast.parse(source))
     return [(name, line, what) for line, what in found]
 
@@ -404,7 +405,7 @@ def test_what_is_allowed_is_not_reported(copy: Path, name: str, code: str) -> No
 
 def test_the_allow_lists_name_real_modules() -> None:
     assert sys.stdlib_module_names >= CHAIN_STDLIB
-    not_cpython = {"esp32", "machine", "micropython", "network", "ntptime", "vfs"}
+    not_cpython = {"esp32", "machine", "micropython", "network", "ntptime", "pile_boot", "vfs"}
     assert sys.stdlib_module_names >= BOARD_STDLIB - not_cpython
 
 

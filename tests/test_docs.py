@@ -16,7 +16,7 @@ import pytest
 from pile_coordinator.cli import main as pilechain
 from pile_coordinator.config import load_config
 from pile_coordinator.wallet_cli.command import GROUPS
-from pile_edge.cli import _parser as parser
+from pile_edge.cli import _parser as pile_edge_parser
 from pile_edge.config_file import load_config as load_pile_config
 from pile_edge.ocmf import make_record
 from pile_hil.site import PARAMS, PileSpec, Site
@@ -64,7 +64,7 @@ def test_the_piles_commands_exist(page):
     lines = [line for block in blocks(page, "text") for line in block.splitlines() if line.startswith("pile-edge ")]
     assert lines
     for line in lines:
-        assert parser().parse_args(shlex.split(line)[1:]).run
+        assert pile_edge_parser().parse_args(shlex.split(line)[1:]).run
 
 
 def test_the_ocmf_page_names_every_field():
@@ -193,6 +193,28 @@ def learn(words: list[str], answer, known: dict) -> None:
             with contextlib.redirect_stdout(shown):
                 assert pilechain(show) == 0
             known[name] = json.loads(shown.getvalue())
+
+
+def test_the_installers_commands_and_options_exist(capsys):
+    """Every `pile-edge` line of the guide parses, and what the guide says of the service is in the unit."""
+    lines = [line for block in blocks("install.md", "text") for line in block.splitlines() if "pile-edge " in line]
+    commands = [shlex.split(line[line.index("pile-edge ") :])[1:] for line in lines if "journalctl" not in line]
+    assert {words[0] for words in commands} == {"provision", "read", "install", "flash", "update"}
+    for words in commands:
+        pile_edge_parser().parse_args(words)
+    page = (DOCS / "install.md").read_text()
+    for option in re.findall(r"`(--[a-z-]+)", page):
+        assert any(option in pile_edge_help(words[0], capsys) for words in commands) or option == "--fingerprint", (
+            option
+        )
+
+
+def pile_edge_help(command: str, capsys) -> str:
+    for words in ([command, "--help"], [command, "sign", "--help"] if command == "update" else None):
+        if words:
+            with pytest.raises(SystemExit):
+                pile_edge_parser().parse_args(words)
+    return capsys.readouterr().out
 
 
 @pytest.mark.parametrize("page", ["README.md", *[f"docs/{p.name}" for p in sorted(DOCS.glob("*.md"))]])

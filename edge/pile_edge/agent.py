@@ -25,7 +25,7 @@ from pile_shared.topics import PILE_DOWN, pile_topic
 from pile_shared.topics import parse as parse_topic
 from pile_shared.units import MAX_ENERGY_WH, MAX_TIME_MS, check_int
 
-OFFLINE, ONLINE = 0, 1  # what a status message begins with
+OFFLINE, ONLINE = 0, 1  # what a status message begins with; an online one ends with the hash of what runs
 START, STOP = 1, 2  # actions of a session message
 MAX_SESSION_BYTES = 256  # id, two integers, signature: 150
 SESSION_AGE_MS = 600_000  # how far a session message's time may be from a synchronised clock
@@ -118,6 +118,7 @@ class Agent:
             self._act(self.session.tick(self._clock.now_ms()))
         self._keep_open()
         self._publish()
+        self._port.alive()
 
     def run(self, is_stopping) -> None:  # type: ignore[no-untyped-def] # noqa: ANN001 - callable giving bool
         """Step until told to stop; then open the contactor. A running session stays as saved and resumes at the next start."""
@@ -174,6 +175,8 @@ class Agent:
                 raise SignatureError("message for another pile", "topic")
             if kind == "session":
                 self._hear_session(payload)
+            elif kind == "update":
+                self._hear_update(payload)
             elif kind in {"receipt", "contract"}:
                 inclusion = decode_inclusion(payload)
                 payload = b""
@@ -221,6 +224,7 @@ class Agent:
         self.journal.retire(through)
         self._published = max(self._published, through)
         self._progress_ms = self._clock.now_ms()
+        self._port.reported()
         self._log("receipt through " + str(through) + " of " + str(head[0]))
 
     def _hear_session(self, payload: bytes) -> None:
@@ -242,6 +246,14 @@ class Agent:
             self._act(self.session.start(contract_id, limit_wh, asked_ms, now_ms))
         else:
             self._act(self.session.stop(contract_id, asked_ms, now_ms))
+
+    def _hear_update(self, payload: bytes) -> None:
+        """An offer of new software by the key the configuration pins. It is put in place once this agent has stopped."""
+        if self.session.phase != IDLE:
+            raise SessionError("no new software during a session: offer it again later", "busy")
+        signed = cose.parse1(payload, MAX_SESSION_BYTES)
+        signed.verify(self.config.update_public, cose.purpose(cose.UPDATE, self.config.chain_id))
+        self._port.take_offer(array(decode(signed.payload, MAX_SESSION_BYTES), 6)[2], payload)
 
     # --- meter
 
@@ -370,7 +382,7 @@ class Agent:
             return
         if not self._was_connected:
             head = self.journal.head
-            status = encode([ONLINE, self.config.pile_id, 0 if head is None else head[0]])
+            status = encode([ONLINE, self.config.pile_id, 0 if head is None else head[0], self._origin.firmware])
             if not link.publish(self._status_topic, status, retain=True):
                 return
             self._log("connected, " + self._head_text())

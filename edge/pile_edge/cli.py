@@ -1,6 +1,7 @@
 """The `pile-edge` command, on CPython."""
 
 import argparse
+import importlib
 import signal
 import sys
 import tempfile
@@ -14,6 +15,13 @@ from pile_edge.config_file import compile_config, load_config
 from pile_shared.errors import PilechainError
 from pile_shared.proof import EVENT_NAMES, parse
 
+# Modules of pile_edge.commands, each with an add_command(subparsers).
+COMMANDS = (
+    "flash",
+    "provision",
+    "install",
+    "update",
+)
 EXIT_OK, EXIT_FAILED, EXIT_CONFIG = 0, 1, 2
 
 _EPILOG = """examples:
@@ -58,7 +66,8 @@ class DryLink:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code."""
-    options = _parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    options = _parser(words).parse_args(words)
     run: Callable[[argparse.Namespace], int] = options.run
     try:
         return run(options)
@@ -70,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_FAILED
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="pile-edge",
         description="The light client on a charging pile: reads the meter, proves, publishes.",
@@ -90,6 +99,10 @@ def _parser() -> argparse.ArgumentParser:
     image = commands.add_parser("image", help="make a board's flash image: the agent, linked and compiled")
     image.add_argument("target", type=Path, help="ROMFS file to write; deploy it with: mpremote romfs deploy FILE")
     image.set_defaults(run=_image)
+    # A pile that starts its agent need not load what an installer uses.
+    first = words[0] if words else ""
+    for name in (first,) if first in COMMANDS else () if first in commands.choices else COMMANDS:
+        importlib.import_module("pile_edge.commands." + name).add_command(commands)
     return parser
 
 

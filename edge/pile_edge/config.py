@@ -4,6 +4,7 @@
     signer                "file:<path>": where the pile's key is, made there at first use; not on a board also
                           "tpm2:<handle>[@<device>]" and "atecc:<slot>[@<bus>[:<address>]]" (docs/signers.md)
     validators            [{party, public, power}], ascending by party: the accounting nodes this pile believes
+    update_public         optional: the key (65 bytes) whose signed offers of new software a board takes
     mqtt                  host, port; optionally username, password, keepalive_s, tls {ca, cert, key}
     bus                   kind "tcp" (host, port) or "rtu" (device, baud, parity, stopbits); timeout_ms, gap_ms
     meter                 profile, unit, serial, rated_power_w
@@ -13,7 +14,7 @@
     ocmf (optional)       path of the records' folder; not on a board, and never seen here: see config_file
     clock (rigs only)     rate, origin_ms: simulated_ms = origin_ms + (real_ms - origin_ms) * rate, and with it all of timing
 
-A board reads the mapping from CBOR; there `public` is bytes and `profile` is the profile itself. On CPython `config_file`
+A board reads the mapping from CBOR; there keys are bytes and `profile` is the profile itself. On CPython `config_file`
 reads TOML, where they are hexadecimal text and an id; there `meter` may also have `profiles`, the folder of the user's own,
 `model_address`, where a SunSpec meter model begins, and `word_order`, if the meter was set to another. Relative paths are
 relative to the configuration's folder.
@@ -26,6 +27,7 @@ from pile_edge.mqtt import check_spec
 from pile_edge.session import Timing
 from pile_edge.settings import Settings
 from pile_shared.certificate import validators_from
+from pile_shared.cose import PUBLIC_BYTES
 from pile_shared.errors import ConfigError, PilechainError
 from pile_shared.platform import MICROPYTHON
 from pile_shared.units import MAX_POWER_W, MAX_TIME_MS, check_id, check_text
@@ -70,7 +72,7 @@ def check_config(mapping: object, folder: str) -> Settings:
     """
     if not isinstance(mapping, dict):
         raise ConfigError("configuration must be a mapping")
-    _check_keys(mapping, "", _REQUIRED + ("timing", "clock"))  # noqa: RUF005 - as above
+    _check_keys(mapping, "", _REQUIRED + ("timing", "clock", "update_public"))  # noqa: RUF005 - as above
     for key in _REQUIRED:
         if key not in mapping:
             raise ConfigError(key + " is missing")
@@ -80,6 +82,9 @@ def check_config(mapping: object, folder: str) -> Settings:
     settings.pile_id = _id(mapping, "pile_id")
     settings.signer = _signer(mapping, folder)
     settings.validators = _validators(mapping["validators"])
+    settings.update_public = mapping.get("update_public", b"")
+    if not isinstance(settings.update_public, bytes) or len(settings.update_public) not in (0, PUBLIC_BYTES):
+        raise ConfigError("update_public must be a public key of 65 bytes")
     settings.mqtt = _mqtt(sections["mqtt"], folder)
     settings.control = sections["control"]
     open_control(settings.control, None)  # type: ignore[arg-type] # for its checks: it asks nothing of the bus yet

@@ -83,6 +83,8 @@ def _from_toml(mapping: dict[str, object], folder: Path) -> dict[str, object]:
     rows = mapping.get("validators")
     if isinstance(rows, list):
         mapping["validators"] = [_validator(row) for row in rows]
+    if "update_public" in mapping:
+        mapping["update_public"] = _key("update_public", mapping["update_public"])
     meter = mapping.get("meter")
     if isinstance(meter, dict):
         mapping["meter"] = _meter(meter, folder)
@@ -113,7 +115,11 @@ def _meter(meter: dict[str, object], folder: Path) -> dict[str, object]:
 def _validator(row: object) -> object:
     if not isinstance(row, dict) or "public" not in row:
         return row
+    return {**row, "public": _key("validators.public", row["public"])}
+
+
+def _key(name: str, text: object) -> bytes:
     try:
-        return {**row, "public": bytes.fromhex(row["public"])}
+        return bytes.fromhex(text)  # type: ignore[arg-type] # what is no text is refused with the rest
     except (TypeError, ValueError) as error:
-        raise ConfigError("validators.public must be 130 hexadecimal digits") from error
+        raise ConfigError(f"{name} must be 130 hexadecimal digits") from error

@@ -9,7 +9,8 @@ class Settings:
     """One pile's configuration, each value checked, paths resolved.
 
     Attributes:
-        chain_id, pile_id: ids. signer: URI of the key. validators: the pinned set. mqtt: the link's section.
+        chain_id, pile_id: ids. signer: URI of the key. validators: the pinned set.
+        update_public: who may offer new software (65 bytes; empty: nobody). mqtt: the link's section.
         bus: the bus's section, its gap and timeout raised to what the meter needs. control: the contactor's section.
         profile: of the meter. unit: its bus address. meter_serial: as registered. rated_power_w: the most that can flow.
         timing: intervals. rate, origin_ms: of a rig's clock; 1 and 0 elsewhere.
@@ -20,6 +21,7 @@ class Settings:
     pile_id: str
     signer: str
     validators: list[Validator]
+    update_public: bytes
     mqtt: dict[str, object]
     bus: dict[str, object]
     control: dict[str, object]

@@ -4,9 +4,10 @@ import sys
 
 import pytest
 
+from pile_edge.ports import cpython as port
 from pile_hil.pile_case import AgentProcess, PileCase
 from pile_shared import proof as p
-from pile_shared.codec import encode
+from pile_shared.codec import decode
 from pile_shared.reading import FLAG_CONTACTOR_CLOSED
 
 
@@ -57,7 +58,9 @@ def test_a_session_to_the_contracted_energy_and_every_receipt(case):
     coordinator = case.coordinator
     with start_agent(case.write_config()) as agent:
         coordinator.wait(has_event(p.HEARTBEAT))
-        assert coordinator.status in (encode([1, "pile-1", 0]), encode([1, "pile-1", 1]))
+        state, pile, head, firmware = decode(coordinator.status, 128)
+        assert (state, pile, firmware) == (1, "pile-1", port.firmware_hash())
+        assert head in {0, 1}
         terms = case.terms(energy_wh=1_000)
         case.reserve_and_start(terms)
         coordinator.wait(has_event(p.END), 60)

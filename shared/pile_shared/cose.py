@@ -19,6 +19,7 @@ PROOF = "proof"  # a pile signs a metering proof
 TRANSACTION = "tx"  # a party signs a transaction
 HEADER = "header"  # an accounting node attests a block header
 SESSION = "session"  # a user tells a pile to start or stop
+UPDATE = "update"  # an operator offers piles new software
 QUERY = "query"  # a party asks a coordinator
 REPLY = "reply"  # a coordinator answers a party
 

@@ -5,6 +5,8 @@ Piles:    pilechain/1/<chain>/<pile>/proof     up    one metering proof
           pilechain/1/<chain>/<pile>/receipt   down  which proofs are in a certified block
           pilechain/1/<chain>/<pile>/contract  down  a certified contract that reserves the pile
           pilechain/1/<chain>/<pile>/session   down  a user's signed start or stop
+          pilechain/1/<chain>/<pile>/update    down  a signed offer of new software; pieces of it, when asked for
+          pilechain/1/<chain>/<pile>/want      up    which piece comes next, or why none does; for the update tool
 Parties:  pilechain/1/<chain>/party/<party>/tx, query     up
           pilechain/1/<chain>/party/<party>/result, answer  down
 """
@@ -14,7 +16,8 @@ from pile_shared.units import check_id
 
 ROOT = "pilechain/1"
 PILE_UP = ("proof", "status")
-PILE_DOWN = ("receipt", "contract", "session")
+PILE_DOWN = ("receipt", "contract", "session", "update")
+PILE_TOOL = ("want",)  # from a pile to the tool that updates it; a coordinator does not listen
 PARTY_UP = ("tx", "query")
 PARTY_DOWN = ("result", "answer")
 PARTY_LEVEL = "party"
@@ -36,7 +39,7 @@ def parse(topic: str) -> tuple[str, str, str, str]:
     """Split a topic into (chain id, "pile" or "party", id, kind); BoundsError if it is not one of ours."""
     parts = topic.split("/")
     if parts[:2] == ["pilechain", "1"]:
-        if len(parts) == 5 and parts[3] != PARTY_LEVEL and parts[4] in PILE_UP + PILE_DOWN:
+        if len(parts) == 5 and parts[3] != PARTY_LEVEL and parts[4] in PILE_UP + PILE_DOWN + PILE_TOOL:
             return check_id("chain", parts[2]), "pile", check_id("pile", parts[3]), parts[4]
         if len(parts) == 6 and parts[3] == PARTY_LEVEL and parts[5] in PARTY_UP + PARTY_DOWN:
             return check_id("chain", parts[2]), "party", check_id("party", parts[4]), parts[5]

@@ -224,6 +224,24 @@ def test_validator_sets(fits):
     assert not fits("validators", encode([]))
 
 
+def test_messages_of_an_update(fits):
+    """What the tool and a pile make, by their own code; and neither takes the other's for its own."""
+    from pile_edge.board.software import Software, piece, sign_update
+
+    signer = cose.SoftwareSigner((1).to_bytes(32, "big"))
+    update = sign_update(Software(bytes(3000), 2, bytes(32), "mpy6"), signer, "test-chain", 1)
+    assert fits("update-offer", update.message)
+    assert fits("update-piece", piece(update, 0))
+    assert fits("update-piece", piece(update, 2048))
+    assert not fits("update-piece", piece(update, 3000))
+    for offset, note in ((0, ""), (3000, ""), (0, "what came is not what was signed")):
+        assert fits("update-want", encode([2, offset, note]))
+    assert not fits("update-want", piece(update, 0))
+    assert fits("pile-status", encode([1, "pile-1", 7, bytes(32)]))
+    assert fits("pile-status", encode([0, "pile-1", 0]))
+    assert not fits("pile-status", encode([1, "pile-1", 7]))
+
+
 def test_pycddl_reads_the_file_too():
     pycddl.Schema(CDDL.read_text())
 
@@ -365,7 +383,7 @@ def live(day):
         ("session-command", command),
         ("session-message", cose.sign1(command, key("dan"), cose.purpose(cose.SESSION, day.chain))),
         ("session-command", encode([contract, 2, NOW, 1000])),
-        ("pile-status", encode([1, "pile-1", 7])),
+        ("pile-status", encode([1, "pile-1", 7, bytes(32)])),
         ("pile-status", encode([0, "pile-1", 0])),
         ("validators", encode([v.fields() for v in day.genesis.validators])),
     ]

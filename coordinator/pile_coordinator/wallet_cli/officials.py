@@ -23,6 +23,7 @@ from pile_coordinator.chain.transactions import (
 from pile_coordinator.wallet import Wallet
 from pile_coordinator.wallet_cli import show, values
 from pile_coordinator.wallet_cli.action import Action, contract_id, id_argument, no_arguments, order_argument, sent
+from pile_coordinator.wallet_cli.request import read_request
 from pile_shared.errors import ConfigError, PilechainError
 
 # --- admitting -------------------------------------------------------------------------------------------------------
@@ -37,18 +38,31 @@ def _party_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _pile_arguments(parser: argparse.ArgumentParser) -> None:
-    for option in ("id", "owner", "zone"):
+    for option in ("owner", "zone"):
         parser.add_argument(f"--{option}", type=values.name, required=True)
-    for option in ("model", "serial"):
-        parser.add_argument(f"--{option}", required=True, metavar="TEXT", help="of the meter")
+    parser.add_argument("--request", type=Path, metavar="FILE", help="from the pile; gives all but owner and zone")
     parser.add_argument(
-        "--public", required=True, type=values.public_key, metavar="HEX", help="as `pile-edge key` prints it"
+        "--fingerprint",
+        metavar="TEXT",
+        help="of the key in the request: what the person at the pile reads to you, 8 groups of 4 or more",
     )
-    parser.add_argument("--rated-power", required=True, type=int, metavar="W")
+    parser.add_argument("--id", type=values.name)
+    for option in ("model", "serial"):
+        parser.add_argument(f"--{option}", metavar="TEXT", help="of the meter")
+    parser.add_argument("--public", type=values.public_key, metavar="HEX", help="as `pile-edge key` prints it")
+    parser.add_argument("--rated-power", type=int, metavar="W")
 
 
 def _register_pile(wallet: Wallet, o: argparse.Namespace) -> object:
-    return sent(wallet, RegisterPile(o.id, o.owner, o.public, o.model, o.serial, o.zone, o.rated_power))
+    fields = (o.id, o.public, o.model, o.serial, o.rated_power)
+    if o.request is not None:
+        if any(field is not None for field in fields):
+            raise ConfigError("--request says what the pile is: give only --owner, --zone and --fingerprint with it")
+        fields = read_request(o.request, o.fingerprint, wallet.chain_id)
+    elif None in fields:
+        raise ConfigError("give --request and --fingerprint, or all of --id --public --model --serial --rated-power")
+    pile, public, model, serial, rated_power_w = fields
+    return sent(wallet, RegisterPile(pile, o.owner, public, model, serial, o.zone, rated_power_w))
 
 
 def _restore_arguments(parser: argparse.ArgumentParser) -> None:

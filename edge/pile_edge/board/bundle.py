@@ -56,7 +56,12 @@ BOARD_MODULES = (
     "pile_edge/ports/micropython_storage",
     "pile_edge/ports/micropython",
     "pile_edge/ports/main",
+    "pile_edge/update",
+    "pile_edge/ports/updater",
 )
+# What a board has in its file system beside the image, and keeps when the image changes.
+LOADER_MODULE = "pile_edge/board/loader"
+LOADER_NAME = "pile_boot"
 CPYTHON_MODULES = (
     "pile_shared/openssl",
     "pile_edge/board/__init__",
@@ -81,15 +86,32 @@ CPYTHON_MODULES = (
     "pile_edge/ports/cpython",
     "pile_edge/ports/cpython_bus",
     "pile_edge/ports/cpython_link",
+    "pile_edge/ports/cpython_notify",
     "pile_edge/ports/cpython_storage",
     "pile_edge/board/unix_boot",
     "pile_edge/board/unix_flash",
+    LOADER_MODULE,
+    "pile_edge/board/main_on_board",
+    "pile_edge/board/partitions",
+    "pile_edge/board/tools",
+    "pile_edge/board/flash",
+    "pile_edge/board/software",
+    "pile_edge/commands/__init__",
+    "pile_edge/commands/flash",
+    "pile_edge/commands/install",
+    "pile_edge/commands/provision",
+    "pile_edge/systemd",
+    "pile_edge/commands/listening",
+    "pile_edge/commands/update",
+    "pile_edge/commands/registration",
 )
 # What a linked board imports, in order; a part's modules are the board's modules that none of the others names. The
 # parts are of similar size, because one needs twice its place while it is imported.
 LINKED_PACKAGE = "pile_board"
 LINKED_ENTRY = "pile_edge.ports.main:main"
+UPDATE_ENTRY = "pile_edge.ports.updater:update_software"
 _CHECKS = ("pile_edge.config",)
+_UPDATE = ("pile_edge.update", "pile_edge.ports.updater")
 _DEVICES = (
     "pile_edge",
     "pile_edge.modbus",
@@ -101,6 +123,11 @@ _DEVICES = (
     "pile_edge.light",
     "pile_edge.mqtt",
 )
+_PART_OF = {
+    **dict.fromkeys(_DEVICES, "part_devices"),
+    **dict.fromkeys(_CHECKS, "part_checks"),
+    **dict.fromkeys(_UPDATE, "part_update"),
+}
 _GIVEN = {
     "pile_shared.platform:MICROPYTHON": True,
     "pile_shared.p256:TYPE_CHECKING": False,
@@ -154,14 +181,19 @@ def link_bundle(
         ConfigError: `mpy_cross_missing`, `mpy_cross` as in `build_bundle`. LinkError: the modules cannot be linked.
     """
     modules = {name.replace("/", ".").removesuffix(".__init__"): _source(name).read_text() for name in BOARD_MODULES}
-    parts: dict[str, list[str]] = {"part_shared": [], "part_devices": [], "part_agent": [], "part_checks": []}
+    parts: dict[str, list[str]] = {
+        "part_shared": [],
+        "part_devices": [],
+        "part_agent": [],
+        "part_checks": [],
+        "part_update": [],
+    }
     for name in modules:
         is_shared = name.startswith(pile_shared.__name__)
-        part = "shared" if is_shared else "devices" if name in _DEVICES else "checks" if name in _CHECKS else "agent"
-        parts["part_" + part].append(name)
+        parts["part_shared" if is_shared else _PART_OF.get(name, "part_agent")].append(name)
     linked = link(
         modules,
-        [LINKED_ENTRY, *entries],
+        [LINKED_ENTRY, UPDATE_ENTRY, *entries],
         given=_GIVEN,
         parts=parts,
         package=LINKED_PACKAGE,
@@ -178,6 +210,15 @@ def link_bundle(
             _run_compiler(kept / f"{name}.py", f"{name}.py", folder / f"{name}.mpy", optimise)
     (folder / "p256.bin").write_bytes(p256.comb_table())
     return linked
+
+
+def compile_loader(target: Path) -> None:
+    """Compile what a board has in its file system and starts first (`loader`).
+
+    Raises:
+        ConfigError: `mpy_cross_missing`, `mpy_cross` as in `build_bundle`.
+    """
+    _run_compiler(_source(LOADER_MODULE), f"{LOADER_NAME}.py", target, 2)
 
 
 def build_romfs(bundle: Path) -> bytes:

@@ -9,8 +9,10 @@ import pile_edge
 import pile_shared
 from pile_edge.ports.cpython_bus import open_bus
 from pile_edge.ports.cpython_link import Link
+from pile_edge.ports.cpython_notify import notifier
 from pile_edge.ports.cpython_storage import Storage
 from pile_edge.signers import open_signer
+from pile_shared.errors import PilechainError
 from pile_shared.reading import TIME_INFORMATIVE, TIME_SYNCHRONISED
 
 _TIMEX_BYTES = 512  # struct timex has 208 (64-bit) or 128; all zero: change nothing
@@ -47,6 +49,20 @@ def collect() -> None:
     """CPython counts references; there is nothing to do."""
 
 
+def alive() -> None:
+    """Feed systemd's watchdog, if systemd started us."""
+    notifier.alive()
+
+
+def reported() -> None:
+    """Nothing is on trial here: this pile's software comes from its operating system."""
+
+
+def take_offer(version: int, _message: bytes) -> None:
+    """Refuse: PilechainError `no_slots`; an offer is for boards (docs/install.md, "Updates")."""
+    raise PilechainError(f"offered version {version}, but this pile is updated by its operating system", "no_slots")
+
+
 def firmware_hash() -> bytes:
     """SHA-256 over the sources of both packages, by path: the same for the same release, wherever it is installed."""
     digest = hashlib.sha256()
@@ -69,6 +85,7 @@ def open_link(section: dict[str, object], *, client_id: str, subscriptions: list
 
 
 __all__ = [
+    "alive",
     "collect",
     "firmware_hash",
     "log",
@@ -76,6 +93,8 @@ __all__ = [
     "open_link",
     "open_signer",
     "open_storage",
+    "reported",
+    "take_offer",
     "ticks_diff",
     "ticks_ms",
     "time_status",

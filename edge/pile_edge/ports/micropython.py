@@ -3,6 +3,7 @@
 
 import gc
 import hashlib
+import json
 import os
 import time
 from time import ticks_diff, ticks_ms
@@ -12,6 +13,7 @@ from pile_edge.ports.micropython_bus import open_bus
 from pile_edge.ports.micropython_link import Link
 from pile_edge.ports.micropython_storage import Storage
 from pile_edge.signers import open_signer
+from pile_shared.errors import PilechainError
 from pile_shared.p256 import load_comb_table
 from pile_shared.reading import TIME_INFORMATIVE, TIME_SYNCHRONISED, TIME_UNKNOWN
 
@@ -20,7 +22,9 @@ _SET_AFTER_MS = 1_735_689_600_000  # 2025: a clock before this has never been se
 _PIECE_BYTES = 256
 COMB_BYTES = 4032
 
-_clock = {"synchronised": False}
+_WATCHDOG_MS = 120_000  # a certificate of a hundred attestations takes a board a minute
+
+_clock = {"synchronised": False, "stopping": False, "dog": False}
 
 
 def wall_ms():
@@ -95,8 +99,52 @@ def _file_hash(path):
 
 
 def is_stopping():
-    """Boards stop by losing power."""
-    return False
+    """Boards stop by losing power, or to be updated."""
+    return _clock["stopping"]
+
+
+def alive():
+    """Feed the hardware watchdog, where there is one."""
+    if _clock["dog"] is False:
+        _clock["dog"] = _watchdog()
+    if _clock["dog"]:
+        _clock["dog"].feed()
+
+
+def _watchdog():
+    try:
+        from machine import WDT
+    except ImportError:
+        return None
+    return WDT(timeout=_WATCHDOG_MS)
+
+
+def reported():
+    """End a trial of new software well (pile_edge.board.loader): its marker is renamed, if there is one."""
+    try:
+        os.rename("trial", "reported")
+    except OSError:
+        pass
+
+
+def take_offer(version, message):
+    """Keep an offer for the updater, which runs after the next reset (pile_edge.board.loader tells what the files mean).
+
+    Raises:
+        PilechainError: `old_offer`: that version runs, failed, or a trial goes on; so a repeated offer restarts nothing.
+    """
+    try:
+        with open("slots.json") as file:
+            state = json.load(file)
+    except (OSError, ValueError):
+        raise PilechainError("this board has no slots", "no_slots")
+    trial = state["trial"]
+    running = state["slots"][state["active"] ^ bool(trial)][0]
+    if version <= running or version == state["failed"] or (trial and "reported" not in os.listdir()):
+        raise PilechainError("no newer than what runs, or tried before", "old_offer")
+    with open("offer.cose", "wb") as file:
+        file.write(message)
+    _clock["stopping"] = True
 
 
 def open_storage(folder):
