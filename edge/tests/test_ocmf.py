@@ -251,6 +251,12 @@ class Port:
     def log(self, text):
         pass
 
+    def alive(self):
+        """No watchdog here."""
+
+    def reported(self):
+        """No software is on trial here."""
+
     def collect(self):
         pass
 
