@@ -1,6 +1,5 @@
 """The bundle: complete, importable on a board, the same wherever it is built, and clear about what is wrong."""
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -8,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from pile_edge.board import bundle as bundling
-from pile_edge.meters.catalogue import profile_ids, profile_mapping
 from pile_hil.requirements import require
 from pile_shared.errors import ConfigError
 
@@ -129,16 +127,13 @@ def test_nothing_but_modules_and_data_and_no_path_of_this_machine(bundle):
     root = str(Path(bundling.__file__).parent.parent.parent.parent).encode()
     for path in bundle.rglob("*"):
         if path.is_file():
-            assert path.suffix in {".mpy", ".json", ".bin"}
+            assert path.suffix in {".mpy", ".bin"}
             assert root not in path.read_bytes()
 
 
-def test_profiles_carry_only_what_a_board_reads(bundle):
-    for profile_id in profile_ids():
-        carried = json.loads((bundle / f"pile_edge/meters/profiles/{profile_id}.json").read_text())
-        assert carried["id"] == profile_id
-        assert carried.items() <= profile_mapping(profile_id).items()
-        assert "source" not in carried
+def test_a_bundle_carries_no_profiles(bundle):
+    """A board gets the one of its own meter, in its configuration."""
+    assert list(bundle.rglob("*.json")) == []
 
 
 def test_building_twice_gives_the_same_bytes(bundle, tmp_path):

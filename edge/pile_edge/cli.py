@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from pile_edge.commands_meter import add_commands
 from pile_edge.config_file import compile_config, load_config
 from pile_shared.errors import PilechainError
 from pile_shared.platform import sha256
@@ -17,6 +18,8 @@ from pile_shared.proof import EVENT_NAMES, parse
 EXIT_OK, EXIT_FAILED, EXIT_CONFIG = 0, 1, 2
 
 _EPILOG = """examples:
+  pile-edge meters eastron                          the meters there is a profile for
+  pile-edge scan --port /dev/ttyUSB0                find and name the meters on a bus
   pile-edge key --config pile.toml                  make the key, show what registering the pile needs
   pile-edge read --config pile.toml                 one reading of the meter
   pile-edge run --config pile.toml --dry-run        everything but publishing; prints the proofs
@@ -79,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--dry-run", action="store_true", help="everything but publishing; prints the proofs")
     key = _command(commands, "key", "make the key if it is missing, and show it", _key)
     key.add_argument("--json", action="store_true", help="for programs")
-    _command(commands, "read", "one decoded reading of the meter", _read)
+    add_commands(commands)
     compiling = commands.add_parser("compile-config", help="make the configuration for a board")
     compiling.add_argument("source", type=Path, help="TOML file")
     compiling.add_argument("target", type=Path, help="CBOR file to write")
@@ -121,20 +124,6 @@ def _key(options: argparse.Namespace) -> int:
     print(f"pile         {config.pile_id}")
     print(f"public key   {public.hex()}")
     print(f"fingerprint  {' '.join(digest[i : i + 4] for i in range(0, len(digest), 4))}")
-    return EXIT_OK
-
-
-def _read(options: argparse.Namespace) -> int:
-    from pile_edge.meters.decode import MeterReader
-    from pile_edge.ports import cpython as port
-
-    config = load_config(options.config)
-    bus = port.open_bus(config.bus)
-    try:
-        sample = MeterReader(bus, config.profile, config.unit).read()
-    finally:
-        bus.close()
-    print(_reading_text(port.wall_ms(), sample.raw, sample.energy_wh, sample.power_w))
     return EXIT_OK
 
 

@@ -12,7 +12,9 @@
     clock (rigs only)     rate, origin_ms: simulated_ms = origin_ms + (real_ms - origin_ms) * rate, and with it all of timing
 
 A board reads the mapping from CBOR; there `public` is bytes and `profile` is the profile itself. On CPython `config_file`
-reads TOML, where they are hexadecimal text and an id. Relative paths are relative to the configuration's folder.
+reads TOML, where they are hexadecimal text and an id; there `meter` may also have `profiles`, the folder of the user's own,
+`model_address`, where a SunSpec meter model begins, and `word_order`, if the meter was set to another. Relative paths are
+relative to the configuration's folder.
 """
 
 from pile_edge.control import open_control

@@ -5,10 +5,12 @@ import tomllib
 from pathlib import Path
 
 from pile_edge.config import MAX_CONFIG_BYTES, check_config
-from pile_edge.meters.catalogue import board_profile, profile_mapping
+from pile_edge.meters.catalogue import board_profile, installed_profile, profile_mapping
 from pile_edge.settings import Settings
 from pile_shared.codec import decode, encode
 from pile_shared.errors import ConfigError, PilechainError
+
+MAX_ADDRESS = 0xFFFF - 2 - 124  # a SunSpec meter model, its head included, ends within the 16-bit addresses
 
 
 def load_config(path: Path) -> Settings:
@@ -28,7 +30,7 @@ def load_mapping(path: Path) -> dict[str, object]:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     try:
         is_board = path.suffix == ".cbor"
-        mapping = decode(data, MAX_CONFIG_BYTES) if is_board else _from_toml(tomllib.loads(data.decode()))
+        mapping = decode(data, MAX_CONFIG_BYTES) if is_board else _from_toml(tomllib.loads(data.decode()), path.parent)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not TOML: {error}") from error
     except PilechainError as error:
@@ -66,21 +68,36 @@ def _checked(path: Path, mapping: dict[str, object]) -> Settings:
         raise ConfigError(f"{path}: {error}") from error
 
 
-def _from_toml(mapping: dict[str, object]) -> dict[str, object]:
-    """Hexadecimal keys become bytes, and the meter's profile id becomes the profile."""
+def _from_toml(mapping: dict[str, object], folder: Path) -> dict[str, object]:
+    """Hexadecimal keys become bytes, and the meter's profile id becomes the profile as the meter was installed."""
     rows = mapping.get("validators")
     if isinstance(rows, list):
         mapping["validators"] = [_validator(row) for row in rows]
     meter = mapping.get("meter")
     if isinstance(meter, dict):
-        profile_id = meter.get("profile")
-        if not isinstance(profile_id, str):
-            raise ConfigError("meter.profile must be the id of a meter profile")
-        try:
-            mapping["meter"] = {**meter, "profile": board_profile(profile_mapping(profile_id))}
-        except ConfigError as error:
-            raise ConfigError(f"meter.profile: {error}") from error
+        mapping["meter"] = _meter(meter, folder)
     return mapping
+
+
+def _meter(meter: dict[str, object], folder: Path) -> dict[str, object]:
+    """The `meter` section for a board: `profiles`, `model_address` and `word_order` have done their part by then."""
+    profile_id, profiles = meter.get("profile"), meter.get("profiles")
+    if not isinstance(profile_id, str):
+        raise ConfigError("meter.profile must be the id of a meter profile")
+    if profiles is not None and not isinstance(profiles, str):
+        raise ConfigError("meter.profiles must be the folder of your own meter profiles")
+    address, order = meter.get("model_address"), meter.get("word_order")
+    if address is not None and (not isinstance(address, int) or not 0 <= address <= MAX_ADDRESS):
+        raise ConfigError(f"meter.model_address must be an integer from 0 to {MAX_ADDRESS}")
+    if order is not None and not isinstance(order, str):
+        raise ConfigError('meter.word_order must be "big" or "little"')
+    try:
+        mapping = profile_mapping(profile_id, None if profiles is None else folder / profiles)
+        installed = installed_profile(mapping, address, order)
+    except ConfigError as error:
+        raise ConfigError(f"meter.profile: {error}") from error
+    rest = {key: value for key, value in meter.items() if key not in ("profiles", "model_address", "word_order")}
+    return {**rest, "profile": board_profile(installed)}
 
 
 def _validator(row: object) -> object:

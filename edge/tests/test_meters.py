@@ -33,31 +33,6 @@ def swap(raw):
     return b"".join(reversed(words))
 
 
-@pytest.mark.parametrize("profile_id", catalogue.profile_ids())
-def test_golden_registers(profile_id):
-    mapping = catalogue.profile_mapping(profile_id)
-    profile = catalogue.find_profile(profile_id)
-    assert mapping["id"] == profile_id
-    assert mapping["golden"]
-    assert mapping["source"]
-    for golden in mapping["golden"]:
-        raw = [bytes.fromhex(golden["registers"][str(address)]) for _, address, _ in requests(profile)]
-        sample = decode(profile, raw)
-        assert (sample.energy_wh, sample.power_w, sample.raw) == (golden["energy_wh"], golden["power_w"], raw[0])
-    for key, unit in (("voltage", "scale_mv"), ("current", "scale_ma")):
-        for register in mapping.get(key, []):
-            Register(register, key, unit, mapping["function"], False)
-
-
-@pytest.mark.parametrize("profile_id", catalogue.profile_ids())
-def test_a_board_needs_less_of_a_profile(profile_id):
-    mapping = catalogue.profile_mapping(profile_id)
-    board = catalogue.board_profile(mapping)
-    assert len(str(board)) < 600
-    assert requests(load_profile(board)) == requests(load_profile(mapping))
-    assert not {"golden", "traps", "source", "probe"} & set(board)
-
-
 @pytest.mark.parametrize("kind", sorted(CODES))
 @pytest.mark.parametrize("order", ["big", "little"])
 @given(st.data(), scales)
@@ -201,28 +176,15 @@ def test_a_wrong_profile_is_named(path, value, message):
 def test_no_mapping_and_no_profile():
     with pytest.raises(ConfigError):
         load_profile([])
-    with pytest.raises(ConfigError, match="abb-b23, eastron-sdm630"):
+    with pytest.raises(ConfigError, match="abb-b23, abb-b24"):
         catalogue.find_profile("acme")
-
-
-def test_probe():
-    mapping = catalogue.profile_mapping("eastron-sdm630")
-    assert catalogue.probe_request(mapping) == (4, 0, 2)
-    assert catalogue.probe_matches(mapping, bytes.fromhex("43663334"))  # 230.2 V, the manual's own example
-    assert not catalogue.probe_matches(mapping, bytes.fromhex("00000000"))
-    assert not catalogue.probe_matches(mapping, bytes.fromhex("7fc00000"))
-    assert not catalogue.probe_matches(mapping, b"")
-    mapping["probe"] = {"address": 9, "count": 1, "expected": "0102"}
-    assert catalogue.probe_request(mapping) == (4, 9, 1)
-    assert catalogue.probe_matches(mapping, b"\x01\x02")
-    assert not catalogue.probe_matches(mapping, b"\x01\x03")
 
 
 def test_the_bus_is_as_patient_as_its_slowest_meter():
     spec = {"kind": "rtu", "device": "/dev/ttyUSB0", "timeout_ms": 700}
     for profile_id in catalogue.profile_ids():
         spec = catalogue.bus_spec_for(catalogue.find_profile(profile_id), spec)
-    assert (spec["gap_ms"], spec["timeout_ms"]) == (60, 1000)
+    assert (spec["gap_ms"], spec["timeout_ms"]) == (100, 1000)
 
 
 class ScriptedBus:

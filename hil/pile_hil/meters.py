@@ -1,18 +1,21 @@
 """Simulated meters and relays as pymodbus devices, and the ways in which real ones fail.
 
-Registers are encoded here with `struct` and exact fractions, not with the code under test; only the addresses, types
-and scales come from the same profile.
+A twin is made from a profile: it has the registers the profile names, tells its model and serial number where the
+profile says so, refuses what the meter refuses, and around a SunSpec model puts what discovery needs. Registers are
+encoded here with `struct` and exact fractions, not with the code under test.
 """
 
 from __future__ import annotations
 
 import struct
+import time
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from pymodbus.constants import ExcCodes
 from pymodbus.simulator import DataType, SimData, SimDevice
 
+from pile_edge.meters.schema import at_model, with_word_order
 from pile_hil.load import WATT_MS_PER_WH
 
 if TYPE_CHECKING:
@@ -20,19 +23,28 @@ if TYPE_CHECKING:
 
     from pile_hil.load import Load
 
-FAULTS = ("none", "silence", "exception", "zero_once", "noise")
+FAULTS = ("none", "silence", "shy", "exception", "zero_once", "noise", "not_available", "rollover", "restarts")
+RESTART_S = 0.3  # how long a meter is deaf that restarts because it was asked again too soon
+SUNSPEC_BASE = 40_000
+COMMON_MODEL_WORDS = 66
 _STRUCT = {"u16": ">H", "i16": ">h", "u32": ">I", "i32": ">i", "u64": ">Q", "i64": ">q", "f32": ">f", "f64": ">d"}
+_NAN = {"f32": bytes.fromhex("7fc00000"), "f64": bytes.fromhex("7ff8000000000000")}
 _MAINS_MV = 230_000
+_MAINS_MHZ = 50_000
+_SCALE_FACTORS = {"scale_mv": -1, "scale_ma": -2, "scale_mhz": -2, "scale_wh": 0, "scale_w": 0}
 _UNUSED = 0xFFFF  # pymodbus wants every block of a device to exist; this address is in none of the profiles
 
 
-def encode(register: Mapping[str, Any], scale_key: str, value: Fraction, word_order: str) -> list[int]:
+def encode(register: Mapping[str, Any], scale_key: str, value: Fraction, word_order: str, factor: int = 0) -> list[int]:
     """A value in the scale's unit as 16-bit words; integers are rounded down, as a counter's display is."""
     numerator, denominator = register.get(scale_key, [1, 1])
-    scaled = value * denominator / numerator
+    scaled = value * denominator / numerator / Fraction(10) ** factor
     raw = struct.pack(_STRUCT[register["type"]], float(scaled) if register["type"][0] == "f" else scaled.__floor__())
-    words = list(struct.unpack(f">{len(raw) // 2}H", raw))
-    return words if word_order == "big" else words[::-1]
+    return _words(raw) if word_order == "big" else _words(raw)[::-1]
+
+
+def _words(raw: bytes) -> list[int]:
+    return list(struct.unpack(f">{len(raw) // 2}H", raw))
 
 
 class Faults:
@@ -40,6 +52,7 @@ class Faults:
 
     def __init__(self) -> None:
         self.kind = "none"
+        self.deaf_until_s = 0.0
 
     def set(self, kind: str) -> None:
         """Begin one of FAULTS; `zero_once` ends by itself with the first energy reading it spoils."""
@@ -49,7 +62,8 @@ class Faults:
 
     def on_answer(self, frame: bytes, *, serial: bool) -> bytes:
         """What of an outgoing frame reaches the line: noise breaks the CRC, or on TCP the transaction id."""
-        if self.kind == "silence":
+        refused = frame[1 if serial else 7] & 0x80
+        if self.kind == "silence" or (self.kind == "shy" and refused) or time.monotonic() < self.deaf_until_s:
             return b""
         if self.kind == "noise":
             at = len(frame) - 1 if serial else 1
@@ -60,31 +74,49 @@ class Faults:
 class SimMeter:
     """A meter of a given profile that counts what a load draws."""
 
-    def __init__(self, profile: Mapping[str, Any], unit: int, load: Load, serial: int = 12345678) -> None:
+    def __init__(
+        self,
+        profile: Mapping[str, Any],
+        unit: int,
+        load: Load,
+        serial: int = 12345678,
+        *,
+        baud: int | None = None,
+        word_order: str | None = None,
+        base: int = SUNSPEC_BASE,
+    ) -> None:
+        """Set it up as `unit`; with `baud` it is deaf to any other speed. `base` is where a SunSpec map begins."""
         self.unit = unit
+        self.baud = baud
         self.faults = Faults()
-        self._profile = profile
+        self.base = base
+        self.model_address = base + 2 + 2 + COMMON_MODEL_WORDS
+        self._sunspec = profile.get("sunspec")
+        placed = at_model(profile, self.model_address) if self._sunspec else dict(profile)
+        self._profile = with_word_order(placed, word_order or profile["word_order"])
         self._load = load
         self._serial = serial
+        self._asked_s = 0.0
 
     def words(self) -> dict[int, list[int]]:
-        """Every register the profile names, by address, as of now."""
-        profile, order = self._profile, self._profile["word_order"]
-        energy_wh = Fraction(self._load.energy_watt_ms(), WATT_MS_PER_WH)
-        if self.faults.kind == "zero_once":
-            energy_wh = Fraction(0)
+        """Every measured register the profile names, by address, as of now."""
+        profile = self._profile
+        energy_wh = self._energy_wh()
         power_w = Fraction(self._load.power_w())
-        phase_ma = power_w * 1_000_000 / (3 * _MAINS_MV)
-        table = {profile["energy_import"]["address"]: encode(profile["energy_import"], "scale_wh", energy_wh, order)}
+        phase_ma = power_w * 1_000_000 / (profile["phases"] * _MAINS_MV)
         powers = profile["power"] if isinstance(profile["power"], list) else [profile["power"]]
+        table: dict[int, list[int]] = {}
+        self._put(table, profile["energy_import"], "scale_wh", energy_wh)
         for register in powers:
-            table[register["address"]] = encode(register, "scale_w", power_w / len(powers), order)
+            self._put(table, register, "scale_w", power_w / len(powers))
         for register in profile.get("voltage", []):
-            table[register["address"]] = encode(register, "scale_mv", Fraction(_MAINS_MV), order)
+            self._put(table, register, "scale_mv", Fraction(_MAINS_MV))
         for register in profile.get("current", []):
-            table[register["address"]] = encode(register, "scale_ma", phase_ma, order)
+            self._put(table, register, "scale_ma", phase_ma)
+        if "frequency" in profile:
+            self._put(table, profile["frequency"], "scale_mhz", Fraction(_MAINS_MHZ))
         if "serial" in profile:
-            table[profile["serial"]["address"]] = encode(profile["serial"], "scale", Fraction(self._serial), order)
+            self._put(table, profile["serial"], "scale", Fraction(self._serial))
         return table
 
     def energy_wh(self) -> int:
@@ -94,35 +126,132 @@ class SimMeter:
         (value,) = struct.unpack(_STRUCT[register["type"]], struct.pack(f">{len(words)}H", *words))
         return (Fraction(value) * Fraction(*register.get("scale_wh", [1, 1]))).__floor__()
 
+    @property
+    def profile(self) -> dict[str, Any]:
+        """The profile as this meter is set up: its word order, and where its SunSpec model begins."""
+        return dict(self._profile)
+
+    def block(self, function: int, address: int, count: int) -> bytes:
+        """What a request for these registers is answered with; KeyError where there is none."""
+        registers = self._registers(function)
+        return struct.pack(f">{count}H", *(registers[at] for at in range(address, address + count)))
+
     def device(self) -> SimDevice:
-        """This meter for a pymodbus server; registers exist under the profile's function code only."""
-        block = [
-            SimData(address, values=words, datatype=DataType.REGISTERS, readonly=True)
-            for address, words in sorted(self.words().items())
-        ]
-        empty = [SimData(_UNUSED, datatype=DataType.INVALID)]
-        holding, inputs = (block, empty) if self._profile["function"] == 3 else (empty, block)
-        return SimDevice(self.unit, (_no_bits(), _no_bits(), holding, inputs), action=self._on_access)
+        """This meter for a pymodbus server; registers exist under the function codes the profile gives them."""
+        return SimDevice(self.unit, (_no_bits(), _no_bits(), self._block(3), self._block(4)), action=self._on_access)
+
+    def _energy_wh(self) -> Fraction:
+        if self.faults.kind == "zero_once":
+            return Fraction(0)
+        energy_wh = Fraction(self._load.energy_watt_ms(), WATT_MS_PER_WH)
+        return energy_wh % 1_000_000 if self.faults.kind == "rollover" else energy_wh
+
+    def _put(self, table: dict[int, list[int]], register: Mapping[str, Any], scale_key: str, value: Fraction) -> None:
+        """Add a register's words, and its scale factor's where it has one."""
+        factor = _SCALE_FACTORS.get(scale_key, 0) if "scale_factor" in register else 0
+        if factor == 0 and "scale_factor" in register and abs(value) > 32_767 and register["type"] == "i16":
+            factor = 1  # as real ones do when a value outgrows its 16 bits
+        table[register["address"]] = encode(register, scale_key, value, self._profile["word_order"], factor)
+        if "scale_factor" in register:
+            table[register["scale_factor"]] = [factor & 0xFFFF]
+        if self.faults.kind == "not_available" and scale_key in ("scale_wh", "scale_w"):
+            self._blank(table, register)
+
+    def _blank(self, table: dict[int, list[int]], register: Mapping[str, Any]) -> None:
+        if "not_available" in register:
+            table[register["address"]] = _words(bytes.fromhex(register["not_available"]))
+        elif register["type"] in _NAN:
+            nan = _words(_NAN[register["type"]])
+            table[register["address"]] = nan if self._profile["word_order"] == "big" else nan[::-1]
+
+    def _identity(self) -> dict[int, dict[int, list[int]]]:
+        """By function code: the registers that tell the model, and the serial number as text."""
+        tables: dict[int, dict[int, list[int]]] = {3: {}, 4: {}}
+        for rule in self._profile.get("identify", []):
+            text = rule["text"][0].encode().ljust(2 * rule["count"], b"\0") if "text" in rule else b""
+            tables[rule["function"]][rule["address"]] = _words(text or bytes.fromhex(rule["one_of"][0]))
+        entry = self._profile.get("serial_text")
+        if entry:
+            size, digits = 2 * entry["count"], str(self._serial)
+            packed = bytes.fromhex(digits.rjust(2 * size, "0")) if entry["form"] == "hex" else digits.encode()
+            tables[entry["function"]][entry["address"]] = _words(packed.ljust(size, b"\0"))
+        return tables
+
+    def _sunspec_map(self) -> dict[int, list[int]]:
+        """The marker, the common model, the head of the meter's own, and the end (SunSpec specification V1.1)."""
+        assert self._sunspec is not None
+        model, length = self._sunspec["model"], self._sunspec["length"]
+        texts = b"".join(text.ljust(size, b"\0") for text, size in self._common_texts())
+        common = [*_words(texts), 1, 0x8000]
+        blank = _words(_NAN["f32"]) * (length // 2) if model > 210 else [0x8000] * length
+        return {
+            self.base: [0x5375, 0x6E53, 1, COMMON_MODEL_WORDS, *common],
+            self.model_address: [model, length, *blank, 0xFFFF, 0],
+        }
+
+    def _common_texts(self) -> list[tuple[bytes, int]]:
+        return [(b"Simulated", 32), (b"Twin", 32), (b"", 16), (b"1.0", 16), (str(self._serial).encode(), 32)]
+
+    def _registers(self, function: int) -> dict[int, int]:
+        """Every single word that exists under a function code, by address."""
+        main = self._profile["function"]
+        tables = self._identity()
+        if self._sunspec:
+            tables[main].update(self._sunspec_map())
+        flat: dict[int, int] = {}
+        for table in (*tables.values(), {}) if self._profile.get("both_functions") else (tables[function],):
+            flat.update(_flat(table))
+        if function == main or self._profile.get("both_functions"):
+            flat.update(_flat(self.words()))
+        return flat
+
+    def _block(self, function: int) -> list[SimData]:
+        runs: list[tuple[int, list[int]]] = []
+        for at, word in sorted(self._registers(function).items()):
+            if runs and at == runs[-1][0] + len(runs[-1][1]):
+                runs[-1][1].append(word)
+            else:
+                runs.append((at, [word]))
+        block = [SimData(at, values=words, datatype=DataType.REGISTERS, readonly=True) for at, words in runs]
+        return block or [SimData(_UNUSED, datatype=DataType.INVALID)]
 
     async def _on_access(
-        self, _function: int, start: int, address: int, count: int, registers: list[int], _values: object
+        self, function: int, start: int, address: int, count: int, registers: list[int], _values: object
     ) -> ExcCodes | None:
+        self._mind_the_gap()
         if self.faults.kind == "exception":
             return ExcCodes.DEVICE_BUSY
-        for at, words in self.words().items():
+        if count > self._profile["max_registers"]:
+            return ExcCodes.ILLEGAL_VALUE
+        for at, word in self._registers(function).items():
             if start <= at < start + len(registers):
-                registers[at - start : at - start + len(words)] = words
+                registers[at - start] = word
         energy_at = self._profile["energy_import"]["address"]
         if self.faults.kind == "zero_once" and address <= energy_at < address + count:
             self.faults.set("none")
         return None
 
+    def _mind_the_gap(self) -> None:
+        now_s = time.monotonic()
+        gap_s = self._profile["min_gap_ms"] / 1000
+        if self.faults.kind == "restarts" and now_s - self._asked_s < gap_s / 2:
+            self.faults.deaf_until_s = now_s + RESTART_S
+        self._asked_s = now_s
+
+
+def _flat(table: Mapping[int, list[int]]) -> dict[int, int]:
+    return {at + index: word for at, words in table.items() for index, word in enumerate(words)}
+
 
 class SimRelay:
     """A relay board with one coil, 0, which drives the contactor of a load."""
 
-    def __init__(self, unit: int, load: Load) -> None:
+    baud: int | None = None
+
+    def __init__(self, unit: int, load: Load, *, baud: int | None = None) -> None:
+        """Set it up as `unit`; with `baud` it is deaf to any other speed."""
         self.unit = unit
+        self.baud = baud
         self.faults = Faults()
         self._load = load
 

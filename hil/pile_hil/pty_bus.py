@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import select
+import termios
 import threading
 import tty
 from typing import Self
 
+_BAUDS = {getattr(termios, name): int(name[1:]) for name in dir(termios) if name[:1] == "B" and name[1:].isdigit()}
 _CHUNK_BYTES = 4096  # far above a Modbus frame of 256 bytes; a pty holds no more
 
 
@@ -16,6 +18,9 @@ class PtyBus:
 
     The paths stay open here as long as the bus is: raw mode is a property of the terminal, so a program that only opens
     and reads its path (MicroPython's unix port has no termios) finds it raw.
+
+    A pty moves bytes at any speed, but it remembers the speed that was set: `master_baud` tells it, so that a simulated
+    unit can be deaf at another. Parity it does not remember; every setting reads back as 8N.
     """
 
     def __init__(self) -> None:
@@ -31,6 +36,10 @@ class PtyBus:
         self._wake_out, self._wake_in = os.pipe()
         self._pump = threading.Thread(target=self._run, name="pty-bus", daemon=True)
         self._pump.start()
+
+    def master_baud(self) -> int:
+        """The speed that the program on `master_device` has set, in bits per second."""
+        return _BAUDS[termios.tcgetattr(self._slaves[1])[5]]
 
     def close(self) -> None:
         """Stop the pump and remove both devices."""

@@ -5,6 +5,8 @@
      "piles": [{"id": "pile-1", "bus": "west", "profile": "abb-b23", "unit": 1, "relay_unit": 2,
                 "start_energy_wh": 1234567, "rated_power_w": 11000, "battery_wh": 20000, "plugged": false}]}
 
+On a serial bus a pile with "baud" is deaf to any other speed than that.
+
 As a process it prints one JSON line when it is ready,
 
     {"ready": true, "buses": {"west": {"kind": "rtu", "device": "/dev/pts/4", ...}}}
@@ -18,7 +20,6 @@ outlive the program that started it.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import logging
 import os
@@ -29,20 +30,14 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from pymodbus.server import ModbusSerialServer, ModbusTcpServer
-
 from pile_edge.meters import catalogue
+from pile_hil.bus_server import BusServers
 from pile_hil.clock import SimClock
 from pile_hil.load import Load
 from pile_hil.meters import SimMeter, SimRelay
-from pile_hil.pty_bus import PtyBus
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Mapping
-
-    from pymodbus.server.base import ModbusBaseServer
-
-_LOOP_SECONDS = 10  # to start or stop a server; far above what a loaded machine needs
+    from collections.abc import Mapping
 
 # A silent or failing unit is what a rig is for; pymodbus would print each as an error.
 logging.getLogger("pymodbus.logging").addHandler(logging.NullHandler())
@@ -63,8 +58,9 @@ class SimPile:
         if config.get("plugged", False):
             self.load.plug()
         profile = catalogue.profile_mapping(config["profile"])
-        self.meter = SimMeter(profile, config.get("unit", 1), self.load, config.get("serial", 12_345_678))
-        self.relay = SimRelay(config.get("relay_unit", 2), self.load)
+        baud = config.get("baud")
+        self.meter = SimMeter(profile, config.get("unit", 1), self.load, config.get("serial", 12_345_678), baud=baud)
+        self.relay = SimRelay(config.get("relay_unit", 2), self.load, baud=baud)
 
     def truth(self) -> dict[str, object]:
         """What really happened, to hold readings and bills against.
@@ -91,28 +87,19 @@ class Rig:
         self.piles = {entry["id"]: SimPile(entry, self.clock) for entry in config["piles"]}
         self.bus_specs: dict[str, dict[str, Any]] = {}
         self._config = config
-        self._servers: list[ModbusBaseServer] = []
-        self._ptys: list[PtyBus] = []
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="rig", daemon=True)
+        self._servers = BusServers()
 
     def start(self) -> None:
         """Open every bus; `bus_specs` then says where each is."""
-        self._thread.start()
+        self._servers.start()
         for name, spec in self._config["buses"].items():
-            units = [p for p in self._config["piles"] if p["bus"] == name]
-            serve = self._serve_tcp if spec["kind"] == "tcp" else self._serve_rtu
-            self.bus_specs[name] = self._run(serve(spec, [self.piles[entry["id"]] for entry in units]))
+            piles = [self.piles[entry["id"]] for entry in self._config["piles"] if entry["bus"] == name]
+            units = [unit for pile in piles for unit in (pile.meter, pile.relay)]
+            self.bus_specs[name] = self._servers.serve(spec, units)
 
     def stop(self) -> None:
         """Close every bus and end the thread."""
-        for server in self._servers:
-            self._run(server.shutdown())  # type: ignore[no-untyped-call]
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(_LOOP_SECONDS)
-        self._loop.close()
-        for pty in self._ptys:
-            pty.close()
+        self._servers.stop()
 
     def __enter__(self) -> Self:
         self.start()
@@ -144,55 +131,6 @@ class Rig:
             case what:
                 raise ValueError(f"no command {what!r}")
         return pile.truth()
-
-    def _run(self, work: Coroutine[Any, Any, Any]) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(_LOOP_SECONDS)
-
-    async def _serve_tcp(self, spec: Mapping[str, Any], piles: list[SimPile]) -> dict[str, Any]:
-        host = spec.get("host", "127.0.0.1")
-        devices, trace = _units(piles, serial=False)
-        server = ModbusTcpServer(devices, address=(host, spec.get("port", 0)), trace_packet=trace)
-        await server.serve_forever(background=True)
-        self._servers.append(server)
-        listener: Any = server.transport  # an asyncio.Server, which pymodbus types as a transport
-        port = listener.sockets[0].getsockname()[1]
-        return {**spec, "host": host, "port": port}
-
-    async def _serve_rtu(self, spec: Mapping[str, Any], piles: list[SimPile]) -> dict[str, Any]:
-        pty = PtyBus()
-        self._ptys.append(pty)
-        devices, trace = _units(piles, serial=True)
-        line = {"baud": spec.get("baud", 9600), "parity": spec.get("parity", "N"), "stopbits": spec.get("stopbits", 1)}
-        server = ModbusSerialServer(
-            devices,
-            port=pty.server_device,
-            baudrate=line["baud"],
-            parity=line["parity"],
-            stopbits=line["stopbits"],
-            trace_packet=trace,
-        )
-        await server.serve_forever(background=True)
-        self._servers.append(server)
-        return {**spec, **line, "device": pty.master_device}
-
-
-def _units(piles: list[SimPile], *, serial: bool) -> tuple[Any, Any]:
-    """The pymodbus devices of one bus, and the hook through which their faults act on outgoing frames."""
-    units: dict[int, SimMeter | SimRelay] = {}
-    for pile in piles:
-        for unit in (pile.meter, pile.relay):
-            if unit.unit in units:
-                raise ValueError(f"{pile.id}: unit {unit.unit} is taken on this bus")
-            units[unit.unit] = unit
-
-    def trace(sending: bool, frame: bytes) -> bytes:
-        unit = units.get(frame[0 if serial else 6]) if sending else None
-        if not sending:
-            return frame
-        # Nobody answers for a unit that is not on a serial line; a TCP gateway says so in an exception.
-        return unit.faults.on_answer(frame, serial=serial) if unit else b"" if serial else frame
-
-    return [unit.device() for unit in units.values()], trace
 
 
 def _obey(rig: Rig) -> None:

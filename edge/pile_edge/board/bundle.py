@@ -5,7 +5,6 @@ two packages stands in exactly one of the lists below, and `check_lists` tells w
 either carried to the board or left out on purpose.
 """
 
-import json
 import shutil
 import subprocess
 import sys
@@ -16,7 +15,6 @@ from pathlib import Path
 import pile_edge
 import pile_shared
 from pile_edge.board.linker import Linked, link
-from pile_edge.meters.catalogue import board_profile, profile_ids, profile_mapping
 from pile_shared import p256
 from pile_shared.errors import ConfigError
 
@@ -67,7 +65,12 @@ CPYTHON_MODULES = (
     "pile_edge/board/bundle",
     "pile_edge/cli",
     "pile_edge/config_file",
+    "pile_edge/advice",
+    "pile_edge/commands_meter",
     "pile_edge/meters/catalogue",
+    "pile_edge/meters/scan",
+    "pile_edge/meters/schema",
+    "pile_edge/meters/sunspec",
     "pile_edge/ports/cpython",
     "pile_edge/ports/cpython_bus",
     "pile_edge/ports/cpython_link",
@@ -108,13 +111,12 @@ def build_bundle(destination: Path, *, optimise: int = 2) -> list[Path]:
 
     Returns:
         The files written, sorted: `pile_shared/*.mpy`, `pile_shared/p256.bin`,
-        `pile_edge/**/*.mpy`, `pile_edge/meters/profiles/*.json`.
+        `pile_edge/**/*.mpy`. A meter's profile is not among them: it comes with the configuration.
 
     Raises:
         ConfigError: `mpy_cross_missing`, there is no compiler; `mpy_cross`, it refuses a module.
     """
     written = [_compile(module, destination, optimise) for module in BOARD_MODULES if _source(module).exists()]
-    written += [_write_profile(profile_id, destination) for profile_id in profile_ids()]
     table = destination / "pile_shared/p256.bin"
     table.write_bytes(p256.comb_table())  # in ROMFS it is used where it lies: 4 kB of heap that need not be
     return sorted([*written, table])
@@ -241,14 +243,6 @@ def _run_compiler(source: Path, shown: str, target: Path, optimise: int) -> None
     done = subprocess.run(command, capture_output=True, text=True, timeout=_COMPILE_TIMEOUT_S, check=False)  # noqa: S603
     if done.returncode != 0:
         raise ConfigError(f"mpy-cross refuses {shown}:\n{done.stderr.strip()}", "mpy_cross")
-
-
-def _write_profile(profile_id: str, destination: Path) -> Path:
-    """The part of a meter profile that a board reads, without white space."""
-    target = destination / "pile_edge/meters/profiles" / f"{profile_id}.json"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(json.dumps(board_profile(profile_mapping(profile_id)), separators=(",", ":")))
-    return target
 
 
 _ROMFS_DATA, _ROMFS_FOLDER, _ROMFS_FILE = 2, 4, 5

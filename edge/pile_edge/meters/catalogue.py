@@ -1,30 +1,20 @@
-"""The profiles in profiles/*.json, for programs on CPython; a board gets the one it needs through `board_profile`.
+"""The meter profiles a program knows: those in profiles/*.json, and those in a folder of the user's. CPython only.
 
-A profile is data, each citing its source:
-
-    id, manufacturer, model    at most 32 characters each
-    source, traps              text for people: where the addresses come from, what has gone wrong for others
-    function                   3 (holding) or 4 (input registers); any register may carry its own
-    word_order                 "big" or "little": which 16-bit word of a value comes first
-    energy_import              {address (0-based), type, scale_wh, not_available}
-    power                      the same with scale_w; a list of up to three is summed
-    serial                     optional integer register
-    voltage, current           optional lists with scale_mv, scale_ma
-    probe                      {address, type, scale, range}: a register whose scaled value lies in the range, or
-                               {address, count, expected}: register bytes in hexadecimal
-    min_gap_ms, timeout_ms     silence the meter needs between frames; how long it may take to answer
-    golden                     registers by address -> energy_wh, power_w, decoded by a test
-
-`type` is u16 i16 u32 i32 u64 i64 f32 f64; a scale is [numerator, denominator], so that one count of the register is
-numerator / denominator of the unit; `not_available` is the register bytes, in hexadecimal, that mean "no value".
+Every profile is checked when it is loaded (`schema`). A user's profile may not carry the id of another: what a pile
+bills by must not change because a file appeared. A board gets the one profile it needs through `board_profile`, in its
+configuration.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from pile_edge.meters.decode import MeterError, Profile, Register, load_profile
-from pile_shared.errors import BusError, ConfigError
+from pile_edge.meters.decode import Profile, load_profile
+from pile_edge.meters.schema import at_model, check_profile, with_word_order
+from pile_shared.errors import ConfigError
 
+MAX_PROFILE_BYTES = 65_536  # thirty times the longest we have
 _FOLDER = Path(__file__).parent / "profiles"
 _ON_BOARD = (
     "id",
@@ -40,58 +30,83 @@ _ON_BOARD = (
 )
 
 
-def profile_ids() -> list[str]:
+def profile_files(folder: Path | None = None) -> dict[str, Path]:
+    """The file of each profile by id, sorted; with those in the user's folder.
+
+    Raises:
+        ConfigError: the folder cannot be read, or one of its profiles has the id of another.
+    """
+    files = {path.stem: path for path in _FOLDER.glob("*.json")}
+    if folder is not None:
+        if not folder.is_dir():
+            raise ConfigError(f"{folder}: no such folder; it should hold meter profiles, one JSON file each")
+        for path in folder.glob("*.json"):
+            if path.stem in files:
+                raise ConfigError(f"{path}: there is a profile {path.stem} already; give yours another id")
+            files[path.stem] = path
+    return dict(sorted(files.items()))
+
+
+def profile_ids(folder: Path | None = None) -> list[str]:
     """The ids of all profiles, sorted."""
-    return sorted(path.stem for path in _FOLDER.glob("*.json"))
+    return list(profile_files(folder))
 
 
-def profile_mapping(profile_id: str) -> dict[str, object]:
-    """The whole profile as written; ConfigError lists the known ids."""
-    if profile_id not in profile_ids():
-        raise ConfigError(f"no meter profile {profile_id!r}; known: {', '.join(profile_ids())}")
-    mapping = json.loads((_FOLDER / f"{profile_id}.json").read_text())
-    assert isinstance(mapping, dict)
-    return mapping
+def profile_mapping(profile_id: str, folder: Path | None = None) -> dict[str, Any]:
+    """The whole profile as written, checked; ConfigError lists the known ids, or names the file and key."""
+    files = profile_files(folder)
+    if profile_id not in files:
+        raise ConfigError(f"no meter profile {profile_id!r}; known: {', '.join(files)}")
+    return load_file(files[profile_id])
 
 
-def find_profile(profile_id: str) -> Profile:
+def profile_mappings(folder: Path | None = None) -> list[dict[str, Any]]:
+    """All profiles, checked, by id."""
+    return [load_file(path) for path in profile_files(folder).values()]
+
+
+def load_file(path: Path) -> dict[str, Any]:
+    """The checked profile in a file; ConfigError names the file."""
+    try:
+        if path.stat().st_size > MAX_PROFILE_BYTES:
+            raise ConfigError(f"{path}: longer than {MAX_PROFILE_BYTES} bytes, so it is no profile")
+        mapping = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigError(f"{path}: not JSON: {error}") from error
+    return check_profile(mapping, path.stem, path.name if path.parent == _FOLDER else str(path))
+
+
+def find_profile(profile_id: str, folder: Path | None = None) -> Profile:
     """The checked profile of that id; ConfigError if there is none."""
-    return load_profile(profile_mapping(profile_id))
+    return load_profile(profile_mapping(profile_id, folder))
 
 
-def board_profile(mapping: dict[str, object]) -> dict[str, object]:
-    """What a board needs of a profile: documentation, probe and golden frames stay at home."""
+def board_profile(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    """What a board needs of a profile: documentation, identification and golden frames stay at home."""
     return {key: mapping[key] for key in _ON_BOARD if key in mapping}
 
 
-def probe_request(mapping: dict[str, object]) -> tuple[int, int, int]:
-    """The (function, address, count) whose answer tells whether a meter may be of this profile."""
-    probe, register = _probe(mapping)
-    if register is not None:
-        return register.request()
-    return int(probe.get("function", mapping["function"])), int(probe["address"]), int(probe["count"])
+def installed_profile(
+    mapping: Mapping[str, Any], model_address: int | None = None, word_order: str | None = None
+) -> dict[str, Any]:
+    """The profile of a meter as it was installed: where its SunSpec model begins, and the word order it was set to.
 
-
-def probe_matches(mapping: dict[str, object], raw: bytes) -> bool:
-    """Whether the answer to `probe_request` is what a meter of this profile says."""
-    probe, register = _probe(mapping)
-    if register is None:
-        return raw == bytes.fromhex(probe["expected"])
-    try:
-        top, bottom = register.ratio(raw)
-    except (MeterError, BusError):
-        return False
-    low, high = probe["range"]
-    return bool(low * bottom <= top <= high * bottom)
-
-
-def _probe(mapping: dict[str, object]) -> tuple[dict, Register | None]:  # type: ignore[type-arg]
-    probe, function = mapping.get("probe"), mapping.get("function")
-    if not isinstance(probe, dict) or not isinstance(function, int):
-        raise ConfigError("profile.probe must be a mapping, profile.function 3 or 4")
-    if "expected" in probe:
-        return probe, None
-    return probe, Register(probe, "probe", "scale", function, mapping["word_order"] == "little")
+    Raises:
+        ConfigError: a SunSpec profile without an address, another with one, or an order the meter cannot be set to.
+    """
+    installed = dict(mapping)
+    if "sunspec" in mapping or model_address is not None:
+        if model_address is None:
+            raise ConfigError("meter.model_address is missing: `pile-edge scan` finds where the SunSpec model begins")
+        installed = at_model(mapping, model_address)
+    if word_order is not None:
+        orders = mapping.get("word_orders", [mapping["word_order"]])
+        if word_order not in orders:
+            raise ConfigError(f"meter.word_order must be {' or '.join(orders)}: this meter cannot be set otherwise")
+        installed = with_word_order(installed, word_order)
+    return installed
 
 
 def bus_spec_for(profile: Profile, spec: dict[str, object]) -> dict[str, object]:

@@ -1,7 +1,8 @@
 """Registers to watt-hours, pure, in integers only: a board's floats have 24 bits and would lose energy.
 
-A profile (profiles/*.json, documented in `catalogue`) says where a meter keeps what. IEEE 754 values are taken apart
-into an exact ratio of integers, scaled, and floored to Wh (energy) or rounded half away from zero to W (power).
+A profile (profiles/*.json, documented in `schema`) says where a meter keeps what. IEEE 754 values are taken apart into
+an exact ratio of integers, scaled, and floored to Wh (energy) or rounded half away from zero to W (power). A SunSpec
+value is read together with its scale factor, in one request, so that the two belong together.
 `MeterReader` adds what makes a reading worth signing: bounded retries, and no falling or impossible energy.
 """
 
@@ -14,6 +15,7 @@ from pile_shared.units import MAX_ENERGY_WH, MAX_POWER_W
 # Unsigned, two's complement or IEEE 754 float, and its bits
 TYPES = ("u16", "i16", "u32", "i32", "u64", "i64", "f32", "f64")
 MAX_SCALE = 1_000_000_000  # a meter that counts GWh, or nWh
+MAX_FACTOR = 10  # SunSpec Device Information Model Specification V1.1, sunssf: -10 to 10; 0x8000 is "not implemented"
 
 
 class MeterError(BusError):
@@ -49,29 +51,46 @@ class Register:
         self.numerator: int = scale[0]
         self.denominator: int = scale[1]
         self.not_available = _raw(mapping.get("not_available"), path + ".not_available", self.count)
+        self.span = self.count
+        if "scale_factor" in mapping:
+            end = self.address + self.count
+            self.span += 1 + config_int(mapping, "profile." + path + ".scale_factor", end, min(end + 9, 0xFFFF)) - end
 
     def request(self) -> tuple[int, int, int]:
-        """(function, address, count) to read it."""
-        return self.function, self.address, self.count
+        """(function, address, count) to read it, its scale factor included."""
+        return self.function, self.address, self.span
 
     def ratio(self, raw: bytes) -> tuple[int, int]:
         """The value in the target unit as an exact (numerator, denominator); MeterError if the bytes are no value."""
-        if len(raw) != 2 * self.count:
-            raise BusError("expected " + str(2 * self.count) + " register bytes, got " + str(len(raw)), "frame")
-        if raw == self.not_available:
+        if len(raw) != 2 * self.span:
+            raise BusError("expected " + str(2 * self.span) + " register bytes, got " + str(len(raw)), "frame")
+        if raw[: 2 * self.count] == self.not_available:
             raise MeterError("register " + str(self.address) + " is not available", "not_available")
-        mantissa, exponent = self._parts(raw)
-        if exponent >= 0:
-            return (mantissa << exponent) * self.numerator, self.denominator
-        return mantissa * self.numerator, self.denominator << -exponent
+        mantissa, top, bottom = self._parts(raw)
+        return mantissa * top, bottom
 
     def step(self, raw: bytes) -> int:
         """The smallest change the register can show near this value, in the target unit, rounded up."""
-        exponent = self._parts(raw)[1]
-        return -(-(self.numerator << max(0, exponent)) // (self.denominator << max(0, -exponent)))
+        _, top, bottom = self._parts(raw)
+        return -(-top // bottom)
 
-    def _parts(self, raw: bytes) -> tuple[int, int]:
-        """(mantissa, exponent) with value = mantissa * 2^exponent, exactly."""
+    def evidence(self, raw: bytes) -> bytes:
+        """What of a block tells the value, for a proof: the value's registers, and its scale factor if it has one."""
+        return raw if self.span == self.count else raw[: 2 * self.count] + raw[-2:]
+
+    def _parts(self, raw: bytes) -> tuple[int, int, int]:
+        """(mantissa, top, bottom) with value = mantissa * top / bottom in the target unit, exactly."""
+        mantissa, exponent = self._binary(raw[: 2 * self.count])
+        top, bottom = self.numerator << max(0, exponent), self.denominator << max(0, -exponent)
+        if self.span > self.count:
+            factor = (int.from_bytes(raw[-2:], "big") + 0x8000 & 0xFFFF) - 0x8000
+            if not -MAX_FACTOR <= factor <= MAX_FACTOR:
+                raise MeterError("scale factor of register " + str(self.address) + " is not available", "not_available")
+            top, bottom = top * 10 ** max(0, factor), bottom * 10 ** max(0, -factor)
+        return mantissa, top, bottom
+
+    def _binary(self, raw: bytes) -> tuple[int, int]:
+        """(mantissa, exponent) with the number in the register = mantissa * 2^exponent, exactly."""
         bits = int.from_bytes(_swap_words(raw) if self.little else raw, "big")
         width = 16 * self.count
         negative = self.kind != "u" and bits >> width - 1
@@ -141,7 +160,7 @@ class Profile:
 
 
 class Sample:
-    """One reading: `raw` energy register bytes as they came, `energy_wh` floored, signed `power_w`.
+    """One reading: `raw` evidence of the energy as it came, `energy_wh` floored, signed `power_w`.
 
     `step_wh` is how much one count of the energy register is worth at this value.
     """
@@ -186,7 +205,8 @@ def decode(profile: Profile, blocks: list[bytes]) -> Sample:
     power_w = (2 * abs(top) + bottom) // (2 * bottom)
     if power_w > MAX_POWER_W:
         raise MeterError("power outside " + str(MAX_POWER_W) + " W", "out_of_range")
-    return Sample(blocks[0], energy_wh, power_w if top >= 0 else -power_w, profile.energy.step(blocks[0]))
+    raw = blocks[0]
+    return Sample(profile.energy.evidence(raw), energy_wh, power_w if top >= 0 else -power_w, profile.energy.step(raw))
 
 
 class MeterReader:
