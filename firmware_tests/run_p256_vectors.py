@@ -16,7 +16,8 @@ def holds(case):
         return p256.sign(unhexlify(case["secret"]), unhexlify(case["message"])) == unhexlify(case["signature"])
     public = unhexlify(case["public"])
     if kind == "point":
-        return p256.is_on_curve(public) is case["valid"]
+        # No key is a key for a signature of somebody else's, and what is no point least of all.
+        return p256.is_on_curve(public) is case["valid"] and not p256.verify(public, b"", b"\x01" * 64)
     return p256.verify(public, unhexlify(case["message"]), unhexlify(case["signature"])) is case["valid"]
 
 

@@ -16,8 +16,14 @@ import pytest
 from pile_coordinator.cli import main as pilechain
 from pile_coordinator.config import load_config
 from pile_coordinator.wallet_cli.command import GROUPS
+from pile_edge.cli import _parser as parser
 from pile_edge.config_file import load_config as load_pile_config
+from pile_edge.ocmf import make_record
 from pile_hil.site import PARAMS, PileSpec, Site
+from pile_shared.cose import SoftwareSigner
+from pile_shared.platform import sha256
+from pile_shared.proof import BEGIN, Origin, Proof
+from pile_shared.reading import Reading
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -34,6 +40,46 @@ def test_the_piles_configuration_loads(tmp_path):
     path.write_text(block)
     config = load_pile_config(path)
     assert (config.pile_id, config.rated_power_w) == ("garage-17", 7000)
+
+
+def test_the_signers_page_names_signers_and_their_messages(tmp_path):
+    page = (DOCS / "signers.md").read_text()
+    signers = re.findall(r"^\| `([a-z0-9]+:[^`]+)` \|", page, re.MULTILINE)
+    assert [signer.partition(":")[0] for signer in signers] == ["file", "tpm2", "atecc"]
+    (block,) = blocks("pile.md", "toml")
+    path = tmp_path / "pile.toml"
+    for signer in signers:
+        path.write_text(block.replace("file:pile.key", signer))
+        assert load_pile_config(path).signer.endswith(signer.removeprefix("file:"))
+    ours = "".join((ROOT / f"edge/pile_edge/signers/{name}.py").read_text() for name in ("tpm2", "atecc", "hardware"))
+    table = page.partition("| message | check |")[2].partition("##")[0]
+    messages = [row.split(" | ")[0].removeprefix("| ") for row in table.splitlines() if row.startswith("| ")]
+    assert len(messages) == 7
+    for message in messages:
+        assert message.partition(":")[0] in ours, message
+
+
+@pytest.mark.parametrize("page", ["signers.md", "ocmf.md"])
+def test_the_piles_commands_exist(page):
+    lines = [line for block in blocks(page, "text") for line in block.splitlines() if line.startswith("pile-edge ")]
+    assert lines
+    for line in lines:
+        assert parser().parse_args(shlex.split(line)[1:]).run
+
+
+def test_the_ocmf_page_names_every_field():
+    signer = SoftwareSigner(sha256(b"pile"))
+    origin = Origin("SDM630", "63000117", "eastron-sdm630", bytes(32))
+    reading = Reading(0, 0, bytes(4), 0, 0, 0)
+    text = make_record(Proof(1, bytes(32), bytes(32), BEGIN, [reading], 0, origin), 1, "chain/pile", origin, signer)
+    payload, signature = (json.loads(part) for part in text.split("|")[1:])
+    told = set(
+        re.findall(
+            r"\b[A-Z]{2}\b", " ".join(re.findall(r"^\| ([^|]+) \|", (DOCS / "ocmf.md").read_text(), re.MULTILINE))
+        )
+    )
+    plain = {"IF", "RD", "RT", "EF", "ST", "SE", "SM"}  # constants, or of the format itself
+    assert payload.keys() | payload["RD"][0].keys() | signature.keys() == told | plain
 
 
 def test_the_coordinators_configuration_loads(tmp_path):

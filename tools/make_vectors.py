@@ -53,6 +53,7 @@ from pile_shared.terms import (
 
 OUT = Path(__file__).parent.parent / "shared/pile_shared/vectors"
 CHAIN = "demo-00c0ffee"
+ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551  # n of P-256
 NOW_MS = 1_700_000_000_000
 Case = dict[str, object]
 
@@ -279,6 +280,7 @@ def cose_bad() -> Iterator[Case]:
         ("signed by another key", other, "unknown_key"),
         ("another key's signature under our name", good[:-64] + other[-64:], "bad_signature"),
         ("n - s for s: as valid for ES256, but other bytes", high, "malformed"),
+        *[(source, good[:-64] + made, code) for source, made, code in odd_signatures(signature)],
         ("without the tag", good[1:], "malformed"),
         ("tag 17", b"\xd1" + good[1:], "malformed"),
         ("cut short", good[:-1], "malformed"),
@@ -307,13 +309,44 @@ def cose_bad() -> Iterator[Case]:
         assert refused(code, lambda data=message: cose.parse1(data, 400).verify(signer.public, aad))  # type: ignore[misc]
         hexes = {"public": signer.public.hex(), "aad": aad.hex(), "message": message.hex()}
         yield {"kind": "bad", "source": source, **hexes, "code": code}
+    for source, point in odd_points(signer.public):
+        # Under the kid of those very bytes, so that the point itself is what stops it.
+        message = start.replace(kid, cose.key_id(point)) + good[len(start) :]
+        assert refused("bad_signature", lambda data=message, key=point: cose.parse1(data, 400).verify(key, aad))  # type: ignore[misc]
+        hexes = {"public": point.hex(), "aad": aad.hex(), "message": message.hex()}
+        yield {"kind": "bad", "source": source, **hexes, "code": "bad_signature"}
+
+
+def odd_signatures(signature: bytes) -> Iterator[tuple[str, bytes, str]]:
+    """R or s outside [1, n - 1], and the least s that is too high, beside a good other half."""
+    r, s = signature[:32], signature[32:]
+    zero, order, half = bytes(32), ORDER.to_bytes(32, "big"), ORDER >> 1
+    yield "r is 0", zero + s, "bad_signature"
+    yield "s is 0", r + zero, "bad_signature"
+    yield "r and s are 0", zero + zero, "bad_signature"
+    yield "r is n", order + s, "bad_signature"
+    yield "r is above n", b"\xff" * 32 + s, "bad_signature"
+    yield "s is n", r + order, "malformed"
+    yield "s is above n", r + b"\xff" * 32, "malformed"
+    yield "s is n / 2, rounded down, and wrong", r + half.to_bytes(32, "big"), "bad_signature"
+    yield "s is n / 2, rounded up", r + (half + 1).to_bytes(32, "big"), "malformed"
+
+
+def odd_points(point: bytes) -> Iterator[tuple[str, bytes]]:
+    """Keys that are no point of the curve, or not in the one form."""
+    yield "key off the curve", point[:-1] + bytes([point[-1] ^ 1])
+    yield "key is infinity, as zeros", b"\x04" + bytes(64)
+    yield "key is infinity, as SEC 1 writes it", b"\x00"
+    yield "key with x and y of 2^256 - 1", b"\x04" + b"\xff" * 64
+    yield "key compressed", bytes([2 + point[-1] % 2]) + point[1:33]
+    yield "key without its prefix", point[1:]
+    yield "key of no bytes", b""
 
 
 def other_s(signature: object) -> bytes:
     """(r, n - s), which ES256 verifies as well."""
     assert isinstance(signature, bytes)
-    order = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
-    return signature[:32] + (order - int.from_bytes(signature[32:], "big")).to_bytes(32, "big")
+    return signature[:32] + (ORDER - int.from_bytes(signature[32:], "big")).to_bytes(32, "big")
 
 
 def _parts(protected: bytes, unprotected: bytes, payload: bytes, signature: bytes) -> bytes:

@@ -312,11 +312,12 @@ class Agent:
             self._is_full = True
             return False
         self._is_full = False
-        self._log_proof(proof, len(message))
+        self._proved(proof, len(message))
         self._port.collect()
         return True
 
-    def _log_proof(self, proof: Proof, size_bytes: int) -> None:
+    def _proved(self, proof: Proof, size_bytes: int) -> None:
+        """A proof is durable; on CPython a begin or end also gets its OCMF record (ocmf_records)."""
         text = "proof " + str(proof.sequence) + " " + EVENT_NAMES[proof.event]
         if proof.reason:
             text += " (" + REASON_NAMES[proof.reason] + ")"

@@ -1,7 +1,6 @@
 """The `pile-edge` command, on CPython."""
 
 import argparse
-import json
 import signal
 import sys
 import tempfile
@@ -9,10 +8,10 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from pile_edge import key_command, ocmf_command
 from pile_edge.commands_meter import add_commands
 from pile_edge.config_file import compile_config, load_config
 from pile_shared.errors import PilechainError
-from pile_shared.platform import sha256
 from pile_shared.proof import EVENT_NAMES, parse
 
 EXIT_OK, EXIT_FAILED, EXIT_CONFIG = 0, 1, 2
@@ -20,10 +19,11 @@ EXIT_OK, EXIT_FAILED, EXIT_CONFIG = 0, 1, 2
 _EPILOG = """examples:
   pile-edge meters eastron                          the meters there is a profile for
   pile-edge scan --port /dev/ttyUSB0                find and name the meters on a bus
-  pile-edge key --config pile.toml                  make the key, show what registering the pile needs
+  pile-edge key --config pile.toml --make           make the key, show what registering the pile needs
   pile-edge read --config pile.toml                 one reading of the meter
   pile-edge run --config pile.toml --dry-run        everything but publishing; prints the proofs
   pile-edge run --config pile.toml                  the light client
+  pile-edge ocmf --config pile.toml                 the signed begin and end records of its sessions
   pile-edge compile-config pile.toml pile.cbor      the configuration for a board
   pile-edge image pile.romfs                        the agent for a board's flash
 
@@ -80,8 +80,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="command")
     run = _command(commands, "run", "run the light client until SIGTERM", _run)
     run.add_argument("--dry-run", action="store_true", help="everything but publishing; prints the proofs")
-    key = _command(commands, "key", "make the key if it is missing, and show it", _key)
-    key.add_argument("--json", action="store_true", help="for programs")
+    key_command.add_command(commands)
+    ocmf_command.add_command(commands)
     add_commands(commands)
     compiling = commands.add_parser("compile-config", help="make the configuration for a board")
     compiling.add_argument("source", type=Path, help="TOML file")
@@ -101,29 +101,14 @@ def _command(commands, name: str, text: str, run: Callable[[argparse.Namespace],
 
 
 def _run(options: argparse.Namespace) -> int:
-    from pile_edge.agent import Agent
+    from pile_edge.ocmf_records import RecordingAgent
     from pile_edge.ports import cpython as port
 
     stopping: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda got, _frame: stopping.append(got))
-    agent = Agent(load_config(options.config), port, DryLink() if options.dry_run else None)
+    agent = RecordingAgent(load_config(options.config), port, DryLink() if options.dry_run else None)
     agent.run(lambda: bool(stopping))
-    return EXIT_OK
-
-
-def _key(options: argparse.Namespace) -> int:
-    from pile_edge.signers import open_signer
-
-    config = load_config(options.config)
-    public = open_signer(config.signer).public
-    digest = sha256(public).hex()
-    if options.json:
-        print(json.dumps({"pile_id": config.pile_id, "public": public.hex(), "fingerprint": digest}))
-        return EXIT_OK
-    print(f"pile         {config.pile_id}")
-    print(f"public key   {public.hex()}")
-    print(f"fingerprint  {' '.join(digest[i : i + 4] for i in range(0, len(digest), 4))}")
     return EXIT_OK
 
 

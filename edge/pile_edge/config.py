@@ -1,7 +1,8 @@
 """A pile's configuration, checked: one mapping, the same on both interpreters (docs: `pile-edge compile-config --help`).
 
     chain_id, pile_id     ids; what the chain and this pile are registered as
-    signer                "file:<path>": where the pile's key is, made there at first use
+    signer                "file:<path>": where the pile's key is, made there at first use; not on a board also
+                          "tpm2:<handle>[@<device>]" and "atecc:<slot>[@<bus>[:<address>]]" (docs/signers.md)
     validators            [{party, public, power}], ascending by party: the accounting nodes this pile believes
     mqtt                  host, port; optionally username, password, keepalive_s, tls {ca, cert, key}
     bus                   kind "tcp" (host, port) or "rtu" (device, baud, parity, stopbits); timeout_ms, gap_ms
@@ -9,6 +10,7 @@
     control               kind "coil", unit, coil
     timing (optional)     sample_ms, report_ms, heartbeat_ms, resend_ms, silent_after_ms, full_after_ms, full_below_w
     journal               path, and optionally capacity_bytes, segment_bytes
+    ocmf (optional)       path of the records' folder; not on a board, and never seen here: see config_file
     clock (rigs only)     rate, origin_ms: simulated_ms = origin_ms + (real_ms - origin_ms) * rate, and with it all of timing
 
 A board reads the mapping from CBOR; there `public` is bytes and `profile` is the profile itself. On CPython `config_file`
@@ -25,6 +27,7 @@ from pile_edge.session import Timing
 from pile_edge.settings import Settings
 from pile_shared.certificate import validators_from
 from pile_shared.errors import ConfigError, PilechainError
+from pile_shared.platform import MICROPYTHON
 from pile_shared.units import MAX_POWER_W, MAX_TIME_MS, check_id, check_text
 
 MAX_CONFIG_BYTES = 16384  # 100 validators of 110 bytes, and the rest
@@ -139,10 +142,14 @@ def _id(mapping: dict, key: str) -> str:  # type: ignore[type-arg]
 
 def _signer(mapping: dict, folder: str) -> str:  # type: ignore[type-arg]
     uri = config_text(mapping, "signer", 255)
-    kind, _, path = uri.partition(":")
-    if kind != "file" or not path:
-        raise ConfigError('signer must be "file:<path>"')
-    return kind + ":" + resolve(folder, path)
+    kind, _, rest = uri.partition(":")
+    if kind == "file" and rest:
+        return kind + ":" + resolve(folder, rest)
+    if not MICROPYTHON:
+        from pile_edge.signers.hardware import check_uri
+
+        return check_uri(uri)
+    raise ConfigError('signer must be "file:<path>"')
 
 
 def _mqtt(section: dict, folder: str) -> dict:  # type: ignore[type-arg]

@@ -4,7 +4,7 @@ import os
 import tomllib
 from pathlib import Path
 
-from pile_edge.config import MAX_CONFIG_BYTES, check_config
+from pile_edge.config import MAX_CONFIG_BYTES, check_config, resolve
 from pile_edge.meters.catalogue import board_profile, installed_profile, profile_mapping
 from pile_edge.settings import Settings
 from pile_shared.codec import decode, encode
@@ -19,7 +19,15 @@ def load_config(path: Path) -> Settings:
     Raises:
         ConfigError: naming the file, the key and the expected form.
     """
-    return _checked(path, load_mapping(path))
+    mapping = load_mapping(path)
+    ocmf = mapping.pop("ocmf", {})
+    settings = _checked(path, mapping)
+    if not isinstance(ocmf, dict) or not ocmf.keys() <= {"path"} or not isinstance(ocmf.get("path", ""), str):
+        raise ConfigError(f"{path}: ocmf must be a section with path")
+    settings.ocmf_path = settings.journal_path + "-ocmf"
+    if ocmf.get("path"):
+        settings.ocmf_path = resolve(os.path.dirname(path), ocmf["path"])
+    return settings
 
 
 def load_mapping(path: Path) -> dict[str, object]:
@@ -47,6 +55,8 @@ def compile_config(source: Path, target: Path) -> int:
         ConfigError: as `load_config`, or the target cannot be written or would be too long.
     """
     mapping = load_mapping(source)
+    if "ocmf" in mapping:
+        raise ConfigError(f"{source}: a board has no room for OCMF records: leave out the section ocmf")
     _checked(source, mapping)
     try:
         data = encode(mapping)

@@ -13,7 +13,7 @@ class Settings:
         bus: the bus's section, its gap and timeout raised to what the meter needs. control: the contactor's section.
         profile: of the meter. unit: its bus address. meter_serial: as registered. rated_power_w: the most that can flow.
         timing: intervals. rate, origin_ms: of a rig's clock; 1 and 0 elsewhere.
-        journal_path, journal_capacity_bytes, journal_segment_bytes: the journal.
+        journal_path, journal_capacity_bytes, journal_segment_bytes: the journal. ocmf_path: of the records; not on a board.
     """
 
     chain_id: str
@@ -33,3 +33,4 @@ class Settings:
     journal_path: str
     journal_capacity_bytes: int
     journal_segment_bytes: int
+    ocmf_path: str

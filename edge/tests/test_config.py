@@ -182,7 +182,7 @@ def test_a_damaged_key_is_refused_and_kept(tmp_path, data):
     assert path.read_bytes() == data
 
 
-@pytest.mark.parametrize("uri", ["file:", "tpm2:0x81", "/etc/pile.key", ""])
+@pytest.mark.parametrize("uri", ["file:", "tpm:0x81", "/etc/pile.key", ""])
 def test_unknown_signers_are_refused(uri):
     with pytest.raises(ConfigError, match="signer must be"):
         open_signer(uri)

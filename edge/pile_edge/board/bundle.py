@@ -46,6 +46,7 @@ BOARD_MODULES = (
     "pile_edge/mqtt",
     "pile_edge/signers/__init__",
     "pile_edge/signers/file",
+    "pile_edge/ocmf",
     "pile_edge/settings",
     "pile_edge/config",
     "pile_edge/agent",
@@ -67,10 +68,16 @@ CPYTHON_MODULES = (
     "pile_edge/config_file",
     "pile_edge/advice",
     "pile_edge/commands_meter",
+    "pile_edge/key_command",
     "pile_edge/meters/catalogue",
     "pile_edge/meters/scan",
     "pile_edge/meters/schema",
     "pile_edge/meters/sunspec",
+    "pile_edge/ocmf_command",
+    "pile_edge/ocmf_records",
+    "pile_edge/signers/atecc",
+    "pile_edge/signers/hardware",
+    "pile_edge/signers/tpm2",
     "pile_edge/ports/cpython",
     "pile_edge/ports/cpython_bus",
     "pile_edge/ports/cpython_link",
@@ -94,7 +101,11 @@ _DEVICES = (
     "pile_edge.light",
     "pile_edge.mqtt",
 )
-_GIVEN = {"pile_shared.platform:MICROPYTHON": True, "pile_shared.p256:TYPE_CHECKING": False}
+_GIVEN = {
+    "pile_shared.platform:MICROPYTHON": True,
+    "pile_shared.p256:TYPE_CHECKING": False,
+    "pile_edge.signers:TYPE_CHECKING": False,
+}
 # A module compiles in some 10 ms; longer than this and the compiler hangs.
 _COMPILE_TIMEOUT_S = 30
 

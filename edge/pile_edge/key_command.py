@@ -1,0 +1,64 @@
+"""`pile-edge key`: the key ceremony. Shows what registering the pile needs; makes a key where there is none, replaces none."""
+
+import argparse
+import json
+from pathlib import Path
+
+from pile_edge.config_file import load_config
+from pile_edge.signers import open_signer
+from pile_edge.signers.hardware import open_hardware_signer
+from pile_shared.platform import sha256
+
+_DESCRIPTION = """Show the pile's public key and its fingerprint, for registration.
+
+A missing key file is made, readable by its owner only. A key in a TPM or a secure element is made only with --make.
+A key that is there is never replaced: for another one, name another file, handle or slot in the configuration."""
+
+_EPILOG = """the ceremony:
+  1. on the pile:      pile-edge key --config pile.toml --make
+  2. send the public key to the operator, by any way
+  3. compare the fingerprint by telephone or on paper; only then the operator registers the pile"""
+
+
+def add_command(commands) -> None:  # type: ignore[no-untyped-def] # noqa: ANN001 - argparse hides the type
+    """Register `key`."""
+    parser = commands.add_parser(
+        "key",
+        help="make the key if it is missing, and show it",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="the pile's TOML file")
+    parser.add_argument("--make", action="store_true", help="make the key in a TPM or secure element if it has none")
+    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Show the key; 0. Errors are the signer's."""
+    config = load_config(options.config)
+    is_file = config.signer.startswith("file:")
+    signer = (
+        open_hardware_signer(config.signer, make=True) if options.make and not is_file else open_signer(config.signer)
+    )
+    digest = sha256(signer.public).hex()
+    if options.json:
+        told = {
+            "pile_id": config.pile_id,
+            "signer": config.signer,
+            "public": signer.public.hex(),
+            "fingerprint": digest,
+        }
+        print(json.dumps(told))
+        return 0
+    print(f"pile         {config.pile_id}")
+    print(f"kept in      {config.signer}")
+    print(f"public key   {signer.public.hex()}")
+    print(f"fingerprint  {fingerprint_text(digest)}")
+    return 0
+
+
+def fingerprint_text(digest: str) -> str:
+    """A digest in groups of four digits, as it is read out."""
+    return " ".join(digest[i : i + 4] for i in range(0, len(digest), 4))

@@ -1,0 +1,131 @@
+"""The OCMF records of a pile on CPython: made beside begin and end proofs, kept in a folder, one file each.
+
+A record's file is written beside, synced and renamed, so it is there whole or not at all, and named
+
+    T<pagination>-<proof sequence>-<begin|end>-<contract>.ocmf
+
+The pagination goes up by one with each record and is never used twice for different content, whatever is lost:
+
+- A power cut between the proof and its record: at boot the journal's newest proof gets the record it lacks, with the next
+  number. Nothing else can have come between, for the agent does one thing after the other.
+- The folder lost: numbering goes on at the proof's sequence, which is above every number used before, because each record
+  has a proof of its own and began no higher than that.
+"""
+
+import os
+import re
+from pathlib import Path
+from xml.sax.saxutils import escape
+
+from pile_edge.agent import Agent
+from pile_edge.ocmf import CONTRACT_DIGITS, make_record, public_key_info
+from pile_edge.ports.cpython_storage import Storage
+from pile_edge.settings import Settings
+from pile_shared.errors import JournalError
+from pile_shared.proof import BEGIN, END, Proof, parse
+
+MAX_RECORDS = 10_000  # 5,000 sessions, 40 MB in blocks of 4 kB; the oldest go first, copy them before
+_NAME = re.compile(r"T(\d{10})-(\d{10})-(begin|end)-([0-9a-f]{40})\.ocmf")
+_CONTEXTS = {"begin": "Transaction.Begin", "end": "Transaction.End"}
+
+
+class Record:
+    """One kept record. `pagination` and `sequence` are numbers, `kind` begin or end, `contract` 40 hexadecimal digits."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        found = _NAME.fullmatch(name)
+        assert found is not None
+        self.path = folder / name
+        self.pagination, self.sequence = int(found[1]), int(found[2])
+        self.kind, self.contract = found[3], found[4]
+
+    def text(self) -> str:
+        """The signed record."""
+        return self.path.read_text(encoding="ascii")
+
+
+def list_records(folder: str) -> list[Record]:
+    """The records in a folder, ascending by pagination; none if there is no folder. Only reads, so it may run any time."""
+    names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+    return [Record(Path(folder), name) for name in names if _NAME.fullmatch(name)]
+
+
+def safe_xml(records: list[Record], public: bytes) -> str:
+    """The records as the S.A.F.E. Transparency Software opens them; a transaction is numbered as its begin record."""
+    begins = {record.contract: record.pagination for record in records if record.kind == "begin"}
+    key = public_key_info(public).hex()
+    lines = ['<?xml version="1.0" encoding="UTF-8"?>', "<values>"]
+    for record in records:
+        transaction = begins.get(record.contract, record.pagination)
+        lines += [
+            f'  <value transactionId="{transaction}" context="{_CONTEXTS[record.kind]}">',
+            f'    <signedData format="OCMF" encoding="plain">{escape(record.text())}</signedData>',
+            f'    <publicKey encoding="plain">{key}</publicKey>',
+            "  </value>",
+        ]
+    return "\n".join([*lines, "</values>", ""])
+
+
+class RecordBook:
+    """The folder as its one writer sees it. Every method raises JournalError `storage` if the file system fails."""
+
+    def __init__(self, folder: str, *, max_records: int = MAX_RECORDS) -> None:
+        self._folder = Path(folder)
+        self._max_records = max_records
+        try:
+            self._storage = Storage(folder)
+            self._names = [record.path.name for record in list_records(folder)]
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def next_pagination(self, sequence: int) -> int | None:
+        """The number for the record of a proof, or None if it has one already."""
+        if not self._names:
+            return sequence
+        newest = Record(self._folder, self._names[-1])
+        return newest.pagination + 1 if newest.sequence < sequence else None
+
+    def add(self, proof: Proof, pagination: int, text: str) -> None:
+        """Keep a record; durable on return. Beyond the bound the oldest is removed."""
+        assert proof.contract is not None
+        kind = "begin" if proof.event == BEGIN else "end"
+        contract = proof.contract.hex()[:CONTRACT_DIGITS]
+        name = f"T{pagination:010}-{proof.sequence:010}-{kind}-{contract}.ocmf"
+        try:
+            self._storage.replace(name, text.encode("ascii"))
+            self._names.append(name)
+            while len(self._names) > self._max_records:
+                self._storage.remove(self._names[0])
+                self._names.pop(0)
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def _failed(self, error: OSError) -> JournalError:
+        return JournalError(f"OCMF records in {self._folder} cannot be written: {error.strerror or error}", "storage")
+
+
+class RecordingAgent(Agent):
+    """The light client on CPython: with each begin and end proof it makes and keeps the OCMF record, before it goes on."""
+
+    def __init__(self, config: Settings, port, link=None) -> None:  # type: ignore[no-untyped-def] # noqa: ANN001
+        """As Agent; then make the record that a power cut after the newest proof prevented."""
+        self._records = RecordBook(config.ocmf_path)
+        super().__init__(config, port, link)
+        newest = self.journal.last()
+        if newest is not None:
+            self._record(parse(newest[1])[1])
+
+    def _proved(self, proof: Proof, size_bytes: int) -> None:
+        self._record(proof)
+        super()._proved(proof, size_bytes)
+
+    def _record(self, proof: Proof) -> None:
+        if proof.event not in {BEGIN, END}:
+            return
+        pagination = self._records.next_pagination(proof.sequence)
+        if pagination is None:
+            return
+        place = self.config.chain_id + "/" + self.config.pile_id
+        text = make_record(proof, pagination, place, self._origin, self._signer)
+        self._records.add(proof, pagination, text)
+        self._log(f"OCMF record T{pagination}, {len(text)} bytes")
