@@ -351,11 +351,7 @@ def test_only_the_roles_of_a_type_may_send_it_and_nobody_whose_key_is_revoked(ki
 )
 @bounded(400)
 def test_any_value_may_be_signed(value: object) -> None:
-    try:
-        payload = encode(value)
-    except Exception:  # noqa: BLE001 - half a surrogate pair has no encoding
-        payload = cbor2.dumps(repr(value))
-    assert code_of(signed("grid", payload)) in {"malformed", "unknown_type"}
+    assert code_of(signed("grid", encode(value))) in {"malformed", "unknown_type"}
 
 
 @given(st.binary(max_size=400))

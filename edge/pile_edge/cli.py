@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pile_edge import key_command, ocmf_command
-from pile_edge.commands_meter import add_commands
 from pile_edge.config_file import compile_config, load_config
+from pile_edge.meter_commands import add_commands
 from pile_shared.errors import PilechainError
 from pile_shared.proof import EVENT_NAMES, parse
 

@@ -180,13 +180,6 @@ def test_no_mapping_and_no_profile():
         catalogue.find_profile("acme")
 
 
-def test_the_bus_is_as_patient_as_its_slowest_meter():
-    spec = {"kind": "rtu", "device": "/dev/ttyUSB0", "timeout_ms": 700}
-    for profile_id in catalogue.profile_ids():
-        spec = catalogue.bus_spec_for(catalogue.find_profile(profile_id), spec)
-    assert (spec["gap_ms"], spec["timeout_ms"]) == (100, 1000)
-
-
 class ScriptedBus:
     """Answers energy reads from a list of Wh / 10 or errors, power reads with zero."""
 

@@ -213,7 +213,7 @@ def test_the_gap_of_a_meter_that_restarts_when_hurried():
     twin.faults.set("restarts")
     with BusServers() as servers:
         spec = {**servers.serve({"kind": "tcp"}, [twin]), "timeout_ms": 400}
-        patient = open_bus(catalogue.bus_spec_for(load_profile(mapping), spec))
+        patient = open_bus(spec | {"gap_ms": mapping["min_gap_ms"]})
         reader = MeterReader(patient, load_profile(mapping), 1, attempts=1)
         assert [reader.read().energy_wh for _ in range(3)] == [twin.energy_wh()] * 3
         patient.close()

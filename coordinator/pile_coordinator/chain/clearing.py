@@ -110,13 +110,10 @@ class _Clearing:
 
     def _hopeful(self) -> list[_Wish]:
         """The bids that some price of this zone could satisfy; the others rest untouched."""
-        prices = [curve.price_micro_per_kwh(self._open_wh) for curve in self._every_curve()]
+        curves = [self._curve(catalog.sell_micro_per_kwh) for catalog in tariff.catalogs(self._state)]
+        prices = [curve.price_micro_per_kwh(self._open_wh) for curve in curves]
         bids = self._state.bids_in(self._zone.id, at_least_micro_per_kwh=min([*prices, *self._asks]))
         return [self._wish(bid) for bid in bids]
-
-    def _every_curve(self) -> list[Curve]:
-        periods = self._state.get(Tariff, tariff.NOW).periods
-        return [self._curve(int(sell)) for _, _, sell, _ in periods]
 
     def _curve(self, catalog_micro_per_kwh: int) -> Curve:
         if catalog_micro_per_kwh not in self._curves:

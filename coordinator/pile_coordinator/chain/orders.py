@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from pile_coordinator.chain import accounts, settlement, tariff
 from pile_coordinator.chain.env import Env, Journal
-from pile_coordinator.chain.records import Bid, Listing, Params, Party, Pile, Tariff, Withdrawal, Zone
+from pile_coordinator.chain.records import Bid, Listing, Params, Party, Pile, Withdrawal, Zone
 from pile_coordinator.chain.rejections import Rejection
 from pile_coordinator.chain.state import State
 from pile_coordinator.chain.transactions import AT_MARKET, CancelBid, List, PlaceBid, Transaction, Unlist
@@ -99,9 +99,8 @@ def place_listing(state: State, env: Env, tx: Transaction, body: List) -> None:
 
 def _check_ask(state: State, ask_micro_per_kwh: int) -> None:
     """An ask outside the band of every period could never be filled under this tariff."""
-    permille = state.params.band_permille
-    bands = [(low, high * permille // 1000) for _, _, high, low in state.get(Tariff, tariff.NOW).periods]  # type: ignore[operator]
-    if not any(low <= ask_micro_per_kwh <= high for low, high in bands):  # type: ignore[operator]
+    bands = [catalog.band_micro_per_kwh(state.params.band_permille) for catalog in tariff.catalogs(state)]
+    if not any(low <= ask_micro_per_kwh <= high for low, high in bands):
         text = " or ".join(f"{low} to {high}" for low, high in bands)
         raise Rejection("band", f"an ask must be from {text} micro per kWh")
 

@@ -37,12 +37,17 @@ class Catalog:
 def catalog_at(tariff: Tariff, time_ms: int) -> Catalog:
     """The prices of the period that a moment falls into."""
     minute = (time_ms // 60_000 + tariff.utc_offset_minutes) % DAY_MINUTES
-    current = tariff.periods[0]
-    for period in tariff.periods:
-        if cast("int", period[0]) > minute:
-            break
-        current = period
-    _, name, sell, buy = current
+    begun = sum(cast("int", period[0]) <= minute for period in tariff.periods)
+    return _catalog(tariff.periods[begun - 1])
+
+
+def catalogs(state: State) -> list[Catalog]:
+    """The prices of every period of the tariff in force."""
+    return [_catalog(period) for period in state.get(Tariff, NOW).periods]
+
+
+def _catalog(period: list[int | str]) -> Catalog:
+    _, name, sell, buy = period
     return Catalog(cast("str", name), cast("int", sell), cast("int", buy))
 
 

@@ -28,17 +28,12 @@ MAX_STATE_PROOF_BYTES = ROW_BYTES * MAX_PROOF_ROWS + (HASH_BYTES + 2) * BUCKET_B
 Octets = bytes | bytearray  # a bucket is a bytearray, a proof is not
 
 
-def entry_hash(key: bytes, value: bytes) -> bytes:
-    """The row of one entry, 64 bytes: the key's hash, which orders it, and the value's."""
-    return sha256(key).digest() + sha256(value).digest()
+def _row(key_hash: bytes, value: bytes | None) -> bytes:
+    """A key's row, 64 bytes; nothing for no value."""
+    return b"" if value is None else key_hash + sha256(value).digest()
 
 
-def bucket_of(key: bytes) -> int:
-    """Which bucket a key lives in, 0..1023."""
-    return _bucket_of_hash(sha256(key).digest())
-
-
-def _bucket_of_hash(key_hash: bytes) -> int:
+def _bucket_of(key_hash: bytes) -> int:
     return int.from_bytes(key_hash[:2], "big") >> (16 - BUCKET_BITS)
 
 
@@ -107,9 +102,8 @@ def verify_proof(root: bytes, key: bytes, value: bytes | None, proof: StateProof
     start, end = _place(proof.rows, key_hash)
     if start != end:
         return False  # the key's own row is never in the proof: it is the claim
-    own = b"" if value is None else key_hash + sha256(value).digest()
-    running = _bucket_hash(proof.rows[:start] + own + proof.rows[start:])
-    node = BUCKETS + _bucket_of_hash(key_hash)
+    running = _bucket_hash(proof.rows[:start] + _row(key_hash, value) + proof.rows[start:])
+    node = BUCKETS + _bucket_of(key_hash)
     for sibling in proof.siblings:
         running = _node_hash(sibling, running) if node & 1 else _node_hash(running, sibling)
         node >>= 1
@@ -141,10 +135,10 @@ class StateTree:
     def _change(self, key: bytes, value: bytes | None) -> int:
         """Write or remove a key's row; the number of its bucket."""
         key_hash = sha256(key).digest()
-        number = _bucket_of_hash(key_hash)
+        number = _bucket_of(key_hash)
         bucket = self._buckets[number]
         start, end = _place(bucket, key_hash)
-        bucket[start:end] = b"" if value is None else key_hash + sha256(value).digest()
+        bucket[start:end] = _row(key_hash, value)
         return number
 
     def prove(self, key: bytes) -> StateProof:
@@ -154,7 +148,7 @@ class StateTree:
             BoundsError: the bucket holds more than MAX_PROOF_ROWS other entries.
         """
         key_hash = sha256(key).digest()
-        number = _bucket_of_hash(key_hash)
+        number = _bucket_of(key_hash)
         bucket = self._buckets[number]
         start, end = _place(bucket, key_hash)
         node, siblings = BUCKETS + number, []

@@ -72,7 +72,7 @@ CPYTHON_MODULES = (
     "pile_edge/cli",
     "pile_edge/config_file",
     "pile_edge/advice",
-    "pile_edge/commands_meter",
+    "pile_edge/meter_commands",
     "pile_edge/key_command",
     "pile_edge/meters/catalogue",
     "pile_edge/meters/scan",

@@ -107,11 +107,3 @@ def installed_profile(
             raise ConfigError(f"meter.word_order must be {' or '.join(orders)}: this meter cannot be set otherwise")
         installed = with_word_order(installed, word_order)
     return installed
-
-
-def bus_spec_for(profile: Profile, spec: dict[str, object]) -> dict[str, object]:
-    """A bus section whose gap and timeout are at least what this meter needs; meters on one line: apply it in turn."""
-    gap, timeout = spec.get("gap_ms", 0), spec.get("timeout_ms", 0)
-    if not isinstance(gap, int) or not isinstance(timeout, int):
-        raise ConfigError("bus.gap_ms and bus.timeout_ms must be integers")
-    return {**spec, "gap_ms": max(gap, profile.min_gap_ms), "timeout_ms": max(timeout, profile.timeout_ms)}
