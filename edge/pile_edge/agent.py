@@ -1,6 +1,7 @@
 """The light client's loop, the same file on a Raspberry Pi and on a board. Read `Agent.step` first.
 
     meter --read--> session --prove--> journal --publish--> coordinator --receipt--> retire
+    validators --verify--> whose certificates count
     contract, start, stop --verify--> session --energise / de-energise--> contactor
 
 Single-threaded: nothing happens between two lines of `step`. All input is verified before it changes anything, and a
@@ -15,9 +16,15 @@ from pile_edge.meters.decode import MeterError, MeterReader
 from pile_edge.session import CLOSE, IDLE, OPEN, PHASE_NAMES, PROVE, SAVE, Session, SessionError, contract_of
 from pile_edge.settings import Settings
 from pile_shared import cose
-from pile_shared.certificate import Inclusion, decode_inclusion
+from pile_shared.certificate import (
+    Certificate,
+    Inclusion,
+    decode_handover,
+    decode_inclusion,
+    validators_hash,
+)
 from pile_shared.codec import array, decode, encode
-from pile_shared.errors import BusError, JournalError, PilechainError, SignatureError
+from pile_shared.errors import BusError, CertificateError, JournalError, PilechainError, SignatureError
 from pile_shared.platform import sha256
 from pile_shared.proof import BEGIN, END, EVENT_NAMES, NO_PREVIOUS, REASON_NAMES, Origin, Proof, parse
 from pile_shared.reading import FLAG_CONTACTOR_CLOSED, TIME_SYNCHRONISED, Reading
@@ -66,8 +73,9 @@ class Agent:
         self._open_again_ms = 0
         self._open_contactor()
         self._signer = port.open_signer(config.signer)
+        storage = port.open_storage(config.journal_path)
         self.journal = Journal(
-            port.open_storage(config.journal_path),
+            storage,
             capacity_bytes=config.journal_capacity_bytes,
             segment_bytes=config.journal_segment_bytes,
         )
@@ -77,7 +85,9 @@ class Agent:
             pile_id=config.pile_id,
             public=self._signer.public,
             meter_serial=config.meter_serial,
+            storage=storage,
         )
+        config.validators = []  # the light client's from here on, who may replace them
         profile = config.profile
         self._origin = Origin(profile.model, config.meter_serial, profile.id, port.firmware_hash())
         self._meter = MeterReader(
@@ -85,6 +95,7 @@ class Agent:
         )
         self.session = Session(config.timing)
         self.refused: dict[str, int] = {}
+        self._refusal = ""
         self._todo: list[tuple] = []  # type: ignore[type-arg]
         self._is_identified = False
         self._troubled = ""
@@ -173,6 +184,10 @@ class Agent:
                 raise SignatureError("message for another pile", "topic")
             if kind == "session":
                 self._hear_session(payload)
+            elif kind == "validators":
+                certificate, following = decode_handover(payload)
+                payload = b""
+                self._hear_validators(certificate, following)
             elif kind in {"receipt", "contract"}:
                 inclusion = decode_inclusion(payload)
                 payload = b""
@@ -186,14 +201,33 @@ class Agent:
             self._port.collect()
             self.refused["memory"] = self.refused.get("memory", 0) + 1
             self._log("refused " + kind + ": no memory to verify it")
-            now_ms = self._clock.now_ms()
-            if now_ms - self._asked_ms >= self.config.timing.resend_ms:
-                self._asked_ms = now_ms
-                self._was_connected = False  # saying again that we are online brings what we have missed
+            self._ask_again("memory")
         except PilechainError as error:
             self.refused[error.code] = self.refused.get(error.code, 0) + 1
             self._log("refused " + kind + ": " + error.code + ": " + error.message)
+            if isinstance(error, CertificateError):
+                self._ask_again(error.code)
         self._port.collect()
+
+    def _ask_again(self, refusal: str) -> None:
+        """Say again, once per resend_ms, that we are online, whom we believe and why not: it brings what we have missed."""
+        self._refusal = refusal
+        now_ms = self._clock.now_ms()
+        if now_ms - self._asked_ms >= self.config.timing.resend_ms:
+            self._asked_ms = now_ms
+            self._was_connected = False
+
+    def _hear_validators(self, certificate: Certificate, following: bytes) -> None:
+        """From now on believe the accounting nodes to which the present ones hand over."""
+        try:
+            is_new = self._light.follow(certificate, following)
+        except OSError as error:
+            raise JournalError("accounting nodes cannot be saved: " + repr(error), "storage")
+        if is_new:
+            self._refusal = ""
+            self._was_connected = False  # saying whom we believe now brings the next handover, if there is one
+            names = " ".join([validator.party for validator in self._light.validators])
+            self._log("from block " + str(self._light.height + 1) + " on the accounting nodes are " + names)
 
     def _hear_contract(self, inclusion: Inclusion) -> None:
         terms, contract_id, outcome = self._light.open_contract(inclusion)
@@ -364,7 +398,8 @@ class Agent:
             return
         if not self._was_connected:
             head = self.journal.head
-            status = encode([ONLINE, self.config.pile_id, 0 if head is None else head[0]])
+            believed = validators_hash(self._light.validators)
+            status = encode([ONLINE, self.config.pile_id, 0 if head is None else head[0], believed, self._refusal])
             if not link.publish(self._status_topic, status, retain=True):
                 return
             self._log("connected, " + self._head_text())

@@ -4,10 +4,13 @@ import sys
 
 import pytest
 
+from pile_hil.peer import Chain
 from pile_hil.pile_case import AgentProcess, PileCase
 from pile_shared import proof as p
-from pile_shared.codec import encode
+from pile_shared.certificate import Inclusion, decode_inclusion, validators_hash
+from pile_shared.codec import decode, encode
 from pile_shared.reading import FLAG_CONTACTOR_CLOSED
+from pile_shared.terms import LEAF_CONTRACT
 
 
 def start_agent(path, *options):
@@ -57,7 +60,8 @@ def test_a_session_to_the_contracted_energy_and_every_receipt(case):
     coordinator = case.coordinator
     with start_agent(case.write_config()) as agent:
         coordinator.wait(has_event(p.HEARTBEAT))
-        assert coordinator.status in (encode([1, "pile-1", 0]), encode([1, "pile-1", 1]))
+        believed = validators_hash(case.chain.validators)
+        assert coordinator.status in [encode([1, "pile-1", head, believed, ""]) for head in (0, 1)]
         terms = case.terms(energy_wh=1_000)
         case.reserve_and_start(terms)
         coordinator.wait(has_event(p.END), 60)
@@ -142,6 +146,82 @@ def test_forged_and_misdirected_messages_change_nothing(case):
             "malformed",
         }
         assert case.truth()["coil"] is False
+
+
+def forged(case, terms):
+    """A contract over four times the energy under the certificate of the true one."""
+    true = decode_inclusion(case.chain.contract(terms))
+    leaf = encode([LEAF_CONTRACT, case.terms(energy_wh=4 * terms.energy_wh).encoded()])
+    return Inclusion(true.certificate, leaf, true.index, true.path).encoded()
+
+
+def by_too_few(case, terms):
+    leaf = encode([LEAF_CONTRACT, terms.encoded()])
+    return case.chain.inclusion(leaf, signing=(0, 1)).encoded()
+
+
+def by_a_stale_set(case, terms):
+    """The accounting nodes have changed; the old ones certify once more."""
+    following = Chain(first_key=2000)
+    case.coordinator.send("validators", case.chain.hand_over(following))
+    return case.chain.contract(terms)
+
+
+def of_another_chain(_case, terms):
+    return Chain("other-chain").contract(terms)
+
+
+@pytest.mark.parametrize(
+    ("make", "code", "words"),
+    [
+        (forged, "inclusion", "does not contain this: it is forged"),
+        (by_too_few, "quorum", "attested by 2 of 3 in power: not more than two thirds"),
+        (by_a_stale_set, "validators", "is certified by other accounting nodes than those known here: the operator"),
+        (of_another_chain, "chain", "block is of chain other-chain: is this the right broker?"),
+    ],
+)
+def test_what_is_not_certified_does_not_energise_and_the_pile_says_why(case, make, code, words):
+    coordinator = case.coordinator
+    with start_agent(case.write_config(resend_ms=1_000)) as agent:
+        coordinator.wait(has_event(p.HEARTBEAT))
+        terms = case.terms()
+        coordinator.send("contract", make(case, terms))
+        case.user_asks(terms, 1)
+        # In words in the log, as a code in the status.
+        coordinator.wait(
+            lambda _: any("refused session: unknown_contract: no verified" in line for line in agent.lines)
+        )
+        (line,) = [line for line in agent.lines if line.startswith("refused contract")]
+        assert line.startswith(f"refused contract: {code}: ")
+        assert words in line
+        coordinator.wait(lambda c: decode(c.status, 256)[4:] == [code])
+        assert p.BEGIN not in events(coordinator)
+        assert case.truth()["coil"] is False
+
+
+def test_a_pile_follows_its_accounting_nodes_through_a_restart(case):
+    """The second set's contract is charged by, and after a power cut the third's receipts count."""
+    coordinator, path = case.coordinator, case.write_config(resend_ms=1_000)
+    with start_agent(path) as agent:
+        coordinator.wait(has_event(p.HEARTBEAT))
+        second = Chain(first_key=2000, powers=(1, 1, 1, 1))
+        coordinator.send("validators", case.chain.hand_over(second))
+        case.chain = coordinator.chain = second
+        coordinator.wait(lambda c: decode(c.status, 256)[3:] == [validators_hash(second.validators), ""])
+        terms = case.terms(energy_wh=20_000, overuse_wh=2_000)
+        case.reserve_and_start(terms)
+        coordinator.wait(has_event(p.PERIODIC), 60)
+        agent.kill()
+    third = Chain(first_key=3000)
+    with start_agent(path) as agent:
+        coordinator.send("validators", second.hand_over(third))
+        case.chain = coordinator.chain = third
+        coordinator.wait(lambda _: any("the accounting nodes are node-0 node-1 node-2" in line for line in agent.lines))
+        case.user_asks(terms)
+        coordinator.wait(has_event(p.END), 60)
+        check_session(case, terms, p.REASON_USER)
+        head = len(coordinator.messages)
+        coordinator.wait(lambda _: any(f"receipt through {head} " in line for line in agent.lines))
 
 
 def test_proofs_made_without_a_broker_are_published_after(case):

@@ -5,6 +5,7 @@ Piles:    pilechain/1/<chain>/<pile>/proof     up    one metering proof
           pilechain/1/<chain>/<pile>/receipt   down  which proofs are in a certified block
           pilechain/1/<chain>/<pile>/contract  down  a certified contract that reserves the pile
           pilechain/1/<chain>/<pile>/session   down  a user's signed start or stop
+          pilechain/1/<chain>/<pile>/validators  down  a certified change of the validator set
 Parties:  pilechain/1/<chain>/party/<party>/tx, query     up
           pilechain/1/<chain>/party/<party>/result, answer  down
 """
@@ -14,7 +15,7 @@ from pile_shared.units import check_id
 
 ROOT = "pilechain/1"
 PILE_UP = ("proof", "status")
-PILE_DOWN = ("receipt", "contract", "session")
+PILE_DOWN = ("receipt", "contract", "session", "validators")
 PARTY_UP = ("tx", "query")
 PARTY_DOWN = ("result", "answer")
 PARTY_LEVEL = "party"
