@@ -25,7 +25,7 @@ from pile_shared.certificate import (
 )
 from pile_shared.codec import array, decode, encode
 from pile_shared.errors import BusError, CertificateError, JournalError, PilechainError, SignatureError
-from pile_shared.platform import sha256
+from pile_shared.platform import MICROPYTHON, sha256
 from pile_shared.proof import BEGIN, END, EVENT_NAMES, NO_PREVIOUS, REASON_NAMES, Origin, Proof, parse
 from pile_shared.reading import FLAG_CONTACTOR_CLOSED, TIME_SYNCHRONISED, Reading
 from pile_shared.topics import PILE_DOWN, pile_topic
@@ -126,7 +126,7 @@ class Agent:
             self._measure()
         if not self._todo:
             self._act(self.session.tick(self._clock.now_ms()))
-        self._keep_open()
+        self._keep_contactor()
         self._publish()
 
     def run(self, is_stopping) -> None:  # type: ignore[no-untyped-def] # noqa: ANN001 - callable giving bool
@@ -383,10 +383,20 @@ class Agent:
             self._log("contactor open")
         self._energised = self._must_open = False
 
-    def _keep_open(self) -> None:
-        """Try again to open a contactor that did not obey, for as long as it takes."""
-        if self._must_open and self._clock.now_ms() >= self._open_again_ms:
-            self._open_contactor()
+    def _keep_contactor(self) -> None:
+        """The heartbeat; and try again to open a contactor that did not obey, for as long as it takes."""
+        if self._must_open:
+            if self._clock.now_ms() >= self._open_again_ms:
+                self._open_contactor()
+        elif not MICROPYTHON:  # what needs a heartbeat is not for boards
+            self._beat()
+
+    def _beat(self) -> None:
+        try:
+            self._control.keep()
+        except BusError as error:
+            self._log("contactor: " + error.message)
+            self._act(self.session.fail(self._clock.now_ms()) or [(OPEN,)])
 
     # --- link
 

@@ -6,7 +6,7 @@
     mqtt                  host, port; optionally username, password, keepalive_s, tls {ca, cert, key}
     bus                   kind "tcp" (host, port) or "rtu" (device, baud, parity, stopbits); timeout_ms, gap_ms
     meter                 profile, unit, serial, rated_power_w
-    control               kind "coil", unit, coil
+    control               kind "coil", unit, coil; or, not on a board, a charging station: see chargers.py
     timing (optional)     sample_ms, report_ms, heartbeat_ms, resend_ms, silent_after_ms, full_after_ms, full_below_w
     journal               path, and optionally capacity_bytes, segment_bytes
     clock (rigs only)     rate, origin_ms: simulated_ms = origin_ms + (real_ms - origin_ms) * rate, and with it all of timing
@@ -50,7 +50,7 @@ _SECTIONS = {
         "de_pin",
     ),
     "meter": ("profile", "unit", "serial", "rated_power_w"),
-    "control": ("kind", "unit", "coil"),
+    "control": ("kind", "unit", "coil", "host", "port", "timeout_ms", "connector", "limit_ma", "failsafe_s"),
     "timing": _INTERVALS + ("full_below_w",),  # noqa: RUF005 - MicroPython cannot unpack into a tuple
     "journal": ("path", "capacity_bytes", "segment_bytes"),
     "clock": ("rate", "origin_ms"),

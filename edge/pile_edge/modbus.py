@@ -1,7 +1,7 @@
 """Modbus framing, pure, for both interpreters: bytes of a request, and what a response to exactly that request carries.
 
 RTU: Modbus over Serial Line V1.02, sections 2.5.1 (frame, t3.5) and 6.2 (CRC-16). TCP: Modbus Messaging on TCP/IP
-V1.0b, section 3.1.3 (MBAP header). PDUs: Modbus Application Protocol V1.1b3, sections 6.1 to 6.5 and 7 (exceptions).
+V1.0b, section 3.1.3 (MBAP header). PDUs: Modbus Application Protocol V1.1b3, sections 6.1 to 6.6, 6.12 and 7 (exceptions).
 A response counts only if unit, function, byte count and, on TCP, transaction match the request; else BusError `crc`,
 `frame` or `exception`.
 """
@@ -13,6 +13,8 @@ READ_DISCRETE = 2
 READ_HOLDING = 3
 READ_INPUT = 4
 WRITE_COIL = 5
+WRITE_REGISTER = 6
+WRITE_REGISTERS = 16
 
 MAX_REGISTERS = 125  # Application Protocol V1.1b3, section 6.3: what fits a 253-byte PDU
 MAX_FRAME_BYTES = 260  # the longest ADU, on TCP; a longer answer is refused unread
@@ -59,9 +61,19 @@ def write_coil_request(address: int, on: bool) -> bytes:
     return bytes((WRITE_COIL, address >> 8, address & 255, 0xFF if on else 0, 0))
 
 
+def write_registers_request(function: int, address: int, data: bytes) -> bytes:
+    """The PDU that writes one holding register (function 6) or up to 123 (function 16): `data`, big-endian."""
+    count = len(data) // 2
+    most = 1 if function == WRITE_REGISTER else 123
+    if len(data) % 2 or not 1 <= count <= most or not 0 <= address <= 0x10000 - count:
+        raise BusError("cannot write " + str(len(data)) + " bytes to register " + str(address), "frame")
+    head = bytes((function, address >> 8, address & 255))
+    return head + data if function == WRITE_REGISTER else head + bytes((0, count, 2 * count)) + data
+
+
 def response_bytes(request: bytes) -> int:
     """The length of the PDU that answers a request PDU, when it is not an exception (which has 2 bytes)."""
-    if request[0] == WRITE_COIL:
+    if request[0] >= WRITE_COIL:
         return 5
     return 2 + _data_bytes(request)
 
@@ -72,7 +84,7 @@ def _data_bytes(request: bytes) -> int:
 
 
 def parse_response(request: bytes, response: bytes) -> bytes:
-    """The register or coil bytes in the PDU that answers `request`; for a written coil, nothing.
+    """The register or coil bytes in the PDU that answers `request`; for something written, nothing.
 
     Raises:
         BusError: `exception` with its name when the unit refused, `frame` when this does not answer the request.
@@ -83,9 +95,9 @@ def parse_response(request: bytes, response: bytes) -> bytes:
         raise BusError("Modbus exception " + str(response[1]) + ": " + (name or "unknown"), "exception")
     if len(response) != response_bytes(request) or response[0] != request[0]:
         raise BusError("response does not answer the request", "frame")
-    if request[0] == WRITE_COIL:
-        if response != request:
-            raise BusError("unit echoed another coil or value", "frame")
+    if request[0] >= WRITE_COIL:
+        if response != request[:5]:  # of several registers, address and count
+            raise BusError("unit echoed another address or value", "frame")
         return b""
     if response[1] != len(response) - 2:
         raise BusError("byte count " + str(response[1]) + " in a response of " + str(len(response)), "frame")
@@ -163,6 +175,14 @@ class Bus:
 
     def write_coil(self, unit: int, address: int, on: bool) -> None:
         """Switch one coil (function 5); returns once the unit has echoed the command."""
+        raise NotImplementedError
+
+    def write_register(self, unit: int, address: int, value: int) -> None:
+        """Write one holding register, 0 to 65535 (function 6); returns once the unit has echoed it. CPython only."""
+        raise NotImplementedError
+
+    def write_registers(self, unit: int, address: int, data: bytes) -> None:
+        """Write holding registers, 2 bytes each (function 16); returns once the unit has confirmed. CPython only."""
         raise NotImplementedError
 
     def close(self) -> None:

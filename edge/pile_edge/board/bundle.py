@@ -65,6 +65,7 @@ CPYTHON_MODULES = (
     "pile_edge/board/rewrites",
     "pile_edge/board/syntax",
     "pile_edge/board/bundle",
+    "pile_edge/chargers",
     "pile_edge/cli",
     "pile_edge/config_file",
     "pile_edge/meters/catalogue",

@@ -1,6 +1,7 @@
 """Modbus on CPython: pymodbus' synchronous clients behind the bus interface of `pile_edge.modbus`."""
 
 import logging
+import struct
 import threading
 import time
 
@@ -35,6 +36,15 @@ class PymodbusBus(Bus):
         """Switch a coil and see the unit echo it; BusError otherwise."""
         self._exchange(unit, modbus.write_coil_request(address, on))
 
+    def write_register(self, unit: int, address: int, value: int) -> None:
+        """Write one holding register (function 6); BusError unless the unit echoes it."""
+        data = value.to_bytes(2, "big")
+        self._exchange(unit, modbus.write_registers_request(modbus.WRITE_REGISTER, address, data))
+
+    def write_registers(self, unit: int, address: int, data: bytes) -> None:
+        """Write holding registers (function 16); BusError unless the unit confirms."""
+        self._exchange(unit, modbus.write_registers_request(modbus.WRITE_REGISTERS, address, data))
+
     def close(self) -> None:
         """Free the device or connection; the next call opens it again."""
         with self._lock:
@@ -60,6 +70,11 @@ class PymodbusBus(Bus):
         try:
             if request[0] == modbus.WRITE_COIL:
                 return client.write_coil(address, bool(value), device_id=unit)
+            if request[0] == modbus.WRITE_REGISTER:
+                return client.write_register(address, value, device_id=unit)
+            if request[0] == modbus.WRITE_REGISTERS:
+                words = [word for (word,) in struct.iter_unpack(">H", request[6:])]
+                return client.write_registers(address, words, device_id=unit)
             ask = {
                 modbus.READ_COILS: client.read_coils,
                 modbus.READ_DISCRETE: client.read_discrete_inputs,
