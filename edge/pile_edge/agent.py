@@ -51,13 +51,14 @@ class Agent:
         session: the state machine. journal: the proofs. link: the connection. refused: bad messages, by error code.
     """
 
-    def __init__(self, config: Settings, port, link=None) -> None:  # type: ignore[no-untyped-def] # noqa: ANN001
+    def __init__(self, config: Settings, port, link=None, control=None) -> None:  # type: ignore[no-untyped-def] # noqa: ANN001
         """Open everything, contactor first, and go on where the journal says a restart interrupted it.
 
         Args:
             config: Of this pile.
             port: What the interpreter provides; see ports/__init__.py.
             link: Used instead of the configured one, for a dry run.
+            control: The same.
 
         Raises:
             ConfigError, JournalError: from the key file or the journal.
@@ -66,7 +67,7 @@ class Agent:
         self._port = port
         self._log = port.log
         self._bus = port.open_bus(config.bus)
-        self._control = open_control(config.control, self._bus)
+        self._control = open_control(config.control, self._bus) if control is None else control
         self._clock = Clock(port, rate=config.rate, origin_ms=config.origin_ms)
         self._energised = True  # until the relay has said otherwise
         self._must_open = True

@@ -5,52 +5,26 @@ import json
 import signal
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from pile_edge import journal_check
 from pile_edge.config_file import compile_config, load_config
 from pile_shared.errors import PilechainError
 from pile_shared.platform import sha256
-from pile_shared.proof import EVENT_NAMES, parse
 
 EXIT_OK, EXIT_FAILED, EXIT_CONFIG = 0, 1, 2
 
 _EPILOG = """examples:
   pile-edge key --config pile.toml                  make the key, show what registering the pile needs
   pile-edge read --config pile.toml                 one reading of the meter
-  pile-edge run --config pile.toml --dry-run        everything but publishing; prints the proofs
+  pile-edge run --config pile.toml --dry-run        reads and signs; prints what it would publish and switch
   pile-edge run --config pile.toml                  the light client
+  pile-edge verify-journal --config pile.toml       what the journal holds, and whether all of it checks
   pile-edge compile-config pile.toml pile.cbor      the configuration for a board
   pile-edge image pile.romfs                        the agent for a board's flash
 
 exit codes: 0 done, 1 failed, 2 wrong configuration or arguments"""
-
-
-class DryLink:
-    """A link that publishes nothing: it prints proofs and hears nobody."""
-
-    connected = True
-    inflight = 0
-
-    def poll(self, timeout_ms: int) -> list[tuple[str, bytes]]:
-        """Wait as a link without messages would."""
-        time.sleep(timeout_ms / 1000)
-        return []
-
-    def publish(self, topic: str, payload: bytes, retain: bool = False) -> bool:
-        """Print a proof; retained status is left out."""
-        if not retain:
-            proof = parse(payload)[1]
-            print(f"  {topic}: {EVENT_NAMES[proof.event]} {proof.sequence}: {payload.hex()}", flush=True)
-            for reading in proof.readings:
-                print(
-                    f"    {_reading_text(reading.time_ms, reading.raw, reading.energy_wh, reading.power_w)}", flush=True
-                )
-        return True
-
-    def close(self) -> None:
-        """Nothing to close."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -76,10 +50,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="command")
     run = _command(commands, "run", "run the light client until SIGTERM", _run)
-    run.add_argument("--dry-run", action="store_true", help="everything but publishing; prints the proofs")
+    run.add_argument("--dry-run", action="store_true", help="publish, switch and keep nothing; print what would be")
     key = _command(commands, "key", "make the key if it is missing, and show it", _key)
     key.add_argument("--json", action="store_true", help="for programs")
     _command(commands, "read", "one decoded reading of the meter", _read)
+    journal_check.add_commands(commands)
     compiling = commands.add_parser("compile-config", help="make the configuration for a board")
     compiling.add_argument("source", type=Path, help="TOML file")
     compiling.add_argument("target", type=Path, help="CBOR file to write")
@@ -99,13 +74,17 @@ def _command(commands, name: str, text: str, run: Callable[[argparse.Namespace],
 
 def _run(options: argparse.Namespace) -> int:
     from pile_edge.agent import Agent
+    from pile_edge.dry_run import run_dry
     from pile_edge.ports import cpython as port
 
     stopping: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda got, _frame: stopping.append(got))
-    agent = Agent(load_config(options.config), port, DryLink() if options.dry_run else None)
-    agent.run(lambda: bool(stopping))
+    config = load_config(options.config)
+    if options.dry_run:
+        run_dry(config, lambda: bool(stopping))
+    else:
+        Agent(config, port).run(lambda: bool(stopping))
     return EXIT_OK
 
 

@@ -1,5 +1,7 @@
 """The agent from the outside: its own process, simulated hardware, a real broker, and a test that plays coordinator."""
 
+import json
+import subprocess
 import sys
 
 import pytest
@@ -73,6 +75,13 @@ def test_a_session_to_the_contracted_energy_and_every_receipt(case):
         coordinator.wait(lambda _: any(f"receipt through {head} " in line for line in agent.lines))
         assert agent.stop() == 0
     assert agent.lines[-1].endswith(f"retired {len(coordinator.messages)}")
+    checked = subprocess.run(
+        [sys.executable, "-m", "pile_edge.cli", "verify-journal", "--json", "--config", case.folder / "pile.toml"],
+        capture_output=True,
+        check=True,
+    )
+    report = json.loads(checked.stdout)
+    assert (report["ok"], report["pending"], report["last"]) == (True, 0, len(coordinator.messages))
 
 
 def test_kill_in_mid_session_resumes_with_one_begin(case):
@@ -250,14 +259,44 @@ def test_without_receipts_proofs_are_sent_again(case):
     assert coordinator.faults == []
 
 
-def test_dry_run_prints_proofs_and_publishes_none(case):
-    with start_agent(case.write_config(), "--dry-run") as agent:
-        case.coordinator.wait(lambda _: any("heartbeat 1: d284" in line for line in agent.lines))
+def files(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_dry_run_leaves_nothing_behind_and_switches_nothing(case):
+    path = case.write_config(report_ms=5_000, heartbeat_ms=5_000)
+    case.folder.joinpath("pile.key").unlink()
+    before = files(case.folder)
+    case.rig.command({"do": "fault", "pile": "pile-1", "kind": "silence", "on": "relay"})  # it is not asked
+    with start_agent(path, "--dry-run") as agent:
+        case.coordinator.wait(lambda _: any("heartbeat 2: d284" in line for line in agent.lines))
         assert agent.stop() == 0
+    assert any("no key at" in line for line in agent.lines)
+    assert "would open the contactor (coil)" in agent.lines
+    assert not any("does not open" in line for line in agent.lines)
+    assert agent.lines[-1].startswith("dry run: ")
+    assert agent.lines[-1].endswith("nothing kept, published or switched")
+    assert {name: data for name, data in files(case.folder).items() if "broker" not in name.parts} == {
+        name: data for name, data in before.items() if "broker" not in name.parts
+    }
     assert case.coordinator.proofs == []
-    with start_agent(case.write_config()):  # what the dry run proved is part of the chain and comes now
-        case.coordinator.wait(has_event(p.HEARTBEAT))
-    assert case.coordinator.faults == []
+
+
+def test_dry_run_goes_on_from_the_journal_there_is(case):
+    """With the pile's own key and next sequence; the proof it shows is not part of the chain, the next real one is."""
+    path, coordinator = case.write_config(heartbeat_ms=5_000), case.coordinator
+    with start_agent(path) as agent:
+        coordinator.wait(lambda c: len(c.proofs) >= 2)
+        assert agent.stop() == 0
+    journal = files(case.folder / "journal")
+    head = int(agent.lines[-1].split("head ")[1].split(",")[0])
+    with start_agent(path, "--dry-run") as agent:
+        coordinator.wait(lambda _: any(f"heartbeat {head + 1}: d284" in line for line in agent.lines))
+        assert agent.stop() == 0
+    assert files(case.folder / "journal") == journal
+    with start_agent(path):
+        coordinator.wait(lambda c: len(c.proofs) > head)
+    assert coordinator.faults == []
 
 
 def test_a_full_journal_leaves_out_periodic_proofs_but_never_the_end(case):

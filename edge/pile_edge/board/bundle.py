@@ -68,6 +68,8 @@ CPYTHON_MODULES = (
     "pile_edge/chargers",
     "pile_edge/cli",
     "pile_edge/config_file",
+    "pile_edge/dry_run",
+    "pile_edge/journal_check",
     "pile_edge/meters/catalogue",
     "pile_edge/ports/cpython",
     "pile_edge/ports/cpython_bus",
