@@ -4,7 +4,7 @@
     signer                "file:<path>": where the pile's key is, made there at first use
     validators            [{party, public, power}], ascending by party: the accounting nodes this pile believes
     mqtt                  host, port; optionally username, password, keepalive_s, tls {ca, cert, key}
-    bus                   kind "tcp" (host, port) or "rtu" (device, baud, parity, stopbits); timeout_ms, gap_ms
+    bus                   kind "tcp" (host, port) or "rtu" (device, baud, parity, stopbits); timeout_ms, gap_ms, settle_ms
     meter                 profile, unit, serial, rated_power_w
     control               kind "coil", unit, coil; or, not on a board, a charging station: see chargers.py
     timing (optional)     sample_ms, report_ms, heartbeat_ms, resend_ms, silent_after_ms, full_after_ms, full_below_w
@@ -45,6 +45,7 @@ _SECTIONS = {
         "stopbits",
         "timeout_ms",
         "gap_ms",
+        "settle_ms",
         "tx_pin",
         "rx_pin",
         "de_pin",
@@ -97,6 +98,7 @@ def _take_meter(settings: Settings, meter: dict, bus: dict) -> None:  # type: ig
     spec = BusSpec(bus)
     bus["gap_ms"] = max(spec.gap_ms, settings.profile.min_gap_ms)
     bus["timeout_ms"] = max(config_int(bus, "bus.timeout_ms", 10, 60_000, 10), settings.profile.timeout_ms)
+    bus["settle_ms"] = config_int(bus, "bus.settle_ms", 0, 60_000, bus["timeout_ms"])
     settings.bus = bus
 
 

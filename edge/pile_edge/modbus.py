@@ -194,7 +194,9 @@ class BusSpec:
     """A checked description of a bus; which fields matter depends on `kind`.
 
     `kind` "tcp" has `host`, `port`; "rtu" has `device`, `baud`, `parity`, `stopbits`. Both have `timeout_ms` for an
-    answer to arrive (default 1000) and `gap_ms` of silence between exchanges (default 0; on RTU at least t3.5).
+    answer to arrive (default 1000) and `gap_ms` of silence between exchanges (default 0; on RTU at least t3.5). On RTU,
+    where nothing tells which request an answer is for, `settle_ms` (default and least `gap_ms`) is the silence after an
+    exchange that failed: an answer that comes in it is thrown away, not taken for that of the next request.
     """
 
     def __init__(self, spec: dict) -> None:  # type: ignore[type-arg]
@@ -216,6 +218,7 @@ class BusSpec:
             self.gap_ms = max(self.gap_ms, (silence_us(self.baud) + 999) // 1000)
         else:
             raise ConfigError('bus.kind must be "tcp" or "rtu"')
+        self.settle_ms = max(self.gap_ms, config_int(spec, "bus.settle_ms", 0, 60_000, 0))
 
 
 def config_int(mapping: dict, path: str, low: int, high: int, default: int | None = None) -> int:  # type: ignore[type-arg]

@@ -26,6 +26,7 @@ class PymodbusBus(Bus):
         self._client = None  # type: ModbusTcpClient | ModbusSerialClient | None
         self._received = b""
         self._quiet_since = 0.0
+        self._quiet_ms = spec.gap_ms
 
     def read(self, unit: int, function: int, address: int, count: int) -> bytes:
         """Registers or coils of a unit, as `modbus.Bus` says; BusError if there is no answer."""
@@ -54,12 +55,15 @@ class PymodbusBus(Bus):
         with self._lock:
             self._wait_for_gap()
             self._received = b""
+            self._quiet_ms = self._spec.gap_ms
             try:
                 return self._answer(unit, request, self._ask(unit, request))
             except BusError as error:
-                # After a timeout a late answer may still come; a new TCP connection cannot deliver it.
+                # A late answer may still come. A new TCP connection cannot deliver it; on a line it is waited for.
                 if error.code == "closed" or (self._spec.kind == "tcp" and error.code != "exception"):
                     self._drop()
+                elif error.code != "exception":
+                    self._quiet_ms = self._spec.settle_ms
                 raise
             finally:
                 self._quiet_since = time.monotonic()
@@ -99,12 +103,13 @@ class PymodbusBus(Bus):
         if not frame:
             raise BusError(f"unit {unit} gave no answer in {self._spec.timeout_ms} ms", "timeout")
         if self._spec.kind == "rtu":
-            missing = modbus.rtu_missing_bytes(request, frame)
-            modbus.rtu_pdu(unit, frame if missing else frame[: _rtu_length(request, frame)])
+            if modbus.rtu_missing_bytes(request, frame):
+                raise BusError(f"unit {unit} broke off after {len(frame)} bytes", "frame")
+            modbus.rtu_pdu(unit, frame[: _rtu_length(request, frame)])
         raise BusError(f"unit {unit} answered {len(frame)} bytes that are no response", "frame")
 
     def _wait_for_gap(self) -> None:
-        rest = self._quiet_since + self._spec.gap_ms / 1000 - time.monotonic()
+        rest = self._quiet_since + self._quiet_ms / 1000 - time.monotonic()
         if self._quiet_since and rest > 0:
             time.sleep(rest)
 
