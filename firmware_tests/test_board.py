@@ -55,7 +55,7 @@ def test_a_board_follows_a_change_of_the_accounting_nodes(case, linked_image):
         case.coordinator,
         board_command(linked_image, str(case.write_board_config(resend_ms=1000)), "run", heap="64k"),
     )
-    old, new = case.chain, Chain(first_key=2000, powers=(1, 1, 1, 1))
+    old, new = case.chain, Chain(first_key=2000)
     with AgentProcess(command) as agent:
         coordinator.wait(has_event(p.HEARTBEAT))
         coordinator.send("validators", old.hand_over(new, signing=(0, 1)))

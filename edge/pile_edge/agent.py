@@ -16,13 +16,7 @@ from pile_edge.meters.decode import MeterError, MeterReader
 from pile_edge.session import CLOSE, IDLE, OPEN, PHASE_NAMES, PROVE, SAVE, Session, SessionError, contract_of
 from pile_edge.settings import Settings
 from pile_shared import cose
-from pile_shared.certificate import (
-    Certificate,
-    Inclusion,
-    decode_handover,
-    decode_inclusion,
-    validators_hash,
-)
+from pile_shared.certificate import Inclusion, decode_handover, decode_inclusion, validators_hash
 from pile_shared.codec import array, decode, encode
 from pile_shared.errors import BusError, CertificateError, JournalError, PilechainError, SignatureError
 from pile_shared.platform import MICROPYTHON, sha256
@@ -109,6 +103,8 @@ class Agent:
         self._was_connected = False
         self._asked_ms = 0
         self.link = self._open_link() if link is None else link  # type: ignore[no-untyped-call]
+        config.bus = config.control = config.mqtt = {}  # read; a board has better uses for the place
+        config.signer = config.journal_path = ""
         self._port.collect()
 
     def step(self) -> None:
@@ -188,7 +184,11 @@ class Agent:
             elif kind == "validators":
                 certificate, following = decode_handover(payload)
                 payload = b""
-                self._hear_validators(certificate, following)
+                if self._light.follow(certificate, following):
+                    self._refusal = ""
+                    self._was_connected = False  # saying whom we believe now brings the next handover, if there is one
+                    names = " ".join([validator.party for validator in self._light.validators])
+                    self._log("from block " + str(self._light.height + 1) + " on the accounting nodes are " + names)
             elif kind in {"receipt", "contract"}:
                 inclusion = decode_inclusion(payload)
                 payload = b""
@@ -217,18 +217,6 @@ class Agent:
         if now_ms - self._asked_ms >= self.config.timing.resend_ms:
             self._asked_ms = now_ms
             self._was_connected = False
-
-    def _hear_validators(self, certificate: Certificate, following: bytes) -> None:
-        """From now on believe the accounting nodes to which the present ones hand over."""
-        try:
-            is_new = self._light.follow(certificate, following)
-        except OSError as error:
-            raise JournalError("accounting nodes cannot be saved: " + repr(error), "storage")
-        if is_new:
-            self._refusal = ""
-            self._was_connected = False  # saying whom we believe now brings the next handover, if there is one
-            names = " ".join([validator.party for validator in self._light.validators])
-            self._log("from block " + str(self._light.height + 1) + " on the accounting nodes are " + names)
 
     def _hear_contract(self, inclusion: Inclusion) -> None:
         terms, contract_id, outcome = self._light.open_contract(inclusion)

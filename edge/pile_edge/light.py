@@ -18,7 +18,7 @@ from pile_shared.certificate import (
     validators_hash,
 )
 from pile_shared.codec import array, decode, encode
-from pile_shared.errors import CertificateError
+from pile_shared.errors import CertificateError, JournalError
 from pile_shared.platform import crc32, sha256
 from pile_shared.terms import LEAF_CLOSED, LEAF_CONTRACT, LEAF_RECEIPT, MAX_TERMS_BYTES, Terms, decode_terms
 from pile_shared.units import MAX_SEQUENCE, check_bytes, check_id, check_int, check_text
@@ -85,7 +85,7 @@ class LightClient:
             CertificateError: `handover`, the block names another next set; `replayed`, the block is older than one already
                 seen; and those of `Certificate.verify`. Nothing has changed then.
             CodecError, BoundsError: not the wire form.
-            OSError: the set cannot be saved. It is not believed then.
+            JournalError: `storage`, the set cannot be saved. It is not believed then.
         """
         digest = sha256(following)
         if digest == validators_hash(self.validators):
@@ -96,12 +96,15 @@ class LightClient:
         if header.height < self.height:
             raise CertificateError("handover of block " + str(header.height) + " is an old one", "replayed")
         header = None  # type: ignore[assignment] # a board has no room for it beside the verification
-        _set_from(following)  # well formed, and forgotten again for the same reason
+        validators_from(decode(following, MAX_HANDOVER_BYTES))  # well formed; and forgotten again, for the same reason
         height = certificate.verify(self._chain_id, self.validators).height
         body = encode([self._pinned, height, following])
-        self._storage.replace(SET_NAME, body + crc32(body).to_bytes(4, "big"))
+        try:
+            self._storage.replace(SET_NAME, body + crc32(body).to_bytes(4, "big"))
+        except OSError as error:
+            raise JournalError("accounting nodes cannot be saved: " + repr(error), "storage")
         self.height = height
-        self.validators = _set_from(following)
+        self.validators = validators_from(decode(following, MAX_HANDOVER_BYTES))
         return True
 
     def _restore(self) -> None:
@@ -119,7 +122,7 @@ class LightClient:
         pinned, height, saved = array(decode(body, MAX_HANDOVER_BYTES), 3)
         if pinned == self._pinned:
             self.height = height
-            self.validators = _set_from(saved)
+            self.validators = validators_from(decode(saved, MAX_HANDOVER_BYTES))
 
     def open_contract(self, inclusion: Inclusion) -> tuple[Terms | None, bytes, str]:
         """Open what the `contract` topic brought.
@@ -177,7 +180,3 @@ class LightClient:
             raise CertificateError("contract names meter " + terms.meter_serial, "meter")
         if terms.window_end_ms <= terms.window_start_ms:
             raise CertificateError("contract has an empty window", "leaf")
-
-
-def _set_from(encoded: bytes) -> list[Validator]:
-    return validators_from(decode(encoded, MAX_HANDOVER_BYTES))

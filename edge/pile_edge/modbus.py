@@ -204,11 +204,11 @@ class BusSpec:
         self.kind = spec.get("kind")
         self.timeout_ms = config_int(spec, "bus.timeout_ms", 10, 60_000, 1000)
         self.gap_ms = config_int(spec, "bus.gap_ms", 0, 10_000, 0)
-        self.options = spec
         if self.kind == "tcp":
             self.host = config_text(spec, "bus.host", 255)
             self.port = config_int(spec, "bus.port", 1, 65_535, 502)
         elif self.kind == "rtu":
+            self.options = spec
             self.device = config_text(spec, "bus.device", 255)
             self.baud = config_int(spec, "bus.baud", 300, 1_000_000, 9600)
             self.stopbits = config_int(spec, "bus.stopbits", 1, 2, 1)

@@ -319,8 +319,13 @@ class Session:
         now_ms = reading.time_ms
         if self._last is not None and reading.energy_wh < self._last.energy_wh:
             return self.trouble("falling", now_ms)
-        if self.phase == CHARGING and self._is_stuck(reading):
-            return self.trouble("stuck", now_ms)
+        if self.phase == CHARGING:
+            assert self._last is not None  # a session has a BEGIN, and a BEGIN has a reading
+            if reading.energy_wh != self._last.energy_wh:
+                self._unseen_watt_ms = 0
+            self._unseen_watt_ms += max(0, min(reading.power_w, self._last.power_w)) * (now_ms - self._last.time_ms)
+            if self._unseen_watt_ms >= STUCK_WATT_MS and reading.energy_wh == self._last.energy_wh:
+                return self.trouble("stuck", now_ms)
         late_ms = min(max(0, now_ms - self.wants_reading_at_ms), self.timing.sample_ms)
         self._last = reading
         self._good_ms = now_ms
@@ -388,17 +393,6 @@ class Session:
         if len(self._batch) >= MAX_BATCH or reading.time_ms - self._proved_ms >= self.timing.report_ms:
             return self._report(reading.time_ms)
         return []
-
-    def _is_stuck(self, reading: Reading) -> bool:
-        """Whether the register has not moved although, by the meter's own power, it should have long ago."""
-        last = self._last
-        assert last is not None  # a session has a BEGIN, and a BEGIN has a reading
-        if reading.energy_wh != last.energy_wh:
-            self._unseen_watt_ms = 0
-            return False
-        power_w = max(0, min(reading.power_w, last.power_w))
-        self._unseen_watt_ms += power_w * (reading.time_ms - last.time_ms)
-        return self._unseen_watt_ms >= STUCK_WATT_MS
 
     def _is_full(self, reading: Reading) -> bool:
         """Whether a vehicle that had been drawing has drawn next to nothing for full_after_ms."""
