@@ -7,6 +7,7 @@ import pytest
 
 from pile_edge.board.bundle import find_micropython
 from pile_edge.board.unix_flash import board_command
+from pile_hil.peer import Chain
 from pile_hil.pile_case import AgentProcess, PileCase
 from pile_hil.requirements import require
 from pile_shared import proof as p
@@ -45,6 +46,27 @@ def run_session(case, agent):
 
 def test_a_whole_session_in_64_kb(case, linked_image):
     with AgentProcess(board_command(linked_image, str(case.write_board_config()), "run", heap="64k")) as agent:
+        run_session(case, agent)
+
+
+def test_a_board_follows_a_change_of_the_accounting_nodes(case, linked_image):
+    """In 64 kB, and through a power cut: what the old set certifies is refused, the new one's contract charged by."""
+    coordinator, command = (
+        case.coordinator,
+        board_command(linked_image, str(case.write_board_config(resend_ms=1000)), "run", heap="64k"),
+    )
+    old, new = case.chain, Chain(first_key=2000)
+    with AgentProcess(command) as agent:
+        coordinator.wait(has_event(p.HEARTBEAT))
+        coordinator.send("validators", old.hand_over(new, signing=(0, 1)))
+        coordinator.wait(lambda _: any(line.startswith("refused validators: quorum: ") for line in agent.lines))
+        coordinator.send("validators", old.hand_over(new))
+        coordinator.wait(lambda _: any("the accounting nodes are node-0 node-1" in line for line in agent.lines))
+        agent.kill()
+    case.chain = coordinator.chain = new
+    with AgentProcess(command) as agent:
+        coordinator.send("contract", old.contract(case.terms(energy_wh=600, begin_grace_ms=GRACE_MS)))
+        coordinator.wait(lambda _: any(line.startswith("refused contract: validators: ") for line in agent.lines))
         run_session(case, agent)
 
 

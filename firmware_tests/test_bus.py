@@ -12,6 +12,7 @@ import serial
 
 from pile_edge import modbus
 from pile_edge.meters import catalogue
+from pile_hil.line_slave import DISTURBANCES, LineSlave, answer
 from pile_hil.pty_bus import PtyBus
 from pile_hil.rig import Rig
 
@@ -183,3 +184,21 @@ def test_what_it_leaves_of_the_heap(board):
     _, run = board
     fresh, _, used = run(["heap", "read", "heap"])["results"]
     assert used - fresh < 4_096
+
+
+@pytest.mark.parametrize("name", DISTURBANCES)
+def test_a_disturbed_answer_is_refused_and_the_next_one_is_its_own(micropython, tmp_path, name):
+    """The same line and script as on CPython (edge/tests/test_bus_discipline.py)."""
+    data, wait_s, code = DISTURBANCES[name]
+    with PtyBus() as line:
+        slave = LineSlave(line.server_device, [(data, wait_s), (answer(2), 0)])
+        spec = {"kind": "rtu", "device": line.master_device, "baud": 115200, "timeout_ms": 200, "settle_ms": 300}
+        profile = catalogue.board_profile(catalogue.profile_mapping("abb-b23"))
+        config = {"spec": spec, "profile": profile, "unit": 1, "relay_unit": 2, "steps": ["raw", "raw"]}
+        path = tmp_path / "bus.json"
+        path.write_text(json.dumps(config))
+        first, second = json.loads(micropython(SCRIPT, path, timeout_s=20).stdout)["results"]
+        slave.join(20)
+    assert first["code"] == code
+    assert second == "00000002"
+    assert len(slave.requests) == 2

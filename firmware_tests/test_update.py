@@ -106,8 +106,8 @@ def test_a_good_release_arrives_runs_and_stays(site, releases, capsys):
     state = site.board.state()
     assert (state["active"], state["floor"], state["trial"]) == (1, 1, None)
     assert site.case.coordinator.faults == []
-    site.case.coordinator.wait(lambda c: decode(c.status, 128)[0] == ONLINE)  # before that, the broker told its will
-    assert decode(site.case.coordinator.status, 128)[3] == releases[GOOD].firmware
+    site.case.coordinator.wait(lambda c: decode(c.status, 256)[0] == ONLINE)  # before that, the broker told its will
+    assert decode(site.case.coordinator.status, 256)[3] == releases[GOOD].firmware
     # The same once more: nothing restarts, and the tool says why.
     starts = site.board.starts
     assert site.send(signed(releases[GOOD])) == 0

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pile_edge.cli import main
-from pile_edge.meter_commands import markdown_table
+from pile_edge.commands.meters import markdown_table
 from pile_edge.meters import catalogue
 from pile_edge.meters.scan import CERTAIN, Plan, scan
 from pile_edge.ports.cpython_bus import open_bus

@@ -1,6 +1,7 @@
 """The light client's loop, the same file on a Raspberry Pi and on a board. Read `Agent.step` first.
 
     meter --read--> session --prove--> journal --publish--> coordinator --receipt--> retire
+    validators --verify--> whose certificates count
     contract, start, stop --verify--> session --energise / de-energise--> contactor
 
 Single-threaded: nothing happens between two lines of `step`. All input is verified before it changes anything, and a
@@ -15,17 +16,17 @@ from pile_edge.meters.decode import MeterError, MeterReader
 from pile_edge.session import CLOSE, IDLE, OPEN, PHASE_NAMES, PROVE, SAVE, Session, SessionError, contract_of
 from pile_edge.settings import Settings
 from pile_shared import cose
-from pile_shared.certificate import Inclusion, decode_inclusion
+from pile_shared.certificate import Inclusion, decode_handover, decode_inclusion, validators_hash
 from pile_shared.codec import array, decode, encode
-from pile_shared.errors import BusError, JournalError, PilechainError, SignatureError
-from pile_shared.platform import sha256
+from pile_shared.errors import BusError, CertificateError, JournalError, PilechainError, SignatureError
+from pile_shared.platform import MICROPYTHON, sha256
 from pile_shared.proof import BEGIN, END, EVENT_NAMES, NO_PREVIOUS, REASON_NAMES, Origin, Proof, parse
 from pile_shared.reading import FLAG_CONTACTOR_CLOSED, TIME_SYNCHRONISED, Reading
 from pile_shared.topics import PILE_DOWN, pile_topic
 from pile_shared.topics import parse as parse_topic
 from pile_shared.units import MAX_ENERGY_WH, MAX_TIME_MS, check_int
 
-OFFLINE, ONLINE = 0, 1  # what a status message begins with; an online one ends with the hash of what runs
+OFFLINE, ONLINE = 0, 1  # what a status message begins with
 START, STOP = 1, 2  # actions of a session message
 MAX_SESSION_BYTES = 256  # id, two integers, signature: 150
 SESSION_AGE_MS = 600_000  # how far a session message's time may be from a synchronised clock
@@ -44,13 +45,14 @@ class Agent:
         session: the state machine. journal: the proofs. link: the connection. refused: bad messages, by error code.
     """
 
-    def __init__(self, config: Settings, port, link=None) -> None:  # type: ignore[no-untyped-def] # noqa: ANN001
+    def __init__(self, config: Settings, port, link=None, control=None) -> None:  # type: ignore[no-untyped-def] # noqa: ANN001
         """Open everything, contactor first, and go on where the journal says a restart interrupted it.
 
         Args:
             config: Of this pile.
             port: What the interpreter provides; see ports/__init__.py.
             link: Used instead of the configured one, for a dry run.
+            control: The same.
 
         Raises:
             ConfigError, JournalError: from the key file or the journal.
@@ -59,15 +61,16 @@ class Agent:
         self._port = port
         self._log = port.log
         self._bus = port.open_bus(config.bus)
-        self._control = open_control(config.control, self._bus)
+        self._control = open_control(config.control, self._bus) if control is None else control
         self._clock = Clock(port, rate=config.rate, origin_ms=config.origin_ms)
         self._energised = True  # until the relay has said otherwise
         self._must_open = True
         self._open_again_ms = 0
         self._open_contactor()
         self._signer = port.open_signer(config.signer)
+        storage = port.open_storage(config.journal_path)
         self.journal = Journal(
-            port.open_storage(config.journal_path),
+            storage,
             capacity_bytes=config.journal_capacity_bytes,
             segment_bytes=config.journal_segment_bytes,
         )
@@ -77,7 +80,9 @@ class Agent:
             pile_id=config.pile_id,
             public=self._signer.public,
             meter_serial=config.meter_serial,
+            storage=storage,
         )
+        config.validators = []  # the light client's from here on, who may replace them
         profile = config.profile
         self._origin = Origin(profile.model, config.meter_serial, profile.id, port.firmware_hash())
         self._meter = MeterReader(
@@ -85,6 +90,7 @@ class Agent:
         )
         self.session = Session(config.timing)
         self.refused: dict[str, int] = {}
+        self._refusal = ""
         self._todo: list[tuple] = []  # type: ignore[type-arg]
         self._is_identified = False
         self._troubled = ""
@@ -98,6 +104,8 @@ class Agent:
         self._was_connected = False
         self._asked_ms = 0
         self.link = self._open_link() if link is None else link  # type: ignore[no-untyped-call]
+        config.bus = config.control = config.mqtt = {}  # read; a board has better uses for the place
+        config.signer = config.journal_path = ""
         self._port.collect()
 
     def step(self) -> None:
@@ -116,7 +124,7 @@ class Agent:
             self._measure()
         if not self._todo:
             self._act(self.session.tick(self._clock.now_ms()))
-        self._keep_open()
+        self._keep_contactor()
         self._publish()
         self._port.alive()
 
@@ -177,6 +185,14 @@ class Agent:
                 self._hear_session(payload)
             elif kind == "update":
                 self._hear_update(payload)
+            elif kind == "validators":
+                certificate, following = decode_handover(payload)
+                payload = b""
+                if self._light.follow(certificate, following):
+                    self._refusal = ""
+                    self._was_connected = False  # saying whom we believe now brings the next handover, if there is one
+                    names = " ".join([validator.party for validator in self._light.validators])
+                    self._log("from block " + str(self._light.height + 1) + " on the accounting nodes are " + names)
             elif kind in {"receipt", "contract"}:
                 inclusion = decode_inclusion(payload)
                 payload = b""
@@ -188,16 +204,23 @@ class Agent:
             self._port.collect()
             self.refused["memory"] = self.refused.get("memory", 0) + 1
             self._log("refused " + kind + ": no memory to verify it")
-            now_ms = self._clock.now_ms()
-            if now_ms - self._asked_ms >= self.config.timing.resend_ms:
-                self._asked_ms = now_ms
-                self._was_connected = False  # saying again that we are online brings what we have missed
+            self._ask_again("memory")
         except PilechainError as error:
             if isinstance(error, JournalError) and error.code != "full":
                 raise
             self.refused[error.code] = self.refused.get(error.code, 0) + 1
             self._log("refused " + kind + ": " + error.code + ": " + error.message)
+            if isinstance(error, CertificateError):
+                self._ask_again(error.code)
         self._port.collect()
+
+    def _ask_again(self, refusal: str) -> None:
+        """Say again, once per resend_ms, that we are online, whom we believe and why not: it brings what we have missed."""
+        self._refusal = refusal
+        now_ms = self._clock.now_ms()
+        if now_ms - self._asked_ms >= self.config.timing.resend_ms:
+            self._asked_ms = now_ms
+            self._was_connected = False
 
     def _hear_contract(self, inclusion: Inclusion) -> None:
         terms, contract_id, outcome = self._light.open_contract(inclusion)
@@ -367,10 +390,20 @@ class Agent:
             self._log("contactor open")
         self._energised = self._must_open = False
 
-    def _keep_open(self) -> None:
-        """Try again to open a contactor that did not obey, for as long as it takes."""
-        if self._must_open and self._clock.now_ms() >= self._open_again_ms:
-            self._open_contactor()
+    def _keep_contactor(self) -> None:
+        """The heartbeat; and try again to open a contactor that did not obey, for as long as it takes."""
+        if self._must_open:
+            if self._clock.now_ms() >= self._open_again_ms:
+                self._open_contactor()
+        elif not MICROPYTHON:  # what needs a heartbeat is not for boards
+            self._beat()
+
+    def _beat(self) -> None:
+        try:
+            self._control.keep()
+        except BusError as error:
+            self._log("contactor: " + error.message)
+            self._act(self.session.fail(self._clock.now_ms()) or [(OPEN,)])
 
     # --- link
 
@@ -382,7 +415,9 @@ class Agent:
             return
         if not self._was_connected:
             head = self.journal.head
-            status = encode([ONLINE, self.config.pile_id, 0 if head is None else head[0], self._origin.firmware])
+            believed = validators_hash(self._light.validators)
+            newest, firmware = 0 if head is None else head[0], self._origin.firmware
+            status = encode([ONLINE, self.config.pile_id, newest, firmware, believed, self._refusal])
             if not link.publish(self._status_topic, status, retain=True):
                 return
             self._log("connected, " + self._head_text())

@@ -5,63 +5,40 @@ import importlib
 import signal
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pile_edge import key_command, ocmf_command
 from pile_edge.config_file import compile_config, load_config
-from pile_edge.meter_commands import add_commands
 from pile_shared.errors import PilechainError
-from pile_shared.proof import EVENT_NAMES, parse
 
-# Modules of pile_edge.commands, each with an add_command(subparsers).
-COMMANDS = (
-    "flash",
-    "provision",
-    "install",
-    "update",
-)
+# What a command is in pile_edge.commands; each module has an add_command(subparsers).
+COMMANDS = {
+    "flash": "flash",
+    "install": "install",
+    "key": "key",
+    "meters": "meters",
+    "ocmf": "ocmf",
+    "provision": "provision",
+    "read": "meters",
+    "scan": "meters",
+    "update": "update",
+    "verify-journal": "verify_journal",
+}
 EXIT_OK, EXIT_FAILED, EXIT_CONFIG = 0, 1, 2
 
 _EPILOG = """examples:
   pile-edge meters eastron                          the meters there is a profile for
   pile-edge scan --port /dev/ttyUSB0                find and name the meters on a bus
-  pile-edge key --config pile.toml --make           make the key, show what registering the pile needs
+  pile-edge provision --config pile.toml            make the key, and the request that registers the pile
   pile-edge read --config pile.toml                 one reading of the meter
-  pile-edge run --config pile.toml --dry-run        everything but publishing; prints the proofs
+  pile-edge run --config pile.toml --dry-run        reads and signs; prints what it would publish and switch
   pile-edge run --config pile.toml                  the light client
+  pile-edge install --config pile.toml              make a service of it
+  pile-edge flash --config pile.toml --port PORT    put all of it on an ESP32
   pile-edge ocmf --config pile.toml                 the signed begin and end records of its sessions
-  pile-edge compile-config pile.toml pile.cbor      the configuration for a board
-  pile-edge image pile.romfs                        the agent for a board's flash
+  pile-edge verify-journal --config pile.toml       what the journal holds, and whether all of it checks
 
 exit codes: 0 done, 1 failed, 2 wrong configuration or arguments"""
-
-
-class DryLink:
-    """A link that publishes nothing: it prints proofs and hears nobody."""
-
-    connected = True
-    inflight = 0
-
-    def poll(self, timeout_ms: int) -> list[tuple[str, bytes]]:
-        """Wait as a link without messages would."""
-        time.sleep(timeout_ms / 1000)
-        return []
-
-    def publish(self, topic: str, payload: bytes, retain: bool = False) -> bool:
-        """Print a proof; retained status is left out."""
-        if not retain:
-            proof = parse(payload)[1]
-            print(f"  {topic}: {EVENT_NAMES[proof.event]} {proof.sequence}: {payload.hex()}", flush=True)
-            for reading in proof.readings:
-                print(
-                    f"    {_reading_text(reading.time_ms, reading.raw, reading.energy_wh, reading.power_w)}", flush=True
-                )
-        return True
-
-    def close(self) -> None:
-        """Nothing to close."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -88,10 +65,7 @@ def _parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="command")
     run = _command(commands, "run", "run the light client until SIGTERM", _run)
-    run.add_argument("--dry-run", action="store_true", help="everything but publishing; prints the proofs")
-    key_command.add_command(commands)
-    ocmf_command.add_command(commands)
-    add_commands(commands)
+    run.add_argument("--dry-run", action="store_true", help="publish, switch and keep nothing; print what would be")
     compiling = commands.add_parser("compile-config", help="make the configuration for a board")
     compiling.add_argument("source", type=Path, help="TOML file")
     compiling.add_argument("target", type=Path, help="CBOR file to write")
@@ -101,7 +75,8 @@ def _parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
     image.set_defaults(run=_image)
     # A pile that starts its agent need not load what an installer uses.
     first = words[0] if words else ""
-    for name in (first,) if first in COMMANDS else () if first in commands.choices else COMMANDS:
+    known = {COMMANDS[first]} if first in COMMANDS else set() if first in commands.choices else set(COMMANDS.values())
+    for name in sorted(known):
         importlib.import_module("pile_edge.commands." + name).add_command(commands)
     return parser
 
@@ -114,14 +89,18 @@ def _command(commands, name: str, text: str, run: Callable[[argparse.Namespace],
 
 
 def _run(options: argparse.Namespace) -> int:
+    from pile_edge.dry_run import run_dry
     from pile_edge.ocmf_records import RecordingAgent
     from pile_edge.ports import cpython as port
 
     stopping: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda got, _frame: stopping.append(got))
-    agent = RecordingAgent(load_config(options.config), port, DryLink() if options.dry_run else None)
-    agent.run(lambda: bool(stopping))
+    config = load_config(options.config)
+    if options.dry_run:
+        run_dry(config, lambda: bool(stopping))
+    else:
+        RecordingAgent(config, port).run(lambda: bool(stopping))
     return EXIT_OK
 
 

@@ -6,9 +6,9 @@
     validators            [{party, public, power}], ascending by party: the accounting nodes this pile believes
     update_public         optional: the key (65 bytes) whose signed offers of new software a board takes
     mqtt                  host, port; optionally username, password, keepalive_s, tls {ca, cert, key}
-    bus                   kind "tcp" (host, port) or "rtu" (device, baud, parity, stopbits); timeout_ms, gap_ms
+    bus                   kind "tcp" (host, port) or "rtu" (device, baud, parity, stopbits); timeout_ms, gap_ms, settle_ms
     meter                 profile, unit, serial, rated_power_w
-    control               kind "coil", unit, coil
+    control               kind "coil", unit, coil; or, not on a board, a charging station: see chargers.py
     timing (optional)     sample_ms, report_ms, heartbeat_ms, resend_ms, silent_after_ms, full_after_ms, full_below_w
     journal               path, and optionally capacity_bytes, segment_bytes
     ocmf (optional)       path of the records' folder; not on a board, and never seen here: see config_file
@@ -52,12 +52,13 @@ _SECTIONS = {
         "stopbits",
         "timeout_ms",
         "gap_ms",
+        "settle_ms",
         "tx_pin",
         "rx_pin",
         "de_pin",
     ),
     "meter": ("profile", "unit", "serial", "rated_power_w"),
-    "control": ("kind", "unit", "coil"),
+    "control": ("kind", "unit", "coil", "host", "port", "timeout_ms", "connector", "limit_ma", "failsafe_s"),
     "timing": _INTERVALS + ("full_below_w",),  # noqa: RUF005 - MicroPython cannot unpack into a tuple
     "journal": ("path", "capacity_bytes", "segment_bytes"),
     "clock": ("rate", "origin_ms"),
@@ -107,6 +108,7 @@ def _take_meter(settings: Settings, meter: dict, bus: dict) -> None:  # type: ig
     spec = BusSpec(bus)
     bus["gap_ms"] = max(spec.gap_ms, settings.profile.min_gap_ms)
     bus["timeout_ms"] = max(config_int(bus, "bus.timeout_ms", 10, 60_000, 10), settings.profile.timeout_ms)
+    bus["settle_ms"] = config_int(bus, "bus.settle_ms", 0, 60_000, bus["timeout_ms"])
     settings.bus = bus
 
 

@@ -1,12 +1,14 @@
 """What lets current flow, or stops it: contactor drivers behind one small interface, for both interpreters.
 
-A control has `energise()`, `de_energise()` (both may be repeated at will) and `is_energised()`, which asks the
-hardware, not a memory of what was last commanded. A relay alone is no safe EVSE: proximity, residual current and pilot
-signal are the charging station's business; this switches its contactor.
+A control has `energise()`, `de_energise()` (both may be repeated at will), `is_energised()`, which asks the hardware, not
+a memory of what was last commanded, and `keep()`, which on CPython the agent calls in every step: what needs a heartbeat
+stops by itself when the agent does. Charging stations, on CPython, are in `chargers`. A relay alone is no safe EVSE:
+proximity, residual current and pilot signal are the charging station's business; this switches its contactor.
 """
 
 from pile_edge.modbus import READ_COILS, Bus, config_int
 from pile_shared.errors import BusError, ConfigError
+from pile_shared.platform import MICROPYTHON
 
 
 class ControlError(BusError):
@@ -37,6 +39,9 @@ class CoilContactor:
         """What the coil is now, read from the relay; BusError if it gave no answer."""
         return self._retry(None)
 
+    def keep(self) -> None:
+        """A coil needs no heartbeat, and has none: it stays as it is when the agent dies."""
+
     def _retry(self, command: bool | None) -> bool:
         """The coil's state, after the command if there is one."""
         failure = None
@@ -57,12 +62,16 @@ class CoilContactor:
         return state
 
 
-def open_control(spec: dict, bus: Bus) -> CoilContactor:  # type: ignore[type-arg]
+def open_control(spec: dict, bus: Bus):  # type: ignore[type-arg, no-untyped-def] # noqa: ANN201 - or a Charger
     """The control in the `control` section of a configuration: {"kind": "coil", "unit": 2, "coil": 0}.
 
     Raises:
         ConfigError: the section names a wrong value, or a kind that is not supported.
     """
     if spec.get("kind") != "coil":
+        if not MICROPYTHON:
+            from pile_edge.chargers import open_charger
+
+            return open_charger(spec, bus)
         raise ConfigError('control.kind must be "coil"')
     return CoilContactor(bus, config_int(spec, "control.unit", 1, 255), config_int(spec, "control.coil", 0, 65_535))

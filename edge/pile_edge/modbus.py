@@ -1,7 +1,7 @@
 """Modbus framing, pure, for both interpreters: bytes of a request, and what a response to exactly that request carries.
 
 RTU: Modbus over Serial Line V1.02, sections 2.5.1 (frame, t3.5) and 6.2 (CRC-16). TCP: Modbus Messaging on TCP/IP
-V1.0b, section 3.1.3 (MBAP header). PDUs: Modbus Application Protocol V1.1b3, sections 6.1 to 6.5 and 7 (exceptions).
+V1.0b, section 3.1.3 (MBAP header). PDUs: Modbus Application Protocol V1.1b3, sections 6.1 to 6.6, 6.12 and 7 (exceptions).
 A response counts only if unit, function, byte count and, on TCP, transaction match the request; else BusError `crc`,
 `frame` or `exception`.
 """
@@ -13,6 +13,8 @@ READ_DISCRETE = 2
 READ_HOLDING = 3
 READ_INPUT = 4
 WRITE_COIL = 5
+WRITE_REGISTER = 6
+WRITE_REGISTERS = 16
 
 MAX_REGISTERS = 125  # Application Protocol V1.1b3, section 6.3: what fits a 253-byte PDU
 MAX_FRAME_BYTES = 260  # the longest ADU, on TCP; a longer answer is refused unread
@@ -59,9 +61,19 @@ def write_coil_request(address: int, on: bool) -> bytes:
     return bytes((WRITE_COIL, address >> 8, address & 255, 0xFF if on else 0, 0))
 
 
+def write_registers_request(function: int, address: int, data: bytes) -> bytes:
+    """The PDU that writes one holding register (function 6) or up to 123 (function 16): `data`, big-endian."""
+    count = len(data) // 2
+    most = 1 if function == WRITE_REGISTER else 123
+    if len(data) % 2 or not 1 <= count <= most or not 0 <= address <= 0x10000 - count:
+        raise BusError("cannot write " + str(len(data)) + " bytes to register " + str(address), "frame")
+    head = bytes((function, address >> 8, address & 255))
+    return head + data if function == WRITE_REGISTER else head + bytes((0, count, 2 * count)) + data
+
+
 def response_bytes(request: bytes) -> int:
     """The length of the PDU that answers a request PDU, when it is not an exception (which has 2 bytes)."""
-    if request[0] == WRITE_COIL:
+    if request[0] >= WRITE_COIL:
         return 5
     return 2 + _data_bytes(request)
 
@@ -72,7 +84,7 @@ def _data_bytes(request: bytes) -> int:
 
 
 def parse_response(request: bytes, response: bytes) -> bytes:
-    """The register or coil bytes in the PDU that answers `request`; for a written coil, nothing.
+    """The register or coil bytes in the PDU that answers `request`; for something written, nothing.
 
     Raises:
         BusError: `exception` with its name when the unit refused, `frame` when this does not answer the request.
@@ -83,9 +95,9 @@ def parse_response(request: bytes, response: bytes) -> bytes:
         raise BusError("Modbus exception " + str(response[1]) + ": " + (name or "unknown"), "exception")
     if len(response) != response_bytes(request) or response[0] != request[0]:
         raise BusError("response does not answer the request", "frame")
-    if request[0] == WRITE_COIL:
-        if response != request:
-            raise BusError("unit echoed another coil or value", "frame")
+    if request[0] >= WRITE_COIL:
+        if response != request[:5]:  # of several registers, address and count
+            raise BusError("unit echoed another address or value", "frame")
         return b""
     if response[1] != len(response) - 2:
         raise BusError("byte count " + str(response[1]) + " in a response of " + str(len(response)), "frame")
@@ -165,6 +177,14 @@ class Bus:
         """Switch one coil (function 5); returns once the unit has echoed the command."""
         raise NotImplementedError
 
+    def write_register(self, unit: int, address: int, value: int) -> None:
+        """Write one holding register, 0 to 65535 (function 6); returns once the unit has echoed it. CPython only."""
+        raise NotImplementedError
+
+    def write_registers(self, unit: int, address: int, data: bytes) -> None:
+        """Write holding registers, 2 bytes each (function 16); returns once the unit has confirmed. CPython only."""
+        raise NotImplementedError
+
     def close(self) -> None:
         """Free the device or connection; the next call opens it again."""
         raise NotImplementedError
@@ -174,7 +194,9 @@ class BusSpec:
     """A checked description of a bus; which fields matter depends on `kind`.
 
     `kind` "tcp" has `host`, `port`; "rtu" has `device`, `baud`, `parity`, `stopbits`. Both have `timeout_ms` for an
-    answer to arrive (default 1000) and `gap_ms` of silence between exchanges (default 0; on RTU at least t3.5).
+    answer to arrive (default 1000) and `gap_ms` of silence between exchanges (default 0; on RTU at least t3.5). On RTU,
+    where nothing tells which request an answer is for, `settle_ms` (default and least `gap_ms`) is the silence after an
+    exchange that failed: an answer that comes in it is thrown away, not taken for that of the next request.
     """
 
     def __init__(self, spec: dict) -> None:  # type: ignore[type-arg]
@@ -182,11 +204,11 @@ class BusSpec:
         self.kind = spec.get("kind")
         self.timeout_ms = config_int(spec, "bus.timeout_ms", 10, 60_000, 1000)
         self.gap_ms = config_int(spec, "bus.gap_ms", 0, 10_000, 0)
-        self.options = spec
         if self.kind == "tcp":
             self.host = config_text(spec, "bus.host", 255)
             self.port = config_int(spec, "bus.port", 1, 65_535, 502)
         elif self.kind == "rtu":
+            self.options = spec
             self.device = config_text(spec, "bus.device", 255)
             self.baud = config_int(spec, "bus.baud", 300, 1_000_000, 9600)
             self.stopbits = config_int(spec, "bus.stopbits", 1, 2, 1)
@@ -196,6 +218,7 @@ class BusSpec:
             self.gap_ms = max(self.gap_ms, (silence_us(self.baud) + 999) // 1000)
         else:
             raise ConfigError('bus.kind must be "tcp" or "rtu"')
+        self.settle_ms = max(self.gap_ms, config_int(spec, "bus.settle_ms", 0, 60_000, 0))
 
 
 def config_int(mapping: dict, path: str, low: int, high: int, default: int | None = None) -> int:  # type: ignore[type-arg]

@@ -49,10 +49,13 @@ MAX_CLOSED = (
 )
 MAX_STATE_BYTES = 512  # the journal's bound
 MAX_BATCH = MAX_READINGS - 1  # an END adds its final reading to the batch and must still be one proof
+STUCK_WATT_MS = (
+    1500 * 3_600_000
+)  # what may flow unseen: a register of whole kWh shows 1 kWh late, power is a quarter off
 MIN_SAMPLE_MS = (
     1000  # near the limit the session asks for readings faster than sample_ms, but no faster than a slow meter answers
 )
-FAULT_CODES = ("falling", "implausible", "wrong_meter")  # of a meter's errors, those that no retry makes good
+FAULT_CODES = ("falling", "implausible", "stuck", "wrong_meter")  # of a meter's errors, those that no retry makes good
 
 
 class SessionError(PilechainError):
@@ -154,6 +157,7 @@ class Session:
         self._alarm_ms: int | None = None
         self._low_since_ms: int | None = None
         self._has_drawn = False
+        self._unseen_watt_ms = 0  # power over the time since the energy register last moved
 
     @property
     def contract(self) -> Contract | None:
@@ -311,10 +315,17 @@ class Session:
     # --- the meter
 
     def reading(self, reading: Reading) -> list[tuple]:  # type: ignore[type-arg]
-        """A good reading came. One that is lower or earlier than the last is none: see `trouble`."""
+        """A good reading came. One that is lower than the last is none, nor one that stands still under load: see `trouble`."""
         now_ms = reading.time_ms
         if self._last is not None and reading.energy_wh < self._last.energy_wh:
             return self.trouble("falling", now_ms)
+        if self.phase == CHARGING:
+            assert self._last is not None  # a session has a BEGIN, and a BEGIN has a reading
+            if reading.energy_wh != self._last.energy_wh:
+                self._unseen_watt_ms = 0
+            self._unseen_watt_ms += max(0, min(reading.power_w, self._last.power_w)) * (now_ms - self._last.time_ms)
+            if self._unseen_watt_ms >= STUCK_WATT_MS and reading.energy_wh == self._last.energy_wh:
+                return self.trouble("stuck", now_ms)
         late_ms = min(max(0, now_ms - self.wants_reading_at_ms), self.timing.sample_ms)
         self._last = reading
         self._good_ms = now_ms
@@ -449,6 +460,7 @@ class Session:
         self._limit_wh = self._begin_wh = self._reason = self._asked_ms = 0
         self._low_since_ms = None
         self._has_drawn = False
+        self._unseen_watt_ms = 0
 
     def _remember_closed(self, contract_id: bytes) -> None:
         self._closed.append(contract_id)

@@ -1,14 +1,19 @@
 """The agent from the outside: its own process, simulated hardware, a real broker, and a test that plays coordinator."""
 
+import json
+import subprocess
 import sys
 
 import pytest
 
 from pile_edge.ports import cpython as port
+from pile_hil.peer import Chain
 from pile_hil.pile_case import AgentProcess, PileCase
 from pile_shared import proof as p
-from pile_shared.codec import decode
+from pile_shared.certificate import Inclusion, decode_inclusion, validators_hash
+from pile_shared.codec import decode, encode
 from pile_shared.reading import FLAG_CONTACTOR_CLOSED
+from pile_shared.terms import LEAF_CONTRACT
 
 
 def start_agent(path, *options):
@@ -58,8 +63,9 @@ def test_a_session_to_the_contracted_energy_and_every_receipt(case):
     coordinator = case.coordinator
     with start_agent(case.write_config()) as agent:
         coordinator.wait(has_event(p.HEARTBEAT))
-        state, pile, head, firmware = decode(coordinator.status, 128)
-        assert (state, pile, firmware) == (1, "pile-1", port.firmware_hash())
+        believed = validators_hash(case.chain.validators)
+        state, pile, head, firmware, *rest = decode(coordinator.status, 256)
+        assert (state, pile, firmware, rest) == (1, "pile-1", port.firmware_hash(), [believed, ""])
         assert head in {0, 1}
         terms = case.terms(energy_wh=1_000)
         case.reserve_and_start(terms)
@@ -72,6 +78,13 @@ def test_a_session_to_the_contracted_energy_and_every_receipt(case):
         coordinator.wait(lambda _: any(f"receipt through {head} " in line for line in agent.lines))
         assert agent.stop() == 0
     assert agent.lines[-1].endswith(f"retired {len(coordinator.messages)}")
+    checked = subprocess.run(
+        [sys.executable, "-m", "pile_edge.cli", "verify-journal", "--json", "--config", case.folder / "pile.toml"],
+        capture_output=True,
+        check=True,
+    )
+    report = json.loads(checked.stdout)
+    assert (report["ok"], report["pending"], report["last"]) == (True, 0, len(coordinator.messages))
 
 
 def test_kill_in_mid_session_resumes_with_one_begin(case):
@@ -147,6 +160,82 @@ def test_forged_and_misdirected_messages_change_nothing(case):
         assert case.truth()["coil"] is False
 
 
+def forged(case, terms):
+    """A contract over four times the energy under the certificate of the true one."""
+    true = decode_inclusion(case.chain.contract(terms))
+    leaf = encode([LEAF_CONTRACT, case.terms(energy_wh=4 * terms.energy_wh).encoded()])
+    return Inclusion(true.certificate, leaf, true.index, true.path).encoded()
+
+
+def by_too_few(case, terms):
+    leaf = encode([LEAF_CONTRACT, terms.encoded()])
+    return case.chain.inclusion(leaf, signing=(0, 1)).encoded()
+
+
+def by_a_stale_set(case, terms):
+    """The accounting nodes have changed; the old ones certify once more."""
+    following = Chain(first_key=2000)
+    case.coordinator.send("validators", case.chain.hand_over(following))
+    return case.chain.contract(terms)
+
+
+def of_another_chain(_case, terms):
+    return Chain("other-chain").contract(terms)
+
+
+@pytest.mark.parametrize(
+    ("make", "code", "words"),
+    [
+        (forged, "inclusion", "does not contain this: it is forged"),
+        (by_too_few, "quorum", "attested by 2 of 3 in power: not more than two thirds"),
+        (by_a_stale_set, "validators", "is certified by other accounting nodes than those known here: the operator"),
+        (of_another_chain, "chain", "block is of chain other-chain: is this the right broker?"),
+    ],
+)
+def test_what_is_not_certified_does_not_energise_and_the_pile_says_why(case, make, code, words):
+    coordinator = case.coordinator
+    with start_agent(case.write_config(resend_ms=1_000)) as agent:
+        coordinator.wait(has_event(p.HEARTBEAT))
+        terms = case.terms()
+        coordinator.send("contract", make(case, terms))
+        case.user_asks(terms, 1)
+        # In words in the log, as a code in the status.
+        coordinator.wait(
+            lambda _: any("refused session: unknown_contract: no verified" in line for line in agent.lines)
+        )
+        (line,) = [line for line in agent.lines if line.startswith("refused contract")]
+        assert line.startswith(f"refused contract: {code}: ")
+        assert words in line
+        coordinator.wait(lambda c: decode(c.status, 256)[5:] == [code])
+        assert p.BEGIN not in events(coordinator)
+        assert case.truth()["coil"] is False
+
+
+def test_a_pile_follows_its_accounting_nodes_through_a_restart(case):
+    """The second set's contract is charged by, and after a power cut the third's receipts count."""
+    coordinator, path = case.coordinator, case.write_config(resend_ms=1_000)
+    with start_agent(path) as agent:
+        coordinator.wait(has_event(p.HEARTBEAT))
+        second = Chain(first_key=2000, powers=(1, 1, 1, 1))
+        coordinator.send("validators", case.chain.hand_over(second))
+        case.chain = coordinator.chain = second
+        coordinator.wait(lambda c: decode(c.status, 256)[4:] == [validators_hash(second.validators), ""])
+        terms = case.terms(energy_wh=20_000, overuse_wh=2_000)
+        case.reserve_and_start(terms)
+        coordinator.wait(has_event(p.PERIODIC), 60)
+        agent.kill()
+    third = Chain(first_key=3000)
+    with start_agent(path) as agent:
+        coordinator.send("validators", second.hand_over(third))
+        case.chain = coordinator.chain = third
+        coordinator.wait(lambda _: any("the accounting nodes are node-0 node-1 node-2" in line for line in agent.lines))
+        case.user_asks(terms)
+        coordinator.wait(has_event(p.END), 60)
+        check_session(case, terms, p.REASON_USER)
+        head = len(coordinator.messages)
+        coordinator.wait(lambda _: any(f"receipt through {head} " in line for line in agent.lines))
+
+
 def test_proofs_made_without_a_broker_are_published_after(case):
     coordinator = case.coordinator
     with start_agent(case.write_config()):
@@ -173,14 +262,44 @@ def test_without_receipts_proofs_are_sent_again(case):
     assert coordinator.faults == []
 
 
-def test_dry_run_prints_proofs_and_publishes_none(case):
-    with start_agent(case.write_config(), "--dry-run") as agent:
-        case.coordinator.wait(lambda _: any("heartbeat 1: d284" in line for line in agent.lines))
+def files(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_dry_run_leaves_nothing_behind_and_switches_nothing(case):
+    path = case.write_config(report_ms=5_000, heartbeat_ms=5_000)
+    case.folder.joinpath("pile.key").unlink()
+    before = files(case.folder)
+    case.rig.command({"do": "fault", "pile": "pile-1", "kind": "silence", "on": "relay"})  # it is not asked
+    with start_agent(path, "--dry-run") as agent:
+        case.coordinator.wait(lambda _: any("heartbeat 2: d284" in line for line in agent.lines))
         assert agent.stop() == 0
+    assert any("no key at" in line for line in agent.lines)
+    assert "would open the contactor (coil)" in agent.lines
+    assert not any("does not open" in line for line in agent.lines)
+    assert agent.lines[-1].startswith("dry run: ")
+    assert agent.lines[-1].endswith("nothing kept, published or switched")
+    assert {name: data for name, data in files(case.folder).items() if "broker" not in name.parts} == {
+        name: data for name, data in before.items() if "broker" not in name.parts
+    }
     assert case.coordinator.proofs == []
-    with start_agent(case.write_config()):  # what the dry run proved is part of the chain and comes now
-        case.coordinator.wait(has_event(p.HEARTBEAT))
-    assert case.coordinator.faults == []
+
+
+def test_dry_run_goes_on_from_the_journal_there_is(case):
+    """With the pile's own key and next sequence; the proof it shows is not part of the chain, the next real one is."""
+    path, coordinator = case.write_config(heartbeat_ms=5_000), case.coordinator
+    with start_agent(path) as agent:
+        coordinator.wait(lambda c: len(c.proofs) >= 2)
+        assert agent.stop() == 0
+    journal = files(case.folder / "journal")
+    head = int(agent.lines[-1].split("head ")[1].split(",")[0])
+    with start_agent(path, "--dry-run") as agent:
+        coordinator.wait(lambda _: any(f"heartbeat {head + 1}: d284" in line for line in agent.lines))
+        assert agent.stop() == 0
+    assert files(case.folder / "journal") == journal
+    with start_agent(path):
+        coordinator.wait(lambda c: len(c.proofs) > head)
+    assert coordinator.faults == []
 
 
 def test_a_full_journal_leaves_out_periodic_proofs_but_never_the_end(case):

@@ -161,6 +161,13 @@ def stop_for_implausible(pile):
     pile.silence(1_000, "implausible")
 
 
+def stop_when_stuck(pile):
+    """1,500 Wh by the meter's own power and not one more on its register; 1,499 may be a coarse register."""
+    pile.after(1_079_000, 0, 5_395)  # of which 5,000 W all the time
+    assert pile.closed
+    pile.after(1_000, 0, 5_395)
+
+
 def stop_for_contactor(pile):
     pile.act(pile.session.fail(pile.now_ms))
 
@@ -177,6 +184,7 @@ STOPS = [
     (stop_for_silence, p.REASON_METER_SILENT),
     (stop_for_fall, p.REASON_METER_FAULT),
     (stop_for_implausible, p.REASON_METER_FAULT),
+    (stop_when_stuck, p.REASON_METER_FAULT),
     (stop_for_contactor, p.REASON_PILE_FAULT),
     (stop_because_closed, p.REASON_PILE_FAULT),
 ]

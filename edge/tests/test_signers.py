@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, utils
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
+from pile_edge.commands.key import fingerprint_text
 from pile_edge.config_file import load_config
-from pile_edge.key_command import fingerprint_text
 from pile_edge.signers import open_signer
 from pile_edge.signers import tpm2 as t
 from pile_edge.signers.hardware import HardwareSigner, SignerError, open_hardware_signer

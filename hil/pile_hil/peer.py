@@ -14,7 +14,15 @@ import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
 from pile_shared import cose, merkle
-from pile_shared.certificate import Certificate, Header, Inclusion, Validator, attest, validators_hash
+from pile_shared.certificate import (
+    Certificate,
+    Header,
+    Inclusion,
+    Validator,
+    attest,
+    encode_handover,
+    validators_hash,
+)
 from pile_shared.codec import encode
 from pile_shared.platform import sha256
 from pile_shared.proof import NO_PREVIOUS, Proof, open_proof, proof_hash
@@ -47,31 +55,42 @@ class Chain:
         ]
         self.height = 0
 
+    def hand_over(self, following: Chain, *, signing: tuple[int, ...] | None = None) -> bytes:
+        """The message that makes the validators of `following` the next set, who go on from this chain's height."""
+        certificate = self._certified(0, merkle.EMPTY_ROOT, following.validators, signing)
+        following.height = self.height
+        return encode_handover(certificate, following.validators)
+
     def inclusion(self, leaf: bytes, *, signing: tuple[int, ...] | None = None, others: int = 4) -> Inclusion:
         """Proof that `leaf` is in a new block, among `others` more, attested by the validators of indices `signing`."""
-        self.height += 1
         leaves = [encode([99, i]) for i in range(others)]
         index = others // 2
         leaves.insert(index, leaf)
         levels = merkle.levels(leaves)
-        names = validators_hash(self.validators)
+        certificate = self._certified(len(leaves), levels[-1][0], self.validators, signing)
+        return Inclusion(certificate, leaf, index, merkle.path(levels, index))
+
+    def _certified(
+        self, leaves: int, result_root: bytes, following: list[Validator], signing: tuple[int, ...] | None
+    ) -> Certificate:
+        self.height += 1
         header = Header(
             chain_id=self.chain_id,
             height=self.height,
             time_ms=1_800_000_000_000 + self.height,
             proposer="node-0",
             tx_count=0,
-            result_count=len(leaves),
+            result_count=leaves,
             previous=sha256(b"previous"),
             tx_root=merkle.EMPTY_ROOT,
-            result_root=levels[-1][0],
+            result_root=result_root,
             state_root=sha256(b"state"),
-            validators_hash=names,
-            next_validators_hash=names,
+            validators_hash=validators_hash(self.validators),
+            next_validators_hash=validators_hash(following),
         ).encoded()
         chosen = range(len(self.signers)) if signing is None else signing
         attestations: list[list[object]] = [[i, attest(header, self.signers[i], self.chain_id)] for i in chosen]
-        return Inclusion(Certificate(header, attestations), leaf, index, merkle.path(levels, index))
+        return Certificate(header, attestations)
 
     def contract(self, terms: Terms) -> bytes:
         """The message that reserves a pile."""

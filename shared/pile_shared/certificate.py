@@ -16,6 +16,9 @@ MAX_POWER = 1 << 53
 MAX_HEADER_BYTES = 512
 MAX_INCLUSION_BYTES = 262144  # a certificate of MAX_VALIDATORS signatures plus a leaf of MAX_LEAF_BYTES
 MAX_LEAF_BYTES = 131072
+MAX_HANDOVER_BYTES = (
+    8192  # what a board's link takes; a set of 36 that hands over to 36, ids and powers at their longest
+)
 MAX_LEAVES = 1 << 24
 
 _HASHES = ("previous", "tx_root", "result_root", "state_root", "validators_hash", "next_validators_hash")
@@ -146,9 +149,13 @@ class Certificate:
         """
         header = self.header
         if header.chain_id != chain_id:
-            raise CertificateError("header is of chain " + header.chain_id, "chain")
+            raise CertificateError("block is of chain " + header.chain_id + ": is this the right broker?", "chain")
         if header.validators_hash != validators_hash(validators):
-            raise CertificateError("header names another validator set than the trusted one", "validators")
+            raise CertificateError(
+                "block " + str(header.height) + " is certified by other accounting nodes than those known here: "
+                "the operator has to send their handover, or they have to be put into the configuration",
+                "validators",
+            )
         del header
         aad = cose.purpose(cose.HEADER, chain_id)
         digest = sha256(self.header_bytes)
@@ -164,8 +171,11 @@ class Certificate:
                 raise CertificateError("attestation by " + validator.party + " does not verify", "signature")
             power += validator.power
             last = index
-        if 3 * power <= 2 * sum([validator.power for validator in validators]):
-            raise CertificateError("attested by " + str(power) + " of power: not more than two thirds", "quorum")
+        whole = sum([validator.power for validator in validators])
+        if 3 * power <= 2 * whole:
+            raise CertificateError(
+                "attested by " + str(power) + " of " + str(whole) + " in power: not more than two thirds", "quorum"
+            )
         return self.header
 
 
@@ -191,19 +201,42 @@ class Inclusion:
         header = self.certificate.verify(chain_id, validators)
         root = merkle.root_from_path(self.leaf, self.index, header.result_count, self.path)
         if root != header.result_root:
-            raise CertificateError("the result is not in block " + str(header.height), "inclusion")
+            raise CertificateError("block " + str(header.height) + " does not contain this: it is forged", "inclusion")
         return header
 
 
 def inclusion_from(value: object) -> Inclusion:
     """An Inclusion from its decoded wire form."""
     parts, leaf, index, path = array(value, 4)
-    header, attestations = array(parts, 2)
+    return Inclusion(_certificate_from(parts), leaf, index, items(path, merkle.MAX_PATH))
+
+
+def _certificate_from(value: object) -> Certificate:
+    header, attestations = array(value, 2)
     if not isinstance(header, bytes) or not isinstance(attestations, list):
         raise CodecError("a certificate is [header bytes, attestations]")
-    return Inclusion(Certificate(header, attestations), leaf, index, items(path, merkle.MAX_PATH))
+    return Certificate(header, attestations)
 
 
 def decode_inclusion(data: bytes) -> Inclusion:
     """An Inclusion from its bytes; typed errors for anything else."""
     return inclusion_from(decode(data, MAX_INCLUSION_BYTES))
+
+
+def encode_handover(certificate: Certificate, validators: list[Validator]) -> bytes:
+    """The message by which a reader learns the next validator set: the last block of the old one, and the new one.
+
+    Args:
+        certificate: Of a block whose `next_validators_hash` names another set than its `validators_hash`.
+        validators: That next set.
+    """
+    return encode([certificate.fields(), encode([validator.fields() for validator in validators])])
+
+
+def decode_handover(data: bytes) -> tuple[Certificate, bytes]:
+    """The certificate and the next set's encoding, neither verified yet; typed errors for anything else.
+
+    The set stays bytes: its hash is of them, and a board has no room for two sets while it verifies a certificate.
+    """
+    parts, following = array(decode(data, MAX_HANDOVER_BYTES), 2)
+    return _certificate_from(parts), check_bytes("validators", following, 1, MAX_HANDOVER_BYTES)

@@ -7,6 +7,7 @@ Piles:    pilechain/1/<chain>/<pile>/proof     up    one metering proof
           pilechain/1/<chain>/<pile>/session   down  a user's signed start or stop
           pilechain/1/<chain>/<pile>/update    down  a signed offer of new software; pieces of it, when asked for
           pilechain/1/<chain>/<pile>/want      up    which piece comes next, or why none does; for the update tool
+          pilechain/1/<chain>/<pile>/validators  down  a certified change of the validator set
 Parties:  pilechain/1/<chain>/party/<party>/tx, query     up
           pilechain/1/<chain>/party/<party>/result, answer  down
 """
@@ -16,7 +17,7 @@ from pile_shared.units import check_id
 
 ROOT = "pilechain/1"
 PILE_UP = ("proof", "status")
-PILE_DOWN = ("receipt", "contract", "session", "update")
+PILE_DOWN = ("receipt", "contract", "session", "validators", "update")
 PILE_TOOL = ("want",)  # from a pile to the tool that updates it; a coordinator does not listen
 PARTY_UP = ("tx", "query")
 PARTY_DOWN = ("result", "answer")

@@ -54,9 +54,11 @@ from pile_coordinator.engines.solo import SoloEngine
 from pile_coordinator.evidence.exporter import Exporter
 from pile_coordinator.service import Coordinator
 from pile_coordinator.verify import verify_order
+from pile_hil.peer import Chain
 from pile_hil.requirements import require
 from pile_hil.site import PARAMS, TARIFF
 from pile_shared import cose
+from pile_shared.certificate import validators_hash
 from pile_shared.codec import decode, encode
 from pile_shared.errors import CodecError
 from pile_shared.platform import sha256
@@ -383,7 +385,9 @@ def live(day):
         ("session-command", command),
         ("session-message", cose.sign1(command, key("dan"), cose.purpose(cose.SESSION, day.chain))),
         ("session-command", encode([contract, 2, NOW, 1000])),
-        ("pile-status", encode([1, "pile-1", 7, bytes(32)])),
+        ("pile-status", encode([1, "pile-1", 7, bytes(32), validators_hash(day.genesis.validators), ""])),
+        ("pile-status", encode([1, "pile-1", 7, bytes(32), validators_hash(day.genesis.validators), "quorum"])),
+        ("handover", Chain().hand_over(Chain(powers=(1, 2), first_key=2000))),
         ("pile-status", encode([0, "pile-1", 0])),
         ("validators", encode([v.fields() for v in day.genesis.validators])),
     ]
@@ -545,6 +549,7 @@ def test_nothing_was_left_unsaid(said):
     assert {fields[4] for fields in proofs} == {BEGIN, PERIODIC, END, HEARTBEAT, ALARM}
     rules = {rule for rule, _ in said}
     assert rules >= {"terms", "statement", "header", "inclusion", "session-message", "pile-status", "order-certificate"}
+    assert "handover" in rules
     lengths = {len(decode(data, MOST)) for rule, data in said if rule == "reply"}
     assert lengths == {3, 4}
 
@@ -614,6 +619,7 @@ def variants(value):
 @pytest.mark.parametrize(
     "rule",
     [
+        "handover",
         "header",
         "inclusion",
         "leaf",

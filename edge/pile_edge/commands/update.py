@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pile_edge.board.software import Update
 
 OFFER_AGAIN_SECONDS = 30  # while the pile is online and does not ask: it may be charging
-_MAX_STATUS_BYTES = 128
+_MAX_STATUS_BYTES = 256
 _EPILOG = """examples:
   pile-edge update sign --key file:update.key --chain north-1a2b3c4d --version 2 agent-2.update
   pile-edge update send --config pile.toml agent-2.update
@@ -167,7 +167,7 @@ class Delivery:
     def _status(self, payload: bytes) -> None:
         """Who is there now. A will, or an older agent, says less; then nothing follows from it."""
         try:
-            state, _, _, firmware = array(decode(payload, _MAX_STATUS_BYTES), 4)
+            state, _, _, firmware, _, _ = array(decode(payload, _MAX_STATUS_BYTES), 6)
         except PilechainError:
             self._is_online = False
             return

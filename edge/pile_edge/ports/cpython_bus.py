@@ -1,6 +1,7 @@
 """Modbus on CPython: pymodbus' synchronous clients behind the bus interface of `pile_edge.modbus`."""
 
 import logging
+import struct
 import threading
 import time
 
@@ -25,6 +26,7 @@ class PymodbusBus(Bus):
         self._client = None  # type: ModbusTcpClient | ModbusSerialClient | None
         self._received = b""
         self._quiet_since = 0.0
+        self._quiet_ms = spec.gap_ms
 
     def read(self, unit: int, function: int, address: int, count: int) -> bytes:
         """Registers or coils of a unit, as `modbus.Bus` says; BusError if there is no answer."""
@@ -35,6 +37,15 @@ class PymodbusBus(Bus):
         """Switch a coil and see the unit echo it; BusError otherwise."""
         self._exchange(unit, modbus.write_coil_request(address, on))
 
+    def write_register(self, unit: int, address: int, value: int) -> None:
+        """Write one holding register (function 6); BusError unless the unit echoes it."""
+        data = value.to_bytes(2, "big")
+        self._exchange(unit, modbus.write_registers_request(modbus.WRITE_REGISTER, address, data))
+
+    def write_registers(self, unit: int, address: int, data: bytes) -> None:
+        """Write holding registers (function 16); BusError unless the unit confirms."""
+        self._exchange(unit, modbus.write_registers_request(modbus.WRITE_REGISTERS, address, data))
+
     def close(self) -> None:
         """Free the device or connection; the next call opens it again."""
         with self._lock:
@@ -44,12 +55,15 @@ class PymodbusBus(Bus):
         with self._lock:
             self._wait_for_gap()
             self._received = b""
+            self._quiet_ms = self._spec.gap_ms
             try:
                 return self._answer(unit, request, self._ask(unit, request))
             except BusError as error:
-                # After a timeout a late answer may still come; a new TCP connection cannot deliver it.
+                # A late answer may still come. A new TCP connection cannot deliver it; on a line it is waited for.
                 if error.code == "closed" or (self._spec.kind == "tcp" and error.code != "exception"):
                     self._drop()
+                elif error.code != "exception":
+                    self._quiet_ms = self._spec.settle_ms
                 raise
             finally:
                 self._quiet_since = time.monotonic()
@@ -60,6 +74,11 @@ class PymodbusBus(Bus):
         try:
             if request[0] == modbus.WRITE_COIL:
                 return client.write_coil(address, bool(value), device_id=unit)
+            if request[0] == modbus.WRITE_REGISTER:
+                return client.write_register(address, value, device_id=unit)
+            if request[0] == modbus.WRITE_REGISTERS:
+                words = [word for (word,) in struct.iter_unpack(">H", request[6:])]
+                return client.write_registers(address, words, device_id=unit)
             ask = {
                 modbus.READ_COILS: client.read_coils,
                 modbus.READ_DISCRETE: client.read_discrete_inputs,
@@ -84,12 +103,13 @@ class PymodbusBus(Bus):
         if not frame:
             raise BusError(f"unit {unit} gave no answer in {self._spec.timeout_ms} ms", "timeout")
         if self._spec.kind == "rtu":
-            missing = modbus.rtu_missing_bytes(request, frame)
-            modbus.rtu_pdu(unit, frame if missing else frame[: _rtu_length(request, frame)])
+            if modbus.rtu_missing_bytes(request, frame):
+                raise BusError(f"unit {unit} broke off after {len(frame)} bytes", "frame")
+            modbus.rtu_pdu(unit, frame[: _rtu_length(request, frame)])
         raise BusError(f"unit {unit} answered {len(frame)} bytes that are no response", "frame")
 
     def _wait_for_gap(self) -> None:
-        rest = self._quiet_since + self._spec.gap_ms / 1000 - time.monotonic()
+        rest = self._quiet_since + self._quiet_ms / 1000 - time.monotonic()
         if self._quiet_since and rest > 0:
             time.sleep(rest)
 

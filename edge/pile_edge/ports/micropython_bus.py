@@ -100,6 +100,7 @@ class PollBus(Bus):
         self._link = None  # type: _Link | None
         self._transaction = 0
         self._quiet_since = ticks_ms()
+        self._quiet_ms = spec.gap_ms
 
     def read(self, unit: int, function: int, address: int, count: int) -> bytes:
         """Registers or coils of a unit, as `modbus.Bus` says; BusError if there is no answer."""
@@ -116,9 +117,10 @@ class PollBus(Bus):
             self._link = None
 
     def _exchange(self, unit: int, request: bytes) -> bytes:
-        rest = self._spec.gap_ms - ticks_diff(ticks_ms(), self._quiet_since)
+        rest = self._quiet_ms - ticks_diff(ticks_ms(), self._quiet_since)
         if rest > 0:
-            sleep_ms(min(rest, self._spec.gap_ms))  # the tick counter wraps: never wait longer than the gap
+            sleep_ms(min(rest, self._quiet_ms))  # the tick counter wraps: never wait longer than the gap
+        self._quiet_ms = self._spec.gap_ms
         try:
             if self._link is None:
                 self._link = self._open()
@@ -128,9 +130,11 @@ class PollBus(Bus):
             self.close()
             raise BusError("bus is closed: " + str(error), "closed")
         except BusError as error:
-            # After a timeout a late answer may still come; a new TCP connection cannot deliver it.
+            # A late answer may still come. A new TCP connection cannot deliver it; on a line it is waited for.
             if error.code == "closed" or (self._spec.kind == "tcp" and error.code != "exception"):
                 self.close()
+            elif error.code != "exception":
+                self._quiet_ms = self._spec.settle_ms
             raise
         finally:
             self._quiet_since = ticks_ms()

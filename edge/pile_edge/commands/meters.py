@@ -21,7 +21,7 @@ _ATTEMPTS_NOTE = "each reading is tried three times"
 _MAX_UNIT = 247
 
 
-def add_commands(commands: Any) -> None:
+def add_command(commands: Any) -> None:
     """Add the three to a parser's subcommands."""
     meters = commands.add_parser("meters", help="the meters there is a profile for", description=_METERS)
     meters.add_argument("words", nargs="*", metavar="WORD", help="only those with each of these in id, maker or model")

@@ -1,0 +1,119 @@
+"""`pile-edge run --dry-run`: the real agent on the real meter and key, that leaves nothing behind and switches nothing.
+
+It reads, signs and journals, in a copy of the journal that is thrown away; it hears nobody; instead of publishing and
+switching it prints what it would publish and switch. Beside a running agent it needs the bus for itself.
+"""
+
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+from pile_edge.agent import Agent
+from pile_edge.ports import cpython
+from pile_edge.ports.cpython_storage import Storage
+from pile_edge.settings import Settings
+from pile_edge.signers import open_signer
+from pile_edge.signers.hardware import HardwareSigner
+from pile_shared.cose import SoftwareSigner
+from pile_shared.platform import random_bytes
+from pile_shared.proof import EVENT_NAMES, parse
+
+
+class DryLink:
+    """A link that publishes nothing: it prints proofs and hears nobody."""
+
+    connected = True
+    inflight = 0
+
+    def __init__(self) -> None:
+        self.proofs = 0
+
+    def poll(self, timeout_ms: int) -> list[tuple[str, bytes]]:
+        """Wait as a link without messages would."""
+        time.sleep(timeout_ms / 1000)
+        return []
+
+    def publish(self, topic: str, payload: bytes, retain: bool = False) -> bool:
+        """Print a proof; retained status is left out."""
+        if retain:
+            return True
+        self.proofs += 1
+        proof = parse(payload)[1]
+        print(f"would publish to {topic}: {EVENT_NAMES[proof.event]} {proof.sequence}: {payload.hex()}", flush=True)
+        for reading in proof.readings:
+            print(
+                f"  time_ms {reading.time_ms}  energy_wh {reading.energy_wh}  power_w {reading.power_w}  "
+                f"raw {reading.raw.hex()}",
+                flush=True,
+            )
+        return True
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+class DryControl:
+    """A contactor, or station, that is only talked about."""
+
+    def __init__(self, kind: object) -> None:
+        self._kind = kind
+        self._is_on: bool | None = None
+
+    def energise(self) -> None:
+        """Say that current would flow."""
+        self._say(True)
+
+    def de_energise(self) -> None:
+        """Say that none would."""
+        self._say(False)
+
+    def is_energised(self) -> bool:
+        """What was commanded last."""
+        return bool(self._is_on)
+
+    def keep(self) -> None:
+        """Nothing to keep."""
+
+    def _say(self, is_on: bool) -> None:
+        if is_on is not self._is_on:
+            print(f"would {'close' if is_on else 'open'} the contactor ({self._kind})", flush=True)
+        self._is_on = is_on
+
+
+class DryPort:
+    """The port to CPython, with the journal in a copy and a key for the day if there is none."""
+
+    def __init__(self, folder: Path) -> None:
+        """Copy journals below `folder`, which the caller throws away."""
+        self._folder = folder
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(cpython, name)
+
+    def open_storage(self, path: str) -> Storage:
+        """The files of a copy of the journal, if there is one."""
+        copy = self._folder / "journal"
+        if Path(path).is_dir():
+            shutil.copytree(path, copy)
+        return cpython.open_storage(str(copy))
+
+    def open_signer(self, uri: str) -> SoftwareSigner | HardwareSigner:
+        """The pile's key; if it has not been made yet, one that nobody keeps."""
+        kind, _, path = uri.partition(":")
+        if kind != "file" or Path(path).exists():
+            return open_signer(uri)
+        print(f"no key at {path} yet: signing with one for this dry run; `pile-edge key` makes the pile's", flush=True)
+        return SoftwareSigner(random_bytes(32))
+
+
+def run_dry(config: Settings, is_stopping) -> None:  # type: ignore[no-untyped-def] # noqa: ANN001 - callable giving bool
+    """Run until told to stop, then say what came of it.
+
+    Raises:
+        ConfigError, JournalError: as the agent itself.
+    """
+    link = DryLink()
+    with tempfile.TemporaryDirectory(prefix="pile-edge-dry-run-") as folder:
+        Agent(config, DryPort(Path(folder)), link, DryControl(config.control["kind"])).run(is_stopping)
+    print(f"dry run: {link.proofs} proofs signed; nothing kept, published or switched", flush=True)
