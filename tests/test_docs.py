@@ -34,19 +34,23 @@ def blocks(page: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", (DOCS / page).read_text(), re.DOTALL)
 
 
-def test_the_piles_configuration_loads(tmp_path):
-    (block,) = blocks("pile.md", "toml")
+def test_the_piles_configurations_load(tmp_path):
+    """The whole one, and that with a charging station in place of its contactor."""
+    block, station = blocks("pile.md", "toml")
     path = tmp_path / "pile.toml"
     path.write_text(block)
     config = load_pile_config(path)
     assert (config.pile_id, config.rated_power_w) == ("garage-17", 7000)
+    whole, replaced = re.subn(r"\[control\]\n(?:\w.*\n)+", station, block)
+    path.write_text(whole)
+    assert (replaced, load_pile_config(path).control["kind"]) == (1, "keba")
 
 
 def test_the_signers_page_names_signers_and_their_messages(tmp_path):
     page = (DOCS / "signers.md").read_text()
     signers = re.findall(r"^\| `([a-z0-9]+:[^`]+)` \|", page, re.MULTILINE)
     assert [signer.partition(":")[0] for signer in signers] == ["file", "tpm2", "atecc"]
-    (block,) = blocks("pile.md", "toml")
+    block = blocks("pile.md", "toml")[0]
     path = tmp_path / "pile.toml"
     for signer in signers:
         path.write_text(block.replace("file:pile.key", signer))

@@ -239,7 +239,7 @@ def test_messages_of_an_update(fits):
     for offset, note in ((0, ""), (3000, ""), (0, "what came is not what was signed")):
         assert fits("update-want", encode([2, offset, note]))
     assert not fits("update-want", piece(update, 0))
-    assert fits("pile-status", encode([1, "pile-1", 7, bytes(32)]))
+    assert fits("pile-status", encode([1, "pile-1", 7, bytes(32), bytes(32), ""]))
     assert fits("pile-status", encode([0, "pile-1", 0]))
     assert not fits("pile-status", encode([1, "pile-1", 7]))
 
