@@ -50,7 +50,7 @@ class Charger:
         self.limit_ma = limit_ma
         self.failsafe_s = failsafe_s
         self._bus = bus
-        self._unit = unit
+        self.unit = unit
         self._clock_s = clock_s
         self._is_on = False
         self._good_s = self._beat_s = clock_s()
@@ -131,7 +131,7 @@ class Charger:
         raise NotImplementedError
 
     def _read(self, address: int, count: int = 2) -> bytes:
-        return self._bus.read(self._unit, READ_HOLDING, address, count)
+        return self._bus.read(self.unit, READ_HOLDING, address, count)
 
     def _read_int(self, address: int, count: int = 2) -> int:
         return int.from_bytes(self._read(address, count), "big")
@@ -146,16 +146,16 @@ class Keba(Charger):
     """A KEBA KeContact P30. It writes single registers only (function 6)."""
 
     def _arm(self) -> bool:
-        self._bus.write_register(self._unit, 5016, 0)
-        self._bus.write_register(self._unit, 5018, self.failsafe_s)
+        self._bus.write_register(self.unit, 5016, 0)
+        self._bus.write_register(self.unit, 5018, self.failsafe_s)
         self._check_armed(1600, 2, 0, "failsafe current (mA)")
         self._check_armed(1602, 2, self.failsafe_s, "failsafe time (s)")
         return True
 
     def _write_current(self, current_ma: int) -> None:
         if current_ma:
-            self._bus.write_register(self._unit, 5004, current_ma)
-        self._bus.write_register(self._unit, 5014, 1 if current_ma else 0)
+            self._bus.write_register(self.unit, 5004, current_ma)
+        self._bus.write_register(self.unit, 5014, 1 if current_ma else 0)
 
     def _permits(self) -> bool:
         return self._read_int(1000) == _KEBA_CHARGING
@@ -165,12 +165,12 @@ class AbbTerra(Charger):
     """An ABB Terra AC. Any request keeps it going; a session it has stopped for silence begins anew with the next current."""
 
     def _arm(self) -> bool:
-        self._bus.write_register(self._unit, 0x4106, self.failsafe_s)
+        self._bus.write_register(self.unit, 0x4106, self.failsafe_s)
         self._check_armed(0x4020, 1, self.failsafe_s, "communication timeout (s)")
         return True
 
     def _write_current(self, current_ma: int) -> None:
-        self._bus.write_registers(self._unit, 0x4100, current_ma.to_bytes(4, "big"))
+        self._bus.write_registers(self.unit, 0x4100, current_ma.to_bytes(4, "big"))
 
     def _permits(self) -> bool:
         return self._read_int(0x400E) != 0
@@ -194,7 +194,7 @@ class Alfen(Charger):
         return True
 
     def _write_current(self, current_ma: int) -> None:
-        self._bus.write_registers(self._unit, 1210, struct.pack(">f", current_ma / 1000))
+        self._bus.write_registers(self.unit, 1210, struct.pack(">f", current_ma / 1000))
 
     def _permits(self) -> bool:
         (applied_a,) = struct.unpack(">f", self._read(1206))
@@ -213,7 +213,7 @@ class Charx(Charger):
         return True  # there is nothing to arm over Modbus
 
     def _write_current(self, current_ma: int) -> None:
-        self._bus.write_registers(self._unit, self._base + 301, (current_ma // 1000).to_bytes(2, "big"))
+        self._bus.write_registers(self.unit, self._base + 301, (current_ma // 1000).to_bytes(2, "big"))
 
     def _permits(self) -> bool:
         return self._read_int(self._base + 301, 1) != 0

@@ -23,7 +23,7 @@ class CoilContactor:
     def __init__(self, bus: Bus, unit: int, coil: int, attempts: int = 3) -> None:
         """Use `coil` (0-based) of `unit` on `bus`, with at most `attempts` tries for each command."""
         self._bus = bus
-        self._unit = unit
+        self.unit = unit
         self._coil = coil
         self._attempts = attempts
 
@@ -48,7 +48,7 @@ class CoilContactor:
         for _ in range(self._attempts):
             try:
                 if command is not None:
-                    self._bus.write_coil(self._unit, self._coil, command)
+                    self._bus.write_coil(self.unit, self._coil, command)
                 return self._state(command)
             except BusError as error:
                 failure = error
@@ -56,7 +56,7 @@ class CoilContactor:
         raise failure
 
     def _state(self, expected: bool | None) -> bool:
-        state = bool(self._bus.read(self._unit, READ_COILS, self._coil, 1)[0] & 1)
+        state = bool(self._bus.read(self.unit, READ_COILS, self._coil, 1)[0] & 1)
         if expected is not None and state != expected:
             raise ControlError("coil " + str(self._coil) + " stays " + ("on" if state else "off"))
         return state

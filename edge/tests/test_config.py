@@ -71,13 +71,43 @@ def test_values_and_defaults(write, tmp_path):
     }
     assert settings.journal_path == f"{tmp_path}/journal"
     assert (settings.timing.sample_ms, settings.timing.report_ms) == (5_000, 60_000)
-    assert settings.bus["gap_ms"] == settings.profile.min_gap_ms == 20
-    assert settings.bus["timeout_ms"] == settings.profile.timeout_ms == 1_000
+    gap_ms, timeout_ms, settle_ms = settings.bus["paces"][settings.unit]
+    assert gap_ms == settings.profile.min_gap_ms == 20
+    assert timeout_ms == settle_ms == settings.profile.timeout_ms == 1_000
     assert (settings.rate, settings.origin_ms) == (1, 0)
 
 
+METER, RELAY = 1, 2
+
+
+def paces(write, bus="", meter="", control=""):
+    """{unit: (gap, timeout, settle)} of a file with these lines in addition."""
+    text = GOOD.replace("[bus]\n", f"[bus]\n{bus}\n").replace("[meter]\n", f"[meter]\n{meter}\n")
+    found = load_config(write(text.replace("[control]\n", f"[control]\n{control}\n"))).bus["paces"]
+    return found[METER], found[RELAY]
+
+
+def test_each_device_has_its_own_pace_and_the_bus_is_the_default(write):
+    t35_ms = 5  # at 9600 baud; the profile wants 20 ms between its questions and 1000 ms for an answer
+    assert paces(write) == ((20, 1000, 1000), (t35_ms, 1000, 1000))
+    assert paces(write, "gap_ms = 50\ntimeout_ms = 300\nsettle_ms = 70") == ((50, 1000, 70), (50, 300, 70))
+    assert paces(write, "gap_ms = 50\ntimeout_ms = 3000") == ((50, 3000, 3000), (50, 3000, 3000))
+    own = "gap_ms = 30\ntimeout_ms = 2000\nsettle_ms = 90"
+    assert paces(write, "gap_ms = 50\ntimeout_ms = 400", meter=own) == ((30, 2000, 90), (50, 400, 400))
+    assert paces(write, "gap_ms = 50\ntimeout_ms = 400", control=own) == ((50, 1000, 1000), (30, 2000, 90))
+    assert paces(write, meter="gap_ms = 0\ntimeout_ms = 10", control="gap_ms = 0") == (
+        (20, 1000, 1000),
+        (t35_ms, 1000, 1000),
+    )
+
+
+def test_a_meter_with_a_relay_of_its_own_is_one_device(write):
+    both = GOOD.replace("unit = 2", "unit = 1\ngap_ms = 70\ntimeout_ms = 300\nsettle_ms = 5")
+    assert load_config(write(both)).bus["paces"][1] == (70, 1000, 1000)
+
+
 def test_a_slow_line_needs_a_longer_gap_than_the_meter(write):
-    assert load_config(write(GOOD.replace("baud = 9600", "baud = 300"))).bus["gap_ms"] > 128
+    assert load_config(write(GOOD.replace("baud = 9600", "baud = 300"))).bus["paces"][1][0] == 129
 
 
 def flat(value):
