@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import serial
@@ -251,7 +252,7 @@ def test_a_stopped_process_that_waits_does_not_keep_its_place(line, monkeypatch)
 
 
 def test_a_program_that_keeps_the_device_for_itself_is_noticed_and_we_are_none(line):
-    with open(line.master_device, "rb", buffering=0) as other:
+    with Path(line.master_device).open("rb", buffering=0) as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         bus = open_bus({**RTU, "device": line.master_device})
         with pytest.raises(BusError, match="cannot open"):
@@ -269,13 +270,13 @@ def test_the_lock_lies_where_the_environment_says_and_is_as_open_as_the_device(l
     link = tmp_path / "adapter"
     link.symlink_to(line.master_device)
     assert lock_path(str(link)) == lock_path(line.master_device)
-    os.chmod(line.master_device, 0o660)
+    Path(line.master_device).chmod(0o660)
     SharedLine(str(link), "9600N1").close()
     (made,) = [path for path in tmp_path.iterdir() if path != link]
     assert str(made) == lock_path(line.master_device)
     assert made.stat().st_mode & 0o777 == 0o660
     monkeypatch.setenv("PILE_EDGE_LOCKS", str(tmp_path / "nowhere"))
-    with pytest.raises(BusError, match="nowhere.*No such file") as caught:
+    with pytest.raises(BusError, match=r"nowhere.*No such file") as caught:
         SharedLine(str(link), "9600N1")
     assert caught.value.code == "closed"
 
