@@ -230,7 +230,7 @@ def open_charger(spec: dict[str, object], bus: Bus) -> Charger:
     """
     kind = spec.get("kind")
     if kind not in KINDS:
-        raise ConfigError('control.kind must be "coil" or one of ' + " ".join(sorted(KINDS)))
+        raise ConfigError('control.kind must be "coil", "gpio" or one of ' + " ".join(sorted(KINDS)))
     unit = config_int(spec, "control.unit", 1, 255, _UNITS.get(str(kind), 1))
     limit_ma = config_int(spec, "control.limit_ma", MIN_MA, MAX_MA)
     failsafe_s = config_int(spec, "control.failsafe_s", MIN_FAILSAFE_S, MAX_FAILSAFE_S, 60)

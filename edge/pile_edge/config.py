@@ -8,8 +8,8 @@
     mqtt                  host, port; optionally username, password, keepalive_s, tls {ca, cert, key}
     bus                   kind "tcp" (host, port) or "rtu" (device, baud, parity, stopbits); timeout_ms, gap_ms, settle_ms
     meter                 profile, unit, serial, rated_power_w; timeout_ms, gap_ms, settle_ms, where it needs others than bus
-    control               kind "coil", unit, coil, and the same three; kind "gpio", pin, active_low (see control.py); or, not on
-                          a board, a charging station (see chargers.py)
+    control               kind "coil", unit, coil, and the same three; kind "gpio", pin, active_low, and on a Raspberry
+                          Pi chip, feedback_pin, feedback_active_low; or, not on a board, a charging station: see chargers.py
     timing (optional)     sample_ms, report_ms, heartbeat_ms, resend_ms, silent_after_ms, full_after_ms, full_below_w
     journal               path, and optionally capacity_bytes, segment_bytes
     ocmf (optional)       path of the records' folder; not on a board, and never seen here: see config_file
@@ -59,23 +59,13 @@ _SECTIONS = {
         "de_pin",
     ),
     "meter": ("profile", "unit", "serial", "rated_power_w", "timeout_ms", "gap_ms", "settle_ms"),
-    "control": (
-        "kind",
-        "unit",
-        "coil",
-        "host",
-        "port",
-        "timeout_ms",
-        "gap_ms",
-        "settle_ms",
-        "connector",
-        "limit_ma",
-        "failsafe_s",
-    ),
+    "control": ("kind", "unit", "coil", "pin", "active_low", "timeout_ms", "gap_ms", "settle_ms"),
     "timing": _INTERVALS + ("full_below_w",),  # noqa: RUF005 - MicroPython cannot unpack into a tuple
     "journal": ("path", "capacity_bytes", "segment_bytes"),
     "clock": ("rate", "origin_ms"),
 }
+# Not for boards: charging stations, and what more a Raspberry Pi's lines can do.
+_STATION_KEYS = ("host", "port", "connector", "limit_ma", "failsafe_s", "chip", "feedback_pin", "feedback_active_low")
 
 
 def check_config(mapping: object, folder: str) -> Settings:
@@ -170,7 +160,10 @@ def _section(mapping: dict, name: str) -> dict:  # type: ignore[type-arg]
     section = mapping.get(name, {})
     if not isinstance(section, dict):
         raise ConfigError(name + " must be a section with " + " ".join(_SECTIONS[name]))
-    _check_keys(section, name + ".", _SECTIONS[name])
+    known = _SECTIONS[name]
+    if not MICROPYTHON and name == "control":
+        known += _STATION_KEYS
+    _check_keys(section, name + ".", known)
     return dict(section)
 
 

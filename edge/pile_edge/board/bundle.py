@@ -85,6 +85,7 @@ CPYTHON_MODULES = (
     "pile_edge/signers/tpm2",
     "pile_edge/ports/cpython",
     "pile_edge/ports/cpython_bus",
+    "pile_edge/ports/cpython_gpio",
     "pile_edge/ports/cpython_line",
     "pile_edge/ports/cpython_link",
     "pile_edge/ports/cpython_notify",
