@@ -71,8 +71,7 @@ class PileCase:
             return
         files = {"ca": self._tls["ca.pem"], "cert": self._tls["broker.pem"], "key": self._tls["broker-key.pem"]}
         self.coordinator_port = free_port()
-        inside = (f"listener {self.coordinator_port} 127.0.0.1",)
-        self.broker = Mosquitto(folder, persistence=True, tls=files, extra_config=inside)
+        self.broker = Mosquitto(folder, persistence=True, tls=files, inside_port=self.coordinator_port)
 
     def __enter__(self) -> Self:
         self.rig.start()

@@ -66,6 +66,7 @@ CPYTHON_MODULES = (
     "pile_shared/openssl",
     "pile_edge/board/__init__",
     "pile_edge/board/linker",
+    "pile_edge/board/names",
     "pile_edge/board/rewrites",
     "pile_edge/board/syntax",
     "pile_edge/board/bundle",

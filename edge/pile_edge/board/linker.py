@@ -21,12 +21,12 @@ import ast
 import builtins
 from typing import TYPE_CHECKING, Any
 
+from pile_edge.board.names import share_attributes, share_globals, texts_and_keywords
 from pile_edge.board.rewrites import (
     TEXT_HELPER_SOURCE,
     TEXT_HELPERS,
     Texts,
     share_argument_names,
-    share_attribute_names,
     skip_forwarders,
     take_out_keyword_defaults,
     turn_properties_into_attributes,
@@ -75,14 +75,20 @@ class Linked:
     Attributes:
         parts: The linked modules by name, in the order in which they import each other.
         names: (module, name) -> (part, name there), of everything that stayed.
+        attributes: Attribute or method as written -> as linked, of those that were renamed.
         dropped: "module.name" of what was left out, sorted.
     """
 
     def __init__(
-        self, parts: dict[str, Part], names: dict[tuple[str, str], tuple[str, str]], dropped: list[str]
+        self,
+        parts: dict[str, Part],
+        names: dict[tuple[str, str], tuple[str, str]],
+        attributes: dict[str, str],
+        dropped: list[str],
     ) -> None:
         self.parts = parts
         self.names = names
+        self.attributes = attributes
         self.dropped = dropped
 
 
@@ -426,8 +432,7 @@ class _Program:
                     node.body.insert(0, ast.parse("del __module__, __qualname__").body[0])
         self.body = skip_forwarders(self.body, {*self.offered.values(), *[self.linked[key] for key in self.entries]})
         turn_properties_into_attributes(self.body)
-        share_attribute_names(self.body)
-        share_argument_names(self.body)
+        named = texts_and_keywords(self.body)
         texts = Texts()
         self.body = texts.take_tables(self.body)
         for statement in self.body:
@@ -436,14 +441,23 @@ class _Program:
                 if isinstance(node, ast.FunctionDef):
                     node.body = [texts.visit(part) for part in node.body]
         self.home.update(dict.fromkeys(TEXT_HELPERS, order[0]))
-        parts = {}
+        attributes = share_attributes(self.body, {*named, *self.offered})
+        bodies = {}
         for part in order:
             extra = [] if part != order[0] else ast.parse(f"_TEXTS = {bytes(texts.data)!r}\n{TEXT_HELPER_SOURCE}").body
-            parts[part] = self._emit_part(part, order[: order.index(part)], extra)
-        names = {key: (self.home[name], name) for key, name in self.linked.items()}
-        return Linked(parts, names, sorted(self.dropped))
+            bodies[part] = self._link_part(part, order[: order.index(part)], extra)
+        fixed = {*self.offered, *self.offered.values(), *[self.linked[key] for key in self.entries]}
+        renamed = share_globals(bodies, {*fixed, _THIS_MODULE, "_sys", self.package, *order})
+        share_argument_names([statement for body in bodies.values() for statement in body], named)
+        parts = {part: self._write_part(part, body) for part, body in bodies.items()}
+        names = {}
+        for key, name in self.linked.items():
+            part = self.home[name]
+            names[key] = (part, renamed[part].get(name, name))
+        return Linked(parts, names, attributes, sorted(self.dropped))
 
-    def _emit_part(self, part: str, before: list[str], extra: list[ast.stmt]) -> Part:
+    def _link_part(self, part: str, before: list[str], extra: list[ast.stmt]) -> list[ast.stmt]:
+        """A part's statements: imports, then what it defines, referring to other parts by their names."""
         body = [*extra, *[one for one in self.body if self._part_of(one) == part]]
         is_port = part == self.home[_THIS_MODULE]
         offered = self.offered if is_port else {}
@@ -468,9 +482,12 @@ class _Program:
         if later:
             raise LinkError(f"part {part} refers to {sorted(later)}, which comes after it")
         head += [ast.ImportFrom(self.package, [ast.alias(name)], 0) for name in before if name in linker.parts]
+        return head + body
+
+    def _write_part(self, part: str, body: list[ast.stmt]) -> Part:
         lines: list[str] = []
         line_map: list[str] = []
-        for statement in [*head, *body]:
+        for statement in body:
             text = ast.unparse(ast.fix_missing_locations(statement))
             lines += text.splitlines()
             line_map += _line_map(text, statement, self.origin.get(id(statement), ""))
@@ -712,18 +729,19 @@ class _PartLinker(GlobalNames):
         return ast.copy_location(ast.Attribute(ast.Name(there, ast.Load()), node.id, node.ctx), node)
 
 
+class _CheckNames(GlobalNames):
+    def __init__(self, part: str, defined: set[str]) -> None:
+        super().__init__()
+        self.part = part
+        self.defined = defined
+
+    def visit_global(self, node: ast.Name) -> ast.AST:
+        if node.id not in self.defined:
+            raise LinkError(f"{node.id} is used in line {node.lineno} of part {self.part} but defined nowhere")
+        return node
+
+
 def _check_names(part: str, lines: list[str]) -> None:
     """Refuse a result that uses a global name it does not define: the check that nothing needed was shaken out."""
     tree = ast.parse("\n".join(lines))
-    defined = bound_names(tree) | _BUILTINS
-
-    def check(node: ast.AST, scopes: list[set[str]]) -> None:
-        inner = scopes
-        if isinstance(node, (*FUNCTIONS, *COMPREHENSIONS, ast.ClassDef)):
-            inner = [*scopes, bound_names(node)]
-        if isinstance(node, ast.Name) and not any(node.id in scope for scope in inner) and node.id not in defined:
-            raise LinkError(f"{node.id} is used in line {node.lineno} of part {part} but defined nowhere")
-        for child in ast.iter_child_nodes(node):
-            check(child, inner)
-
-    check(tree, [])
+    _CheckNames(part, bound_names(tree) | _BUILTINS).visit(tree)

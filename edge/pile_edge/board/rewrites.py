@@ -8,6 +8,7 @@ nowhere in the program.
 from __future__ import annotations
 
 import ast
+import copy
 from typing import TYPE_CHECKING, Any
 
 from pile_edge.board.syntax import (
@@ -48,13 +49,14 @@ def _rows(at, length):
 """
 
 
-def share_argument_names(body: list[ast.stmt]) -> None:
+def share_argument_names(body: list[ast.stmt], fixed: set[str]) -> None:
     """Give arguments that nobody passes by keyword the same few names: each other name costs the board 11 bytes.
 
-    A name that is also an attribute, a global or a keyword is there anyway and stays.
+    A name that is also an attribute, a global or a keyword is there anyway and stays; so do those of `fixed`, which
+    may be what a mapping's keys are passed by.
     """
     functions = [node for statement in body for node in ast.walk(statement) if isinstance(node, FUNCTIONS)]
-    names = set()
+    names = set(fixed)
     for statement in body:
         for node in ast.walk(statement):
             if isinstance(node, ast.Attribute):
@@ -67,47 +69,6 @@ def share_argument_names(body: list[ast.stmt]) -> None:
                 names.add(node.value)
     for function in functions:
         _rename_arguments(function, names)
-
-
-def share_attribute_names(body: list[ast.stmt]) -> None:
-    """Call a private attribute or method `_host` just `host` where that name exists for something else: one name less.
-
-    Only if every use is `self._host` in a class whose whole family has no `host` of its own.
-    """
-    uses: dict[str, set[str]] = {}  # attribute -> families with it, "" for a use on anything but self
-    others: set[str] = set()
-    family = _families(body)
-    for statement in body:
-        for node in ast.walk(statement):
-            if isinstance(node, ast.Attribute):
-                is_own = isinstance(node.value, ast.Name) and node.value.id == "self"
-                mine = family[statement.name] if is_own and isinstance(statement, ast.ClassDef) else ""
-                uses.setdefault(node.attr, set()).add(mine)
-            elif isinstance(node, (ast.keyword, ast.arg)):
-                others.add(str(node.arg))
-            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                others.add(node.value)
-        if isinstance(statement, ast.ClassDef):
-            for name in _members(statement):
-                uses.setdefault(name, set()).add(family[statement.name])
-        else:
-            others.add(defined_name(statement))
-    renamed = {}
-    for name, families in sorted(uses.items()):
-        short = name[1:]
-        if not name.startswith("_") or name.startswith("__") or "" in families or name in others:
-            continue
-        if (short in others or short in uses) and not families & (uses.get(short, set()) - {""}):
-            renamed[name] = short
-            uses.setdefault(short, set()).update(families)
-    for statement in body:
-        for node in ast.walk(statement):
-            if isinstance(node, ast.Attribute):
-                node.attr = renamed.get(node.attr, node.attr)
-        if isinstance(statement, ast.ClassDef):
-            for part in statement.body:
-                if isinstance(part, ast.FunctionDef):
-                    part.name = renamed.get(part.name, part.name)
 
 
 def skip_forwarders(body: list[ast.stmt], fixed: set[str]) -> list[ast.stmt]:
@@ -140,7 +101,7 @@ def take_out_keyword_defaults(args: ast.arguments) -> None:
 
 def turn_properties_into_attributes(body: list[ast.stmt]) -> None:
     """`head`, a property that returns `self._head`, becomes the attribute `head` itself: 80 bytes less."""
-    family = _families(body)
+    family = families_of(body)
     for statement in body:
         if not isinstance(statement, ast.ClassDef):
             continue
@@ -169,7 +130,8 @@ def _is_only_own(body: list[ast.stmt], name: str, family: dict[str, str], mine: 
     return len(relatives) == 1 and all(ast.unparse(node.value) == "self" for node in uses)
 
 
-def _members(statement: ast.ClassDef) -> Iterator[str]:
+def members_of(statement: ast.ClassDef) -> Iterator[str]:
+    """The methods and class attributes."""
     for part in statement.body:
         if isinstance(part, ast.FunctionDef):
             yield part.name
@@ -177,7 +139,7 @@ def _members(statement: ast.ClassDef) -> Iterator[str]:
             yield from [target.id for target in part.targets if isinstance(target, ast.Name)]
 
 
-def _families(body: list[ast.stmt]) -> dict[str, str]:
+def families_of(body: list[ast.stmt]) -> dict[str, str]:
     """Class -> the first class of those it is related to by inheritance."""
     family: dict[str, str] = {}
     for statement in body:
@@ -378,7 +340,7 @@ class Texts(ast.NodeTransformer):
 
     def visit_Name(self, node: ast.Name) -> ast.AST:
         """A pooled table."""
-        return self.tables.get(node.id, node)
+        return copy.deepcopy(self.tables.get(node.id, node))
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
         """The length of a pooled table, which is known."""
