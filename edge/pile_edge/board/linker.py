@@ -21,7 +21,7 @@ import ast
 import builtins
 from typing import TYPE_CHECKING, Any
 
-from pile_edge.board.names import share_attributes, share_globals, texts_and_keywords
+from pile_edge.board.names import share_attributes, share_globals, names_of, texts_and_keywords
 from pile_edge.board.rewrites import (
     TEXT_HELPER_SOURCE,
     TEXT_HELPERS,
@@ -433,7 +433,7 @@ class _Program:
         self.body = skip_forwarders(self.body, {*self.offered.values(), *[self.linked[key] for key in self.entries]})
         turn_properties_into_attributes(self.body)
         named = texts_and_keywords(self.body)
-        texts = Texts()
+        texts = Texts(names_of(self.body))
         self.body = texts.take_tables(self.body)
         for statement in self.body:
             for node in list(ast.walk(statement)):
@@ -446,7 +446,8 @@ class _Program:
         for part in order:
             extra = [] if part != order[0] else ast.parse(f"_TEXTS = {bytes(texts.data)!r}\n{TEXT_HELPER_SOURCE}").body
             bodies[part] = self._link_part(part, order[: order.index(part)], extra)
-        fixed = {*self.offered, *self.offered.values(), *[self.linked[key] for key in self.entries]}
+        asked = {node.attr for one in self.body for node in ast.walk(one) if isinstance(node, ast.Attribute)}
+        fixed = {*(asked & self.offered.keys()), *[self.linked[key] for key in self.entries]}
         renamed = share_globals(bodies, {*fixed, _THIS_MODULE, "_sys", self.package, *order})
         share_argument_names([statement for body in bodies.values() for statement in body], named)
         parts = {part: self._write_part(part, body) for part, body in bodies.items()}

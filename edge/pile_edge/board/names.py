@@ -96,7 +96,7 @@ def share_globals(parts: Mapping[str, list[ast.stmt]], fixed: Iterable[str]) -> 
     everything = [statement for body in parts.values() for statement in body]
     fixed = set(fixed)
     own = {part: [name for one in body if (name := _renamable(one)) and name not in fixed] for part, body in parts.items()}
-    there = texts_and_keywords(everything) | fixed
+    there = texts_and_keywords(everything)
     there |= {node.attr for one in everything for node in ast.walk(one) if isinstance(node, ast.Attribute)}
     there -= {name for names in own.values() for name in names}  # as attributes of their part; put back if they stay
     there |= _member_names(everything)
@@ -133,6 +133,21 @@ def _usable(names: Iterable[str]) -> set[str]:
         for name in names
         if name.isidentifier() and not keyword.iskeyword(name) and not name.startswith("__") and not _MADE.fullmatch(name)
     }
+
+
+def names_of(body: list[ast.stmt]) -> set[str]:
+    """Names of attributes, definitions and arguments, and what arguments are passed by."""
+    found = set()
+    for statement in body:
+        found.add(defined_name(statement))
+        for node in ast.walk(statement):
+            if isinstance(node, ast.Attribute):
+                found.add(node.attr)
+            elif isinstance(node, (ast.keyword, ast.arg)):
+                found.add(str(node.arg))
+            elif isinstance(node, ast.FunctionDef):
+                found.add(node.name)
+    return found
 
 
 def texts_and_keywords(body: list[ast.stmt]) -> set[str]:

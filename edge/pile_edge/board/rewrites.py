@@ -281,9 +281,11 @@ class _Replace(ast.NodeTransformer):
 
 
 class Texts(ast.NodeTransformer):
-    """Moves long texts into `data`."""
+    """Moves texts into `data`, unless they are names that the program has in any case."""
 
-    def __init__(self) -> None:
+    def __init__(self, names: set[str]) -> None:
+        """`names` are those of attributes, definitions and arguments."""
+        self.names = names
         self.data = bytearray()
         self.tables: dict[str, ast.expr] = {}
         self.sizes: dict[str, int] = {}
@@ -352,7 +354,7 @@ class Texts(ast.NodeTransformer):
 
     def visit_Constant(self, node: ast.Constant) -> ast.AST:
         """A text."""
-        if not isinstance(node.value, str) or not _is_pooled(node.value):
+        if not isinstance(node.value, str) or not self._is_pooled(node.value):
             return node
         return self._call(node.value, node)
 
@@ -376,6 +378,10 @@ class Texts(ast.NodeTransformer):
         """A function inside one has its own turn."""
         return node
 
+    def _is_pooled(self, text: str) -> bool:
+        """Whether a text costs less in the pool: long, or a word that is no name of anything else."""
+        return len(text) > _INTERNED_CHARACTERS or (len(text) > _SHORT_CHARACTERS and text not in self.names)
+
     def _call(self, text: str, node: ast.AST, function: str = _TEXT_CALL) -> ast.expr:
         raw = text.encode()
         at = self.data.find(raw)
@@ -384,13 +390,6 @@ class Texts(ast.NodeTransformer):
             self.data += raw
         call = ast.Call(ast.Name(function, ast.Load()), [ast.Constant(at), ast.Constant(len(raw))], [])
         return ast.copy_location(call, node)
-
-
-def _is_pooled(text: str) -> bool:
-    """Whether a text costs less in the pool: long, or a piece of a message, which is no name of anything else."""
-    return len(text) > _INTERNED_CHARACTERS or (
-        len(text) > _SHORT_CHARACTERS and not text.replace(".", "_").isidentifier()
-    )
 
 
 class _Skipper(GlobalNames):
