@@ -100,7 +100,7 @@ def share_globals(parts: Mapping[str, list[ast.stmt]], fixed: Iterable[str]) -> 
     there |= {node.attr for one in everything for node in ast.walk(one) if isinstance(node, ast.Attribute)}
     there -= {name for names in own.values() for name in names}  # as attributes of their part; put back if they stay
     there |= _member_names(everything)
-    palette = sorted(_usable(there))
+    palette = sorted(_usable(there)) + sorted(FIRMWARE_ATTRIBUTES - there)
     renamed: dict[str, dict[str, str]] = {}
     for part, body in parts.items():
         finder = _Uses()
