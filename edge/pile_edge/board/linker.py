@@ -26,6 +26,7 @@ from pile_edge.board.rewrites import (
     TEXT_HELPER_SOURCE,
     TEXT_HELPERS,
     Texts,
+    merge_error_classes,
     share_argument_names,
     skip_forwarders,
     take_out_keyword_defaults,
@@ -422,6 +423,7 @@ class _Program:
 
     def emit(self, order: list[str]) -> Linked:
         """Write the parts."""
+        self.body = merge_error_classes(self.body)
         for statement in self.body:
             unroll_comprehensions(statement)
             for node in ast.walk(statement):
@@ -452,7 +454,10 @@ class _Program:
         share_argument_names([statement for body in bodies.values() for statement in body], named)
         parts = {part: self._write_part(part, body) for part, body in bodies.items()}
         names = {}
+        defined = {defined_name(statement) for statement in self.body}
         for key, name in self.linked.items():
+            if name not in defined:
+                continue
             part = self.home[name]
             names[key] = (part, renamed[part].get(name, name))
         return Linked(parts, names, attributes, sorted(self.dropped))

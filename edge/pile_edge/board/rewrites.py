@@ -87,6 +87,56 @@ def skip_forwarders(body: list[ast.stmt], fixed: set[str]) -> list[ast.stmt]:
     return [skipper.visit(statement) for statement in body if defined_name(statement) not in target]
 
 
+def merge_error_classes(body: list[ast.stmt]) -> list[ast.stmt]:
+    """Raise what an error class is made of, `Base(message, code)`, if nothing catches that class: 200 bytes each.
+
+    Such a class has one base and nothing but a `code`, which stands in when the second argument is left out
+    (`PilechainError`); and the program only calls it. Only the name in a traceback is another then.
+    """
+    while True:
+        found = next((one for one in body if _is_mere_code(one) and _is_only_called(body, one.name)), None)  # type: ignore[attr-defined]
+        if found is None:
+            return body
+        assert isinstance(found, ast.ClassDef)
+        body = [one for one in body if one is not found]
+        merger = _ErrorMerger(found)
+        for statement in body:
+            merger.visit(statement)
+
+
+def _is_mere_code(statement: ast.stmt) -> bool:
+    if not isinstance(statement, ast.ClassDef) or [type(base) for base in statement.bases] != [ast.Name]:
+        return False
+    only = statement.body[0] if len(statement.body) == 1 else None
+    return isinstance(only, ast.Assign) and ast.unparse(only.targets[0]) == "code" and isinstance(only.value, ast.Constant)
+
+
+def _is_only_called(body: list[ast.stmt], name: str) -> bool:
+    """With one or two plain arguments, and used in no other way."""
+    uses = calls = 0
+    for statement in body:
+        for node in ast.walk(statement):
+            uses += isinstance(node, ast.Name) and node.id == name
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == name:
+                calls += len(node.args) in (1, 2) and not node.keywords
+    return uses == calls
+
+
+class _ErrorMerger(ast.NodeTransformer):
+    def __init__(self, merged: ast.ClassDef) -> None:
+        self.name = merged.name
+        self.base = merged.bases[0]
+        self.code = merged.body[0].value  # type: ignore[attr-defined]
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        self.generic_visit(node)
+        if isinstance(node.func, ast.Name) and node.func.id == self.name:
+            node.func = ast.copy_location(copy.deepcopy(self.base), node.func)
+            if len(node.args) == 1:
+                node.args.append(ast.copy_location(copy.deepcopy(self.code), node))
+        return node
+
+
 def take_out_keyword_defaults(args: ast.arguments) -> None:
     """Let keyword-only arguments be given by position too: their defaults then need no dictionary, of 100 bytes."""
     given = [(arg, default) for arg, default in zip(args.kwonlyargs, args.kw_defaults, strict=True)]
