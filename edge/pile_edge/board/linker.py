@@ -26,6 +26,7 @@ from pile_edge.board.rewrites import (
     TEXT_HELPER_SOURCE,
     TEXT_HELPERS,
     Texts,
+    families_of,
     merge_error_classes,
     share_argument_names,
     skip_forwarders,
@@ -37,6 +38,7 @@ from pile_edge.board.syntax import (
     COMPREHENSIONS,
     FUNCTIONS,
     GlobalNames,
+    UsedGlobals,
     bound_names,
     constant_node,
     constant_value,
@@ -371,7 +373,8 @@ class _Program:
         for key in entries:
             if key not in self.linked:
                 raise LinkError(f"there is no {key[1]} in {key[0]}")
-        kept = _Reach()
+        family = families_of(self.body)
+        kept = _Reach(family)
         kept.names |= {"", *[self.linked[key] for key in entries]}
         for statement in self.body:
             if isinstance(statement, ast.Expr):
@@ -399,8 +402,9 @@ class _Program:
             return
         # What is reached without the temporary part, and every class: its objects may outlive that part.
         stays = {name: there for name, there in definitions.items() if self.home.get(name) != self.temporary}
-        resident = _Reach()
+        resident = _Reach(kept.family)
         resident.attributes |= kept.attributes
+        resident.own |= kept.own
         resident.names |= {name for name in kept.names if isinstance(stays.get(name), ast.ClassDef)} | set(roots)
         _extend(resident, stays, self.values, self.offered)
         for name in stays:
@@ -648,40 +652,50 @@ class _Reach:
     """What is reached.
 
     Attributes:
-        names: linked names. attributes: attribute names that something reached mentions.
+        names: linked names. attributes: names of attributes that something reached asks any object for. own: those it
+            asks `self` for, which may be of that class or one related to it: (family, attribute).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, family: dict[str, str]) -> None:
+        self.family = family
         self.names: set[str] = set()
         self.attributes: set[str] = set()
+        self.own: set[tuple[str, str]] = set()
 
-    def keeps(self, part: ast.stmt) -> bool:
-        """Whether a statement of a class body stays."""
+    def keeps(self, owner: str, part: ast.stmt) -> bool:
+        """Whether a statement of the body of class `owner` stays."""
         if isinstance(part, ast.FunctionDef):
             if part.name.startswith("__"):
                 return part.name not in _DROPPED_METHODS
-            return part.name in self.attributes and "raise NotImplementedError" not in ast.unparse(part.body[0])
+            return self._asks(owner, part.name) and "raise NotImplementedError" not in ast.unparse(part.body[0])
         if isinstance(part, ast.Assign):
-            return any(isinstance(target, ast.Name) and target.id in self.attributes for target in part.targets)
+            return any(isinstance(target, ast.Name) and self._asks(owner, target.id) for target in part.targets)
         return True
+
+    def _asks(self, owner: str, attribute: str) -> bool:
+        return attribute in self.attributes or (self.family[owner], attribute) in self.own
 
     def prune(self, statement: ast.ClassDef) -> list[str]:
         """Take what is not reached out of a class; the names of what went."""
-        gone = [part for part in statement.body if not self.keeps(part)]
-        statement.body = [part for part in statement.body if self.keeps(part)] or [ast.Pass()]
+        gone = [part for part in statement.body if not self.keeps(statement.name, part)]
+        statement.body = [part for part in statement.body if part not in gone] or [ast.Pass()]
         return [part.name if isinstance(part, ast.FunctionDef) else ast.unparse(part) for part in gone]
 
-    def mention(self, node: ast.AST) -> bool:
-        """Take in the names in a piece of code; whether any was new."""
-        before = len(self.names) + len(self.attributes)
+    def mention(self, node: ast.AST, owner: str = "") -> bool:
+        """Take in the names in a piece of code, of class `owner`; whether any was new."""
+        before = len(self.names) + len(self.attributes) + len(self.own)
+        finder = UsedGlobals()
+        finder.visit(node)
+        self.names |= finder.found.keys()
         for part in ast.walk(node):
-            if isinstance(part, ast.Name):
-                self.names.add(part.id)
-            elif isinstance(part, ast.Attribute):
-                self.attributes.add(part.attr)
+            if isinstance(part, ast.Attribute):
+                if owner and isinstance(part.value, ast.Name) and part.value.id == "self":
+                    self.own.add((self.family[owner], part.attr))
+                else:
+                    self.attributes.add(part.attr)
             elif isinstance(part, ast.Constant) and isinstance(part.value, str) and part.value.isidentifier():
                 self.attributes.add(part.value)  # getattr may ask for it
-        return len(self.names) + len(self.attributes) > before
+        return len(self.names) + len(self.attributes) + len(self.own) > before
 
 
 def _extend(reach: _Reach, definitions: dict[str, ast.stmt], values: set[str], value_names: dict[str, str]) -> None:
@@ -692,11 +706,14 @@ def _extend(reach: _Reach, definitions: dict[str, ast.stmt], values: set[str], v
         for name, statement in definitions.items():
             if name not in reach.names:
                 continue
-            parts: list[ast.AST] = [statement]
             if isinstance(statement, ast.ClassDef):
-                parts = [*statement.bases, *[part for part in statement.body if reach.keeps(part)]]
-            for part in parts:
-                grew |= reach.mention(part)
+                for base in statement.bases:
+                    grew |= reach.mention(base)
+                for part in statement.body:
+                    if reach.keeps(name, part):
+                        grew |= reach.mention(part, name)
+            else:
+                grew |= reach.mention(statement)
         if values and _THIS_MODULE in reach.names:
             offered = {linked for name, linked in value_names.items() if name in reach.attributes}
             grew |= not offered <= reach.names

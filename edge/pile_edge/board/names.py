@@ -16,7 +16,7 @@ import re
 from typing import TYPE_CHECKING
 
 from pile_edge.board.rewrites import families_of, members_of
-from pile_edge.board.syntax import GlobalNames, bound_names, defined_name
+from pile_edge.board.syntax import GlobalNames, UsedGlobals, bound_names, defined_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -103,7 +103,7 @@ def share_globals(parts: Mapping[str, list[ast.stmt]], fixed: Iterable[str]) -> 
     palette = sorted(_usable(there)) + sorted(FIRMWARE_ATTRIBUTES - there)
     renamed: dict[str, dict[str, str]] = {}
     for part, body in parts.items():
-        finder = _Uses()
+        finder = UsedGlobals()
         for statement in body:
             finder.visit(statement)
         uses = finder.found
@@ -213,23 +213,6 @@ def _member_names(body: list[ast.stmt]) -> set[str]:
 def _renamable(statement: ast.stmt) -> str:
     """The name of a function or value; classes keep theirs, because an error's is shown."""
     return defined_name(statement) if isinstance(statement, (ast.FunctionDef, ast.Assign)) else ""
-
-
-class _Uses(GlobalNames):
-    """Finds each global name that is used, and the local names it must not be called like where it is."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: dict[str, set[str]] = {}
-
-    def visit_global(self, node: ast.Name) -> ast.AST:
-        self.found.setdefault(node.id, set()).update(self.bound_here())
-        return node
-
-    def visit_Global(self, node: ast.Global) -> ast.AST:
-        for name in node.names:
-            self.found.setdefault(name, set()).update(self.bound_here())
-        return node
 
 
 class _GlobalRenamer(GlobalNames):

@@ -145,3 +145,26 @@ class GlobalNames(ast.NodeTransformer):
         return node
 
     visit_ListComp = visit_SetComp = visit_DictComp = visit_GeneratorExp = _visit_scope  # noqa: N815
+
+
+class UsedGlobals(GlobalNames):
+    """Finds each global name that is used or assigned, and the local names at those places.
+
+    Attributes:
+        found: name -> names that are local where it is used, whose meaning it would take if it were called like one.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: dict[str, set[str]] = {}
+
+    def visit_global(self, node: ast.Name) -> ast.AST:
+        """One use."""
+        self.found.setdefault(node.id, set()).update(self.bound_here())
+        return node
+
+    def visit_Global(self, node: ast.Global) -> ast.AST:
+        """A function that assigns global names."""
+        for name in node.names:
+            self.found.setdefault(name, set()).update(self.bound_here())
+        return node
