@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from typing import Any
 
 FUNCTIONS = (ast.FunctionDef, ast.Lambda)
@@ -59,6 +60,9 @@ def bound_names(function: ast.AST) -> set[str]:
 
 def constant_value(node: ast.expr) -> Any:
     """The value of an expression made of constants only; Ellipsis if it is none."""
+    text = ast.unparse(node)
+    if isinstance(node, ast.Call) and re.fullmatch(r"bytes\(range\(\d+, \d+\)\)", text):
+        return eval(text, {"__builtins__": {"bytes": bytes, "range": range}})  # noqa: S307 - two numbers, checked above
     allowed = (ast.Constant, ast.BinOp, ast.UnaryOp, ast.Tuple, ast.operator, ast.unaryop, ast.Load)
     probe = node
     if isinstance(probe, ast.Call) and isinstance(probe.func, ast.Attribute) and not probe.keywords:
