@@ -7,6 +7,7 @@ import pytest
 
 from pile_edge.board.bundle import find_micropython
 from pile_edge.board.unix_flash import board_command
+from pile_edge.config_file import compile_config
 from pile_hil.peer import Chain
 from pile_hil.pile_case import AgentProcess, PileCase
 from pile_hil.requirements import require
@@ -96,3 +97,25 @@ def test_a_wrong_command_and_a_wrong_configuration(linked_image, tmp_path):
     done = subprocess.run(board_command(tmp_path / "none", "x"), capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "cannot be mapped" in done.stderr
+
+
+def test_a_session_with_the_contactor_on_a_pin_of_the_board(tmp_path, linked_image):
+    """In 64 kB. The relay closes when the pin is low; the car charges while it is, for the rig follows what is printed."""
+    require(find_micropython() is not None, "MicroPython is missing: install the `firmware` dependency group")
+    with PileCase(tmp_path) as case:
+        source = case.write_config()
+        lines = 'kind = "gpio"\npin = 17\nactive_low = true'
+        source.write_text(source.read_text().replace('kind = "coil"\nunit = 2\ncoil = 0', lines))
+        compile_config(source, tmp_path / "pile.cbor")
+        command = [str(HERE / "run_board_pin.py"), str(tmp_path / "pile.cbor"), "run"]
+        with AgentProcess(board_command(linked_image, *command, heap="64k")) as agent:
+            coordinator = case.coordinator
+            coordinator.wait(has_event(p.HEARTBEAT))
+            assert [line for line in agent.lines if line.startswith("pin")][:2] == ["pin 17 1", "pin 17 1"]
+            terms = case.terms(energy_wh=600, begin_grace_ms=GRACE_MS)
+            case.reserve_and_start(terms)
+            coordinator.wait(lambda _: "pin 17 0" in agent.lines)
+            case.rig.piles["pile-1"].load.switch(on=True)
+            coordinator.wait(has_event(p.END), 60)
+            assert [line for line in agent.lines if line.startswith("pin")][-1] == "pin 17 1"
+        assert coordinator.faults == []

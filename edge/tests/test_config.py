@@ -123,6 +123,16 @@ def test_cbor_means_the_same_as_toml(write, tmp_path):
     assert flat(load_config(target)) == flat(load_config(source))
 
 
+@pytest.mark.parametrize(
+    "lines", ['kind = "keba"\nlimit_ma = 16000', 'kind = "gpio"\npin = 4\nchip = "/dev/gpiochip1"']
+)
+def test_what_only_a_raspberry_pi_can_switch_is_not_compiled_for_a_board(write, tmp_path, lines):
+    source = write(GOOD.replace('kind = "coil"\nunit = 2\ncoil = 0', lines))
+    load_config(source)
+    with pytest.raises(ConfigError, match="a board switches a coil, or a pin"):
+        compile_config(source, tmp_path / "pile.cbor")
+
+
 WRONG = [
     ('chain_id = "valley"', "", "chain_id is missing"),
     ('chain_id = "valley"', 'chain_id = "Valley"', "chain_id must be 1 to 32 characters"),
@@ -139,7 +149,10 @@ WRONG = [
     ("unit = 1\n", "unit = 0\n", "meter.unit must be an integer from 1 to 247"),
     ("rated_power_w = 11000", "rated_power_w = true", "meter.rated_power_w must be an integer"),
     ('serial = "00012345"', "serial = 12345", "meter.serial must be 1 to 32"),
-    ('kind = "coil"', 'kind = "gpio"', 'control.kind must be "coil"'),
+    ('kind = "coil"', 'kind = "teapot"', 'control.kind must be "coil"'),
+    ('kind = "coil"', 'kind = "gpio"', "control.pin must be an integer"),
+    ('kind = "coil"', 'kind = "gpio"\npin = 17\nactive_low = 1', "control.active_low must be true or false"),
+    ('kind = "coil"', 'kind = "gpio"\npin = 17\nfeedback_pin = 17', "control.feedback_pin must be another line"),
     ("coil = 0", "coil = -1", "control.coil must be an integer"),
     ("sample_ms = 5000", "sample_ms = 5", "timing.sample_ms must be an integer from 100"),
     ("sample_ms = 5000", "sample_ms = 61000", "timing.report_ms must be at least timing.sample_ms"),

@@ -195,7 +195,11 @@ def test_several_piles_on_one_machine_are_kept_apart(config, tmp_path, capsys):
         ["systemctl", "enable", "--now", "pile-edge@left.service"],
     ]
     # What others still use stays when one goes.
-    for name, gone in (("left", []), ("right-2", ["pile-edge@.service"]), ("", ["pile-edge.service", "pile-edge.conf"])):
+    for name, gone in (
+        ("left", []),
+        ("right-2", ["pile-edge@.service"]),
+        ("", ["pile-edge.service", "pile-edge.conf"]),
+    ):
         assert main(["install", *(["--name", name] if name else []), "--remove", "--root", str(root), "--json"]) == 0
         assert [path.rpartition("/")[2] for path in json.loads(capsys.readouterr().out)["removed"]] == gone
         (wants / f"pile-edge@{name}.service").unlink(missing_ok=True)

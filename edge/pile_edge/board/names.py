@@ -95,7 +95,9 @@ def share_globals(parts: Mapping[str, list[ast.stmt]], fixed: Iterable[str]) -> 
     """
     everything = [statement for body in parts.values() for statement in body]
     fixed = set(fixed)
-    own = {part: [name for one in body if (name := _renamable(one)) and name not in fixed] for part, body in parts.items()}
+    own = {
+        part: [name for one in body if (name := _renamable(one)) and name not in fixed] for part, body in parts.items()
+    }
     there = texts_and_keywords(everything)
     there |= {node.attr for one in everything for node in ast.walk(one) if isinstance(node, ast.Attribute)}
     there -= {name for names in own.values() for name in names}  # as attributes of their part; put back if they stay
@@ -131,7 +133,10 @@ def _usable(names: Iterable[str]) -> set[str]:
     return {
         name
         for name in names
-        if name.isidentifier() and not keyword.iskeyword(name) and not name.startswith("__") and not _MADE.fullmatch(name)
+        if name.isidentifier()
+        and not keyword.iskeyword(name)
+        and not name.startswith("__")
+        and not _MADE.fullmatch(name)
     }
 
 

@@ -52,9 +52,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--config", type=Path, metavar="FILE", help="the pile's TOML file")
     what.add_argument("--remove", action="store_true", help="stop and remove the service; state is kept")
-    parser.add_argument(
-        "--name", type=_name, help=f"of one of several piles here; its state lies in {STATE}-NAME"
-    )
+    parser.add_argument("--name", type=_name, help=f"of one of several piles here; its state lies in {STATE}-NAME")
     parser.add_argument("--dry-run", action="store_true", help="show files and commands, change nothing")
     parser.add_argument(
         "--root", type=Path, default=Path("/"), metavar="DIR", help="a system image to write into; nothing is started"

@@ -114,7 +114,9 @@ class GpioContactor:
                 "is it the right chip (`gpiodetect`), may this user open it (group gpio), does another program have the"
                 " line (`gpioinfo`)?"
             )
-            raise BusError(f"line {self._pin} of {self._chip}: {error.strerror or error}: {advice}", "closed") from error
+            raise BusError(
+                f"line {self._pin} of {self._chip}: {error.strerror or error}: {advice}", "closed"
+            ) from error
 
     def _request(self) -> Any:
         gpiod = _library()
