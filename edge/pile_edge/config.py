@@ -92,7 +92,8 @@ def check_config(mapping: object, folder: str) -> Settings:
     settings.mqtt = _mqtt(sections["mqtt"], folder)
     settings.control = sections["control"]
     control = open_control(settings.control, None)  # type: ignore[arg-type] # for its checks: it asks nothing yet
-    _take_meter(settings, sections["meter"], sections["bus"], control.unit)
+    # A station with a host has a connection of its own.
+    _take_meter(settings, sections["meter"], sections["bus"], 0 if "host" in settings.control else control.unit)
     settings.timing = _timing(sections["timing"])
     settings.rate = config_int(sections["clock"], "clock.rate", 1, MAX_RATE, 1)
     settings.origin_ms = config_int(sections["clock"], "clock.origin_ms", 0, MAX_TIME_MS, 0)

@@ -87,10 +87,10 @@ class PinContactor:
 
     def is_energised(self) -> bool:
         """By the level at the pin (an output of a board can be read), whatever was commanded."""
-        return bool(self._use().value()) != self._is_low
+        return bool(self._use().value()) != self._is_low  # type: ignore[no-untyped-call]
 
     def _switch(self, is_on: bool) -> None:
-        self._use().value(is_on != self._is_low)
+        self._use().value(is_on != self._is_low)  # type: ignore[no-untyped-call]
         if self.is_energised() != is_on:
             raise ControlError("pin " + str(self._number) + " stays " + ("off" if is_on else "on"))
 
