@@ -448,6 +448,7 @@ class _Program:
                     node.body = [texts.visit(part) for part in node.body]
         self.home.update(dict.fromkeys(TEXT_HELPERS, order[0]))
         attributes = share_attributes(self.body, {*named, *self.offered})
+        defined = {defined_name(statement) for statement in self.body}
         bodies = {}
         for part in order:
             extra = [] if part != order[0] else ast.parse(f"_TEXTS = {bytes(texts.data)!r}\n{TEXT_HELPER_SOURCE}").body
@@ -458,7 +459,6 @@ class _Program:
         share_argument_names([statement for body in bodies.values() for statement in body], named)
         parts = {part: self._write_part(part, body) for part, body in bodies.items()}
         names = {}
-        defined = {defined_name(statement) for statement in self.body}
         for key, name in self.linked.items():
             if name not in defined:
                 continue

@@ -26,23 +26,26 @@ if TYPE_CHECKING:
 # A test asks the real MicroPython whether the list is complete.
 FIRMWARE_ATTRIBUTES = frozenset(
     """
-    accept acquire active add addressof any append args argv atexit bind byteorder bytes_at calcsize center choice clear
-    clock close collect config connect const copy count crc32 decode deinit difference difference_update digest disable
-    discard dump dumps enable encode endswith errno exc_info executable exit extend feed fileno find flush format freq
-    from_bytes fromhex fromkeys get getaddrinfo getcwd getenv getrandbits getvalue gmtime heap_lock heap_unlock hex hexlify
-    idle ifconfig ilistdir implementation index info init inet_ntop inet_pton insert intersection intersection_update
-    ioctl ipoll irq isalpha isconnected isdigit isdisjoint isenabled islower isspace issubset issuperset isupper items
-    join kbd_intr keys label listdir listen load load_cert_chain load_verify_locations loads localtime lower lstrip
-    makefile maxsize md5 mem16 mem32 mem8 mem_alloc mem_current mem_free mem_info mem_peak mem_total mkdir mktime modify
-    modules mount mode name off on open opt_level pack pack_into partition path pend_throw platform poll pop popitem
-    print_exception ps1 ps2 putenv qstr_info randint random randrange read readblocks readinto readline readlines recv
-    recvfrom recv_into register release remove rename replace reset reverse rfind rindex rmdir rpartition rsplit rstrip
-    scan schedule seed seek send sendall sendbreak sendto sep server_hostname set setblocking setdefault setsockopt
-    settimeout sha1 sha256 sizeof sleep sleep_ms sleep_us sockaddr socket soft_reset sort split splitlines stack_use start
-    startswith stat statvfs status stderr stdin stdout step stop strip struct symmetric_difference
-    symmetric_difference_update sync system tell threshold throw ticks_add ticks_cpu ticks_diff ticks_ms ticks_us time
-    time_ns time_pulse_us tls to_bytes toggle txdone umount uname unhexlify uniform union unlink unpack unpack_from
-    unregister unsetenv update upper urandom value values verify_mode version version_info wrap_socket write writeblocks
+    a2b_base64 accept acquire active add addressof any append args argv atexit b2a_base64 bind bytearray_at
+    byteorder bytes_at calcsize center chdir choice clear clock close collect config connect const copy count crc32
+    decode deinit difference difference_update digest disable discard dump dumps enable encode endswith errno
+    errorcode exc_info executable exit extend feed fileno find flush format freq from_bytes fromhex fromkeys get
+    get_ciphers getaddrinfo getcwd getenv getrandbits getvalue gmtime heap_lock heap_unlock hex hexlify idle
+    ifconfig ilistdir implementation index inet_ntop inet_pton info init insert intersection intersection_update
+    ioctl ipoll irq isalpha isconnected isdigit isdisjoint isenabled islower isspace issubset issuperset isupper
+    items join kbd_intr keys label listdir listen load load_cert_chain load_verify_locations loads localtime lower
+    lstrip makefile maxsize md5 mem16 mem32 mem8 mem_alloc mem_current mem_free mem_info mem_peak mem_total mkdir
+    mkfs mktime mode modify modules mount name off on open opt_level pack pack_into partition path pend_throw
+    platform poll pop popitem print_exception ps1 ps2 psk_identity psk_key putenv qstr_info randint random
+    randrange read readblocks readinto readline readlines recv recv_into recvfrom register release remove rename
+    replace reset reverse rfind rindex rmdir rpartition rsplit rstrip scan schedule seed seek send sendall
+    sendbreak sendto sep server_hostname server_psk_keys set set_ciphers setblocking setdefault setsockopt
+    settimeout sha1 sha256 sizeof sleep sleep_ms sleep_us sockaddr socket soft_reset sort split splitlines
+    stack_use start startswith stat status statvfs stderr stdin stdout step stop strip struct symmetric_difference
+    symmetric_difference_update sync system tell threshold throw ticks_add ticks_cpu ticks_diff ticks_ms ticks_us
+    time time_ns time_pulse_us tls to_bytes toggle txdone umount uname unhexlify uniform union unlink unpack
+    unpack_from unregister unsetenv update upper urandom value values verify_callback verify_mode version
+    version_info wrap_socket write writeblocks
     """.split()
 )
 # Names of arguments and loop variables that other rewrites make.
