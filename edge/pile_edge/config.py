@@ -114,7 +114,7 @@ def _take_meter(settings: Settings, meter: dict, bus: dict, control_unit: int) -
     line_gap_ms = (silence_us(spec.baud) + 999) // 1000 if spec.kind == "rtu" else 0
     paces = spec.paces
     # The keys are written out because a board keeps texts as long as these in flash, and every short one in its heap.
-    for keys, own, unit, gap_ms, timeout_ms in (
+    for keys, own, unit, needs_gap_ms, needs_timeout_ms in (
         (
             ("meter.gap_ms", "meter.timeout_ms", "meter.settle_ms"),
             meter,
@@ -127,12 +127,12 @@ def _take_meter(settings: Settings, meter: dict, bus: dict, control_unit: int) -
         if not unit:
             continue
         other = paces.get(unit, (0, 0, 0))  # meter and control are one device: what it needs in either part
-        gap_ms = max(config_int(own, keys[0], 0, 10_000, bus.get("gap_ms", 0)), line_gap_ms, gap_ms, other[0])
+        gap_ms = config_int(own, keys[0], 0, 10_000, bus.get("gap_ms", 0))
         # Of a profile the time that its meter needs, where nobody says another; what has none gets a second.
-        usual_ms = bus.get("timeout_ms", timeout_ms or 1000)
-        timeout_ms = max(config_int(own, keys[1], 10, 60_000, usual_ms), timeout_ms, other[1])
+        usual_ms = bus.get("timeout_ms", needs_timeout_ms or 1000)
+        timeout_ms = max(config_int(own, keys[1], 10, 60_000, usual_ms), needs_timeout_ms, other[1])
         settle_ms = config_int(own, keys[2], 0, 60_000, bus.get("settle_ms", timeout_ms))
-        paces[unit] = (gap_ms, timeout_ms, max(settle_ms, other[2]))
+        paces[unit] = (max(gap_ms, line_gap_ms, needs_gap_ms, other[0]), timeout_ms, max(settle_ms, other[2]))
     bus["paces"] = paces
     settings.bus = bus
 

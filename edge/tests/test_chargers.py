@@ -155,10 +155,10 @@ def test_a_keba_with_a_failsafe_of_six_amperes_does_not_switch_itself_on(charger
 def test_a_station_may_take_a_while_to_obey(charger, station):
     """What it shows may lag behind what it was told."""
     charger.energise()
-    permits, looks = charger._permits, []
-    charger._permits = lambda: len(looks) < 5 and (looks.append(1) or True) or permits()
+    permits, shown = charger._permits, [True] * 5
+    charger._permits = lambda: shown.pop() if shown else permits()
     charger.de_energise()
-    assert len(looks) == 5
+    assert shown == []
     assert not station.station.charging
 
 
