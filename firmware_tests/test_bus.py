@@ -180,6 +180,57 @@ def test_a_uart_with_a_driver_pin(micropython, rig, tmp_path):
     assert answer["pin"] == [0] + [1, "sent", 0] * 4
 
 
+@pytest.mark.parametrize("low", [False, True])
+def test_a_contactor_on_a_pin(micropython, tmp_path, low):
+    """Open from the first moment on; what it is comes from the pin, not from what was commanded."""
+
+    def run(steps, **more):
+        spec = {"kind": "rtu", "device": "/dev/null", "baud": 9600}
+        profile = catalogue.board_profile(catalogue.profile_mapping("abb-b23"))
+        control = {"kind": "gpio", "pin": 17, "active_low": low}
+        config = {"spec": spec, "profile": profile, "unit": 1, "fake_uart": "/dev/null", "control": control}
+        path = tmp_path / "bus.json"
+        path.write_text(json.dumps({**config, "steps": steps, **more}))
+        return json.loads(micropython(SCRIPT, path, timeout_s=20).stdout)
+
+    off, on = int(low), int(not low)
+    done = run(["state", "on", "state", "on", "off", "state", "off"])
+    assert done["results"] == [False, None, True, None, None, False, None]
+    assert done["pin"] == [off, on, on, off, off]
+    assert run([])["pin"] == []  # what is only configured is not touched
+    stuck_on, stuck_off = run(["off"], stuck=on)["results"], run(["on", "state"], stuck=off)["results"]
+    assert stuck_on == [{"code": "control", "message": "pin 17 stays on"}]
+    assert stuck_off == [{"code": "control", "message": "pin 17 stays off"}, False]
+
+
+def test_on_the_board_too_each_unit_has_its_own_pace_and_patience(micropython, tmp_path):
+    """Unit 1 wants 300 ms of silence and answers never; the relay needs none and answers at once."""
+    with PtyBus() as line:
+        coil = modbus.rtu_frame(2, bytes((1, 1, 1)))
+        slave = LineSlave(line.server_device, [(coil, 0), (coil, 0), (answer(1), 0), (b"", 0)])
+        paces = {"1": [300, 150, 0]}
+        spec = {"kind": "rtu", "device": line.master_device, "baud": 115200, "timeout_ms": 5000, "paces": paces}
+        profile = catalogue.board_profile(catalogue.profile_mapping("abb-b23"))
+        config = {
+            "spec": spec,
+            "profile": profile,
+            "unit": 1,
+            "relay_unit": 2,
+            "steps": ["state", "state", "raw", "raw"],
+        }
+        path = tmp_path / "bus.json"
+        path.write_text(json.dumps(config))
+        start = time.monotonic()
+        results = json.loads(micropython(SCRIPT, path, timeout_s=20).stdout)["results"]
+        took_s = time.monotonic() - start
+        slave.join(20)
+    assert results[:3] == [True, True, "00000001"]
+    assert results[3]["code"] == "timeout"
+    times = [at for _, at in slave.requests]
+    assert times[1] - times[0] < 0.3 <= times[2] - times[1]
+    assert took_s < 4
+
+
 def test_what_it_leaves_of_the_heap(board):
     _, run = board
     fresh, _, used = run(["heap", "read", "heap"])["results"]

@@ -12,6 +12,8 @@ _SERIAL = {
     "frame": "another unit answers for address {unit}, or a second master is on the line; also check the parity ({line})",
     "closed": "is the adapter plugged in, does {device} exist, may this user open it (group dialout), is another program "
     "using it?",
+    "busy": "another pile-edge has the line: is it stopped (Ctrl-Z) or hanging (`ps` shows its process)? Where many "
+    "piles share a line, shorten timeout_ms of those meters that do not answer, or raise timing.sample_ms",
 }
 _NETWORK = {
     "timeout": "is the meter under power; is its unit number {unit} (many want 1); does the gateway's serial side have "

@@ -7,8 +7,9 @@
     update_public         optional: the key (65 bytes) whose signed offers of new software a board takes
     mqtt                  host, port; optionally username, password, keepalive_s, tls {ca, cert, key}
     bus                   kind "tcp" (host, port) or "rtu" (device, baud, parity, stopbits); timeout_ms, gap_ms, settle_ms
-    meter                 profile, unit, serial, rated_power_w
-    control               kind "coil", unit, coil; or, not on a board, a charging station: see chargers.py
+    meter                 profile, unit, serial, rated_power_w; timeout_ms, gap_ms, settle_ms, where it needs others than bus
+    control               kind "coil", unit, coil, and the same three; kind "gpio", pin, active_low, and on a Raspberry
+                          Pi chip, feedback_pin, feedback_active_low; or, not on a board, a charging station: see chargers.py
     timing (optional)     sample_ms, report_ms, heartbeat_ms, resend_ms, silent_after_ms, full_after_ms, full_below_w
     journal               path, and optionally capacity_bytes, segment_bytes
     ocmf (optional)       path of the records' folder; not on a board, and never seen here: see config_file
@@ -22,7 +23,7 @@ relative to the configuration's folder.
 
 from pile_edge.control import open_control
 from pile_edge.meters.decode import load_profile
-from pile_edge.modbus import BusSpec, config_int, config_text
+from pile_edge.modbus import BusSpec, config_int, config_text, silence_us
 from pile_edge.mqtt import check_spec
 from pile_edge.session import Timing
 from pile_edge.settings import Settings
@@ -57,12 +58,14 @@ _SECTIONS = {
         "rx_pin",
         "de_pin",
     ),
-    "meter": ("profile", "unit", "serial", "rated_power_w"),
-    "control": ("kind", "unit", "coil", "host", "port", "timeout_ms", "connector", "limit_ma", "failsafe_s"),
+    "meter": ("profile", "unit", "serial", "rated_power_w", "timeout_ms", "gap_ms", "settle_ms"),
+    "control": ("kind", "unit", "coil", "pin", "active_low", "timeout_ms", "gap_ms", "settle_ms"),
     "timing": _INTERVALS + ("full_below_w",),  # noqa: RUF005 - MicroPython cannot unpack into a tuple
     "journal": ("path", "capacity_bytes", "segment_bytes"),
     "clock": ("rate", "origin_ms"),
 }
+# Not for boards: charging stations, and what more a Raspberry Pi's lines can do.
+_STATION_KEYS = ("host", "port", "connector", "limit_ma", "failsafe_s", "chip", "feedback_pin", "feedback_active_low")
 
 
 def check_config(mapping: object, folder: str) -> Settings:
@@ -88,8 +91,9 @@ def check_config(mapping: object, folder: str) -> Settings:
         raise ConfigError("update_public must be a public key of 65 bytes")
     settings.mqtt = _mqtt(sections["mqtt"], folder)
     settings.control = sections["control"]
-    open_control(settings.control, None)  # type: ignore[arg-type] # for its checks: it asks nothing of the bus yet
-    _take_meter(settings, sections["meter"], sections["bus"])
+    control = open_control(settings.control, None)  # type: ignore[arg-type] # for its checks: it asks nothing yet
+    # A station with a host has a connection of its own.
+    _take_meter(settings, sections["meter"], sections["bus"], 0 if "host" in settings.control else control.unit)
     settings.timing = _timing(sections["timing"])
     settings.rate = config_int(sections["clock"], "clock.rate", 1, MAX_RATE, 1)
     settings.origin_ms = config_int(sections["clock"], "clock.origin_ms", 0, MAX_TIME_MS, 0)
@@ -97,8 +101,9 @@ def check_config(mapping: object, folder: str) -> Settings:
     return settings
 
 
-def _take_meter(settings: Settings, meter: dict, bus: dict) -> None:  # type: ignore[type-arg]
-    settings.profile = load_profile(meter.get("profile"))
+def _take_meter(settings: Settings, meter: dict, bus: dict, control_unit: int) -> None:  # type: ignore[type-arg]
+    """The meter, and the bus with the pace of the meter and of a control that is a unit on it: their own or the bus's."""
+    settings.profile = profile = load_profile(meter.get("profile"))
     settings.unit = config_int(meter, "meter.unit", 1, 247)
     settings.rated_power_w = config_int(meter, "meter.rated_power_w", 1, MAX_POWER_W)
     try:
@@ -106,9 +111,29 @@ def _take_meter(settings: Settings, meter: dict, bus: dict) -> None:  # type: ig
     except PilechainError as error:
         raise ConfigError(error.message)
     spec = BusSpec(bus)
-    bus["gap_ms"] = max(spec.gap_ms, settings.profile.min_gap_ms)
-    bus["timeout_ms"] = max(config_int(bus, "bus.timeout_ms", 10, 60_000, 10), settings.profile.timeout_ms)
-    bus["settle_ms"] = config_int(bus, "bus.settle_ms", 0, 60_000, bus["timeout_ms"])
+    line_gap_ms = (silence_us(spec.baud) + 999) // 1000 if spec.kind == "rtu" else 0
+    paces = spec.paces
+    # The keys are written out because a board keeps texts as long as these in flash, and every short one in its heap.
+    for keys, own, unit, needs_gap_ms, needs_timeout_ms in (
+        (
+            ("meter.gap_ms", "meter.timeout_ms", "meter.settle_ms"),
+            meter,
+            settings.unit,
+            profile.min_gap_ms,
+            profile.timeout_ms,
+        ),
+        (("control.gap_ms", "control.timeout_ms", "control.settle_ms"), settings.control, control_unit, 0, 0),
+    ):
+        if not unit:
+            continue
+        other = paces.get(unit, (0, 0, 0))  # meter and control are one device: what it needs in either part
+        gap_ms = config_int(own, keys[0], 0, 10_000, bus.get("gap_ms", 0))
+        # Of a profile the time that its meter needs, where nobody says another; what has none gets a second.
+        usual_ms = bus.get("timeout_ms", needs_timeout_ms or 1000)
+        timeout_ms = max(config_int(own, keys[1], 10, 60_000, usual_ms), needs_timeout_ms, other[1])
+        settle_ms = config_int(own, keys[2], 0, 60_000, bus.get("settle_ms", timeout_ms))
+        paces[unit] = (max(gap_ms, line_gap_ms, needs_gap_ms, other[0]), timeout_ms, max(settle_ms, other[2]))
+    bus["paces"] = paces
     settings.bus = bus
 
 
@@ -136,7 +161,10 @@ def _section(mapping: dict, name: str) -> dict:  # type: ignore[type-arg]
     section = mapping.get(name, {})
     if not isinstance(section, dict):
         raise ConfigError(name + " must be a section with " + " ".join(_SECTIONS[name]))
-    _check_keys(section, name + ".", _SECTIONS[name])
+    known = _SECTIONS[name]
+    if not MICROPYTHON and name == "control":
+        known += _STATION_KEYS
+    _check_keys(section, name + ".", known)
     return dict(section)
 
 

@@ -57,7 +57,11 @@ def compile_config(source: Path, target: Path) -> int:
     mapping = load_mapping(source)
     if "ocmf" in mapping:
         raise ConfigError(f"{source}: a board has no room for OCMF records: leave out the section ocmf")
-    _checked(source, mapping)
+    control = _checked(source, mapping).control
+    if control["kind"] not in ("coil", "gpio") or control.keys() & {"chip", "feedback_pin", "feedback_active_low"}:
+        raise ConfigError(
+            f'{source}: a board switches a coil, or a pin: control.kind "gpio" with pin and active_low alone'
+        )
     try:
         data = encode(mapping)
     except PilechainError as error:

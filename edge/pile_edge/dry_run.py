@@ -1,7 +1,7 @@
 """`pile-edge run --dry-run`: the real agent on the real meter and key, that leaves nothing behind and switches nothing.
 
 It reads, signs and journals, in a copy of the journal that is thrown away; it hears nobody; instead of publishing and
-switching it prints what it would publish and switch. Beside a running agent it needs the bus for itself.
+switching it prints what it would publish and switch. On a serial line it takes turns with a running agent.
 """
 
 import shutil

@@ -164,9 +164,9 @@ def tcp_pdu(transaction: int, unit: int, frame: bytes) -> bytes:
 class Bus:
     """A serial line or TCP gateway; `ports/cpython_bus.py` and `ports/micropython_bus.py` each have one.
 
-    One exchange at a time, never sooner than `gap_ms` after the last. One that fails raises BusError (`timeout`, `crc`,
-    `frame`, `exception`, `closed`) and is not repeated: how often to retry is for the caller to bound. A connection
-    that broke is opened again by the next call.
+    One exchange at a time, never sooner after the last than the gap of the unit that is asked. One that fails raises
+    BusError (`timeout`, `crc`, `frame`, `exception`, `closed`, and on CPython `busy`) and is not repeated: how often to
+    retry is for the caller to bound. A connection that broke is opened again by the next call.
     """
 
     def read(self, unit: int, function: int, address: int, count: int) -> bytes:
@@ -193,17 +193,17 @@ class Bus:
 class BusSpec:
     """A checked description of a bus; which fields matter depends on `kind`.
 
-    `kind` "tcp" has `host`, `port`; "rtu" has `device`, `baud`, `parity`, `stopbits`. Both have `timeout_ms` for an
-    answer to arrive (default 1000) and `gap_ms` of silence between exchanges (default 0; on RTU at least t3.5). On RTU,
-    where nothing tells which request an answer is for, `settle_ms` (default and least `gap_ms`) is the silence after an
-    exchange that failed: an answer that comes in it is thrown away, not taken for that of the next request.
+    `kind` "tcp" has `host`, `port`; "rtu" has `device`, `baud`, `parity`, `stopbits`. `paces[0]` is (gap, timeout, settle)
+    in ms, of the keys `gap_ms`, the silence before a question (default 0; on RTU at least t3.5), `timeout_ms` for an answer
+    to arrive (default 1000), and `settle_ms` (default the gap): on RTU, where nothing tells which request an answer is
+    for, the silence after an exchange that failed. An answer that comes in it is thrown away, not taken for that of the
+    next request. `paces` also has those of the units that need their own, by unit; `config` fills it.
     """
 
     def __init__(self, spec: dict) -> None:  # type: ignore[type-arg]
         """Take the `bus` section of a configuration; ConfigError names the key that is wrong."""
         self.kind = spec.get("kind")
-        self.timeout_ms = config_int(spec, "bus.timeout_ms", 10, 60_000, 1000)
-        self.gap_ms = config_int(spec, "bus.gap_ms", 0, 10_000, 0)
+        gap_ms = config_int(spec, "bus.gap_ms", 0, 10_000, 0)
         if self.kind == "tcp":
             self.host = config_text(spec, "bus.host", 255)
             self.port = config_int(spec, "bus.port", 1, 65_535, 502)
@@ -215,10 +215,12 @@ class BusSpec:
             self.parity = spec.get("parity", "N")
             if self.parity not in ("N", "E", "O"):
                 raise ConfigError('bus.parity must be "N", "E" or "O"')
-            self.gap_ms = max(self.gap_ms, (silence_us(self.baud) + 999) // 1000)
+            gap_ms = max(gap_ms, (silence_us(self.baud) + 999) // 1000)
         else:
             raise ConfigError('bus.kind must be "tcp" or "rtu"')
-        self.settle_ms = max(self.gap_ms, config_int(spec, "bus.settle_ms", 0, 60_000, 0))
+        timeout_ms = config_int(spec, "bus.timeout_ms", 10, 60_000, 1000)
+        self.paces = {0: (gap_ms, timeout_ms, config_int(spec, "bus.settle_ms", 0, 60_000, gap_ms))}
+        self.paces.update(spec.get("paces", {}))
 
 
 def config_int(mapping: dict, path: str, low: int, high: int, default: int | None = None) -> int:  # type: ignore[type-arg]

@@ -11,7 +11,7 @@ class Settings:
     Attributes:
         chain_id, pile_id: ids. signer: URI of the key. validators: the pinned set.
         update_public: who may offer new software (65 bytes; empty: nobody). mqtt: the link's section.
-        bus: the bus's section, its gap and timeout raised to what the meter needs. control: the contactor's section.
+        bus: the bus's section, with `paces` of the meter and the contactor. control: the contactor's section.
         profile: of the meter. unit: its bus address. meter_serial: as registered. rated_power_w: the most that can flow.
         timing: intervals. rate, origin_ms: of a rig's clock; 1 and 0 elsewhere.
         journal_path, journal_capacity_bytes, journal_segment_bytes: the journal. ocmf_path: of the records; not on a board.

@@ -71,13 +71,43 @@ def test_values_and_defaults(write, tmp_path):
     }
     assert settings.journal_path == f"{tmp_path}/journal"
     assert (settings.timing.sample_ms, settings.timing.report_ms) == (5_000, 60_000)
-    assert settings.bus["gap_ms"] == settings.profile.min_gap_ms == 20
-    assert settings.bus["timeout_ms"] == settings.profile.timeout_ms == 1_000
+    gap_ms, timeout_ms, settle_ms = settings.bus["paces"][settings.unit]
+    assert gap_ms == settings.profile.min_gap_ms == 20
+    assert timeout_ms == settle_ms == settings.profile.timeout_ms == 1_000
     assert (settings.rate, settings.origin_ms) == (1, 0)
 
 
+METER, RELAY = 1, 2
+
+
+def paces(write, bus="", meter="", control=""):
+    """{unit: (gap, timeout, settle)} of a file with these lines in addition."""
+    text = GOOD.replace("[bus]\n", f"[bus]\n{bus}\n").replace("[meter]\n", f"[meter]\n{meter}\n")
+    found = load_config(write(text.replace("[control]\n", f"[control]\n{control}\n"))).bus["paces"]
+    return found[METER], found[RELAY]
+
+
+def test_each_device_has_its_own_pace_and_the_bus_is_the_default(write):
+    t35_ms = 5  # at 9600 baud; the profile wants 20 ms between its questions and 1000 ms for an answer
+    assert paces(write) == ((20, 1000, 1000), (t35_ms, 1000, 1000))
+    assert paces(write, "gap_ms = 50\ntimeout_ms = 300\nsettle_ms = 70") == ((50, 1000, 70), (50, 300, 70))
+    assert paces(write, "gap_ms = 50\ntimeout_ms = 3000") == ((50, 3000, 3000), (50, 3000, 3000))
+    own = "gap_ms = 30\ntimeout_ms = 2000\nsettle_ms = 90"
+    assert paces(write, "gap_ms = 50\ntimeout_ms = 400", meter=own) == ((30, 2000, 90), (50, 400, 400))
+    assert paces(write, "gap_ms = 50\ntimeout_ms = 400", control=own) == ((50, 1000, 1000), (30, 2000, 90))
+    assert paces(write, meter="gap_ms = 0\ntimeout_ms = 10", control="gap_ms = 0") == (
+        (20, 1000, 1000),
+        (t35_ms, 1000, 1000),
+    )
+
+
+def test_a_meter_with_a_relay_of_its_own_is_one_device(write):
+    both = GOOD.replace("unit = 2", "unit = 1\ngap_ms = 70\ntimeout_ms = 300\nsettle_ms = 5")
+    assert load_config(write(both)).bus["paces"][1] == (70, 1000, 1000)
+
+
 def test_a_slow_line_needs_a_longer_gap_than_the_meter(write):
-    assert load_config(write(GOOD.replace("baud = 9600", "baud = 300"))).bus["gap_ms"] > 128
+    assert load_config(write(GOOD.replace("baud = 9600", "baud = 300"))).bus["paces"][1][0] == 129
 
 
 def flat(value):
@@ -91,6 +121,16 @@ def test_cbor_means_the_same_as_toml(write, tmp_path):
     target = tmp_path / "pile.cbor"
     assert compile_config(source, target) == target.stat().st_size < 2_048
     assert flat(load_config(target)) == flat(load_config(source))
+
+
+@pytest.mark.parametrize(
+    "lines", ['kind = "keba"\nlimit_ma = 16000', 'kind = "gpio"\npin = 4\nchip = "/dev/gpiochip1"']
+)
+def test_what_only_a_raspberry_pi_can_switch_is_not_compiled_for_a_board(write, tmp_path, lines):
+    source = write(GOOD.replace('kind = "coil"\nunit = 2\ncoil = 0', lines))
+    load_config(source)
+    with pytest.raises(ConfigError, match="a board switches a coil, or a pin"):
+        compile_config(source, tmp_path / "pile.cbor")
 
 
 WRONG = [
@@ -109,7 +149,10 @@ WRONG = [
     ("unit = 1\n", "unit = 0\n", "meter.unit must be an integer from 1 to 247"),
     ("rated_power_w = 11000", "rated_power_w = true", "meter.rated_power_w must be an integer"),
     ('serial = "00012345"', "serial = 12345", "meter.serial must be 1 to 32"),
-    ('kind = "coil"', 'kind = "gpio"', 'control.kind must be "coil"'),
+    ('kind = "coil"', 'kind = "teapot"', 'control.kind must be "coil"'),
+    ('kind = "coil"', 'kind = "gpio"', "control.pin must be an integer"),
+    ('kind = "coil"', 'kind = "gpio"\npin = 17\nactive_low = 1', "control.active_low must be true or false"),
+    ('kind = "coil"', 'kind = "gpio"\npin = 17\nfeedback_pin = 17', "control.feedback_pin must be another line"),
     ("coil = 0", "coil = -1", "control.coil must be an integer"),
     ("sample_ms = 5000", "sample_ms = 5", "timing.sample_ms must be an integer from 100"),
     ("sample_ms = 5000", "sample_ms = 61000", "timing.report_ms must be at least timing.sample_ms"),

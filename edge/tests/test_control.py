@@ -75,7 +75,7 @@ def test_open_control():
     ("spec", "key"),
     [
         ({}, "control.kind"),
-        ({"kind": "gpio"}, "control.kind"),
+        ({"kind": "gpio"}, "control.pin"),
         ({"kind": "coil", "coil": 0}, "control.unit"),
         ({"kind": "coil", "unit": 0, "coil": 0}, "control.unit"),
         ({"kind": "coil", "unit": 2, "coil": "0"}, "control.coil"),

@@ -19,6 +19,7 @@ from pile_hil.pile_case import AgentProcess, PileCase
 from pile_hil.requirements import require
 
 UNIT = systemd.Service("pile-1", sys.executable, ("dialout",)).unit()
+TEMPLATE = systemd.Service("pile-1", sys.executable, ("dialout",), is_template=True).unit()
 HEARD_SECONDS = 30
 
 
@@ -78,16 +79,17 @@ def test_no_socket_no_words():
     Notifier("/nowhere/at/all").alive()
 
 
-def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path):
+@pytest.mark.parametrize(("name", "unit"), [("pile-edge", UNIT), ("pile-edge@left", TEMPLATE)])
+def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path, name, unit):
     require(shutil.which("systemd-analyze") is not None, "systemd-analyze is missing: apt install systemd")
-    path = tmp_path / "pile-edge.service"
-    path.write_text(UNIT)
+    path = tmp_path / f"{name}.service"
+    path.write_text(unit)
     done = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", str(path)], capture_output=True, text=True, timeout=60, check=False
     )
     ours = [line for line in (done.stdout + done.stderr).splitlines() if "pile-edge" in line]
     assert ours == []
-    path.write_text(UNIT.replace("WatchdogSec", "WatchDogSec"))
+    path.write_text(unit.replace("WatchdogSec", "WatchDogSec"))
     done = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", str(path)], capture_output=True, text=True, timeout=60, check=False
     )
@@ -163,6 +165,64 @@ def test_what_is_installed_runs(config, tmp_path, case):
         path.relative_to(root).parts[:3] for path in root.rglob("*") if path.is_file() and "etc" not in path.parts
     }
     assert written == {("var", "lib", "pile-edge")}
+
+
+def test_the_template_differs_from_the_only_pile_in_its_name_alone():
+    by_hand = UNIT.replace("pile-edge.service.d", "pile-edge@.service.d").replace("of pile pile-1", "of pile %i")
+    by_hand = by_hand.replace("/var/lib/pile-edge", "/var/lib/pile-edge-%i")
+    assert by_hand.replace("StateDirectory=pile-edge", "StateDirectory=pile-edge-%i") == TEMPLATE
+    assert "ReadWritePaths=-/run/lock" in UNIT.splitlines()  # where agents take turns on a line
+
+
+def test_several_piles_on_one_machine_are_kept_apart(config, tmp_path, capsys):
+    root = tmp_path / "image"
+    etc, lib = root / "etc/systemd/system", root / "var/lib"
+    wants = etc / "multi-user.target.wants"
+    for name in ((), ("--name", "left"), ("--name", "right-2")):
+        assert main(["install", *name, "--config", str(config), "--root", str(root)]) == 0
+    assert "journalctl -u pile-edge@right-2 -f" in capsys.readouterr().out
+    assert {path.name for path in etc.iterdir()} == {"pile-edge.service", "pile-edge@.service"}
+    assert {path.name for path in lib.iterdir()} == {"pile-edge", "pile-edge-left", "pile-edge-right-2"}
+    assert (lib / "pile-edge-left").stat().st_mode & 0o777 == 0o700
+    wants.mkdir()  # as `systemctl enable` does
+    for name in ("left", "right-2"):
+        (wants / f"pile-edge@{name}.service").symlink_to("../pile-edge@.service")
+    assert main(["install", "--name", "left", "--config", str(config), "--dry-run", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["commands"][1:] == [
+        ["chown", "-R", "pile-edge:pile-edge", "/var/lib/pile-edge-left"],
+        ["systemctl", "daemon-reload"],
+        ["systemctl", "enable", "--now", "pile-edge@left.service"],
+    ]
+    # What others still use stays when one goes.
+    for name, gone in (
+        ("left", []),
+        ("right-2", ["pile-edge@.service"]),
+        ("", ["pile-edge.service", "pile-edge.conf"]),
+    ):
+        assert main(["install", *(["--name", name] if name else []), "--remove", "--root", str(root), "--json"]) == 0
+        assert [path.rpartition("/")[2] for path in json.loads(capsys.readouterr().out)["removed"]] == gone
+        (wants / f"pile-edge@{name}.service").unlink(missing_ok=True)
+    assert len(list(lib.glob("*/pile.toml"))) == 3
+
+
+def test_an_instance_runs_from_the_template(config, tmp_path, case):
+    """The template's command with the name put in, as systemd does it."""
+    root = tmp_path / "image"
+    assert main(["install", "--name", "left", "--config", str(config), "--root", str(root)]) == 0
+    unit = (root / "etc/systemd/system/pile-edge@.service").read_text().replace("%i", "left")
+    (command,) = [line.removeprefix("ExecStart=") for line in unit.splitlines() if line.startswith("ExecStart=")]
+    with AgentProcess(command.replace("/var/lib", str(root / "var/lib")).split()) as agent:
+        case.coordinator.wait(lambda c: c.proofs or c.faults)
+        assert agent.stop() == 0
+    assert (root / "var/lib/pile-edge-left/journal").is_dir()
+
+
+@pytest.mark.parametrize("name", ["", "Left", "a/b", "a" * 33, "%i"])
+def test_a_name_that_is_no_units_name_is_refused(name, capsys):
+    with pytest.raises(SystemExit):
+        main(["install", "--name", name, "--remove", "--dry-run"])
+    assert "a name is 1 to 32 characters" in capsys.readouterr().err
 
 
 def test_a_key_elsewhere_is_not_copied(case, tmp_path, capsys):

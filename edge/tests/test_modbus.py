@@ -149,7 +149,7 @@ def test_silence_between_frames():
 
 def test_bus_spec_defaults_and_silence():
     spec = modbus.BusSpec({"kind": "rtu", "device": "/dev/ttyUSB0", "baud": 1200})
-    assert (spec.parity, spec.stopbits, spec.timeout_ms, spec.gap_ms) == ("N", 1, 1000, 33)
+    assert (spec.parity, spec.stopbits, spec.paces) == ("N", 1, {0: (33, 1000, 33)})
     assert modbus.BusSpec({"kind": "tcp", "host": "meter.example"}).port == 502
 
 

@@ -219,30 +219,43 @@ class SimAlfen(SimStation):
 
 
 class SimCharx(SimStation):
-    """CHARX SEC, connector 1: it does what it was told last, for ever."""
+    """CHARX SEC, connector 1: without a write for the watchdog time the watchdog current holds; outside 6 to 80 A it stops."""
 
-    first, count = 1299, 8
+    first, count = 1299, 9
 
     def __init__(self) -> None:
         super().__init__()
-        self.current_a = 16
+        self.current_a, self.watchdog_a, self.watchdog_s = 16, 6, 65_535
 
     def written(self, address: int, words: list[int]) -> bool:
-        """Whole amperes."""
-        if address != 1301 or len(words) != 1:
+        """Whole amperes, and the watchdog's current and time."""
+        self._check()
+        if len(words) != 1 or address not in {1301, 1306, 1307}:
             return False
-        (self.current_a,) = words
+        (value,) = words
+        if address == 1301:
+            self.current_a = value
+        elif address == 1306:
+            self.watchdog_a = value
+        else:
+            self.watchdog_s = value
         self.heard()
         return True
 
     def permitted_ma(self) -> int:
-        """What was set."""
-        return 1000 * self.current_a
+        """What was set, or what the watchdog allows."""
+        self._check()
+        return 1000 * self.current_a if 6 <= self.current_a <= 80 else 0
 
     def refresh(self) -> None:
-        """State and current."""
+        """State, current and watchdog."""
         self.put(1299, b"C2" if self.charging else b"B1")
         self.put(1301, (32 if self.stuck else self.current_a).to_bytes(2, "big"))
+        self.put(1306, self.watchdog_a.to_bytes(2, "big") + self.watchdog_s.to_bytes(2, "big"))
+
+    def _check(self) -> None:
+        if self.watchdog_s != 65_535 and self.quiet_s() >= self.watchdog_s:
+            self.current_a = self.watchdog_a
 
 
 STATIONS: dict[str, type[SimStation]] = {

@@ -66,6 +66,7 @@ CPYTHON_MODULES = (
     "pile_shared/openssl",
     "pile_edge/board/__init__",
     "pile_edge/board/linker",
+    "pile_edge/board/names",
     "pile_edge/board/rewrites",
     "pile_edge/board/syntax",
     "pile_edge/board/bundle",
@@ -85,6 +86,8 @@ CPYTHON_MODULES = (
     "pile_edge/signers/tpm2",
     "pile_edge/ports/cpython",
     "pile_edge/ports/cpython_bus",
+    "pile_edge/ports/cpython_gpio",
+    "pile_edge/ports/cpython_line",
     "pile_edge/ports/cpython_link",
     "pile_edge/ports/cpython_notify",
     "pile_edge/ports/cpython_storage",
@@ -116,19 +119,7 @@ LINKED_ENTRY = "pile_edge.ports.main:main"
 UPDATE_ENTRY = "pile_edge.ports.updater:update_software"
 _CHECKS = ("pile_edge.config",)
 _UPDATE = ("pile_edge.update", "pile_edge.ports.updater")
-_DEVICES = (
-    "pile_edge",
-    "pile_edge.modbus",
-    "pile_edge.meters",
-    "pile_edge.meters.decode",
-    "pile_edge.journal",
-    "pile_edge.clock",
-    "pile_edge.control",
-    "pile_edge.light",
-    "pile_edge.mqtt",
-)
 _PART_OF = {
-    **dict.fromkeys(_DEVICES, "part_devices"),
     **dict.fromkeys(_CHECKS, "part_checks"),
     **dict.fromkeys(_UPDATE, "part_update"),
 }
@@ -186,15 +177,12 @@ def link_bundle(
     """
     modules = {name.replace("/", ".").removesuffix(".__init__"): _source(name).read_text() for name in BOARD_MODULES}
     parts: dict[str, list[str]] = {
-        "part_shared": [],
-        "part_devices": [],
         "part_agent": [],
         "part_checks": [],
         "part_update": [],
     }
     for name in modules:
-        is_shared = name.startswith(pile_shared.__name__)
-        parts["part_shared" if is_shared else _PART_OF.get(name, "part_agent")].append(name)
+        parts[_PART_OF.get(name, "part_agent")].append(name)
     linked = link(
         modules,
         [LINKED_ENTRY, UPDATE_ENTRY, *entries],

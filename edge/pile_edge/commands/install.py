@@ -6,24 +6,32 @@ import argparse
 import grp
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 from pile_edge.config_file import load_config, load_mapping
-from pile_edge.systemd import STATE, SYSUSERS, SYSUSERS_PATH, UNIT_PATH, USER, Service
+from pile_edge.systemd import STATE, SYSUSERS, SYSUSERS_PATH, TEMPLATE_PATH, UNIT_PATH, USER, WANTS, Place, Service
 from pile_shared.errors import ConfigError, PilechainError
 
 _GROUPS = ("dialout", "gpio", "i2c", "tss")  # serial ports, pins, secure element, TPM
 _COMMAND_SECONDS = 60
+_NAME = re.compile("[a-z0-9][a-z0-9-]{0,31}")  # what a unit's name and a folder's take as it is; as long as a pile's id
 _EPILOG = f"""All state lies in {STATE}: configuration, key, journal. Provision there first, then install:
 
   sudo pile-edge provision --config {STATE}/pile.toml
   sudo pile-edge install --config {STATE}/pile.toml --dry-run     shows every file and command
   sudo pile-edge install --config {STATE}/pile.toml
   journalctl -u pile-edge -f                                       what the pile says
-  sudo pile-edge install --remove                                  keeps key and journal"""
+  sudo pile-edge install --remove                                  keeps key and journal
+
+Several piles on one machine each have a name; they may share a serial line:
+
+  sudo pile-edge install --name left --config {STATE}-left/pile.toml
+  journalctl -u pile-edge@left -f
+  sudo pile-edge install --name left --remove"""
 
 
 class InstallError(PilechainError):
@@ -44,6 +52,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--config", type=Path, metavar="FILE", help="the pile's TOML file")
     what.add_argument("--remove", action="store_true", help="stop and remove the service; state is kept")
+    parser.add_argument("--name", type=_name, help=f"of one of several piles here; its state lies in {STATE}-NAME")
     parser.add_argument("--dry-run", action="store_true", help="show files and commands, change nothing")
     parser.add_argument(
         "--root", type=Path, default=Path("/"), metavar="DIR", help="a system image to write into; nothing is started"
@@ -55,14 +64,15 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 def run(options: argparse.Namespace) -> int:
     """Write files and start the service, or show what would be done; 0."""
     is_here = options.root == Path("/")
+    place = Place(options.name or "")
     if options.remove:
         files: dict[str, str] = {}
-        gone = [UNIT_PATH, SYSUSERS_PATH]
-        before = [["systemctl", "disable", "--now", "pile-edge.service"]] if is_here else []
+        gone = _unused_after(place, options.root)
+        before = [["systemctl", "disable", "--now", place.service]] if is_here else []
         after = [["systemctl", "daemon-reload"]] if is_here else []
     else:
-        files, gone, before = planned_files(options.config, options.root), [], []
-        after = _start_commands() if is_here else []
+        files, gone, before = planned_files(options.config, options.root, place), [], []
+        after = _start_commands(place) if is_here else []
     if options.json:
         plan = {"files": files, "removed": gone, "commands": before + after, "done": not options.dry_run}
         print(json.dumps(plan))
@@ -74,44 +84,62 @@ def run(options: argparse.Namespace) -> int:
         return 0
     _carry_out(options.root, files, gone, before, after)
     if not options.json:
-        kept = f"{STATE} is kept: it has the pile's key and proofs that may not be settled; delete it by hand"
-        print(kept if options.remove else "installed; what the pile says: journalctl -u pile-edge -f")
+        kept = f"{place.state} is kept: it has the pile's key and proofs that may not be settled; delete it by hand"
+        what_it_says = f"journalctl -u {place.service.removesuffix('.service')} -f"
+        print(kept if options.remove else f"installed; what the pile says: {what_it_says}")
     return 0
 
 
-def planned_files(config: Path, root: Path) -> dict[str, str]:
+def planned_files(config: Path, root: Path, place: Place) -> dict[str, str]:
     """Text by path, of all that an installation writes.
 
     Raises:
-        ConfigError: The configuration is wrong, or its state would lie outside STATE.
+        ConfigError: The configuration is wrong, or its state would lie outside the pile's folder.
     """
     settings = load_config(config)
     mapping = load_mapping(config)
-    _check_inside(mapping)
-    state = root / STATE.lstrip("/")
-    service = Service(settings.pile_id, sys.executable, tuple(name for name in _GROUPS if _group_exists(name)))
-    files = {UNIT_PATH: service.unit(), SYSUSERS_PATH: SYSUSERS}
+    _check_inside(mapping, place.state)
+    state = root / place.state.lstrip("/")
+    groups = tuple(name for name in _GROUPS if _group_exists(name))
+    service = Service(settings.pile_id, sys.executable, groups, is_template=bool(place.name))
+    files = {place.unit_path: service.unit(), SYSUSERS_PATH: SYSUSERS}
     if config.parent.resolve() == state.resolve() and config.name == "pile.toml":
         return files
     key = config.parent / str(mapping["signer"]).partition(":")[2]
     if key.exists():
         raise ConfigError(
-            f"{key} is there already: a key is made where it stays. Move configuration and key to {STATE}/ (as root),"
-            f" or provision there: pile-edge provision --config {STATE}/pile.toml"
+            f"{key} is there already: a key is made where it stays. Move configuration and key to {place.state}/ (as"
+            f" root), or provision there: pile-edge provision --config {place.state}/pile.toml"
         )
-    files[f"{STATE}/pile.toml"] = config.read_text()
+    files[f"{place.state}/pile.toml"] = config.read_text()
     for path in _tls_paths(mapping):
-        files[f"{STATE}/{path}"] = (config.parent / path).read_text()
+        files[f"{place.state}/{path}"] = (config.parent / path).read_text()
     return files
 
 
-def _check_inside(mapping: dict[str, object]) -> None:
+def _unused_after(place: Place, root: Path) -> list[str]:
+    """The files that nobody needs once a pile is gone: a template and the user's file stay while others use them."""
+    wants = root / WANTS.lstrip("/")
+    named = {path.name for path in wants.glob("pile-edge@*.service")} - {place.service}
+    other_unit = UNIT_PATH if place.name else TEMPLATE_PATH
+    has_others = bool(named) or (root / other_unit.lstrip("/")).exists()
+    gone = [] if place.name and named else [place.unit_path]
+    return gone if has_others else [*gone, SYSUSERS_PATH]
+
+
+def _name(text: str) -> str:
+    if not _NAME.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"{text!r}: a name is 1 to 32 characters of a-z, 0-9 and '-'")
+    return text
+
+
+def _check_inside(mapping: dict[str, object], state: str) -> None:
     journal = mapping["journal"]
     assert isinstance(journal, dict)  # load_config has checked it
     kind, _, key = str(mapping["signer"]).partition(":")
     for name, path in [("journal.path", str(journal["path"])), *([("signer", key)] if kind == "file" else [])]:
-        if (path.startswith("/") and not path.startswith(STATE + "/")) or ".." in Path(path).parts:
-            raise ConfigError(f"{name} is {path}: make it relative, so that all state lies in {STATE}")
+        if (path.startswith("/") and not path.startswith(state + "/")) or ".." in Path(path).parts:
+            raise ConfigError(f"{name} is {path}: make it relative, so that all state lies in {state}")
 
 
 def _tls_paths(mapping: dict[str, object]) -> list[str]:
@@ -120,12 +148,12 @@ def _tls_paths(mapping: dict[str, object]) -> list[str]:
     return [str(path) for path in tls.values() if not str(path).startswith("/")]
 
 
-def _start_commands() -> list[list[str]]:
+def _start_commands(place: Place) -> list[list[str]]:
     return [
         ["systemd-sysusers", SYSUSERS_PATH],
-        ["chown", "-R", f"{USER}:{USER}", STATE],
+        ["chown", "-R", f"{USER}:{USER}", place.state],
         ["systemctl", "daemon-reload"],
-        ["systemctl", "enable", "--now", "pile-edge.service"],
+        ["systemctl", "enable", "--now", place.service],
     ]
 
 

@@ -3,7 +3,6 @@
 import logging
 import struct
 import threading
-import time
 
 from pymodbus.client import ModbusSerialClient, ModbusTcpClient
 from pymodbus.exceptions import ConnectionException, ModbusException
@@ -11,22 +10,37 @@ from pymodbus.pdu import ModbusPDU
 
 from pile_edge import modbus
 from pile_edge.modbus import Bus, BusSpec
+from pile_edge.ports.cpython_line import OwnLine, SharedLine
 from pile_shared.errors import BusError
 
 # A failed exchange is raised as BusError and counted by the agent; pymodbus' own lines would say it twice on stderr.
 logging.getLogger("pymodbus.logging").addHandler(logging.NullHandler())
 
 
+class SharedSerialClient(ModbusSerialClient):
+    """A serial device that others may open too: `SharedLine` says whose turn it is, not pyserial's exclusive mode.
+
+    pymodbus opens exclusively, so a program that keeps the device for itself is noticed; then the claim is let go.
+    """
+
+    def connect(self) -> bool:
+        """Open the device unless it is open."""
+        is_open = self.socket is not None
+        if super().connect() and not is_open:
+            assert self.socket is not None
+            self.socket.exclusive = False
+        return self.socket is not None
+
+
 class PymodbusBus(Bus):
-    """One serial line or TCP gateway. Threads may share it: exchanges queue on its lock."""
+    """One serial line or TCP gateway. Threads may share it, and processes a line: exchanges take turns."""
 
     def __init__(self, spec: BusSpec) -> None:
         self._spec = spec
         self._lock = threading.Lock()
-        self._client = None  # type: ModbusTcpClient | ModbusSerialClient | None
+        self._client = None  # type: ModbusTcpClient | SharedSerialClient | None
+        self._line = None  # type: OwnLine | SharedLine | None
         self._received = b""
-        self._quiet_since = 0.0
-        self._quiet_ms = spec.gap_ms
 
     def read(self, unit: int, function: int, address: int, count: int) -> bytes:
         """Registers or coils of a unit, as `modbus.Bus` says; BusError if there is no answer."""
@@ -52,24 +66,32 @@ class PymodbusBus(Bus):
             self._drop()
 
     def _exchange(self, unit: int, request: bytes) -> bytes:
+        gap_ms, timeout_ms, settle_ms = self._spec.paces.get(unit) or self._spec.paces[0]
         with self._lock:
-            self._wait_for_gap()
+            line = self._join_line()
+            if line.begin(gap_ms, timeout_ms + settle_ms):
+                self._drop_client()  # opened anew, it sets the device as this bus needs it
             self._received = b""
-            self._quiet_ms = self._spec.gap_ms
+            quiet_ms = settle_ms
             try:
-                return self._answer(unit, request, self._ask(unit, request))
+                response = self._answer(unit, request, self._ask(unit, request, timeout_ms), timeout_ms)
+                quiet_ms = 0
+                return response
             except BusError as error:
                 # A late answer may still come. A new TCP connection cannot deliver it; on a line it is waited for.
-                if error.code == "closed" or (self._spec.kind == "tcp" and error.code != "exception"):
-                    self._drop()
-                elif error.code != "exception":
-                    self._quiet_ms = self._spec.settle_ms
+                if error.code == "exception":
+                    quiet_ms = 0
+                elif error.code == "closed" or self._spec.kind == "tcp":
+                    self._drop_client()
+                    quiet_ms = 0
                 raise
             finally:
-                self._quiet_since = time.monotonic()
+                line.end(quiet_ms)
+                if self._client is None and self._spec.kind == "rtu":
+                    self._drop()  # a device that is plugged in again may have another name
 
-    def _ask(self, unit: int, request: bytes) -> ModbusPDU | None:
-        client = self._open()
+    def _ask(self, unit: int, request: bytes, timeout_ms: int) -> ModbusPDU | None:
+        client = self._open(timeout_ms)
         address, value = request[1] << 8 | request[2], request[3] << 8 | request[4]
         try:
             if request[0] == modbus.WRITE_COIL:
@@ -91,48 +113,52 @@ class PymodbusBus(Bus):
         except ModbusException:
             return None
 
-    def _answer(self, unit: int, request: bytes, response: ModbusPDU | None) -> bytes:
+    def _answer(self, unit: int, request: bytes, response: ModbusPDU | None, timeout_ms: int) -> bytes:
         if response is None:
-            self._explain(unit, request)
+            self._explain(unit, request, timeout_ms)
         assert response is not None  # _explain always raises
         return modbus.parse_response(request, bytes((response.function_code,)) + response.encode())
 
-    def _explain(self, unit: int, request: bytes) -> None:
+    def _explain(self, unit: int, request: bytes, timeout_ms: int) -> None:
         """Raise why pymodbus, which reports every failure as "no response", took none of what was received."""
         frame = self._received
         if not frame:
-            raise BusError(f"unit {unit} gave no answer in {self._spec.timeout_ms} ms", "timeout")
+            raise BusError(f"unit {unit} gave no answer in {timeout_ms} ms", "timeout")
         if self._spec.kind == "rtu":
             if modbus.rtu_missing_bytes(request, frame):
                 raise BusError(f"unit {unit} broke off after {len(frame)} bytes", "frame")
             modbus.rtu_pdu(unit, frame[: _rtu_length(request, frame)])
         raise BusError(f"unit {unit} answered {len(frame)} bytes that are no response", "frame")
 
-    def _wait_for_gap(self) -> None:
-        rest = self._quiet_since + self._quiet_ms / 1000 - time.monotonic()
-        if self._quiet_since and rest > 0:
-            time.sleep(rest)
+    def _join_line(self) -> OwnLine | SharedLine:
+        if self._line is None:
+            spec = self._spec
+            is_shared = spec.kind == "rtu"
+            self._line = SharedLine(spec.device, f"{spec.baud}{spec.parity}{spec.stopbits}") if is_shared else OwnLine()
+        return self._line
 
-    def _open(self) -> ModbusTcpClient | ModbusSerialClient:
+    def _open(self, timeout_ms: int) -> ModbusTcpClient | SharedSerialClient:
         if self._client is None:
-            client = self._build()
+            client = self._build(timeout_ms / 1000)
             if not client.connect():
                 raise BusError("cannot open " + str(client), "closed")
             self._client = client
+        for parameters in (self._client.comm_params, self._client.transaction.comm_params):
+            parameters.timeout_connect = timeout_ms / 1000
         return self._client
 
-    def _build(self) -> ModbusTcpClient | ModbusSerialClient:
-        spec, timeout = self._spec, self._spec.timeout_ms / 1000
+    def _build(self, timeout_s: float) -> ModbusTcpClient | SharedSerialClient:
+        spec = self._spec
         if spec.kind == "tcp":
             return ModbusTcpClient(
-                spec.host, port=spec.port, timeout=timeout, retries=0, trace_packet=self._remember_packet
+                spec.host, port=spec.port, timeout=timeout_s, retries=0, trace_packet=self._remember_packet
             )
-        return ModbusSerialClient(
+        return SharedSerialClient(
             spec.device,
             baudrate=spec.baud,
             parity=spec.parity,
             stopbits=spec.stopbits,
-            timeout=timeout,
+            timeout=timeout_s,
             retries=0,
             trace_packet=self._remember_packet,
         )
@@ -143,6 +169,12 @@ class PymodbusBus(Bus):
         return data
 
     def _drop(self) -> None:
+        self._drop_client()
+        if self._line is not None:
+            self._line.close()
+            self._line = None
+
+    def _drop_client(self) -> None:
         if self._client is not None:
             self._client.close()  # type: ignore[no-untyped-call]
             self._client = None

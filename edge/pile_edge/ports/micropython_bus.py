@@ -84,7 +84,7 @@ class _UartLink(_Link):
 def _open_tcp(spec: BusSpec) -> _Link:
     stream = socket.socket()
     try:
-        stream.settimeout((spec.timeout_ms + 999) // 1000)  # for connect; answers are awaited by poll, in ms
+        stream.settimeout((spec.paces[0][1] + 999) // 1000)  # for connect; answers are awaited by poll, in ms
         stream.connect(socket.getaddrinfo(spec.host, spec.port)[0][-1])
     except OSError:
         stream.close()
@@ -100,7 +100,7 @@ class PollBus(Bus):
         self._link = None  # type: _Link | None
         self._transaction = 0
         self._quiet_since = ticks_ms()
-        self._quiet_ms = spec.gap_ms
+        self._quiet_ms = spec.paces[0][0]
 
     def read(self, unit: int, function: int, address: int, count: int) -> bytes:
         """Registers or coils of a unit, as `modbus.Bus` says; BusError if there is no answer."""
@@ -117,15 +117,17 @@ class PollBus(Bus):
             self._link = None
 
     def _exchange(self, unit: int, request: bytes) -> bytes:
-        rest = self._quiet_ms - ticks_diff(ticks_ms(), self._quiet_since)
+        gap_ms, timeout_ms, settle_ms = self._spec.paces.get(unit) or self._spec.paces[0]
+        quiet_ms = max(gap_ms, self._quiet_ms)
+        rest = quiet_ms - ticks_diff(ticks_ms(), self._quiet_since)
         if rest > 0:
-            sleep_ms(min(rest, self._quiet_ms))  # the tick counter wraps: never wait longer than the gap
-        self._quiet_ms = self._spec.gap_ms
+            sleep_ms(min(rest, quiet_ms))  # the tick counter wraps: never wait longer than the gap
+        self._quiet_ms = 0
         try:
             if self._link is None:
                 self._link = self._open()
             self._link.flush()
-            return modbus.parse_response(request, self._ask(self._link, unit, request))
+            return modbus.parse_response(request, self._ask(self._link, unit, request, timeout_ms))
         except OSError as error:
             self.close()
             raise BusError("bus is closed: " + str(error), "closed")
@@ -134,7 +136,7 @@ class PollBus(Bus):
             if error.code == "closed" or (self._spec.kind == "tcp" and error.code != "exception"):
                 self.close()
             elif error.code != "exception":
-                self._quiet_ms = self._spec.settle_ms
+                self._quiet_ms = settle_ms
             raise
         finally:
             self._quiet_since = ticks_ms()
@@ -146,21 +148,21 @@ class PollBus(Bus):
             return _UartLink(self._spec)
         return _FileLink(open(self._spec.device, "r+b"))
 
-    def _ask(self, link: _Link, unit: int, request: bytes) -> bytes:
+    def _ask(self, link: _Link, unit: int, request: bytes, timeout_ms: int) -> bytes:
         if self._spec.kind == "rtu":
             link.send(modbus.rtu_frame(unit, request))
-            return modbus.rtu_pdu(unit, self._receive(link, unit, request))
+            return modbus.rtu_pdu(unit, self._receive(link, unit, request, timeout_ms))
         self._transaction = self._transaction + 1 & 0xFFFF
         link.send(modbus.tcp_frame(self._transaction, unit, request))
-        return modbus.tcp_pdu(self._transaction, unit, self._receive(link, unit, None))
+        return modbus.tcp_pdu(self._transaction, unit, self._receive(link, unit, None, timeout_ms))
 
-    def _receive(self, link: _Link, unit: int, request: bytes | None) -> bytes:
+    def _receive(self, link: _Link, unit: int, request: bytes | None, timeout_ms: int) -> bytes:
         """A whole frame: serial when the request PDU is given, whose answer's length it tells; else TCP."""
         frame = bytearray()
         start = ticks_ms()
         missing = 1
         while missing:
-            rest = self._spec.timeout_ms - ticks_diff(ticks_ms(), start)
+            rest = timeout_ms - ticks_diff(ticks_ms(), start)
             if rest <= 0 or not link.ready(rest):
                 if frame:
                     raise BusError("unit " + str(unit) + " broke off after " + str(len(frame)) + " bytes", "frame")
