@@ -87,14 +87,15 @@ class DryPort:
     def __init__(self, folder: Path) -> None:
         """Copy journals below `folder`, which the caller throws away."""
         self._folder = folder
+        self._has_key = True
 
     def __getattr__(self, name: str) -> object:
         return getattr(cpython, name)
 
     def open_storage(self, path: str) -> Storage:
-        """The files of a copy of the journal, if there is one."""
+        """The files of a copy of the journal, if there is one and its key is here."""
         copy = self._folder / "journal"
-        if Path(path).is_dir():
+        if self._has_key and Path(path).is_dir():
             shutil.copytree(path, copy)
         return cpython.open_storage(str(copy))
 
@@ -103,6 +104,7 @@ class DryPort:
         kind, _, path = uri.partition(":")
         if kind != "file" or Path(path).exists():
             return open_signer(uri)
+        self._has_key = False
         print(f"no key at {path} yet: signing with one for this dry run; `pile-edge key` makes the pile's", flush=True)
         return SoftwareSigner(random_bytes(32))
 
