@@ -344,6 +344,8 @@ class Session:
         if self.phase == ENDING:
             return self._end(reading)
         self._batch = [reading]
+        if reading.power_w >= self.timing.full_below_w:  # the contactor is open and current flows: it is welded
+            return self._prove_idle(ALARM, REASON_PILE_FAULT, now_ms)
         return []
 
     def trouble(self, code: str, now_ms: int) -> list[tuple]:  # type: ignore[type-arg]
