@@ -117,7 +117,9 @@ class PymodbusBus(Bus):
         if self._client is None:
             client = self._build()
             if not client.connect():
-                raise BusError("cannot open " + str(client), "closed")
+                spec = self._spec
+                where = f"{spec.host}:{spec.port}" if spec.kind == "tcp" else spec.device
+                raise BusError(f"cannot open {where}", "closed")
             self._client = client
         return self._client
 
