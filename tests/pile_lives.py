@@ -1,8 +1,8 @@
 """Runs as a process of its own: forks the real agent again and again and kills it with SIGKILL, when the test says so.
 
 Arguments: configuration, file descriptor of a SOCK_SEQPACKET socket that stands for the broker, start of time in ms.
-Each line on stdin is a life: how many microseconds it has, or 0 for one that ends by itself. After each one line of JSON on
-stdout. The process that forks never makes an agent, so a life knows nothing of the one before but what is on disk; clock,
+Each line on stdin is a life: how many microseconds it has, or 0 for one that ends by itself. One that is to be killed lives an
+hour of its own time and then waits for it, however fast the machine is. After each life one line of JSON on stdout. The process that forks never makes an agent, so a life knows nothing of the one before but what is on disk; clock,
 meter and relay are memory that both share, because they outlive an agent too.
 """
 
@@ -12,7 +12,6 @@ import os
 import random
 import signal
 import socket
-import struct
 import sys
 import time
 from pathlib import Path
@@ -26,6 +25,7 @@ from pile_edge.session import IDLE
 
 STEP_MS = 5000
 HEAR_EACH = 20  # polls, on the average: what waits at boot is heard all through a life
+HOUR_POLLS = 3_600_000 // STEP_MS
 MAX_POLLS = 4000
 NAMES = ("now_ms", "energy_mwh", "is_on", "appended", "head_at_boot", "boots")
 
@@ -34,15 +34,16 @@ class Shared(Hardware):
     """Hardware in memory that survives its user."""
 
     def __init__(self, now_ms: int) -> None:
-        self._memory = mmap.mmap(-1, 8 * len(NAMES))
+        # Cast, a number is stored by one instruction; struct.pack_into zeroes it first, and a kill would find it zero.
+        self._memory = memoryview(mmap.mmap(-1, 8 * len(NAMES))).cast("q")
         super().__init__(now_ms)
 
     def __getattr__(self, name: str) -> int:
-        return int(struct.unpack_from("q", self._memory, 8 * NAMES.index(name))[0])
+        return int(self._memory[NAMES.index(name)])
 
     def __setattr__(self, name: str, value: object) -> None:
         if name in NAMES:
-            struct.pack_into("q", self._memory, 8 * NAMES.index(name), value)
+            self._memory[NAMES.index(name)] = value
         else:
             super().__setattr__(name, value)
 
@@ -81,7 +82,7 @@ class Wire:
         pass
 
 
-def live(config: Path, shared: Shared, link: socket.socket) -> None:
+def live(config: Path, shared: Shared, link: socket.socket, *, in_peace: bool) -> None:
     settings = load_config(config)
     agent = Agent(settings, Port(shared, Storage(settings.journal_path), Wire(shared, link)))
     journal = agent.journal
@@ -94,6 +95,10 @@ def live(config: Path, shared: Shared, link: socket.socket) -> None:
         shared.appended = sequence
 
     journal.append = appended  # type: ignore[method-assign]
+    for _ in range(HOUR_POLLS):
+        agent.step()
+    while not in_peace:
+        signal.pause()
     for polls in range(MAX_POLLS):
         agent.step()
         if polls > MAX_POLLS // 2 and agent.session.phase == IDLE:
@@ -106,7 +111,7 @@ def main(config: Path, link: socket.socket, now_ms: int) -> None:
         pid = os.fork()
         if pid == 0:
             try:
-                live(config, shared, link)
+                live(config, shared, link, in_peace=not int(line))
                 os._exit(0)
             finally:
                 os._exit(1)

@@ -12,9 +12,9 @@ from world import NOW
 from pile_edge.agent import Agent
 from pile_edge.journal import RECORD_MAX_BYTES, RESERVE_DIVISOR
 from pile_edge.ports.cpython_storage import Storage
-from pile_hil.peer import START
-from pile_hil.pile_case import AgentProcess, PileCase
-from pile_shared.proof import BEGIN, END, HEARTBEAT, PERIODIC
+from pile_hil.peer import START, session_message
+from pile_hil.pile_case import USER, AgentProcess, PileCase
+from pile_shared.proof import BEGIN, END, HEARTBEAT, PERIODIC, REASON_WINDOW_END
 from pile_shared.topics import pile_topic
 
 MINUTE = 60_000
@@ -126,42 +126,110 @@ def check(away: Away, fills: list[int]) -> None:
     print(f"{len(session)} proofs, one in {fills[0]} to one in {fills[-1]}")
 
 
-def test_days_without_mosquitto(tmp_path):
-    """The real agent, its clock 6,000 times as fast: a session ends, and two days pass, without its broker."""
-    hours = {
-        "sample_ms": 0.5,
-        "report_ms": 0.5,
-        "heartbeat_ms": 0.5,
-        "resend_ms": 12,
-        "silent_after_ms": 12,
-        "full_after_ms": 2,
-    }
-    with PileCase(tmp_path, rate=6_000) as case:
+class Oracle:
+    """The documented rule (docs/pile.md, "What it does when things fail"), told by the pile's log and by nothing of its code.
+
+    It keeps its own account of the journal: records of 14 bytes more than a proof, in segments; a receipt frees the
+    segments that it covers, but the newest.
+    """
+
+    def __init__(self, capacity_bytes: int, segment_bytes: int) -> None:
+        self.room = capacity_bytes * 3 // 4
+        self.capacity_bytes = capacity_bytes
+        self.segment_bytes = segment_bytes
+        self.segments: list[list[tuple[int, int]]] = []  # (sequence, bytes) of each record
+        self.due = 0
+        self.written: list[int] = []
+        self.every: list[int] = []  # of how many one was written, where one was
+
+    def hear(self, line: str) -> None:
+        words = line.split()
+        if words[:2] == ["receipt", "through"]:
+            while len(self.segments) > 1 and self.segments[0][-1][0] <= int(words[2]):
+                self.segments.pop(0)
+        elif line.startswith("journal is full: left out a "):
+            self.due += 1
+            assert not self.is_to_be_written(), (line, self.used(), self.due)
+        elif words[:1] == ["proof"]:
+            self.write(int(words[1]), words[2], int(words[-2]))
+
+    def write(self, sequence: int, event: str, size_bytes: int) -> None:
+        if event not in {"begin", "end"}:
+            self.due += 1
+            assert self.is_to_be_written(), (sequence, self.used(), self.due)
+            self.every.append(self.due)
+            self.due = 0
+        record_bytes = size_bytes + 14
+        if not self.segments or sum(size for _, size in self.segments[-1]) + record_bytes > self.segment_bytes:
+            self.segments.append([])
+        self.segments[-1].append((sequence, record_bytes))
+        assert self.used() <= self.capacity_bytes
+        self.written.append(sequence)
+
+    def used(self) -> int:
+        return sum(size for segment in self.segments for _, size in segment)
+
+    def is_to_be_written(self) -> bool:
+        free = self.room - self.used()
+        return free >= 2062 and self.due >= (self.room // free) ** 2
+
+
+def start(case: PileCase, terms) -> None:
+    """Ten minutes, the age of a start that a pile takes, are 30 ms here: ask with some lead, one or the other fits."""
+    coordinator = case.coordinator
+    coordinator.send("contract", case.chain.contract(terms))
+    leads_ms = itertools.cycle(range(0, 121, 20))
+
+    def begins(_: object) -> bool:
+        if BEGIN in [proof.event for proof in coordinator.proofs]:
+            return True
+        asked_ms = case.clock.now_ms() + next(leads_ms) * case.clock.rate
+        coordinator.send("session", session_message(USER, case.chain.chain_id, terms.contract_id(), START, asked_ms))
+        return False
+
+    coordinator.wait(begins, 60)
+
+
+def test_a_week_without_mosquitto(tmp_path):
+    """The real agent, its clock 20,000 times as fast: a session begins, and its broker is away for a week in which it ends."""
+    hours = {"sample_ms": 0.5, "report_ms": 0.5, "heartbeat_ms": 0.5, "resend_ms": 12, "silent_after_ms": 12}
+    capacity_bytes, segment_bytes = 8 * 2062, 2062
+    with PileCase(tmp_path, rate=20_000) as case:
         coordinator = case.coordinator
-        path = case.write_config(**{name: int(value * 60 * MINUTE) for name, value in hours.items()})
-        path.write_text(path.read_text().replace("4096", "2062").replace("65536", str(8 * 2062)))
+        case.rig.command({"do": "plug", "pile": "pile-1", "battery_wh": 10_000_000})
+        timing = {name: int(value * 60 * MINUTE) for name, value in hours.items()}
+        path = case.write_config(full_after_ms=DAY, **timing)
+        path.write_text(path.read_text().replace("4096", str(segment_bytes)).replace("65536", str(capacity_bytes)))
         with AgentProcess([sys.executable, "-m", "pile_edge.cli", "run", "--config", str(path)]) as agent:
             coordinator.wait(lambda c: HEARTBEAT in [proof.event for proof in c.proofs])
-            terms = case.terms(energy_wh=5_000_000, window_end_ms=case.clock.now_ms() + WEEK)
-            case.reserve_and_start(terms)
-
-            def begins(_: object) -> bool:
-                if BEGIN in [proof.event for proof in coordinator.proofs]:
-                    return True
-                case.user_asks(terms, START)  # ten minutes are 100 ms here: a slow machine may find one too old
-                return False
-
-            coordinator.wait(begins, 60)
+            terms = case.terms(energy_wh=5_000_000, window_end_ms=case.clock.now_ms() + 5 * DAY, begin_grace_ms=2 * DAY)
+            start(case, terms)
             case.broker.stop()
-            back_ms = case.clock.now_ms() + 2 * DAY
+            back_ms = case.clock.now_ms() + WEEK
             try:
-                coordinator.wait(lambda _: case.clock.now_ms() > back_ms, 60)
+                coordinator.wait(lambda _: case.clock.now_ms() > back_ms, 90)
             finally:
                 case.broker.start()
-            heads = [int(line.split()[1]) for line in agent.lines if line.startswith("proof ")]
-            coordinator.wait(lambda c: len(c.proofs) >= heads[-1], 60)
-            assert any("left out" in line for line in agent.lines)
-        assert coordinator.faults == []
-        events = [proof.event for proof in coordinator.proofs if proof.contract == terms.contract_id()]
-        assert (events[0], events[-1], events.count(BEGIN), events.count(END)) == (BEGIN, END, 1, 1)
-        assert coordinator.proofs[-1].readings[-1].energy_wh == case.truth()["meter_wh"]
+            head = max(int(line.split()[1]) for line in agent.lines if line.startswith("proof "))
+            coordinator.wait(lambda c: len(c.proofs) >= head, 60)
+            assert agent.stop() == 0
+        check_week(case, terms, agent.lines, Oracle(capacity_bytes, segment_bytes))
+
+
+def check_week(case: PileCase, terms, lines: list[str], oracle: Oracle) -> None:
+    for line in lines:
+        oracle.hear(line)
+    proofs = case.coordinator.proofs
+    assert case.coordinator.faults == []
+    arrived = [proof.sequence for proof in proofs]
+    assert arrived == oracle.written[: len(arrived)] == list(range(1, len(arrived) + 1))
+    session = [proof for proof in proofs if proof.contract == terms.contract_id()]
+    events = [proof.event for proof in session]
+    assert (events[0], events[-1], events.count(BEGIN), events.count(END)) == (BEGIN, END, 1, 1)
+    assert session[-1].reason == REASON_WINDOW_END
+    assert session[-1].readings[-1].energy_wh == case.truth()["meter_wh"]
+    assert max(oracle.every) >= 16
+    assert any(proof.event == HEARTBEAT for proof in proofs[proofs.index(session[-1]) :])
+    print(
+        f"{len(proofs)} proofs, one in {min(oracle.every)} to one in {max(oracle.every)}, {len(session)} of the session"
+    )

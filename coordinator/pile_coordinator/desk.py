@@ -17,6 +17,7 @@ from pile_coordinator.chain.records import (
     DISPUTED,
     GRID,
     MEASURED,
+    OPERATOR,
     PROPOSED,
     THIRD_PARTY,
     Bid,
@@ -25,6 +26,7 @@ from pile_coordinator.chain.records import (
     Epoch,
     Listing,
     Party,
+    Pile,
     Tariff,
     Withdrawal,
 )
@@ -34,6 +36,7 @@ from pile_coordinator.engines.solo import SoloEngine
 from pile_coordinator.evidence import queries
 from pile_coordinator.quote import Quote, quote
 from pile_coordinator.stops import KeptStops
+from pile_coordinator.troubles import Trouble, Troubles
 from pile_shared import cose
 from pile_shared.codec import array, decode
 from pile_shared.errors import PilechainError
@@ -61,6 +64,7 @@ class QueryDesk:
         evidence: sqlite3.Connection,
         *,
         stops: KeptStops | None = None,
+        troubles: Troubles | None = None,
         now_ms: Callable[[], int] = lambda: 0,
     ) -> None:
         """Serve from one engine and its evidence database.
@@ -69,11 +73,13 @@ class QueryDesk:
             engine: whose state is asked about.
             evidence: made from its blocks.
             stops: users' stop commands; without them no owner gets one.
+            troubles: of the piles, as the service meets them.
             now_ms: the time of a block made now; the last block's if that is later.
         """
         self._engine = engine
         self._evidence = evidence
         self._stops = stops
+        self._troubles = troubles or Troubles()
         self._now_ms = now_ms
         self._chain_id = engine.genesis.chain_id
         self._questions: dict[str, Callable[[Party, object], object]] = {
@@ -87,6 +93,7 @@ class QueryDesk:
             "tariff": lambda _, __: self._tariff(),
             "withdrawals": lambda party, _: self._withdrawals(party),
             "disputes": lambda party, _: self._disputes(party),
+            "piles": lambda party, _: self._piles(party),
         }
 
     def answer(self, party_id: str, payload: bytes) -> list[object] | str:
@@ -293,6 +300,18 @@ class QueryDesk:
             "user": terms.user,
         }
 
+    # --- piles -------------------------------------------------------------------------------------------------------
+
+    def _piles(self, party: Party) -> object:
+        """The piles that need somebody, MAX_LISTED at most: all for the grid and operators, for others their own."""
+        sees_all = party.role in {GRID, OPERATOR}
+        piles = (
+            pile for pile in self._engine.state.each(Pile) if not pile.retired and (sees_all or pile.owner == party.id)
+        )
+        rows = ((pile, self._troubles.of(pile.id)) for pile in piles)
+        needy = (_pile_row(pile, trouble or Trouble()) for pile, trouble in rows if trouble or pile.anomaly)
+        return list(islice(needy, MAX_LISTED))
+
     # --- for the service -------------------------------------------------------------------------------------------
 
     def pile_of_contract(self, contract: bytes) -> str | None:
@@ -318,6 +337,19 @@ def _settled(statement: Statement | None, measured_wh: int) -> dict[str, object]
         "cause": statement.cause,
         "digest": statement.digest(),
         "postings": [[p.debit, p.credit, p.amount_micro] for p in statement.postings],
+    }
+
+
+def _pile_row(pile: Pile, trouble: Trouble) -> dict[str, object]:
+    return {
+        "pile": pile.id,
+        "owner": pile.owner,
+        "anomaly": pile.anomaly,
+        "proofs": pile.last_sequence,
+        "refused": trouble.refused,
+        "says": trouble.says,
+        "since_ms": trouble.since_ms if trouble.refused else 0,
+        "times": trouble.times,
     }
 
 

@@ -2,7 +2,8 @@
 
 Nothing here decides about money. A message that is malformed, oversized, badly signed, replayed or out of order is counted
 under its reason, logged once a second at most per reason, and changes nothing. A proof ahead of its turn waits, bounded;
-the pile sends everything again until a receipt covers it, so dropping is always safe.
+the pile sends everything again until a receipt covers it, so dropping is always safe. What the chain could not take is
+dropped here, so that a pile that repeats it for weeks fills no blocks.
 """
 
 from collections import Counter
@@ -14,12 +15,14 @@ from pile_coordinator.chain.transactions import MAX_BATCH_PROOFS, MAX_TX_BYTES, 
 from pile_coordinator.engines.engine import CachingVerifier
 from pile_shared import cose
 from pile_shared.errors import PilechainError
+from pile_shared.proof import proof_hash
 
 MAX_AHEAD = 64  # proofs of one pile that may wait for a missing one: three times what a pile keeps in flight
 MAX_READY = 16_384  # proofs that wait for a block; above it new ones are dropped and sent again by their piles
 _BATCH_BYTES = MAX_TX_BYTES - 1024  # room for the transaction around a batch
 
 READY, WAITING = "ready", "waiting"
+REPLAYED, FORK, UNCHAINED = "replayed", "fork", "unchained"
 
 
 class ProofDesk:
@@ -34,8 +37,8 @@ class ProofDesk:
         self._aad = cose.purpose(cose.PROOF, chain_id)
         self._verify = verify
         self._ready: list[bytes] = []
-        self._next: dict[str, int] = {}
-        self._ahead: dict[str, dict[int, bytes]] = {}
+        self._next: dict[str, tuple[int, bytes]] = {}  # sequence and `previous` of what a pile should send next
+        self._ahead: dict[str, dict[int, tuple[bytes, bytes]]] = {}  # by sequence: `previous` and the message
         self.counts: Counter[str] = Counter()
 
     def offer(self, state: State, pile_id: str, message: bytes) -> str:
@@ -54,30 +57,38 @@ class ProofDesk:
             return error.code
         if signed.kid != cose.key_id(pile.public):
             return "unknown_key"
-        expected = self._next.get(pile_id, pile.last_sequence + 1)
-        if proof.sequence < expected:
-            return "replayed"
+        expected, previous = self._next.get(pile_id, (pile.last_sequence + 1, pile.last_hash))
+        if proof.sequence < expected and not _retells(pile, proof.sequence, message):
+            return REPLAYED
         if proof.sequence > expected + MAX_AHEAD:
             return "too_far_ahead"
         if len(self._ready) >= MAX_READY:
             return "overloaded"
         if not self._verify(pile.public, cose.to_be_signed(signed.kid, signed.payload, self._aad), signed.signature):
             return "bad_signature"
+        if proof.sequence < expected:
+            return FORK
         if proof.sequence > expected:
-            self._ahead.setdefault(pile_id, {})[proof.sequence] = message
+            self._ahead.setdefault(pile_id, {})[proof.sequence] = (proof.previous, message)
             return WAITING
+        if proof.previous != previous:
+            return UNCHAINED
         self._ready.append(message)
-        self._next[pile_id] = self._take_waiting(pile_id, expected + 1)
+        self._next[pile_id] = self._take_waiting(pile_id, expected + 1, proof_hash(message))
         return READY
 
-    def _take_waiting(self, pile_id: str, sequence: int) -> int:
+    def _take_waiting(self, pile_id: str, sequence: int, digest: bytes) -> tuple[int, bytes]:
+        """What waited for a proof of this hash, and what is expected then. One that does not follow is dropped."""
         waiting = self._ahead.get(pile_id)
         while waiting and sequence in waiting:
-            self._ready.append(waiting.pop(sequence))
-            sequence += 1
+            previous, message = waiting.pop(sequence)
+            if previous != digest:
+                break
+            self._ready.append(message)
+            sequence, digest = sequence + 1, proof_hash(message)
         if not waiting:
             self._ahead.pop(pile_id, None)
-        return sequence
+        return sequence, digest
 
     @property
     def ready(self) -> int:
@@ -110,3 +121,8 @@ class ProofDesk:
                 del waiting[sequence]
             if not waiting:
                 del self._ahead[pile_id]
+
+
+def _retells(pile: Pile, sequence: int, message: bytes) -> bool:
+    """Whether this is another proof of the newest sequence on the chain than the one that is there."""
+    return sequence == pile.last_sequence and proof_hash(message) != pile.last_hash

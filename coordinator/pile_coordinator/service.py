@@ -26,14 +26,15 @@ from pile_coordinator.engines.solo import BusyError, SoloEngine
 from pile_coordinator.engines.verifier import Claim, SecondCoreVerifier, claim_of_proof, claim_of_transaction
 from pile_coordinator.evidence.exporter import Exporter
 from pile_coordinator.evidence.queries import last_receipt
-from pile_coordinator.ingest import READY, WAITING, ProofDesk
+from pile_coordinator.ingest import FORK, READY, REPLAYED, WAITING, ProofDesk
 from pile_coordinator.keys import load_key
 from pile_coordinator.mqtt import Connection
 from pile_coordinator.stops import KEPT, KNOWN, PASSED_BY, KeptStops
+from pile_coordinator.troubles import Troubles
 from pile_shared import cose, topics
 from pile_shared.certificate import MAX_LEAF_BYTES
-from pile_shared.codec import decode, encode
-from pile_shared.errors import BoundsError, ConfigError
+from pile_shared.codec import decode, encode, items
+from pile_shared.errors import BoundsError, ConfigError, PilechainError
 from pile_shared.platform import sha256
 from pile_shared.terms import (
     LEAF_CLOSED,
@@ -49,6 +50,11 @@ BATCH_VALID_BLOCKS = 1000
 LOG_EVERY_MS = 1000  # per reason
 MAX_TAKEN = 4096  # messages taken from the queue at once: what the other core can check while a full block is applied
 FEW_TAKEN = 64  # fewer are handled at once: telling the other core of them would cost more than checking them
+ONLINE, STATUS_ITEMS = (
+    1,
+    6,
+)  # a pile's status begins with 1 when it comes online; the last item is the code of what it refuses
+MAX_STATUS_BYTES = 256
 FULL_BLOCK_PROOFS = 2048  # a block is made early when this many proofs are ready
 
 _QUIET = {
@@ -57,7 +63,7 @@ _QUIET = {
     KEPT,
     KNOWN,
     PASSED_BY,
-    "replayed",
+    REPLAYED,
 }  # normal life of a network that repeats itself; counted, not logged
 
 
@@ -79,7 +85,10 @@ class Coordinator:
         self.evidence.catch_up(self.engine)
         self.desk = ProofDesk(self.chain_id, self.engine.verify)
         self.stops = KeptStops(config.data / "stops.sqlite", self.engine.state)
-        self.queries = QueryDesk(self.engine, self.evidence.db, stops=self.stops, now_ms=config.clock.now_ms)
+        self.troubles = Troubles()
+        self.queries = QueryDesk(
+            self.engine, self.evidence.db, stops=self.stops, troubles=self.troubles, now_ms=config.clock.now_ms
+        )
         self.counts: Counter[str] = Counter()
         self._logged_ms: dict[str, int] = {}
         self._awaited: dict[bytes, str] = {}
@@ -174,17 +183,39 @@ class Coordinator:
 
     def _from_pile(self, pile_id: str, kind: str, payload: bytes) -> None:
         if kind == "status":
-            if payload.startswith(b"\x83\x01"):  # [1, ...]: online; a hint only, so that piles hear what they missed
-                self._catch_up_pile(pile_id)
-            return None
+            return self._hear_status(pile_id, payload)
         if kind == "session":
             env = self.engine.env(self.config.clock.now_ms())
             outcome = self.stops.offer(self.engine.state, env, pile_id, payload)
             return self._note(outcome, f"session command to {pile_id}, {len(payload)} bytes")
+        return self._take_proof(pile_id, payload)
+
+    def _take_proof(self, pile_id: str, payload: bytes) -> None:
         outcome = self.desk.offer(self.engine.state, pile_id, payload)
-        if outcome == "replayed":
+        what = f"proof from {pile_id}, {len(payload)} bytes"
+        if outcome == READY:
+            self.troubles.took(pile_id)
+        elif outcome in {REPLAYED, FORK}:
             self._repeat_receipt(pile_id)
-        return self._note(outcome, f"proof from {pile_id}, {len(payload)} bytes")
+        if outcome not in {READY, REPLAYED, "unknown_pile"}:
+            times = self.troubles.refused(pile_id, outcome, self.config.clock.now_ms())
+            what += f", {times} of this pile since the last that was taken; see `wallet piles`"
+        return self._note(outcome, what)
+
+    def _hear_status(self, pile_id: str, payload: bytes) -> None:
+        """A hint only, unsigned: piles that come online hear what they missed, and people what a pile complains of."""
+        try:
+            status = items(decode(payload, MAX_STATUS_BYTES), STATUS_ITEMS)
+        except PilechainError as error:
+            return self._note(error.code, f"status from {pile_id}")
+        if not status or status[0] != ONLINE:
+            return None
+        if self.engine.state.find(Pile, pile_id) is None:
+            return self._note("unknown_pile", f"status from {pile_id}")
+        code = status[-1] if len(status) == STATUS_ITEMS else ""
+        if self.troubles.says(pile_id, code):
+            log(f"{pile_id} says: {self.troubles.said(pile_id) or 'all is well again'}")
+        return self._catch_up_pile(pile_id)
 
     def _take_transaction(self, party: str, payload: bytes) -> None:
         tx_id = sha256(payload)
@@ -304,14 +335,11 @@ class Coordinator:
 
     def _catch_up_pile(self, pile_id: str) -> None:
         """A pile came online: tell it again about its open contracts and its last receipt."""
-        if self.engine.state.find(Pile, pile_id) is None:
-            return self._note("unknown_pile", f"status from {pile_id}")
         self._repeat_receipt(pile_id)
         for contract in self.engine.state.contracts_on(pile_id):
             found = self.queries.where_signed(contract.id)
             if found is not None:
                 self._to_pile(pile_id, "contract", self.engine.block(found[0]), found[1])
-        return None
 
     def _repeat_receipt(self, pile_id: str) -> None:
         found = last_receipt(self.evidence.db, pile_id)

@@ -11,7 +11,7 @@ from world import NOW, VERIFY, Market, bounded
 from pile_coordinator import ingest
 from pile_coordinator.chain.records import Pile
 from pile_coordinator.chain.transactions import MAX_BATCH_PROOFS, MAX_TX_BYTES
-from pile_coordinator.ingest import MAX_AHEAD, READY, WAITING, ProofDesk
+from pile_coordinator.ingest import FORK, MAX_AHEAD, READY, REPLAYED, UNCHAINED, WAITING, ProofDesk
 from pile_shared.proof import HEARTBEAT, parse
 
 
@@ -127,21 +127,49 @@ def test_a_lost_batch_is_taken_again() -> None:
     assert commit(market, desk) == ["admitted"] * 2
 
 
-def test_one_bad_pile_does_not_hold_up_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pile that signs nonsense fills a batch of its own; the batches after it are admitted in the same block."""
-    monkeypatch.setattr(ingest, "MAX_BATCH_PROOFS", 4)
+def test_one_bad_pile_does_not_hold_up_the_others() -> None:
+    """A pile whose proofs do not follow the chain's last fills no batch, however often it sends them."""
     market = Market(2, 0)
     desk = desk_of(market)
     market.proofs["pile-1"] = (0, b"\x07" * 32)
-    for message in heartbeats(market, 4):
-        assert desk.offer(market.state, "pile-1", message) == READY
+    strange = heartbeats(market, 4)
+    for _ in range(3):
+        assert [desk.offer(market.state, "pile-1", message) for message in strange] == [UNCHAINED, *[WAITING] * 3]
     for message in heartbeats(market, 4, "pile-2"):
         assert desk.offer(market.state, "pile-2", message) == READY
-    assert commit(market, desk) == ["unchained", "gap", "gap", "gap", *["admitted"] * 4]
+    assert commit(market, desk) == ["admitted"] * 4
     market.proofs["pile-1"] = (0, b"\x00" * 32)
-    for message in heartbeats(market, 2):
-        desk.offer(market.state, "pile-1", message)
+    good = heartbeats(market, 4)
+    assert [desk.offer(market.state, "pile-1", message) for message in good] == [READY] * 4
+    assert commit(market, desk) == ["admitted"] * 4
+    assert desk._ahead == {}
+
+
+def test_what_waits_is_taken_only_if_it_follows() -> None:
+    market = Market(1, 0)
+    desk, (one, two) = desk_of(market), heartbeats(market, 2)
+    market.proofs["pile-1"] = (1, b"\x07" * 32)
+    (other,) = heartbeats(market, 1)
+    assert [desk.offer(market.state, "pile-1", message) for message in (other, one)] == [WAITING, READY]
+    assert (desk.ready, desk._ahead) == (1, {})
+    assert [desk.offer(market.state, "pile-1", message) for message in (other, two)] == [UNCHAINED, READY]
     assert commit(market, desk) == ["admitted"] * 2
+
+
+def test_another_proof_of_the_newest_sequence_is_a_fork_if_the_pile_signed_it() -> None:
+    """A journal that was brought back from an old copy tells the same sequence differently."""
+    market = Market(1, 0)
+    desk, (one, two) = desk_of(market), heartbeats(market, 2)
+    before = {one: READY, two: READY}
+    assert {message: desk.offer(market.state, "pile-1", message) for message in before} == before
+    commit(market, desk)
+    market.proofs["pile-1"] = (1, parse(two)[1].previous)
+    retold = market.prove("pile-1", HEARTBEAT, [(NOW + 77, 77)])
+    forged = bytearray(retold)
+    forged[-40] ^= 1
+    cases = {one: REPLAYED, two: REPLAYED, retold: FORK, bytes(forged): "bad_signature"}
+    assert {message: desk.offer(market.state, "pile-1", message) for message in cases} == cases
+    assert desk.take_batches() == []
 
 
 @given(st.integers(1, 90), st.integers(1, 90), st.randoms(), st.floats(0, 0.6), st.booleans())

@@ -164,6 +164,17 @@ def test_every_refusal_has_one_line_of_advice():
     assert next_step("something new").endswith(".")
 
 
+def test_piles_that_need_somebody_are_shown_to_people_and_to_programs(town):
+    assert town.call("dan", "piles", as_json=False)[1] == "nothing\n"
+    junk = b"\xd2\x84 this is no proof"
+    town.proof(junk, PILES[0])
+    town.until_logged(f"proof from {PILES[0]}, {len(junk)} bytes, 1 of this pile")
+    (row,) = town.ask("olga", "piles")
+    assert (row["pile"], row["refused"], row["times"]) == (PILES[0], "malformed", 1)
+    assert town.ask("operator", "piles") == [row]
+    assert "malformed" in town.call("grid", "piles", as_json=False)[1]
+
+
 def test_every_action_in_the_advice_and_in_these_tests_exists():
     names = {action.name for _, group in GROUPS for action in group} | {"new"}
     assert set(re.findall(r"`([a-z][a-z-]*)`", " ".join(NEXT.values()))) <= names

@@ -35,6 +35,7 @@ PUBLISH_BATCH = 4  # records of up to 2 kB in memory at once
 PUBLISH_AHEAD = (
     64  # proofs under way without a receipt: a block's worth; more would be sent again and again while nobody listens
 )
+RESEND_SLOWEST = 16  # times resend_ms between two sendings of what nobody receipts: 20 kB each quarter of an hour
 _DURABLE_EVENTS = (BEGIN, END)
 
 
@@ -101,7 +102,8 @@ class Agent:
         self._status_topic = pile_topic(config.chain_id, config.pile_id, "status")
         self._published = self._retired()
         self._progress_ms = self._clock.now_ms()
-        self._was_connected = False
+        self._resend_ms = config.timing.resend_ms  # more while no receipt comes
+        self._was_connected = self._reported = False
         self._asked_ms = 0
         self.link = self._open_link() if link is None else link  # type: ignore[no-untyped-call]
         config.bus = config.control = config.mqtt = {}  # read; a board has better uses for the place
@@ -149,7 +151,11 @@ class Agent:
     def _restore(self) -> None:
         """Take up the chain of proofs and an interrupted session."""
         newest = self.journal.last()
-        proof = None if newest is None else parse(newest[1])[1]
+        proof = None
+        if newest is not None:
+            signed, proof = parse(newest[1])
+            if signed.kid != self._signer.kid:
+                raise JournalError("the journal is another key's: bring that key back, or move the journal away", "key")
         if proof is not None and proof.readings:
             reading = proof.readings[-1]
             self._clock.start_at(reading.time_ms)
@@ -190,7 +196,7 @@ class Agent:
                 payload = b""
                 if self._light.follow(certificate, following):
                     self._refusal = ""
-                    self._was_connected = False  # saying whom we believe now brings the next handover, if there is one
+                    self._reported = False  # saying whom we believe now brings the next handover, if there is one
                     names = " ".join([validator.party for validator in self._light.validators])
                     self._log("from block " + str(self._light.height + 1) + " on the accounting nodes are " + names)
             elif kind in {"receipt", "contract"}:
@@ -210,17 +216,17 @@ class Agent:
                 raise
             self.refused[error.code] = self.refused.get(error.code, 0) + 1
             self._log("refused " + kind + ": " + error.code + ": " + error.message)
-            if isinstance(error, CertificateError):
+            if isinstance(error, CertificateError) or "receipt" in error.code:
                 self._ask_again(error.code)
         self._port.collect()
 
     def _ask_again(self, refusal: str) -> None:
-        """Say again, once per resend_ms, that we are online, whom we believe and why not: it brings what we have missed."""
+        """Say again, at most once per resend_ms, that we are online, whom we believe and why not: it brings what we missed."""
         self._refusal = refusal
         now_ms = self._clock.now_ms()
-        if now_ms - self._asked_ms >= self.config.timing.resend_ms:
+        if now_ms - self._asked_ms >= self._resend_ms:
             self._asked_ms = now_ms
-            self._was_connected = False
+            self._reported = False
 
     def _hear_contract(self, inclusion: Inclusion) -> None:
         terms, contract_id, outcome = self._light.open_contract(inclusion)
@@ -247,6 +253,10 @@ class Agent:
         self.journal.retire(through)
         self._published = max(self._published, through)
         self._progress_ms = self._clock.now_ms()
+        self._resend_ms = self.config.timing.resend_ms
+        if "receipt" in self._refusal:
+            self._refusal = ""
+            self._reported = False
         self._port.reported()
         self._log("receipt through " + str(through) + " of " + str(head[0]))
 
@@ -395,6 +405,8 @@ class Agent:
         if self._must_open:
             if self._clock.now_ms() >= self._open_again_ms:
                 self._open_contactor()
+                if self._must_open:
+                    self._act(self.session.fail(self._clock.now_ms()))
         elif not MICROPYTHON:  # what needs a heartbeat is not for boards
             self._beat()
 
@@ -403,7 +415,7 @@ class Agent:
             self._control.keep()
         except BusError as error:
             self._log("contactor: " + error.message)
-            self._act(self.session.fail(self._clock.now_ms()) or [(OPEN,)])
+            self._act([(OPEN,), *self.session.fail(self._clock.now_ms())])
 
     # --- link
 
@@ -411,19 +423,21 @@ class Agent:
         """Send what is durable and not yet receipted; from the oldest again after a reconnect or when receipts stay out."""
         link, now_ms, retired = self.link, self._clock.now_ms(), self._retired()
         if not link.connected:
-            self._was_connected = False
+            self._was_connected = self._reported = False
             return
-        if not self._was_connected:
+        if not self._reported:
             head = self.journal.head
             believed = validators_hash(self._light.validators)
             newest, firmware = 0 if head is None else head[0], self._origin.firmware
             status = encode([ONLINE, self.config.pile_id, newest, firmware, believed, self._refusal])
             if not link.publish(self._status_topic, status, retain=True):
                 return
+            self._reported = True
+        if not self._was_connected:
             self._log("connected, " + self._head_text())
             self._was_connected = True
             self._go_back(retired, now_ms)
-        if self._published > retired and now_ms - self._progress_ms >= self.config.timing.resend_ms:
+        if self._published > retired and now_ms - self._progress_ms >= self._resend_ms:
             self._go_back(retired, now_ms)
         while self._published - retired < PUBLISH_AHEAD:
             records = self.journal.pending(self._published, PUBLISH_BATCH)
@@ -437,6 +451,14 @@ class Agent:
                 self._published = sequence
 
     def _go_back(self, retired: int, now_ms: int) -> None:
+        """Send from the oldest again. While no receipt comes, each time after twice as long; from the second time on say so."""
+        resend_ms = self.config.timing.resend_ms
+        if self._published > retired and now_ms - self._progress_ms >= self._resend_ms:
+            self._log("no receipt for proof " + str(retired + 1) + ": sent again")
+            if self._resend_ms > resend_ms and not self._refusal:
+                self._refusal = "unreceipted"
+                self._reported = False
+            self._resend_ms = min(2 * self._resend_ms, RESEND_SLOWEST * resend_ms)
         self._published = retired
         self._progress_ms = now_ms
 

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import json
 import signal
 import sys
 import tempfile
@@ -25,6 +26,7 @@ COMMANDS = {
     "verify-journal": "verify_journal",
 }
 EXIT_OK, EXIT_FAILED, EXIT_CONFIG = 0, 1, 2
+CHECK = "\n  check: "  # between an error and what to do about it
 
 _EPILOG = """examples:
   pile-edge meters eastron                          the meters there is a profile for
@@ -38,7 +40,16 @@ _EPILOG = """examples:
   pile-edge ocmf --config pile.toml                 the signed begin and end records of its sessions
   pile-edge verify-journal --config pile.toml       what the journal holds, and whether all of it checks
 
+Each command explains itself with --help. With --json everything is JSON, errors too: {"error": code, "message", "check"}.
+
 exit codes: 0 done, 1 failed, 2 wrong configuration or arguments"""
+
+
+_RUN_EPILOG = """examples:
+  pile-edge run --config pile.toml --dry-run        try it: reads and signs, switches and publishes nothing
+  pile-edge run --config pile.toml                  the light client; `pile-edge install` makes a service of it
+
+What the log says, and what to do about it, is in docs/pile.md. When the meter fails, the next line says what to check."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,11 +60,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return run(options)
     except PilechainError as error:
-        print(f"pile-edge: {error}", file=sys.stderr)
+        _complain(error.code, str(error), as_json=getattr(options, "json", False))
         return EXIT_CONFIG if error.code == "config" else EXIT_FAILED
     except OSError as error:
-        print(f"pile-edge: {error}", file=sys.stderr)
+        _complain("system", str(error), as_json=getattr(options, "json", False))
         return EXIT_FAILED
+
+
+def _complain(code: str, text: str, *, as_json: bool) -> None:
+    """On stderr for people; for programs on stdout, where they look for the answer."""
+    if not as_json:
+        print(f"pile-edge: {text}", file=sys.stderr)
+        return
+    message, _, check = text.partition(CHECK)
+    print(json.dumps({"error": code, "message": message, "check": check}))
 
 
 def _parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
@@ -64,8 +84,17 @@ def _parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(required=True, metavar="command")
-    run = _command(commands, "run", "run the light client until SIGTERM", _run)
+    run = commands.add_parser(
+        "run",
+        help="run the light client until SIGTERM",
+        description="Read the meter, prove, publish, and switch for contracts that are certified, until SIGTERM or Ctrl-C.",
+        epilog=_RUN_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    run.add_argument("--config", type=Path, required=True, metavar="FILE", help="the pile's TOML file")
     run.add_argument("--dry-run", action="store_true", help="publish, switch and keep nothing; print what would be")
+    run.add_argument("--json", action="store_true", help="for programs: the log as one JSON object a line")
+    run.set_defaults(run=_run)
     compiling = commands.add_parser("compile-config", help="make the configuration for a board")
     compiling.add_argument("source", type=Path, help="TOML file")
     compiling.add_argument("target", type=Path, help="CBOR file to write")
@@ -81,31 +110,20 @@ def _parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
     return parser
 
 
-def _command(commands, name: str, text: str, run: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:  # type: ignore[no-untyped-def] # noqa: ANN001 - argparse hides the type
-    command: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
-    command.add_argument("--config", type=Path, required=True, metavar="FILE", help="the pile's TOML file")
-    command.set_defaults(run=run)
-    return command
-
-
 def _run(options: argparse.Namespace) -> int:
+    from pile_edge.advising import Sayer, SayingPort
     from pile_edge.dry_run import run_dry
     from pile_edge.ocmf_records import RecordingAgent
-    from pile_edge.ports import cpython as port
 
     stopping: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda got, _frame: stopping.append(got))
-    config = load_config(options.config)
+    config, say = load_config(options.config), Sayer(as_json=options.json)
     if options.dry_run:
-        run_dry(config, lambda: bool(stopping))
+        run_dry(config, lambda: bool(stopping), say)
     else:
-        RecordingAgent(config, port).run(lambda: bool(stopping))
+        RecordingAgent(config, SayingPort(say)).run(lambda: bool(stopping))
     return EXIT_OK
-
-
-def _reading_text(time_ms: int, raw: bytes, energy_wh: int, power_w: int) -> str:
-    return f"time_ms {time_ms}  energy_wh {energy_wh}  power_w {power_w}  raw {raw.hex()}"
 
 
 def _compile(options: argparse.Namespace) -> int:

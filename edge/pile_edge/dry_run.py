@@ -9,7 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from pile_edge.agent import Agent
+from pile_edge.advising import AdvisingAgent, Sayer, SayingPort
 from pile_edge.ports import cpython
 from pile_edge.ports.cpython_storage import Storage
 from pile_edge.settings import Settings
@@ -26,8 +26,9 @@ class DryLink:
     connected = True
     inflight = 0
 
-    def __init__(self) -> None:
+    def __init__(self, say: Sayer) -> None:
         self.proofs = 0
+        self._say = say
 
     def poll(self, timeout_ms: int) -> list[tuple[str, bytes]]:
         """Wait as a link without messages would."""
@@ -40,13 +41,15 @@ class DryLink:
             return True
         self.proofs += 1
         proof = parse(payload)[1]
-        print(f"would publish to {topic}: {EVENT_NAMES[proof.event]} {proof.sequence}: {payload.hex()}", flush=True)
-        for reading in proof.readings:
-            print(
-                f"  time_ms {reading.time_ms}  energy_wh {reading.energy_wh}  power_w {reading.power_w}  "
-                f"raw {reading.raw.hex()}",
-                flush=True,
-            )
+        event = EVENT_NAMES[proof.event]
+        readings = [
+            {"time_ms": one.time_ms, "energy_wh": one.energy_wh, "power_w": one.power_w, "raw": one.raw.hex()}
+            for one in proof.readings
+        ]
+        lines = [f"would publish to {topic}: {event} {proof.sequence}: {payload.hex()}"]
+        lines += ["  " + "  ".join(f"{key} {value}" for key, value in one.items()) for one in readings]
+        told = {"publish": topic, "event": event, "sequence": proof.sequence, "proof": payload.hex()}
+        self._say("\n".join(lines), **told, readings=readings)
         return True
 
     def close(self) -> None:
@@ -56,8 +59,9 @@ class DryLink:
 class DryControl:
     """A contactor, or station, that is only talked about."""
 
-    def __init__(self, kind: object) -> None:
+    def __init__(self, kind: object, say: Sayer) -> None:
         self._kind = kind
+        self._tell = say
         self._is_on: bool | None = None
 
     def energise(self) -> None:
@@ -77,24 +81,24 @@ class DryControl:
 
     def _say(self, is_on: bool) -> None:
         if is_on is not self._is_on:
-            print(f"would {'close' if is_on else 'open'} the contactor ({self._kind})", flush=True)
+            verb = "close" if is_on else "open"
+            self._tell(f"would {verb} the contactor ({self._kind})", contactor=verb)
         self._is_on = is_on
 
 
-class DryPort:
+class DryPort(SayingPort):
     """The port to CPython, with the journal in a copy and a key for the day if there is none."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, say: Sayer) -> None:
         """Copy journals below `folder`, which the caller throws away."""
+        super().__init__(say)
         self._folder = folder
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(cpython, name)
+        self._has_key = True
 
     def open_storage(self, path: str) -> Storage:
-        """The files of a copy of the journal, if there is one."""
+        """The files of a copy of the journal, if there is one and its key is here."""
         copy = self._folder / "journal"
-        if Path(path).is_dir():
+        if self._has_key and Path(path).is_dir():
             shutil.copytree(path, copy)
         return cpython.open_storage(str(copy))
 
@@ -103,17 +107,19 @@ class DryPort:
         kind, _, path = uri.partition(":")
         if kind != "file" or Path(path).exists():
             return open_signer(uri)
-        print(f"no key at {path} yet: signing with one for this dry run; `pile-edge key` makes the pile's", flush=True)
+        self._has_key = False
+        self.log(f"no key at {path} yet: signing with one for this dry run; `pile-edge key` makes the pile's")
         return SoftwareSigner(random_bytes(32))
 
 
-def run_dry(config: Settings, is_stopping) -> None:  # type: ignore[no-untyped-def] # noqa: ANN001 - callable giving bool
+def run_dry(config: Settings, is_stopping, say: Sayer) -> None:  # type: ignore[no-untyped-def] # noqa: ANN001 - callable giving bool
     """Run until told to stop, then say what came of it.
 
     Raises:
         ConfigError, JournalError: as the agent itself.
     """
-    link = DryLink()
+    link = DryLink(say)
     with tempfile.TemporaryDirectory(prefix="pile-edge-dry-run-") as folder:
-        Agent(config, DryPort(Path(folder)), link, DryControl(config.control["kind"])).run(is_stopping)
-    print(f"dry run: {link.proofs} proofs signed; nothing kept, published or switched", flush=True)
+        control = DryControl(config.control["kind"], say)
+        AdvisingAgent(config, DryPort(Path(folder), say), link, control).run(is_stopping)
+    say(f"dry run: {link.proofs} proofs signed; nothing kept, published or switched", proofs=link.proofs)

@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import track
 
+from pile_edge.agent import PUBLISH_AHEAD
 from pile_edge.journal import CURSOR_NAME, RECORD_MAX_BYTES, STATE_MAX_BYTES, SUFFIX
 from pile_shared.errors import ConfigError, PilechainError
 from pile_shared.platform import sha256
@@ -84,7 +85,17 @@ class _Check:
             report.notes.append(f"no {CURSOR_NAME}: no receipt has come and no session has begun yet")
         if report.last is not None and report.first is not None:
             report.pending = max(0, report.last - max(report.retired or 0, report.first - 1))
+            self._note_waiting()
         return report
+
+    def _note_waiting(self) -> None:
+        """More that waits than a pile sends at once is either a broker that is away, or a proof that nobody takes."""
+        report = self.report
+        if report.last is not None and report.pending > PUBLISH_AHEAD:
+            report.notes.append(
+                f"no receipt for proof {report.last - report.pending + 1} and what follows: was the broker away, is the pile "
+                "registered with this key? The operator sees why by `pilechain wallet piles`"
+            )
 
     # --- records
 
@@ -128,7 +139,9 @@ class _Check:
         try:
             proof = open_proof(record, self._public, self._chain_id)
         except PilechainError as error:
-            report.problem(f"{where}: proof {sequence}: {error.code}: {error}")
+            report.problem(
+                f"{where}: proof {sequence}: {error.code}: {error}; no coordinator takes it, nor what follows"
+            )
         else:
             self._proof(where, sequence, proof)
         self._sequence, self._hash = sequence, sha256(record)

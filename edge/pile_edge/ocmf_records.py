@@ -17,7 +17,7 @@ import re
 from pathlib import Path
 from xml.sax.saxutils import escape
 
-from pile_edge.agent import Agent
+from pile_edge.advising import AdvisingAgent
 from pile_edge.ocmf import CONTRACT_DIGITS, make_record, public_key_info
 from pile_edge.ports.cpython_storage import Storage
 from pile_edge.settings import Settings
@@ -104,7 +104,7 @@ class RecordBook:
         return JournalError(f"OCMF records in {self._folder} cannot be written: {error.strerror or error}", "storage")
 
 
-class RecordingAgent(Agent):
+class RecordingAgent(AdvisingAgent):
     """The light client on CPython: with each begin and end proof it makes and keeps the OCMF record, before it goes on."""
 
     def __init__(self, config: Settings, port, link=None) -> None:  # type: ignore[no-untyped-def] # noqa: ANN001

@@ -34,7 +34,7 @@ from pile_shared.proof import (
     REASON_WINDOW_END,
     Proof,
 )
-from pile_shared.reading import FLAG_POWER_ABSENT, MAX_READINGS, Reading
+from pile_shared.reading import FLAG_POWER_ABSENT, MAX_READINGS, TIME_RELATIVE, Reading
 from pile_shared.terms import Terms
 from pile_shared.units import MAX_ENERGY_WH, MAX_TIME_MS, check_bytes, check_int
 
@@ -154,7 +154,7 @@ class Session:
         self._batch: list[Reading] = []  # good readings that no proof carries yet
         self._good_ms = 0  # when the meter last answered, or was first asked
         self._proved_ms = 0
-        self._alarm_ms: int | None = None
+        self._alarm_ms: dict[int, int] = {}  # by reason: when an alarm was raised last
         self._low_since_ms: int | None = None
         self._has_drawn = False
         self._unseen_watt_ms = 0  # power over the time since the energy register last moved
@@ -293,7 +293,9 @@ class Session:
         return [(SAVE, self.state())]
 
     def fail(self, now_ms: int) -> list[tuple]:  # type: ignore[type-arg]
-        """The contactor does not obey: end the session."""
+        """The contactor does not obey: end the session, or without one raise an alarm."""
+        if self.phase == IDLE:
+            return self._prove_idle(ALARM, REASON_PILE_FAULT, now_ms)
         return self._stop(REASON_PILE_FAULT, now_ms) if self.phase in {CHARGING, RESUMING} else []
 
     # --- the clock
@@ -309,7 +311,10 @@ class Session:
                 return self._report(now_ms)
         elif self.phase == IDLE and now_ms - self._proved_ms >= self.timing.heartbeat_ms:
             has_news = self._batch or now_ms - self._good_ms >= self.timing.silent_after_ms
-            return [self._prove_idle(HEARTBEAT, 0, now_ms)] if has_news else []
+            if has_news and self._last is not None and self._last.time_status == TIME_RELATIVE:
+                # It does not know the time, and so neither its windows.
+                return self._prove_idle(ALARM, REASON_PILE_FAULT, now_ms)
+            return self._prove_idle(HEARTBEAT, 0, now_ms) if has_news else []
         return []
 
     # --- the meter
@@ -339,6 +344,8 @@ class Session:
         if self.phase == ENDING:
             return self._end(reading)
         self._batch = [reading]
+        if reading.power_w >= self.timing.full_below_w:  # the contactor is open and current flows: it is welded
+            return self._prove_idle(ALARM, REASON_PILE_FAULT, now_ms)
         return []
 
     def trouble(self, code: str, now_ms: int) -> list[tuple]:  # type: ignore[type-arg]
@@ -358,10 +365,7 @@ class Session:
         if self.phase == RESUMING:
             self._reason = REASON_POWER_LOST
             return self._end(None)
-        if self._alarm_ms is not None and now_ms - self._alarm_ms < self.timing.heartbeat_ms:
-            return []
-        self._alarm_ms = now_ms
-        return [self._prove_idle(ALARM, reason, now_ms)]
+        return self._prove_idle(ALARM, reason, now_ms)
 
     # --- what the phases do
 
@@ -447,12 +451,17 @@ class Session:
         self._forget()
         return (SAVE, self.state())
 
-    def _prove_idle(self, event: int, reason: int, now_ms: int) -> tuple:  # type: ignore[type-arg]
+    def _prove_idle(self, event: int, reason: int, now_ms: int) -> list[tuple]:  # type: ignore[type-arg]
+        """A proof without a session. Of alarms one for each reason in heartbeat_ms."""
+        if event == ALARM:
+            if now_ms - self._alarm_ms.get(reason, now_ms - self.timing.heartbeat_ms) < self.timing.heartbeat_ms:
+                return []
+            self._alarm_ms[reason] = now_ms
         readings, self._batch = self._batch, []
         if not readings and self._last is not None:
             readings.append(self._last)  # so that the newest proof always tells the next boot where the register stood
         self._proved_ms = now_ms
-        return (PROVE, event, None, reason, readings)
+        return [(PROVE, event, None, reason, readings)]
 
     def _forget(self) -> None:
         self.phase = IDLE

@@ -99,6 +99,17 @@ def test_what_a_good_journal_holds(session):
     assert contents(session.folder) == before
 
 
+def test_more_that_waits_than_a_pile_sends_at_once_is_noted(writer):
+    for _ in range(66):
+        writer.add(HEARTBEAT)
+    writer.journal.retire(2)
+    assert writer.check().notes == []
+    writer.add(HEARTBEAT)
+    (note,) = writer.check().notes
+    assert note.startswith("no receipt for proof 3 and what follows: ")
+    assert writer.check().problems == []
+
+
 def test_a_journal_whose_beginning_was_retired(session):
     session.journal.retire(14)
     report = session.check()

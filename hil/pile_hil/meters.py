@@ -23,7 +23,11 @@ if TYPE_CHECKING:
 
     from pile_hil.load import Load
 
-FAULTS = ("none", "silence", "shy", "exception", "zero_once", "noise", "not_available", "rollover", "restarts")
+FAULTS = (
+    *("none", "silence", "shy", "exception", "zero_once", "noise", "not_available", "rollover", "restarts"),
+    *("stuck", "leap"),  # a register that stands still while power is shown; one that jumps up by LEAP_WH
+)
+LEAP_WH = 5_000_000
 RESTART_S = 0.3  # how long a meter is deaf that restarts because it was asked again too soon
 SUNSPEC_BASE = 40_000
 COMMON_MODEL_WORDS = 66
@@ -97,6 +101,7 @@ class SimMeter:
         self._load = load
         self._serial = serial
         self._asked_s = 0.0
+        self._stuck_wh: Fraction | None = None
 
     def words(self) -> dict[int, list[int]]:
         """Every measured register the profile names, by address, as of now."""
@@ -144,6 +149,12 @@ class SimMeter:
         if self.faults.kind == "zero_once":
             return Fraction(0)
         energy_wh = Fraction(self._load.energy_watt_ms(), WATT_MS_PER_WH)
+        if self.faults.kind == "stuck":
+            self._stuck_wh = energy_wh if self._stuck_wh is None else self._stuck_wh
+            return self._stuck_wh
+        self._stuck_wh = None
+        if self.faults.kind == "leap":
+            return energy_wh + LEAP_WH
         return energy_wh % 1_000_000 if self.faults.kind == "rollover" else energy_wh
 
     def _put(self, table: dict[int, list[int]], register: Mapping[str, Any], scale_key: str, value: Fraction) -> None:

@@ -119,6 +119,12 @@ ACTIONS = (
         no_arguments,
     ),
     Action(
+        "piles",
+        "Show the piles that need somebody: whose proofs are refused and why; yours, or all for operators and the grid.",
+        lambda w, _: w.ask("piles"),
+        no_arguments,
+    ),
+    Action(
         "rotate-key",
         "Change your key: makes a new key file beside the old one. Your open orders end; contracts stand.",
         _rotate,

@@ -47,7 +47,13 @@ def add_command(commands: Any) -> None:
     _profiles_option(scanning)
     scanning.add_argument("--json", action="store_true", help="for programs")
     scanning.set_defaults(run=_scan)
-    reading = commands.add_parser("read", help="one decoded reading of the meter", description=_READ)
+    reading = commands.add_parser(
+        "read",
+        help="one decoded reading of the meter",
+        description=_READ,
+        epilog=_READ_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     reading.add_argument("--config", type=Path, required=True, metavar="FILE", help="the pile's TOML file")
     reading.add_argument("--json", action="store_true", help="for programs")
     reading.set_defaults(run=_read)
@@ -56,6 +62,14 @@ def add_command(commands: Any) -> None:
 _METERS = "List the meter profiles: those that come with this program, and with --profiles your own."
 _SCAN = "Ask every address at every line setting who is there, name the meters, and print what to configure."
 _READ = f"Read the configured meter once and print what a proof would hold; {_ATTEMPTS_NOTE}."
+
+_READ_EPILOG = """Compare energy with the meter's own display. The bus is needed for oneself: stop the pile's service first.
+
+examples:
+  pile-edge read --config pile.toml
+  pile-edge read --config pile.toml --json
+
+exit codes: 0 a reading, 1 none (what to check is said), 2 wrong configuration"""
 
 
 def _profiles_option(parser: argparse.ArgumentParser) -> None:
@@ -93,7 +107,11 @@ def _meters(options: argparse.Namespace) -> int:
         print(json.dumps(shown))
         return EXIT_OK if shown else EXIT_FAILED
     if not shown:
-        print(f"pile-edge: none of {len(mappings)} profiles has {' '.join(options.words)}", file=sys.stderr)
+        print(
+            f"pile-edge: none of {len(mappings)} profiles has {' '.join(options.words)}\n  check: fewer words; "
+            "`pile-edge meters` lists all; docs/meters.md tells how to add one of your own",
+            file=sys.stderr,
+        )
         return EXIT_FAILED
     if options.markdown:
         print(markdown_table(shown))

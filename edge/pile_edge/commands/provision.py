@@ -86,6 +86,10 @@ def run(options: argparse.Namespace) -> int:
         if options.config.exists():
             raise ConfigError(f"{options.config} is there already: without --operator it is used as it is")
         _write_config(options, _ask if sys.stdin.isatty() else _refuse)
+    elif not options.config.exists():
+        raise ConfigError(
+            f"{options.config} is not there\n  check: its name; to make it, give --operator FILE, from your operator"
+        )
     config = load_config(options.config)
     if options.board:
         next_step = f"next: pile-edge flash --port /dev/ttyUSB0 --firmware FILE --config {options.config}"

@@ -141,7 +141,9 @@ class PymodbusBus(Bus):
         if self._client is None:
             client = self._build(timeout_ms / 1000)
             if not client.connect():
-                raise BusError("cannot open " + str(client), "closed")
+                spec = self._spec
+                where = f"{spec.host}:{spec.port}" if spec.kind == "tcp" else spec.device
+                raise BusError(f"cannot open {where}", "closed")
             self._client = client
         for parameters in (self._client.comm_params, self._client.transaction.comm_params):
             parameters.timeout_connect = timeout_ms / 1000
