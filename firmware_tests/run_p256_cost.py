@@ -62,8 +62,8 @@ def main():
     cost["verify_unknown_peak_bytes"] = live_peak(p256.verify, public, message, signature)
     cost["verify_unknown_us"] = best_us(p256.verify, public, message, signature)
     table = bytearray(KEY_TABLE_BYTES)
-    cost["key_table_peak_bytes"] = live_peak(p256.fill_key_table, table, public)
-    cost["key_table_us"] = best_us(p256.fill_key_table, table, public)
+    cost["key_table_peak_bytes"] = live_peak(p256.fill_table, table, public, 6, 43)
+    cost["key_table_us"] = best_us(p256.fill_table, table, public, 6, 43)
     measure_known(cost, table, public, message, signature)
     cost["load_us"] = best_us(p256.load_comb_table, p256.comb_table())
     print(json.dumps(cost))
@@ -71,18 +71,16 @@ def main():
 
 def measure_known(cost, table, *signed):
     """With the table of the key in a file, as on a board; here a file system's cost is the system's."""
-    from pile_edge.key_tables import KeyTables  # not before: what they import is no cost of p256
+    from pile_edge import key_tables  # not before: what they import is no cost of p256
     from pile_edge.ports.micropython_storage import Storage
     from pile_shared.certificate import Validator
 
     storage = Storage(sys.argv[1])
-    tables = KeyTables(storage)
-    validator = Validator("node-0", signed[0], 1)
-    tables.prepare([validator])
+    key_tables.keep_in(storage)
+    key_tables.keep([Validator("node-0", signed[0], 1)])
     (name,) = storage.names()
     with storage.open(name) as file:
         assert file.read(KEY_TABLE_BYTES) == table
-    p256.use_key_tables(tables.find)
     assert p256.verify(*signed)
     cost["verify_known_peak_bytes"] = live_peak(p256.verify, *signed)
     cost["verify_known_us"] = best_us(p256.verify, *signed)

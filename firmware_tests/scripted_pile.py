@@ -4,12 +4,11 @@ Time moves only when the agent polls its link, or when a test says so; energy fl
 """
 # ruff: noqa: ARG002, ARG005 - a stand-in takes what it is given
 
-from pile_edge.key_tables import KeyTables
+from pile_edge.key_tables import keep, keep_in
 from pile_edge.signers import open_signer
 from pile_shared import merkle
 from pile_shared.certificate import Certificate, Header, Inclusion, attest, validators_hash
 from pile_shared.codec import encode
-from pile_shared.p256 import use_key_tables
 from pile_shared.platform import sha256
 from pile_shared.terms import LEAF_RECEIPT
 
@@ -89,12 +88,11 @@ class Port:
         return self.hardware
 
     def open_storage(self, path):
-        self.tables = KeyTables(self.storage)
-        use_key_tables(self.tables.find)
+        keep_in(self.storage)
         return self.storage
 
-    def prepare(self, validators):
-        self.tables.prepare(validators)
+    def keep(self, validators):
+        keep(validators)
 
     def open_signer(self, uri):
         return open_signer(uri)

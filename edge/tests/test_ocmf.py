@@ -254,7 +254,7 @@ class Port:
     def alive(self):
         """No watchdog here."""
 
-    def prepare(self, validators):
+    def keep(self, validators):
         """Keys need no tables here."""
 
     def reported(self):

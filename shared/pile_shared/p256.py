@@ -9,7 +9,7 @@ in C and which still takes two thirds of the time; Montgomery, Barrett and Solin
 what counts is the number of additions and doublings, and tables save both. A comb (Lim and Lee, CRYPTO '94) of signed
 digits (every bit of the scalar stands for +1 or -1, so that half the sums need no entry) is a table of 64-byte points that
 a board reads where it lies, in ROMFS or in a file: for the base point 8 rows of 44 bits in two halves, 16,384 bytes, made
-with the bundle (see `load_comb_table`); for a key that is met again and again 6 rows of 43, 2,048 bytes (`key_table`).
+with the bundle (see `load_comb_table`); for a key that is met again and again 6 rows of 43, 2,048 bytes (`fill_table`).
 A key without a table is multiplied by signed windows of 3 bits, and 256 doublings.
 
 Side channels. Big integers take a time that depends on their value, on both interpreters. What a signature multiplies
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from typing import Any
 
-    # Signs, rows, mask of a column, modulus, reader of entries: see `_comb`.
-    Comb = tuple[int, int, int, int, Callable[[int], Any]]
+    # Signs, rows, mask of a column, modulus, table: see `_comb`.
+    Comb = tuple[int, int, int, int, Any]
 
 # FIPS 186-4 section D.1.2.3, curve P-256: y^2 = x^3 - 3x + b over p, base point of prime order n.
 _P = 0xFFFFFFFF00000001000000000000000000000000FFFFFFFFFFFFFFFFFFFFFFFF
@@ -44,7 +44,7 @@ _GY = 0x4FE342E2FE1A7F9B8EE7EB4A7C0F9E162BCE33576B315ECECBB6406837BF51F5
 _BASE_ROWS, _BASE_DISTANCE, _BASE_COLUMNS = 8, 44, 22
 _BASE_TABLE_BYTES = 2 * 64 * 128
 # The comb of a key.
-_KEY_ROWS, _KEY_DISTANCE = 6, 43
+KEY_ROWS, KEY_DISTANCE = 6, 43
 KEY_TABLE_BYTES = 64 * 32
 # The table is a constant of the curve, so one digest tells a good copy from a damaged one.
 _TABLE_SHA256 = bytes.fromhex("404dbbd382fa5a66bdb191fe800fc49e8c0950252ad541778a4f869c5e3fac8c")
@@ -86,7 +86,7 @@ def sign(secret: bytes, message: bytes) -> bytes:
     digest = _sha256(message).digest()
     e = int.from_bytes(digest, "big")
     for k in _nonces(secret, digest):
-        r = _multiply_base(k)[0] % _N
+        r = _affine(*_multiply_base(k))[0] % _N
         # Uniform in [1, n - 1] but for a bias of 2^-32, which blinding does not mind.
         blind = int.from_bytes(urandom(32), "big") % (_N - 1) + 1
         s = (e * blind + (d * blind % _N) * r) % _N * _inverse(k * blind % _N, _N) % _N
@@ -115,7 +115,17 @@ def verify(public: bytes, message: bytes, signature: bytes) -> bool:
         return False
     e = int.from_bytes(_sha256(message).digest(), "big")
     w = _inverse(s, _N)
-    x, _, z = _multiply_both(e * w % _N, r * w % _N, public)
+    u, v = e * w % _N, r * w % _N
+    x, z = 0, -1
+    try:
+        file = _find_key_table(public) if _find_key_table else None
+        if file:
+            with file:
+                x, _, z = _multiply_known(u, v, file)
+    except OSError:
+        z = -1  # flash fails; without the table it takes longer, that is all
+    if z < 0:
+        x, _, z = _multiply_unknown(u, v, *_coordinates(public))
     if z == 0:
         return False
     zz = z * z % _P
@@ -129,8 +139,7 @@ def public_key(secret: bytes) -> bytes:
     Raises:
         BoundsError: `secret_range`, the secret is not 32 bytes in [1, n - 1].
     """
-    x, y = _multiply_base(_secret_scalar(secret))
-    return b"\x04" + x.to_bytes(32, "big") + y.to_bytes(32, "big")
+    return b"\x04" + _octets(*_multiply_base(_secret_scalar(secret)))
 
 
 def is_on_curve(public: bytes) -> bool:
@@ -145,13 +154,13 @@ def comb_table() -> bytes | bytearray | memoryview:
     """The table of base point multiples, 16,384 bytes, made now unless it is there already.
 
     A board has it in its image (`load_comb_table`): to make it there takes more heap than a board has.
-    Its halves are combs (see `_fill_comb`) of G and of 2^22 G, of 8 rows 44 doublings apart.
+    Its halves are combs (see `fill_table`) of G and of 2^22 G, of 8 rows 44 doublings apart.
     """
     if not _table:
         made = bytearray(_BASE_TABLE_BYTES)
-        half = memoryview(made)[_BASE_TABLE_BYTES // 2 :]
-        _fill_comb(made, _GX, _GY, _BASE_ROWS, _BASE_DISTANCE)
-        _fill_comb(half, *_affine(*_double(_GX, _GY, 1, _BASE_COLUMNS)), _BASE_ROWS, _BASE_DISTANCE)
+        for start, doublings in ((0, 0), (_BASE_TABLE_BYTES // 2, _BASE_COLUMNS)):
+            public = _octets(*_double(_GX, _GY, 1, doublings))
+            fill_table(memoryview(made)[start:], public, _BASE_ROWS, _BASE_DISTANCE)
         load_comb_table(made)
     return _table
 
@@ -169,7 +178,7 @@ def load_comb_table(data: bytes | bytearray | memoryview) -> None:
 
 
 def use_key_tables(find: "Callable[[bytes], Any] | None") -> None:
-    """Let `verify` look for tables of keys (`fill_key_table`), with which it takes half the time.
+    """Let `verify` look for tables of keys (`fill_table`), with which it takes half the time.
 
     Args:
         find: From a public key to an open reader of its table, whole and of that key, with seek(offset) and
@@ -180,14 +189,36 @@ def use_key_tables(find: "Callable[[bytes], Any] | None") -> None:
     _find_key_table = find
 
 
-def fill_key_table(table: bytearray, public: bytes) -> None:
-    """Compute the table of a key: a comb of 6 rows 43 doublings apart, about as long as two verifications take.
+def fill_table(
+    table: bytearray | memoryview, public: bytes, rows: int, distance: int
+) -> None:
+    """Compute the table of a point's comb: 2^(rows - 1) entries of 64 bytes, x || y.
+
+    Entry i is the sum over the rows j of +-2^(distance j) times the point: + for the highest row and for the bits of i.
+    One inversion for each entry, which takes longer than sharing one, and 2 kB less of a board's heap. A key's table takes
+    about as long as one and a half verifications without it.
 
     Args:
-        table: At least KEY_TABLE_BYTES long; the first KEY_TABLE_BYTES are filled.
-        public: 65 bytes for which `is_on_curve` holds.
+        table: Where to put it; what is beyond stays as it is.
+        public: x || y, with or without what stands before it in a key, for which `is_on_curve` holds.
+        rows: Of the comb; for `use_key_tables` KEY_ROWS.
+        distance: Of its rows, in bits; KEY_DISTANCE.
     """
-    _fill_comb(table, *_coordinates(public), _KEY_ROWS, _KEY_DISTANCE)
+    x, y = _coordinates(public)
+    least = 0, 1, 0
+    for row in range(rows - 1):
+        least = _add(*least, x, -y)
+        twice = _double(x, y, 1, 1)
+        at = 64 << row
+        table[at : at + 64] = _octets(*twice)  # what the row adds to every entry below; kept where it is needed last
+        x, y = _affine(*_double(*twice, distance - 1))
+    table[:64] = _octets(*_add(*least, x, y))
+    for row in range(rows - 1):
+        first = 64 << row
+        x, y = _coordinates(table[first : first + 64])
+        for at in range(0, first, 64):
+            below = _coordinates(table[at : at + 64])
+            table[first + at : first + at + 64] = _octets(*_add(*below, 1, x, y))
 
 
 def _coordinates(point: bytes | bytearray | memoryview) -> tuple[int, int]:
@@ -219,7 +250,7 @@ def _nonces(secret: bytes, digest: bytes) -> "Iterator[int]":
         value = hmac_sha256(key, value)
 
 
-def _double(x: int, y: int, z: int, times: int = 1) -> tuple[int, int, int]:
+def _double(x: int, y: int, z: int, times: int) -> tuple[int, int, int]:
     """Twice a point, over and over (hyperelliptic.org EFD, shortw jacobian-3, dbl-2001-b)."""
     p = _P
     while times:
@@ -244,7 +275,7 @@ def _add(x: int, y: int, z: int, qx: int, qy: int) -> tuple[int, int, int]:
     slope = (zz * z % p * qy - y) % p
     if h == 0:
         # The same x: the same point, or its opposite.
-        return _double(x, y, z) if slope == 0 else (0, 1, 0)
+        return _double(x, y, z, 1) if slope == 0 else (0, 1, 0)
     hh = h * h % p
     hhh = hh * h % p
     v = x * hh % p
@@ -268,13 +299,19 @@ def _inverse(value: int, modulus: int) -> int:
     return x % modulus
 
 
+def _octets(x: int, y: int, z: int) -> bytes:
+    """A point as x || y, 64 bytes."""
+    x, y = _affine(x, y, z)
+    return x.to_bytes(32, "big") + y.to_bytes(32, "big")
+
+
 def _affine(x: int, y: int, z: int) -> tuple[int, int]:
     inverse = _inverse(z, _P)
     square = inverse * inverse % _P
     return x * square % _P, y * square * inverse % _P
 
 
-def _comb(scalar: int, multiple: int, rows: int, distance: int, read: "Callable[[int], Any]") -> "Comb":
+def _comb(scalar: int, multiple: int, rows: int, distance: int, table: "Any") -> "Comb":
     """A scalar, with a multiple of n that changes nothing, as a comb of signed digits to be added column by column.
 
     Args:
@@ -282,68 +319,54 @@ def _comb(scalar: int, multiple: int, rows: int, distance: int, read: "Callable[
         multiple: From 0; scalar + multiple * n below 2^(rows * distance). Its lowest bit is set as needed.
         rows: Of the comb, `distance` bits apart.
         distance: As above.
-        read: From the offset of an entry to its 64 bytes.
+        table: Of the base point, or an open reader of a key's.
     """
     multiple ^= ~(scalar ^ multiple) & 1
     # An odd number k is the sum of +-2^i over all bits i of (k + 2^bits - 1) / 2: + where it is 1.
     signs = scalar + multiple * _N + (1 << rows * distance) - 1 >> 1
-    return signs, rows, ((1 << rows * distance) - 1) // ((1 << distance) - 1), (1 << distance) - 2, read
+    return signs, rows, ((1 << rows * distance) - 1) // ((1 << distance) - 1), (1 << distance) - 2, table
 
 
 def _add_column(x: int, y: int, z: int, combs: "Sequence[Comb]", column: int) -> tuple[int, int, int]:
     """Add what one column of each comb stands for."""
     number = int.from_bytes
-    for signs, rows, mask, modulus, read in combs:
+    for signs, rows, mask, modulus, table in combs:
         # 2^distance = 2 modulo 2^distance - 2, so the remainder moves the bit of row j to position j.
         digit = (signs >> column & mask) % modulus
         is_plus = digit >> rows - 1
-        point = read((digit ^ is_plus - 1) % (1 << rows - 1) * 64)
+        at = (digit ^ is_plus - 1) % (1 << rows - 1) * 64
+        if rows == _BASE_ROWS:
+            point = table[at : at + 64]
+        else:
+            table.seek(at)
+            point = table.read(64)
         x, y, z = _add(x, y, z, number(point[:32], "big"), (2 * is_plus - 1) * number(point[32:], "big"))
     return x, y, z
 
 
 def _base_combs(scalar: int, multiple: int) -> "tuple[Comb, Comb]":
     """The two combs of 22 columns that together are a multiple of G."""
-    table = comb_table()
-    half = _BASE_TABLE_BYTES // 2
-    first = _comb(scalar, multiple, _BASE_ROWS, _BASE_DISTANCE, lambda at: table[at : at + 64])
-    return first, (first[0] >> _BASE_COLUMNS,) + first[1:4] + (lambda at: table[half + at : half + at + 64],)
+    first = _comb(scalar, multiple, _BASE_ROWS, _BASE_DISTANCE, comb_table())
+    return first, (first[0] >> _BASE_COLUMNS,) + first[1:4] + (memoryview(first[4])[_BASE_TABLE_BYTES // 2 :],)
 
 
-def _multiply_base(scalar: int) -> tuple[int, int]:
+def _multiply_base(scalar: int) -> tuple[int, int, int]:
     """Multiply G by a secret scalar in [1, n - 1], to which a random multiple of n is added."""
     combs = _base_combs(scalar, int.from_bytes(urandom(_BLIND_BYTES), "big"))
     x, y, z = 0, 1, 0
     for column in range(_BASE_COLUMNS - 1, -1, -1):
-        x, y, z = _double(x, y, z)
+        x, y, z = _double(x, y, z, 1)
         x, y, z = _add_column(x, y, z, combs, column)
-    return _affine(x, y, z)
-
-
-def _multiply_both(u: int, v: int, public: bytes) -> tuple[int, int, int]:
-    """Sum of u times G and v times Q for public scalars, by the table of Q if there is one."""
-    try:
-        file = _find_key_table(public) if _find_key_table else None
-        if file:
-            with file:
-                return _multiply_known(u, v, file)
-    except OSError:
-        pass  # flash fails; without the table it takes longer, that is all
-    return _multiply_unknown(u, v, *_coordinates(public))
+    return x, y, z
 
 
 def _multiply_known(u: int, v: int, file) -> tuple[int, int, int]:  # type: ignore[no-untyped-def] # noqa: ANN001 - differs by interpreter
-    def read(at: int) -> bytes:
-        file.seek(at)
-        entry: bytes = file.read(64)
-        return entry
-
-    combs = (_comb(v, 0, _KEY_ROWS, _KEY_DISTANCE, read),)
+    combs = (_comb(v, 0, KEY_ROWS, KEY_DISTANCE, file),)
     x, y, z = 0, 1, 0
-    for column in range(_KEY_DISTANCE - 1, -1, -1):
+    for column in range(KEY_DISTANCE - 1, -1, -1):
         if column == _BASE_COLUMNS - 1:
             combs += _base_combs(u, 0)
-        x, y, z = _double(x, y, z)
+        x, y, z = _double(x, y, z, 1)
         x, y, z = _add_column(x, y, z, combs, column)
     return x, y, z
 
@@ -352,7 +375,7 @@ def _multiply_unknown(u: int, v: int, qx: int, qy: int) -> tuple[int, int, int]:
     """By signed windows of v, which share their doublings with the combs (Straus)."""
     combs = _base_combs(u, 0)
     # Q and 3Q. With 5Q and 7Q it would be 2 % quicker, and take more of a board's heap just when it is fullest.
-    tx, ty = _affine(*_add(*_double(qx, qy, 1), qx, qy))
+    tx, ty = _affine(*_add(*_double(qx, qy, 1, 1), qx, qy))
     windows = _signed_windows(v)
     x, y, z = 0, 1, 0
     doublings = 0
@@ -385,27 +408,3 @@ def _signed_windows(scalar: int) -> bytearray:
             scalar >>= 1
             position += 1
     return windows
-
-
-def _fill_comb(table: bytearray | memoryview, x: int, y: int, rows: int, distance: int) -> None:
-    """Fill the table of a point's comb: 2^(rows - 1) entries of 64 bytes, x || y.
-
-    Entry i is the sum over the rows j of +-2^(distance j) times the point: + for the highest row and for the bits of i.
-    One inversion for each entry, which takes longer than sharing one, and 2 kB less of a board's heap.
-    """
-    def put(entry: int, x: int, y: int) -> None:
-        table[64 * entry : 64 * entry + 64] = x.to_bytes(32, "big") + y.to_bytes(32, "big")
-
-    least = 0, 1, 0
-    for row in range(rows - 1):
-        least = _add(*least, x, -y)
-        twice = _double(x, y, 1)
-        put(1 << row, *_affine(*twice))  # what row adds to every entry below; kept where it is needed last
-        x, y = _affine(*_double(*twice, distance - 1))
-    put(0, *_affine(*_add(*least, x, y)))
-    for row in range(rows - 1):
-        first = 1 << row
-        x, y = _coordinates(table[64 * first : 64 * first + 64])
-        for entry in range(first):
-            below = _coordinates(table[64 * entry : 64 * entry + 64])
-            put(first + entry, *_affine(*_add(*below, 1, x, y)))

@@ -59,7 +59,7 @@ def reported() -> None:
     """Nothing is on trial here: this pile's software comes from its operating system."""
 
 
-def prepare(_validators: list[Validator]) -> None:
+def keep(_validators: list[Validator]) -> None:
     """OpenSSL needs no tables of the accounting nodes' keys."""
 
 

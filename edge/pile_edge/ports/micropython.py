@@ -9,13 +9,13 @@ import time
 from time import ticks_diff, ticks_ms
 
 import pile_shared
-from pile_edge.key_tables import KeyTables
+from pile_edge.key_tables import keep, keep_in
 from pile_edge.ports.micropython_bus import open_bus
 from pile_edge.ports.micropython_link import Link
 from pile_edge.ports.micropython_storage import Storage
 from pile_edge.signers import open_signer
 from pile_shared.errors import PilechainError
-from pile_shared.p256 import load_comb_table, use_key_tables
+from pile_shared.p256 import load_comb_table
 from pile_shared.reading import TIME_INFORMATIVE, TIME_SYNCHRONISED, TIME_UNKNOWN
 
 _EPOCH_OFFSET_MS = 946_684_800_000 if time.gmtime(0)[0] == 2000 else 0
@@ -151,15 +151,8 @@ def take_offer(version, message):
 def open_storage(folder):
     """The journal's folder, created if needed; the tables of the accounting nodes' keys lie there too."""
     storage = Storage(folder)
-    tables = KeyTables(storage)
-    use_key_tables(tables.find)
-    _clock["prepare"] = tables.prepare
+    keep_in(storage)
     return storage
-
-
-def prepare(validators):
-    """Make one more table of these accounting nodes' keys, if one is missing (half a second on an ESP32)."""
-    _clock["prepare"](validators)
 
 
 def open_link(section, *, client_id, subscriptions, will):
@@ -167,4 +160,4 @@ def open_link(section, *, client_id, subscriptions, will):
     return Link(section, client_id=client_id, subscriptions=subscriptions, will=will)
 
 
-__all__ = ["collect", "open_bus", "open_signer", "ticks_diff", "ticks_ms"]
+__all__ = ["collect", "keep", "open_bus", "open_signer", "ticks_diff", "ticks_ms"]
