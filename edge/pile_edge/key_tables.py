@@ -17,18 +17,16 @@ from pile_shared.platform import crc32
 
 # 16 files, each a block of 4 kB on littlefs; of a larger set the rest is verified without.
 MAX_TABLES = 16
-SUFFIX = ".comb"
+SUFFIX = ".key-table.v1"  # the 1 is the format version
 _PIECE_BYTES = 256
 
-_storage = None
-_kept: list[Validator] | None = None
+# The storage, and the set of which all tables are made or given up.
+_state = [None, None]
 
 
 def keep_in(storage) -> None:  # type: ignore[no-untyped-def] # noqa: ANN001 - differs by interpreter
     """Keep the tables in `storage`, the journal's, and let `p256.verify` find them there."""
-    global _storage, _kept  # noqa: PLW0603 - see above
-    _storage = storage
-    _kept = None
+    _state[:] = [storage, None]
     use_key_tables(find)
 
 
@@ -38,15 +36,15 @@ def find(public: bytes):  # type: ignore[no-untyped-def] # noqa: ANN201 - a file
     Raises:
         OSError: there is none, or the file system fails.
     """
-    name = _name(public)
+    storage, name = _state[0], _name(public)
     crc = crc32(public)
-    with _storage.open(name) as file:
+    with storage.open(name) as file:
         for _ in range(KEY_TABLE_BYTES // _PIECE_BYTES):
             crc = crc32(file.read(_PIECE_BYTES), crc)
         is_whole = file.read(5) == crc.to_bytes(4, "big")
     if is_whole:
-        return _storage.open(name)
-    _storage.remove(name)
+        return storage.open(name)
+    storage.remove(name)
     return None
 
 
@@ -56,25 +54,25 @@ def keep(validators: list[Validator]) -> None:
     To be called whenever there is time, and heap: it takes 4 kB for as long as some two verifications. Where it fails for
     want of flash or heap, it does not try again before the next start or the next set.
     """
-    global _kept  # noqa: PLW0603 - see above
-    if validators is _kept:
+    storage, done = _state
+    if validators is done:
         return
     try:
         names = [_name(validator.public) for validator in validators[:MAX_TABLES]]
-        there = [name for name in _storage.names() if name.endswith(SUFFIX)]
+        there = [name for name in storage.names() if name.endswith(SUFFIX)]
         for name in there:
             if name not in names:
-                _storage.remove(name)
+                storage.remove(name)
         for validator, name in zip(validators, names):
             if name not in there:
                 table = bytearray(KEY_TABLE_BYTES + 4)
                 fill_table(table, validator.public, KEY_ROWS, KEY_DISTANCE)
                 table[-4:] = crc32(memoryview(table)[:-4], crc32(validator.public)).to_bytes(4, "big")
-                _storage.replace(name, table)
+                storage.replace(name, table)
                 return
     except (OSError, MemoryError):
         pass  # they save time and nothing else
-    _kept = validators
+    _state[1] = validators
 
 
 def _name(public: bytes) -> str:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from typing import Any
 
-    # Signs, rows, mask of a column, modulus, table: see `_comb`.
+    # Signs, rows, mask of a column, modulus, table: see `_combs`.
     Comb = tuple[int, int, int, int, Any]
 
 # FIPS 186-4 section D.1.2.3, curve P-256: y^2 = x^3 - 3x + b over p, base point of prime order n.
@@ -311,20 +311,25 @@ def _affine(x: int, y: int, z: int) -> tuple[int, int]:
     return x * square % _P, y * square * inverse % _P
 
 
-def _comb(scalar: int, multiple: int, rows: int, distance: int, table: "Any") -> "Comb":
-    """A scalar, with a multiple of n that changes nothing, as a comb of signed digits to be added column by column.
+def _combs(scalar: int, multiple: int, file: "Any") -> "tuple[Comb, ...]":
+    """A scalar, with a multiple of n that changes nothing, as combs of signed digits to be added column by column.
 
     Args:
         scalar: In [0, n - 1].
-        multiple: From 0; scalar + multiple * n below 2^(rows * distance). Its lowest bit is set as needed.
-        rows: Of the comb, `distance` bits apart.
-        distance: As above.
-        table: Of the base point, or an open reader of a key's.
+        multiple: From 0 to 2^96 - 1, or with a file 0. Its lowest bit is set as needed.
+        file: An open reader of the table of a key, for one comb; or None, for the two combs of the base point.
     """
+    rows, distance = (KEY_ROWS, KEY_DISTANCE) if file else (_BASE_ROWS, _BASE_DISTANCE)
+    every = (1 << rows * distance) - 1
     multiple ^= ~(scalar ^ multiple) & 1
     # An odd number k is the sum of +-2^i over all bits i of (k + 2^bits - 1) / 2: + where it is 1.
-    signs = scalar + multiple * _N + (1 << rows * distance) - 1 >> 1
-    return signs, rows, ((1 << rows * distance) - 1) // ((1 << distance) - 1), (1 << distance) - 2, table
+    signs = scalar + multiple * _N + every >> 1
+    mask, modulus = every // ((1 << distance) - 1), (1 << distance) - 2
+    if file:
+        return ((signs, rows, mask, modulus, file),)
+    table = memoryview(comb_table())
+    second = signs >> _BASE_COLUMNS, rows, mask, modulus, table[_BASE_TABLE_BYTES // 2 :]
+    return (signs, rows, mask, modulus, table), second
 
 
 def _add_column(x: int, y: int, z: int, combs: "Sequence[Comb]", column: int) -> tuple[int, int, int]:
@@ -344,15 +349,9 @@ def _add_column(x: int, y: int, z: int, combs: "Sequence[Comb]", column: int) ->
     return x, y, z
 
 
-def _base_combs(scalar: int, multiple: int) -> "tuple[Comb, Comb]":
-    """The two combs of 22 columns that together are a multiple of G."""
-    first = _comb(scalar, multiple, _BASE_ROWS, _BASE_DISTANCE, comb_table())
-    return first, (first[0] >> _BASE_COLUMNS,) + first[1:4] + (memoryview(first[4])[_BASE_TABLE_BYTES // 2 :],)
-
-
 def _multiply_base(scalar: int) -> tuple[int, int, int]:
     """Multiply G by a secret scalar in [1, n - 1], to which a random multiple of n is added."""
-    combs = _base_combs(scalar, int.from_bytes(urandom(_BLIND_BYTES), "big"))
+    combs = _combs(scalar, int.from_bytes(urandom(_BLIND_BYTES), "big"), None)
     x, y, z = 0, 1, 0
     for column in range(_BASE_COLUMNS - 1, -1, -1):
         x, y, z = _double(x, y, z, 1)
@@ -361,11 +360,11 @@ def _multiply_base(scalar: int) -> tuple[int, int, int]:
 
 
 def _multiply_known(u: int, v: int, file) -> tuple[int, int, int]:  # type: ignore[no-untyped-def] # noqa: ANN001 - differs by interpreter
-    combs = (_comb(v, 0, KEY_ROWS, KEY_DISTANCE, file),)
+    combs = _combs(v, 0, file)
     x, y, z = 0, 1, 0
     for column in range(KEY_DISTANCE - 1, -1, -1):
         if column == _BASE_COLUMNS - 1:
-            combs += _base_combs(u, 0)
+            combs += _combs(u, 0, None)
         x, y, z = _double(x, y, z, 1)
         x, y, z = _add_column(x, y, z, combs, column)
     return x, y, z
@@ -373,7 +372,7 @@ def _multiply_known(u: int, v: int, file) -> tuple[int, int, int]:  # type: igno
 
 def _multiply_unknown(u: int, v: int, qx: int, qy: int) -> tuple[int, int, int]:
     """By signed windows of v, which share their doublings with the combs (Straus)."""
-    combs = _base_combs(u, 0)
+    combs = _combs(u, 0, None)
     # Q and 3Q. With 5Q and 7Q it would be 2 % quicker, and take more of a board's heap just when it is fullest.
     tx, ty = _affine(*_add(*_double(qx, qy, 1, 1), qx, qy))
     windows = _signed_windows(v)
