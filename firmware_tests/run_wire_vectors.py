@@ -134,7 +134,7 @@ NEEDS = {
 
 
 def load(name):
-    """As a board boots: a collection after each module, so that what stays lies together; the table while 4 kB do."""
+    """As a board boots: a collection after each module, so that what stays lies together; the table while 16 kB do."""
     for module in NEEDS.get(name, ()):
         __import__("pile_shared." + module)
         gc.collect()

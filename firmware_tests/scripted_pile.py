@@ -4,6 +4,7 @@ Time moves only when the agent polls its link, or when a test says so; energy fl
 """
 # ruff: noqa: ARG002, ARG005 - a stand-in takes what it is given
 
+from pile_edge.key_tables import keep, keep_in
 from pile_edge.signers import open_signer
 from pile_shared import merkle
 from pile_shared.certificate import Certificate, Header, Inclusion, attest, validators_hash
@@ -87,7 +88,11 @@ class Port:
         return self.hardware
 
     def open_storage(self, path):
+        keep_in(self.storage)
         return self.storage
+
+    def keep(self, validators):
+        keep(validators)
 
     def open_signer(self, uri):
         return open_signer(uri)

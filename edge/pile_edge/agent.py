@@ -128,6 +128,8 @@ class Agent:
             self._act(self.session.tick(self._clock.now_ms()))
         self._keep_contactor()
         self._publish()
+        if self.session.phase == IDLE:
+            self._port.keep(self._light.validators)
         self._port.alive()
 
     def run(self, is_stopping) -> None:  # type: ignore[no-untyped-def] # noqa: ANN001 - callable giving bool

@@ -4,16 +4,20 @@ This is ES256 of COSE (RFC 9053 section 2.1): a signature is r || s, 64 bytes; a
 point 04 || x || y, 65 bytes; a secret is 32 bytes, big-endian, in [1, n - 1]. Nonces are deterministic (RFC 6979
 section 3.2), so the bytes equal those OpenSSL gives on CPython. Low s is not required: ES256 does not.
 
-How it computes. Multiples of the base point come from a comb of 6 rows by 43 columns (4,032 bytes, made at the first
-use or loaded from a file, see `load_comb_table`); multiples of another point by signed windows of 3 bits. Points are
-Jacobian (x / z^2, y / z^3), infinity has z = 0, and coordinates are always reduced to [0, p - 1]. Reduction is plain
-`%`, which MicroPython does in C; Montgomery, Barrett and Solinas forms written in Python are slower than that.
+How it computes. Points are Jacobian (x / z^2, y / z^3), infinity has z = 0. Reduction is plain `%`, which MicroPython does
+in C and which still takes two thirds of the time; Montgomery, Barrett and Solinas forms written in Python are slower. So
+what counts is the number of additions and doublings, and tables save both. A comb (Lim and Lee, CRYPTO '94) of signed
+digits (every bit of the scalar stands for +1 or -1, so that half the sums need no entry) is a table of 64-byte points that
+a board reads where it lies, in ROMFS or in a file: for the base point 8 rows of 44 bits in two halves, 16,384 bytes, made
+with the bundle (see `load_comb_table`); for a key that is met again and again 6 rows of 43, 2,048 bytes (`fill_table`).
+A key without a table is multiplied by signed windows of 3 bits, and 256 doublings.
 
 Side channels. Big integers take a time that depends on their value, on both interpreters. What a signature multiplies
-is therefore never the nonce itself but two shares of it, each of them uniformly random (32 random bits added in
-multiples of n, the usual cheaper way, leave bits of the nonce bare on this curve, whose n is sparse), and the inversion
-and the product with the secret are blinded by a third random number. That hides the key from whoever measures time; it
-is no protection against somebody with probes on the board, for whom there are secure elements.
+is therefore never the nonce but the nonce plus a fresh random multiple of n, of 96 bits: the middle of n is sparse, and up
+to 66 random bits would leave bits of the nonce bare there; with 96 no run of bits is off uniform by more than 2^-31. No
+digit is zero, so every signature is the same row of 44 additions and 21 doublings, at addresses and with operands that the
+random number decides. The inversion and the product with the secret are blinded by a second one. That hides the key from
+whoever measures time; it is no protection against somebody with probes on the board, for whom there are secure elements.
 """
 
 from hashlib import sha256 as _sha256
@@ -23,7 +27,11 @@ from pile_shared.errors import BoundsError
 
 TYPE_CHECKING = False  # there is no typing module on a board; checkers take this name for true
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
+    from typing import Any
+
+    # Signs, rows, mask of a column, modulus, table: see `_combs`.
+    Comb = tuple[int, int, int, int, Any]
 
 # FIPS 186-4 section D.1.2.3, curve P-256: y^2 = x^3 - 3x + b over p, base point of prime order n.
 _P = 0xFFFFFFFF00000001000000000000000000000000FFFFFFFFFFFFFFFFFFFFFFFF
@@ -32,25 +40,31 @@ _B = 0x5AC635D8AA3A93E7B3EBBD55769886BC651D06B0CC53B0F63BCE3C3E27D2604B
 _GX = 0x6B17D1F2E12C4247F8BCE6E563A440F277037D812DEB33A0F4A13945D898C296
 _GY = 0x4FE342E2FE1A7F9B8EE7EB4A7C0F9E162BCE33576B315ECECBB6406837BF51F5
 
-_ROWS = 6
-_COLUMNS = 43  # 6 * 43 = 258 bits cover a scalar
-_COLUMN = 0x800000000010000000000200000000004000000000080000000001  # one bit in each row
-_TABLE_BYTES = 64 * 63
+# The comb of the base point: bit 44 r + c of a scalar is in row r and column c; its second half has tables of its own.
+_BASE_ROWS, _BASE_DISTANCE, _BASE_COLUMNS = 8, 44, 22
+_BASE_TABLE_BYTES = 2 * 64 * 128
+# The comb of a key.
+KEY_ROWS, KEY_DISTANCE = 6, 43
+KEY_TABLE_BYTES = 64 * 32
 # The table is a constant of the curve, so one digest tells a good copy from a damaged one.
-_TABLE_SHA256 = bytes.fromhex("723e1cfc41790fb0864aecb7b5ac481f486816274471a75dd335d24eac9fd20c")
+_TABLE_SHA256 = bytes.fromhex("404dbbd382fa5a66bdb191fe800fc49e8c0950252ad541778a4f869c5e3fac8c")
 
-_table = b""
+_BLIND_BYTES = 12
+
+_table: "bytes | bytearray | memoryview" = b""
+_find_key_table: "Callable[[bytes], Any] | None" = None
 
 
 def hmac_sha256(key: bytes, *parts: bytes) -> bytes:
     """HMAC-SHA-256 (RFC 2104) of the concatenated parts, 32 bytes."""
     if len(key) > 64:
         key = _sha256(key).digest()
-    key = key + bytes(64 - len(key))
-    inner = _sha256(bytes(octet ^ 0x36 for octet in key))
+    # As one number: 64 octets one by one take MicroPython longer than the hash does.
+    number = int.from_bytes(key + bytes(64 - len(key)), "big")
+    inner = _sha256((number ^ int.from_bytes(b"\x36" * 64, "big")).to_bytes(64, "big"))
     for part in parts:
         inner.update(part)
-    outer = _sha256(bytes(octet ^ 0x5C for octet in key))
+    outer = _sha256((number ^ int.from_bytes(b"\x5c" * 64, "big")).to_bytes(64, "big"))
     outer.update(inner.digest())
     return outer.digest()
 
@@ -72,8 +86,9 @@ def sign(secret: bytes, message: bytes) -> bytes:
     digest = _sha256(message).digest()
     e = int.from_bytes(digest, "big")
     for k in _nonces(secret, digest):
-        r = _multiply_base(k)[0] % _N
-        blind = _random_scalar()
+        r = _affine(*_multiply_base(k))[0] % _N
+        # Uniform in [1, n - 1] but for a bias of 2^-32, which blinding does not mind.
+        blind = int.from_bytes(urandom(32), "big") % (_N - 1) + 1
         s = (e * blind + (d * blind % _N) * r) % _N * _inverse(k * blind % _N, _N) % _N
         if r and s:
             break
@@ -100,7 +115,17 @@ def verify(public: bytes, message: bytes, signature: bytes) -> bool:
         return False
     e = int.from_bytes(_sha256(message).digest(), "big")
     w = _inverse(s, _N)
-    x, _, z = _multiply_both(e * w % _N, r * w % _N, *_coordinates(public))
+    u, v = e * w % _N, r * w % _N
+    x, z = 0, -1
+    try:
+        file = _find_key_table(public) if _find_key_table else None
+        if file:
+            with file:
+                x, _, z = _multiply_known(u, v, file)
+    except OSError:
+        z = -1  # flash fails; without the table it takes longer, that is all
+    if z < 0:
+        x, _, z = _multiply_unknown(u, v, *_coordinates(public))
     if z == 0:
         return False
     zz = z * z % _P
@@ -114,8 +139,7 @@ def public_key(secret: bytes) -> bytes:
     Raises:
         BoundsError: `secret_range`, the secret is not 32 bytes in [1, n - 1].
     """
-    x, y = _multiply_base(_secret_scalar(secret))
-    return b"\x04" + x.to_bytes(32, "big") + y.to_bytes(32, "big")
+    return b"\x04" + _octets(*_multiply_base(_secret_scalar(secret)))
 
 
 def is_on_curve(public: bytes) -> bool:
@@ -126,18 +150,22 @@ def is_on_curve(public: bytes) -> bool:
     return x < _P and y < _P and (y * y - (x * x - 3) * x - _B) % _P == 0
 
 
-def comb_table() -> bytes:
-    """The table of base point multiples, 4,032 bytes, made now unless it is there already.
+def comb_table() -> bytes | bytearray | memoryview:
+    """The table of base point multiples, 16,384 bytes, made now unless it is there already.
 
-    A board calls this once at boot and may keep the bytes in a file for `load_comb_table`, which is faster.
-    Entry i (from 1, 64 bytes, x || y) is the sum of 2^(43 j) G over the bits j of i.
+    A board has it in its image (`load_comb_table`): to make it there takes more heap than a board has.
+    Its halves are combs (see `fill_table`) of G and of 2^22 G, of 8 rows 44 doublings apart.
     """
     if not _table:
-        load_comb_table(bytes(_make_table()))
+        made = bytearray(_BASE_TABLE_BYTES)
+        for start, doublings in ((0, 0), (_BASE_TABLE_BYTES // 2, _BASE_COLUMNS)):
+            public = _octets(*_double(_GX, _GY, 1, doublings))
+            fill_table(memoryview(made)[start:], public, _BASE_ROWS, _BASE_DISTANCE)
+        load_comb_table(made)
     return _table
 
 
-def load_comb_table(data: bytes) -> None:
+def load_comb_table(data: bytes | bytearray | memoryview) -> None:
     """Use a table that `comb_table` gave earlier.
 
     Raises:
@@ -149,17 +177,53 @@ def load_comb_table(data: bytes) -> None:
     _table = data
 
 
-def _coordinates(point: bytes | bytearray) -> tuple[int, int]:
+def use_key_tables(find: "Callable[[bytes], Any] | None") -> None:
+    """Let `verify` look for tables of keys (`fill_table`), with which it takes half the time.
+
+    Args:
+        find: From a public key to an open reader of its table, whole and of that key, with seek(offset) and
+            read(size_bytes), to be used in a `with`; or to None, for the general path. What it reads is trusted as the
+            program's own bytes are. May raise OSError, as may the reader: then too the general path is taken.
+    """
+    global _find_key_table  # noqa: PLW0603 - as above
+    _find_key_table = find
+
+
+def fill_table(
+    table: bytearray | memoryview, public: bytes, rows: int, distance: int
+) -> None:
+    """Compute the table of a point's comb: 2^(rows - 1) entries of 64 bytes, x || y.
+
+    Entry i is the sum over the rows j of +-2^(distance j) times the point: + for the highest row and for the bits of i.
+    One inversion for each entry, which takes longer than sharing one, and 2 kB less of a board's heap. A key's table takes
+    about as long as one and a half verifications without it.
+
+    Args:
+        table: Where to put it; what is beyond stays as it is.
+        public: x || y, with or without what stands before it in a key, for which `is_on_curve` holds.
+        rows: Of the comb; for `use_key_tables` KEY_ROWS.
+        distance: Of its rows, in bits; KEY_DISTANCE.
+    """
+    x, y = _coordinates(public)
+    least = 0, 1, 0
+    for row in range(rows - 1):
+        least = _add(*least, x, -y)
+        twice = _double(x, y, 1, 1)
+        at = 64 << row
+        table[at : at + 64] = _octets(*twice)  # what the row adds to every entry below; kept where it is needed last
+        x, y = _affine(*_double(*twice, distance - 1))
+    table[:64] = _octets(*_add(*least, x, y))
+    for row in range(rows - 1):
+        first = 64 << row
+        x, y = _coordinates(table[first : first + 64])
+        for at in range(0, first, 64):
+            below = _coordinates(table[at : at + 64])
+            table[first + at : first + at + 64] = _octets(*_add(*below, 1, x, y))
+
+
+def _coordinates(point: bytes | bytearray | memoryview) -> tuple[int, int]:
     """X and y: the last 64 bytes of a public key or of a table entry."""
     return int.from_bytes(point[-64:-32], "big"), int.from_bytes(point[-32:], "big")
-
-
-def _entry(table: bytes | bytearray, index: int) -> tuple[int, int]:
-    return _coordinates(table[64 * index - 64 : 64 * index])
-
-
-def _set_entry(table: bytearray, index: int, x: int, y: int) -> None:
-    table[64 * index - 64 : 64 * index] = x.to_bytes(32, "big") + y.to_bytes(32, "big")
 
 
 def _secret_scalar(secret: bytes) -> int:
@@ -167,11 +231,6 @@ def _secret_scalar(secret: bytes) -> int:
     if len(secret) != 32 or not 0 < d < _N:
         raise BoundsError("a P-256 secret is 32 bytes, big-endian, from 1 to n - 1", "secret_range")
     return d
-
-
-def _random_scalar() -> int:
-    """Uniform in [1, n - 1] but for a bias of 2^-32, which blinding does not mind."""
-    return int.from_bytes(urandom(32), "big") % (_N - 1) + 1
 
 
 def _nonces(secret: bytes, digest: bytes) -> "Iterator[int]":
@@ -191,40 +250,37 @@ def _nonces(secret: bytes, digest: bytes) -> "Iterator[int]":
         value = hmac_sha256(key, value)
 
 
-def _double(x: int, y: int, z: int) -> tuple[int, int, int]:
-    """Twice a point (hyperelliptic.org EFD, shortw jacobian-3, dbl-2001-b)."""
+def _double(x: int, y: int, z: int, times: int) -> tuple[int, int, int]:
+    """Twice a point, over and over (hyperelliptic.org EFD, shortw jacobian-3, dbl-2001-b)."""
     p = _P
-    zz = z * z % p
-    yy = y * y % p
-    beta = 4 * x * yy % p
-    alpha = 3 * (x - zz) * (x + zz) % p
-    x3 = (alpha * alpha - 2 * beta) % p
-    return x3, (alpha * (beta - x3) - 8 * yy * yy) % p, 2 * y * z % p
+    while times:
+        zz = z * z % p
+        z = 2 * y * z % p
+        yy = y * y % p
+        beta = 4 * x * yy % p
+        alpha = 3 * (x - zz) * (x + zz) % p
+        x = (alpha * alpha - 2 * beta) % p
+        y = (alpha * (beta - x) - 8 * yy * yy) % p
+        times -= 1
+    return x, y, z
 
 
-def _add(x: int, y: int, z: int, qx: int, qy: int, qz: int) -> tuple[int, int, int]:
-    """Sum of two points, the second not infinity; cheapest with qz = 1 (EFD, shortw jacobian, add-1998-cmo-2)."""
+def _add(x: int, y: int, z: int, qx: int, qy: int) -> tuple[int, int, int]:
+    """Sum of a point and an affine one, whose qy may be -y (EFD, shortw jacobian, add-1998-cmo-2 with z2 = 1)."""
     if z == 0:
-        return qx, qy, qz
+        return qx, qy, 1
     p = _P
     zz = z * z % p
-    h = qx * zz
-    slope = qy * (zz * z % p)
-    if qz != 1:
-        zz = qz * qz % p
-        x = x * zz % p
-        y = y * (zz * qz % p) % p
-        z = z * qz % p
-    h = (h - x) % p
-    slope = (slope - y) % p
+    h = (qx * zz - x) % p
+    slope = (zz * z % p * qy - y) % p
     if h == 0:
         # The same x: the same point, or its opposite.
-        return _double(x, y, z) if slope == 0 else (0, 1, 0)
+        return _double(x, y, z, 1) if slope == 0 else (0, 1, 0)
     hh = h * h % p
     hhh = hh * h % p
     v = x * hh % p
-    x3 = (slope * slope - hhh - 2 * v) % p
-    return x3, (slope * (v - x3) - y * hhh) % p, z * h % p
+    x = (slope * slope - hhh - 2 * v) % p
+    return x, (slope * (v - x) - y * hhh) % p, z * h % p
 
 
 def _inverse(value: int, modulus: int) -> int:
@@ -243,51 +299,97 @@ def _inverse(value: int, modulus: int) -> int:
     return x % modulus
 
 
+def _octets(x: int, y: int, z: int) -> bytes:
+    """A point as x || y, 64 bytes."""
+    x, y = _affine(x, y, z)
+    return x.to_bytes(32, "big") + y.to_bytes(32, "big")
+
+
 def _affine(x: int, y: int, z: int) -> tuple[int, int]:
     inverse = _inverse(z, _P)
     square = inverse * inverse % _P
     return x * square % _P, y * square * inverse % _P
 
 
-def _add_column(x: int, y: int, z: int, scalar: int, column: int) -> tuple[int, int, int]:
-    """Add what one column of a scalar's 6 rows stands for."""
-    # 2^43 = 2 modulo 2^43 - 2, so the remainder moves the bit of row j to position j.
-    entry = (scalar >> column & _COLUMN) % 0x7FFFFFFFFFE
-    if entry == 0:
-        return x, y, z
-    qx, qy = _entry(_table, entry)
-    return _add(x, y, z, qx, qy, 1)
+def _combs(scalar: int, multiple: int, file: "Any") -> "tuple[Comb, ...]":
+    """A scalar, with a multiple of n that changes nothing, as combs of signed digits to be added column by column.
+
+    Args:
+        scalar: In [0, n - 1].
+        multiple: From 0 to 2^96 - 1, or with a file 0. Its lowest bit is set as needed.
+        file: An open reader of the table of a key, for one comb; or None, for the two combs of the base point.
+    """
+    rows, distance = (KEY_ROWS, KEY_DISTANCE) if file else (_BASE_ROWS, _BASE_DISTANCE)
+    every = (1 << rows * distance) - 1
+    multiple ^= ~(scalar ^ multiple) & 1
+    # An odd number k is the sum of +-2^i over all bits i of (k + 2^bits - 1) / 2: + where it is 1.
+    signs = scalar + multiple * _N + every >> 1
+    mask, modulus = every // ((1 << distance) - 1), (1 << distance) - 2
+    if file:
+        return ((signs, rows, mask, modulus, file),)
+    table = memoryview(comb_table())
+    second = signs >> _BASE_COLUMNS, rows, mask, modulus, table[_BASE_TABLE_BYTES // 2 :]
+    return (signs, rows, mask, modulus, table), second
 
 
-def _multiply_base(scalar: int) -> tuple[int, int]:
-    """Multiply G by a secret scalar in [1, n - 1], in two random shares."""
-    comb_table()
-    share = _random_scalar()
-    rest = (scalar - share) % _N
+def _add_column(x: int, y: int, z: int, combs: "Sequence[Comb]", column: int) -> tuple[int, int, int]:
+    """Add what one column of each comb stands for."""
+    number = int.from_bytes
+    for signs, rows, mask, modulus, table in combs:
+        # 2^distance = 2 modulo 2^distance - 2, so the remainder moves the bit of row j to position j.
+        digit = (signs >> column & mask) % modulus
+        is_plus = digit >> rows - 1
+        at = (digit ^ is_plus - 1) % (1 << rows - 1) * 64
+        if rows == _BASE_ROWS:
+            point = table[at : at + 64]
+        else:
+            table.seek(at)
+            point = table.read(64)
+        x, y, z = _add(x, y, z, number(point[:32], "big"), (2 * is_plus - 1) * number(point[32:], "big"))
+    return x, y, z
+
+
+def _multiply_base(scalar: int) -> tuple[int, int, int]:
+    """Multiply G by a secret scalar in [1, n - 1], to which a random multiple of n is added."""
+    combs = _combs(scalar, int.from_bytes(urandom(_BLIND_BYTES), "big"), None)
     x, y, z = 0, 1, 0
-    for column in range(_COLUMNS - 1, -1, -1):
-        x, y, z = _double(x, y, z)
-        x, y, z = _add_column(x, y, z, share, column)
-        x, y, z = _add_column(x, y, z, rest, column)
-    return _affine(x, y, z)
+    for column in range(_BASE_COLUMNS - 1, -1, -1):
+        x, y, z = _double(x, y, z, 1)
+        x, y, z = _add_column(x, y, z, combs, column)
+    return x, y, z
 
 
-def _multiply_both(u: int, v: int, qx: int, qy: int) -> tuple[int, int, int]:
-    """Sum of u times G and v times Q for public scalars, sharing the doublings (Straus)."""
-    comb_table()
-    # Q and 3Q. With 5Q and 7Q it would be 2 % quicker, and take 1 kB more of a board's heap just when it is fullest.
-    multiples = (qx, qy, 1), _add(*_double(qx, qy, 1), qx, qy, 1)
+def _multiply_known(u: int, v: int, file) -> tuple[int, int, int]:  # type: ignore[no-untyped-def] # noqa: ANN001 - differs by interpreter
+    combs = _combs(v, 0, file)
+    x, y, z = 0, 1, 0
+    for column in range(KEY_DISTANCE - 1, -1, -1):
+        if column == _BASE_COLUMNS - 1:
+            combs += _combs(u, 0, None)
+        x, y, z = _double(x, y, z, 1)
+        x, y, z = _add_column(x, y, z, combs, column)
+    return x, y, z
+
+
+def _multiply_unknown(u: int, v: int, qx: int, qy: int) -> tuple[int, int, int]:
+    """By signed windows of v, which share their doublings with the combs (Straus)."""
+    combs = _combs(u, 0, None)
+    # Q and 3Q. With 5Q and 7Q it would be 2 % quicker, and take more of a board's heap just when it is fullest.
+    tx, ty = _affine(*_add(*_double(qx, qy, 1, 1), qx, qy))
     windows = _signed_windows(v)
     x, y, z = 0, 1, 0
+    doublings = 0
     for position in range(256, -1, -1):
-        if z:
-            x, y, z = _double(x, y, z)
+        doublings += 1
         window = windows[position]
-        if window:
-            mx, my, mz = multiples[(window if window < 4 else 8 - window) >> 1]
-            x, y, z = _add(x, y, z, mx, my if window < 4 else _P - my, mz)
-        if position < _COLUMNS:
-            x, y, z = _add_column(x, y, z, u, position)
+        if window or position < _BASE_COLUMNS:
+            x, y, z = _double(x, y, z, doublings)
+            doublings = 0
+        if window in (1, 7):
+            x, y, z = _add(x, y, z, qx, qy if window == 1 else -qy)
+        elif window:
+            x, y, z = _add(x, y, z, tx, ty if window == 3 else -ty)
+        if position < _BASE_COLUMNS:
+            x, y, z = _add_column(x, y, z, combs, position)
     return x, y, z
 
 
@@ -305,29 +407,3 @@ def _signed_windows(scalar: int) -> bytearray:
             scalar >>= 1
             position += 1
     return windows
-
-
-def _make_table() -> bytearray:
-    """Row by row: 2^(43 j) G, then its sums with all entries before, by chords that share one inversion."""
-    p = _P
-    table = bytearray(_TABLE_BYTES)
-    bx, by = _GX, _GY
-    for row in range(_ROWS):
-        if row:
-            point = bx, by, 1
-            for _ in range(_COLUMNS):
-                point = _double(*point)
-            bx, by = _affine(*point)
-        first = 1 << row
-        _set_entry(table, first, bx, by)
-        products = [1]
-        for i in range(1, first):
-            products.append(products[-1] * (_entry(table, i)[0] - bx) % p)
-        inverse = _inverse(products[-1], p)
-        for i in range(first - 1, 0, -1):
-            x, y = _entry(table, i)
-            slope = (y - by) * inverse * products[i - 1] % p
-            inverse = inverse * (x - bx) % p
-            x3 = (slope * slope - x - bx) % p
-            _set_entry(table, first + i, x3, (slope * (bx - x3) - by) % p)
-    return table

@@ -1,7 +1,9 @@
 """Both ES256 backends against the published vectors, the hand-made ones and each other."""
 
 import hmac
+import io
 import json
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 
@@ -33,7 +35,43 @@ def of_kind(kind):
     )
 
 
-@pytest.fixture(params=[p256, openssl], ids=["pure", "openssl"])
+@contextmanager
+def key_tables(find):
+    p256.use_key_tables(find)
+    try:
+        yield
+    finally:
+        p256.use_key_tables(None)
+
+
+def key_table(public):
+    table = bytearray(p256.KEY_TABLE_BYTES)
+    p256.fill_table(table, public, 6, 43)
+    return bytes(table)
+
+
+class tabled:  # noqa: N801 - stands where a module would
+    """The pure one where every key has a table."""
+
+    public_key = p256.public_key
+    sign = p256.sign
+
+    @staticmethod
+    def verify(public, message, signature):
+        asked = []
+
+        def find(key):
+            asked.append(key)
+            return io.BytesIO(key_table(key))
+
+        with key_tables(find):
+            answer = p256.verify(public, message, signature)
+        assert asked in ([], [public])
+        assert asked or not answer  # nothing is taken for good without the table
+        return answer
+
+
+@pytest.fixture(params=[p256, tabled, openssl], ids=["pure", "tabled", "openssl"])
 def backend(request):
     return request.param
 
@@ -84,7 +122,7 @@ def test_backends_agree(secret, message):
     signature = openssl.sign(secret, message)
     assert p256.public_key(secret) == public
     assert p256.sign(secret, message) == signature
-    for backend in (p256, openssl):
+    for backend in (p256, tabled, openssl):
         assert backend.verify(public, message, signature)
         assert not backend.verify(public, message + b"\x00", signature)
 
@@ -101,13 +139,14 @@ def test_backends_agree_on_damage(data):
     damaged[bit // 8] ^= 1 << bit % 8
     parts[which] = bytes(damaged)
     assert not p256.verify(*parts)
+    assert not tabled.verify(*parts)
     assert not openssl.verify(*parts)
 
 
 @settings(max_examples=100, deadline=None)
 @given(public=st.binary(max_size=80), signature=st.binary(max_size=80))
 def test_verify_never_raises(public, signature):
-    for backend in (p256, openssl):
+    for backend in (p256, tabled, openssl):
         assert backend.verify(public, b"", signature) is False
         assert backend.verify(b"\x04" + public[:64].ljust(64, b"\x00"), b"", signature[:64].ljust(64, b"\x01")) is False
 
@@ -130,25 +169,87 @@ def test_the_outermost_secrets_work(backend, d):
     assert backend.verify(backend.public_key(secret), b"edge", signature)
 
 
+def multiply_known(u, v, x, y):
+    return p256._multiply_known(u, v, io.BytesIO(key_table(b"\x04" + x.to_bytes(32, "big") + y.to_bytes(32, "big"))))
+
+
+both_ways = pytest.mark.parametrize("multiply", [p256._multiply_unknown, multiply_known], ids=["unknown", "known"])
+
+
+@both_ways
 @settings(max_examples=150, deadline=None)
 @given(u=scalars, v=scalars, q=scalars.filter(bool))
-def test_multiply_both_whatever_meets(u, v, q):
+def test_multiply_both_whatever_meets(multiply, u, v, q):
     """u G + v Q where the sums inside meet equal and opposite points, which signatures reach by no known means."""
     point = p256._coordinates(openssl.public_key(q.to_bytes(32, "big")))
     total = (u + v * q) % N
-    x, y, z = p256._multiply_both(u, v, *point)
+    x, y, z = multiply(u, v, *point)
     if total == 0:
         assert z == 0
     else:
         assert p256._affine(x, y, z) == p256._coordinates(openssl.public_key(total.to_bytes(32, "big")))
 
 
-def test_multiply_both_meets_equal_and_opposite_points():
-    """The two branches of the addition law that chance would leave untested."""
+@both_ways
+def test_multiply_both_meets_equal_and_opposite_points(multiply):
     g = p256._GX, p256._GY
-    assert p256._affine(*p256._multiply_both(1, 1, *g)) == p256._affine(*p256._double(*g, 1))
-    assert p256._multiply_both(1, N - 1, *g)[2] == 0
-    assert p256._multiply_both(0, 0, *g)[2] == 0
+    assert p256._affine(*multiply(1, 1, *g)) == p256._affine(*p256._double(*g, 1, 1))
+    assert multiply(1, N - 1, *g)[2] == 0
+    assert multiply(0, 0, *g)[2] == 0
+
+
+def test_the_branches_of_the_addition_law():
+    """Those that chance would leave untested: infinity, the same point with another z, and its opposite."""
+    g = p256._GX, p256._GY
+    twice = p256._double(*g, 1, 1)
+    z = 0xABCDEF
+    again = g[0] * z**2 % p256._P, g[1] * z**3 % p256._P, z
+    assert p256._add(0, 1, 0, *g) == (*g, 1)
+    assert p256._affine(*p256._add(*again, *g)) == p256._affine(*twice)
+    assert p256._add(*again, g[0], -g[1])[2] == 0
+    assert p256._double(0, 1, 0, 3)[2] == 0
+    assert p256._affine(*p256._double(*g, 1, 5)) == p256._coordinates(openssl.public_key((32).to_bytes(32, "big")))
+
+
+class TestKeyTables:
+    SECRET = (0xC0FFEE).to_bytes(32, "big")
+    PUBLIC = openssl.public_key(SECRET)
+    SIGNATURE = openssl.sign(SECRET, b"m")
+
+    def test_entries_are_the_sums_they_stand_for(self):
+        table = key_table(self.PUBLIC)
+        for entry in range(32):
+            signs = [1 if entry >> row & 1 else -1 for row in range(5)] + [1]
+            scalar = sum(sign << 43 * row for row, sign in enumerate(signs)) * 0xC0FFEE % N
+            assert b"\x04" + table[64 * entry : 64 * entry + 64] == openssl.public_key(scalar.to_bytes(32, "big"))
+
+    def test_the_table_is_what_is_multiplied_by(self):
+        """Another key's table: nothing but the table tells the two apart, so its owner must (pile_edge.key_tables)."""
+        other = openssl.public_key((5).to_bytes(32, "big"))
+        with key_tables(lambda _: io.BytesIO(key_table(other))):
+            assert not p256.verify(self.PUBLIC, b"m", self.SIGNATURE)
+            assert p256.verify(self.PUBLIC, b"m", openssl.sign((5).to_bytes(32, "big"), b"m"))
+
+    def test_without_a_table_or_with_one_that_cannot_be_read_the_general_path_verifies(self):
+        class Failing(io.BytesIO):
+            def read(self, _size):
+                reads.append(self)
+                raise OSError(5)
+
+        def missing(_public):
+            raise OSError(2)
+
+        reads = []
+        for find in (lambda _: None, missing, lambda _: Failing()):
+            with key_tables(find):
+                assert p256.verify(self.PUBLIC, b"m", self.SIGNATURE)
+                assert not p256.verify(self.PUBLIC, b"x", self.SIGNATURE)
+        assert len(reads) == 2
+        assert all(file.closed for file in reads)
+
+    def test_no_table_is_asked_for_a_key_that_is_no_point(self):
+        with key_tables(lambda _: pytest.fail("asked")):
+            assert not p256.verify(self.PUBLIC[:-1] + b"\x00", b"m", self.SIGNATURE)
 
 
 @given(value=st.integers(1, N - 1))
@@ -157,23 +258,70 @@ def test_inverse(value):
     assert p256._inverse(value, p256._P) == pow(value, -1, p256._P)
 
 
-def test_shares_are_fresh_and_the_nonce_itself_is_never_multiplied(monkeypatch):
-    """Blinding is invisible in the result, so its parts are watched: what enters the comb never repeats."""
-    entered = []
-    real = p256._add_column
+def signs_of(comb):
+    """What a comb of signed digits stands for, modulo n."""
+    signs, bits = comb[0], comb[1] * ((comb[3] + 2).bit_length() - 1)
+    return (2 * signs - (1 << bits) + 1) % N
 
-    def watched(x, y, z, scalar, column):
-        entered.append(scalar)
-        return real(x, y, z, scalar, column)
 
-    monkeypatch.setattr(p256, "_add_column", watched)
+@given(scalar=scalars, multiple=st.integers(0, 2**96 - 1))
+def test_a_comb_stands_for_its_scalar(scalar, multiple):
+    base, half = p256._combs(scalar, multiple, None)
+    assert signs_of(base) == scalar
+    assert 0 <= base[0] < 1 << 352
+    assert half[0] == base[0] >> 22
+    (key,) = p256._combs(scalar, 0, io.BytesIO())
+    assert signs_of(key) == scalar
+    assert 0 <= key[0] < 1 << 258
+
+
+def test_what_is_multiplied_is_blinded(monkeypatch):
+    """Invisible in the result, so it is watched: what enters the comb never repeats, and no digit is left out."""
+    entered, added = [], []
+    real, real_add = p256._combs, p256._add
+    monkeypatch.setattr(p256, "_combs", lambda *args: entered.append(real(*args)) or entered[-1])
+    monkeypatch.setattr(p256, "_add", lambda *args: added.append(args[3:]) or real_add(*args))
     secret = (7).to_bytes(32, "big")
     assert p256.sign(secret, b"m") == p256.sign(secret, b"m")
-    shares = set(entered)
     nonce = next(p256._nonces(secret, sha256(b"m").digest()))
-    assert len(shares) == 4
-    assert nonce not in shares
-    assert sum(shares) % N == 2 * nonce % N
+    assert [signs_of(comb) for comb, _ in entered] == [nonce, nonce]
+    assert entered[0][0][0] != entered[1][0][0]
+    assert min(comb[0] for comb, _ in entered) >> 300  # a multiple of some 96 bits, but for a chance of 2^-50
+    assert len(added) == 2 * 44
+
+
+def sum_of_floors(count, modulus, step, start):
+    """Sum of (step * m + start) // modulus over m below count (as in Euclid's algorithm)."""
+    total = 0
+    while True:
+        total += count * (count - 1) // 2 * (step // modulus) + count * (start // modulus)
+        step, start = step % modulus, start % modulus
+        if step * count + start < modulus:
+            return total
+        count, start = divmod(step * count + start, modulus)
+        modulus, step = step, modulus
+
+
+def worst_bias(bits, nonce):
+    """Of 8 bits in a row of nonce + m n, for even m below 2^bits: how far values up to some are from their share.
+
+    In units of 2^-64, over all places that a comb reads, and some of the 256 values.
+    """
+    count, worst = 1 << bits - 1, 0
+    for end in range(9, 256 + bits):
+        modulus, step = 1 << end, 2 * N
+        above = sum_of_floors(count, modulus, step, nonce + modulus)
+        for value in (1, 2, 16, 37, 128, 200, 255):
+            below = above - sum_of_floors(count, modulus, step, nonce + modulus - (value << end - 8))
+            worst = max(worst, abs((below << 64) // count - (value << 56)))
+    return worst
+
+
+@pytest.mark.parametrize("nonce", [1, N // 3, N - 1])
+def test_no_bits_of_a_blinded_nonce_are_off_uniform_by_more_than_2_to_the_minus_31(nonce):
+    """As the module says of its 96 random bits; with 64 the middle of n leaves some bits as they are."""
+    assert worst_bias(8 * p256._BLIND_BYTES, nonce) < 1 << 64 - 31
+    assert worst_bias(64, nonce) > 1 << 64 - 2
 
 
 def test_what_is_inverted_is_blinded(monkeypatch):
@@ -218,15 +366,17 @@ def test_the_second_nonce_follows_rfc_6979():
 class TestCombTable:
     def test_entries_are_the_sums_they_stand_for(self):
         table = p256.comb_table()
-        assert len(table) == 4032
-        for entry in (1, 2, 3, 32, 37, 62, 63):
-            scalar = sum(1 << 43 * row for row in range(6) if entry >> row & 1)
-            assert b"\x04" + table[64 * entry - 64 : 64 * entry] == openssl.public_key(scalar.to_bytes(32, "big"))
+        assert len(table) == 16384
+        for half, entry in [(half, entry) for half in (0, 1) for entry in (0, 1, 2, 3, 64, 77, 126, 127)]:
+            signs = [1 if entry >> row & 1 else -1 for row in range(7)] + [1]
+            scalar = sum(sign << 44 * row + 22 * half for row, sign in enumerate(signs)) % N
+            at = 8192 * half + 64 * entry
+            assert b"\x04" + table[at : at + 64] == openssl.public_key(scalar.to_bytes(32, "big"))
 
     def test_a_stored_table_is_used_as_it_is(self, monkeypatch):
         stored = p256.comb_table()
         monkeypatch.setattr(p256, "_table", b"")
-        monkeypatch.setattr(p256, "_make_table", lambda: pytest.fail("made although it was loaded"))
+        monkeypatch.setattr(p256, "fill_table", lambda *_: pytest.fail("made although it was loaded"))
         p256.load_comb_table(stored)
         assert p256.comb_table() is stored
         assert p256.sign((5).to_bytes(32, "big"), b"") == openssl.sign((5).to_bytes(32, "big"), b"")

@@ -43,6 +43,7 @@ BOARD_MODULES = (
     "pile_edge/session",
     "pile_edge/control",
     "pile_edge/light",
+    "pile_edge/key_tables",
     "pile_edge/mqtt",
     "pile_edge/signers/__init__",
     "pile_edge/signers/file",
@@ -151,7 +152,7 @@ def build_bundle(destination: Path, *, optimise: int = 2) -> list[Path]:
     """
     written = [_compile(module, destination, optimise) for module in BOARD_MODULES if _source(module).exists()]
     table = destination / "pile_shared/p256.bin"
-    table.write_bytes(p256.comb_table())  # in ROMFS it is used where it lies: 4 kB of heap that need not be
+    table.write_bytes(p256.comb_table())  # in ROMFS it is used where it lies: 16 kB of heap that no board has
     return sorted([*written, table])
 
 

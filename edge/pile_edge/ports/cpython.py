@@ -12,6 +12,7 @@ from pile_edge.ports.cpython_link import Link
 from pile_edge.ports.cpython_notify import notifier
 from pile_edge.ports.cpython_storage import Storage
 from pile_edge.signers import open_signer
+from pile_shared.certificate import Validator
 from pile_shared.errors import PilechainError
 from pile_shared.reading import TIME_INFORMATIVE, TIME_SYNCHRONISED
 
@@ -56,6 +57,10 @@ def alive() -> None:
 
 def reported() -> None:
     """Nothing is on trial here: this pile's software comes from its operating system."""
+
+
+def keep(_validators: list[Validator]) -> None:
+    """OpenSSL needs no tables of the accounting nodes' keys."""
 
 
 def take_offer(version: int, _message: bytes) -> None:

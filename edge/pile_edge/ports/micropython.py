@@ -9,6 +9,7 @@ import time
 from time import ticks_diff, ticks_ms
 
 import pile_shared
+from pile_edge.key_tables import keep, keep_in
 from pile_edge.ports.micropython_bus import open_bus
 from pile_edge.ports.micropython_link import Link
 from pile_edge.ports.micropython_storage import Storage
@@ -20,7 +21,7 @@ from pile_shared.reading import TIME_INFORMATIVE, TIME_SYNCHRONISED, TIME_UNKNOW
 _EPOCH_OFFSET_MS = 946_684_800_000 if time.gmtime(0)[0] == 2000 else 0
 _SET_AFTER_MS = 1_735_689_600_000  # 2025: a clock before this has never been set
 _PIECE_BYTES = 256
-COMB_BYTES = 4032
+COMB_BYTES = 16384
 
 _WATCHDOG_MS = 120_000  # a certificate of a hundred attestations takes a board a minute
 
@@ -148,8 +149,10 @@ def take_offer(version, message):
 
 
 def open_storage(folder):
-    """The journal's folder, created if needed."""
-    return Storage(folder)
+    """The journal's folder, created if needed; the tables of the accounting nodes' keys lie there too."""
+    storage = Storage(folder)
+    keep_in(storage)
+    return storage
 
 
 def open_link(section, *, client_id, subscriptions, will):
@@ -157,4 +160,4 @@ def open_link(section, *, client_id, subscriptions, will):
     return Link(section, client_id=client_id, subscriptions=subscriptions, will=will)
 
 
-__all__ = ["collect", "open_bus", "open_signer", "ticks_diff", "ticks_ms"]
+__all__ = ["collect", "keep", "open_bus", "open_signer", "ticks_diff", "ticks_ms"]
