@@ -110,6 +110,47 @@ def test_a_replay_is_answered_with_the_receipt_again(served):
             assert time.monotonic() < deadline
 
 
+def test_a_pile_that_comes_online_is_told_its_contracts_and_receipts_again(served):
+    """The status as an agent sends it, then one that says nothing is wrong any more; others are counted or passed over."""
+    served.admit()
+    chain_id, now_ms = served.chain_id, served.site.clock.now_ms()
+    served.proof(heartbeats(chain_id, 1, now_ms)[0])
+    with served.site.wallet("dan") as dan, served.site.wallet("olga") as olga:
+        olga.send(List("pile-1", now_ms, now_ms + 9 * HOUR, 9000, AT_MARKET, False))
+        dan.send(PlaceBid("north", "", 1000, now_ms, now_ms + 8 * HOUR, 900_000, True, 0, False, False))
+        assert dan.ask("piles") == []
+    while served.raw.get(0.3) is not None:
+        pass
+    say(served, [1, "pile-1", 1, bytes(32), bytes(32), "quorum"])
+    assert {topic.rpartition("/")[2] for topic in heard(served, 2)} == {"receipt", "contract"}
+    with served.site.wallet("olga") as olga:
+        (row,) = olga.ask("piles")
+        assert (row["says"], row["refused"]) == ("quorum", "")
+        say(served, [1, "pile-1", 1, bytes(32), bytes(32), ""])
+        heard(served, 2)
+        assert olga.ask("piles") == []
+    say(served, [1, "nobody", 1, bytes(32), bytes(32), "quorum"], "nobody")
+    served.counted("unknown_pile", 1)
+    say(served, {0: 1})
+    served.counted("codec", 1)
+    say(served, [0, "pile-1", 0])
+    assert served.raw.get(0.3) is None
+
+
+def say(served, status, pile="pile-1") -> None:
+    served.raw.publish(topics.pile_topic(served.chain_id, pile, "status"), encode(status))
+
+
+def heard(served, count: int) -> list[str]:
+    deadline, found = time.monotonic() + 10, []
+    while len(found) < count:
+        assert time.monotonic() < deadline, found
+        received = served.raw.get(1)
+        if received is not None and received[0].endswith(("/receipt", "/contract")):
+            found.append(received[0])
+    return found
+
+
 def test_a_refused_transaction_is_answered_with_its_code(served):
     served.admit()
     before = served.root()

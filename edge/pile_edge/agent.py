@@ -417,7 +417,7 @@ class Agent:
             self._control.keep()
         except BusError as error:
             self._log("contactor: " + error.message)
-            self._act([(OPEN,), *self.session.fail(self._clock.now_ms())])
+            self._act([(OPEN,)] + self.session.fail(self._clock.now_ms()))  # noqa: RUF005 - not MicroPython
 
     # --- link
 

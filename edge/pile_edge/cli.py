@@ -68,12 +68,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _complain(code: str, text: str, *, as_json: bool) -> None:
-    """On stderr for people; for programs on stdout, where they look for the answer."""
-    if not as_json:
-        print(f"pile-edge: {text}", file=sys.stderr)
-        return
+    """On stderr for people; for programs also on stdout, where they look for the answer."""
+    print(f"pile-edge: {text}", file=sys.stderr)
     message, _, check = text.partition(CHECK)
-    print(json.dumps({"error": code, "message": message, "check": check}))
+    if as_json:
+        print(json.dumps({"error": code, "message": message, "check": check}))
 
 
 def _parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:

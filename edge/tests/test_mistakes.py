@@ -90,12 +90,6 @@ def test_a_port_where_nobody_listens(config):
     assert "can 127.0.0.1 be reached (ping), is port 1 right" in told["check"]
 
 
-def test_a_board_that_is_not_plugged_in(config):
-    told = complaint("flash", "--config", config, "--port", config.parent / "ttyACM0", status=2)
-    assert told["message"].endswith("ttyACM0: no such port")
-    assert told["check"].startswith("is the board plugged in, with a cable that carries data? Serial ports here: ")
-
-
 def test_a_key_that_is_not_there_and_a_journal_that_is_not(config):
     told = complaint("verify-journal", "--config", config, status=2)
     assert "no key; give the public one by --public" in told["message"]

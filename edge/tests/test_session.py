@@ -23,7 +23,7 @@ from pile_edge.session import (
     Timing,
 )
 from pile_shared import proof as p
-from pile_shared.reading import FLAG_POWER_ABSENT, Reading
+from pile_shared.reading import FLAG_POWER_ABSENT, TIME_RELATIVE, TIME_SYNCHRONISED, Reading
 
 T0 = 1_800_000_000_000
 HOUR_MS = 3_600_000
@@ -601,6 +601,43 @@ def check(pile):
         assert running is not None
         assert pile.session.phase == CHARGING
         assert pile.session.contract.contract_id == running
+
+
+def alarms(pile):
+    return [proof.reason for proof in pile.proofs if proof.event == p.ALARM]
+
+
+def test_current_through_an_open_contactor_is_an_alarm_with_the_reading_that_shows_it():
+    pile = Pile()
+    pile.after(10_000, power_w=TIMING.full_below_w - 1)
+    assert alarms(pile) == []
+    pile.after(10_000, energy_wh=30, power_w=TIMING.full_below_w)
+    assert alarms(pile) == [p.REASON_PILE_FAULT]
+    assert (pile.proofs[-1].readings[-1].energy_wh, pile.proofs[-1].contract) == (pile.energy_wh, None)
+
+
+def test_each_reason_has_its_own_alarm_once_in_a_heartbeat():
+    pile = Pile()
+    pile.read()
+    for _ in range(8):
+        pile.act(pile.session.fail(pile.now_ms))
+        pile.act(pile.session.trouble("falling", pile.now_ms))
+        pile.now_ms += 10_000
+    assert alarms(pile) == [p.REASON_PILE_FAULT, p.REASON_METER_FAULT]
+    pile.now_ms += TIMING.heartbeat_ms
+    pile.act(pile.session.fail(pile.now_ms))
+    assert alarms(pile) == [p.REASON_PILE_FAULT, p.REASON_METER_FAULT, p.REASON_PILE_FAULT]
+
+
+def test_a_pile_that_has_lost_the_time_raises_alarms_in_place_of_heartbeats():
+    pile = Pile()
+    for status in (TIME_SYNCHRONISED, TIME_RELATIVE, TIME_SYNCHRONISED):
+        pile.now_ms += TIMING.heartbeat_ms
+        one = Reading(pile.now_ms, status, bytes(8), 0, 0, 0)
+        pile.act(pile.session.reading(one))
+        pile.act(pile.session.tick(pile.now_ms))
+    assert [proof.event for proof in pile.proofs] == [p.HEARTBEAT, p.ALARM, p.HEARTBEAT]
+    assert alarms(pile) == [p.REASON_PILE_FAULT]
 
 
 @settings(max_examples=400, deadline=None)

@@ -53,6 +53,7 @@ from pile_coordinator.desk import QueryDesk
 from pile_coordinator.engines.solo import SoloEngine
 from pile_coordinator.evidence.exporter import Exporter
 from pile_coordinator.service import Coordinator
+from pile_coordinator.troubles import Troubles
 from pile_coordinator.verify import verify_order
 from pile_hil.peer import Chain
 from pile_hil.requirements import require
@@ -281,7 +282,10 @@ class Day:
         self.evidence = Exporter(folder / "evidence.sqlite")
         self.engine.on_block(self.evidence.write)
         self.stops = {}
-        self.desk = QueryDesk(self.engine, self.evidence.db, stops=SimpleNamespace(find=self.stops.get))
+        self.troubles = Troubles()
+        self.desk = QueryDesk(
+            self.engine, self.evidence.db, stops=SimpleNamespace(find=self.stops.get), troubles=self.troubles
+        )
         self.sequences = {}
         self.keys = {}
         self.time_ms = NOW
@@ -516,6 +520,8 @@ def move_money(day):
     withdrawals = [("dan", Withdraw(1000 + i, f"bank {i}")) for i in range(3)]
     paid, refused, _ = day.block(*withdrawals)
     day.ask("withdrawals", None)
+    day.troubles.refused("pile-1", "malformed", day.time_ms)
+    day.ask("piles", None, "grid")
     day.block(("grid", PayOut(paid, "paid 1")), ("grid", RefuseWithdrawal(refused, "no such bank")))
     day.block(("grid", CollectFees("operator", 1)))
     day.ask("account", None)

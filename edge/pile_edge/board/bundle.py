@@ -75,6 +75,7 @@ CPYTHON_MODULES = (
     "pile_edge/cli",
     "pile_edge/config_file",
     "pile_edge/advice",
+    "pile_edge/advising",
     "pile_edge/dry_run",
     "pile_edge/journal_check",
     "pile_edge/meters/catalogue",

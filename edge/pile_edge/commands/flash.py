@@ -9,7 +9,6 @@ from pathlib import Path
 
 from rich.console import Console as Screen
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from serial.tools.list_ports import comports  # type: ignore[import-untyped]
 
 from pile_edge.board.flash import board_files, put_on_board
 from pile_edge.board.partitions import prepare_firmware
@@ -63,8 +62,6 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 def run(options: argparse.Namespace) -> int:
     """Do all steps; any error says what to check. 0 when the pile has reported."""
     config = load_config(options.config)
-    for port in (options.port, options.console_port if options.firmware is None else None):
-        _check_port(port)
     screen = Screen(stderr=True, quiet=options.json)
     request = options.request or options.config.with_suffix(".registration.json")
     with Progress(
@@ -91,16 +88,6 @@ def run(options: argparse.Namespace) -> int:
     screen.print(f"[green]{config.pile_id} runs[/]: {_heard(proof)}")
     print(ceremony(config.pile_id, public, request))
     return 0
-
-
-def _check_port(port: str | None) -> None:
-    """Before the minute that compiling takes. A URL (socket://...) is no file, and a native USB port comes with the restart."""
-    if port is None or "://" in port or Path(port).exists():
-        return
-    there = ", ".join(sorted(one.device for one in comports())) or "none"
-    raise ConfigError(
-        f"{port}: no such port\n  check: is the board plugged in, with a cable that carries data? Serial ports here: {there}"
-    )
 
 
 def _write(options: argparse.Namespace, progress: Progress) -> None:
