@@ -25,28 +25,263 @@ if TYPE_CHECKING:
 # by their documentation. Nothing of ours that is called like one is renamed, because a use does not tell whose it is.
 # A test asks the real MicroPython whether the list is complete.
 FIRMWARE_ATTRIBUTES = frozenset(
-    """
-    a2b_base64 accept acquire active add addressof any append args argv atexit b2a_base64 bind bytearray_at
-    byteorder bytes_at calcsize center chdir choice clear clock close collect config connect const copy count crc32
-    decode deinit difference difference_update digest disable discard dump dumps enable encode endswith errno
-    errorcode exc_info executable exit extend feed fileno find flush format freq from_bytes fromhex fromkeys get
-    get_ciphers getaddrinfo getcwd getenv getrandbits getvalue gmtime heap_lock heap_unlock hex hexlify idle
-    ifconfig ilistdir implementation index inet_ntop inet_pton info init insert intersection intersection_update
-    ioctl ipoll irq isalpha isconnected isdigit isdisjoint isenabled islower isspace issubset issuperset isupper
-    items join kbd_intr keys label listdir listen load load_cert_chain load_verify_locations loads localtime lower
-    lstrip makefile maxsize md5 mem16 mem32 mem8 mem_alloc mem_current mem_free mem_info mem_peak mem_total mkdir
-    mkfs mktime mode modify modules mount name off on open opt_level pack pack_into partition path pend_throw
-    platform poll pop popitem print_exception ps1 ps2 psk_identity psk_key putenv qstr_info randint random
-    randrange read readblocks readinto readline readlines recv recv_into recvfrom register release remove rename
-    replace reset reverse rfind rindex rmdir rpartition rsplit rstrip scan schedule seed seek send sendall
-    sendbreak sendto sep server_hostname server_psk_keys set set_ciphers setblocking setdefault setsockopt
-    settimeout sha1 sha256 sizeof sleep sleep_ms sleep_us sockaddr socket soft_reset sort split splitlines
-    stack_use start startswith stat status statvfs stderr stdin stdout step stop strip struct symmetric_difference
-    symmetric_difference_update sync system tell threshold throw ticks_add ticks_cpu ticks_diff ticks_ms ticks_us
-    time time_ns time_pulse_us tls to_bytes toggle txdone umount uname unhexlify uniform union unlink unpack
-    unpack_from unregister unsetenv update upper urandom value values verify_callback verify_mode version
-    version_info wrap_socket write writeblocks
-    """.split()
+    [
+        "a2b_base64",
+        "accept",
+        "acquire",
+        "active",
+        "add",
+        "addressof",
+        "any",
+        "append",
+        "args",
+        "argv",
+        "atexit",
+        "b2a_base64",
+        "bind",
+        "bytearray_at",
+        "byteorder",
+        "bytes_at",
+        "calcsize",
+        "center",
+        "chdir",
+        "choice",
+        "clear",
+        "clock",
+        "close",
+        "collect",
+        "config",
+        "connect",
+        "const",
+        "copy",
+        "count",
+        "crc32",
+        "decode",
+        "deinit",
+        "difference",
+        "difference_update",
+        "digest",
+        "disable",
+        "discard",
+        "dump",
+        "dumps",
+        "enable",
+        "encode",
+        "endswith",
+        "errno",
+        "errorcode",
+        "exc_info",
+        "executable",
+        "exit",
+        "extend",
+        "feed",
+        "fileno",
+        "find",
+        "flush",
+        "format",
+        "freq",
+        "from_bytes",
+        "fromhex",
+        "fromkeys",
+        "get",
+        "get_ciphers",
+        "getaddrinfo",
+        "getcwd",
+        "getenv",
+        "getrandbits",
+        "getvalue",
+        "gmtime",
+        "heap_lock",
+        "heap_unlock",
+        "hex",
+        "hexlify",
+        "idle",
+        "ifconfig",
+        "ilistdir",
+        "implementation",
+        "index",
+        "inet_ntop",
+        "inet_pton",
+        "info",
+        "init",
+        "insert",
+        "intersection",
+        "intersection_update",
+        "ioctl",
+        "ipoll",
+        "irq",
+        "isalpha",
+        "isconnected",
+        "isdigit",
+        "isdisjoint",
+        "isenabled",
+        "islower",
+        "isspace",
+        "issubset",
+        "issuperset",
+        "isupper",
+        "items",
+        "join",
+        "kbd_intr",
+        "keys",
+        "label",
+        "listdir",
+        "listen",
+        "load",
+        "load_cert_chain",
+        "load_verify_locations",
+        "loads",
+        "localtime",
+        "lower",
+        "lstrip",
+        "makefile",
+        "maxsize",
+        "md5",
+        "mem16",
+        "mem32",
+        "mem8",
+        "mem_alloc",
+        "mem_current",
+        "mem_free",
+        "mem_info",
+        "mem_peak",
+        "mem_total",
+        "mkdir",
+        "mkfs",
+        "mktime",
+        "mode",
+        "modify",
+        "modules",
+        "mount",
+        "name",
+        "off",
+        "on",
+        "open",
+        "opt_level",
+        "pack",
+        "pack_into",
+        "partition",
+        "path",
+        "pend_throw",
+        "platform",
+        "poll",
+        "pop",
+        "popitem",
+        "print_exception",
+        "ps1",
+        "ps2",
+        "psk_identity",
+        "psk_key",
+        "putenv",
+        "qstr_info",
+        "randint",
+        "random",
+        "randrange",
+        "read",
+        "readblocks",
+        "readinto",
+        "readline",
+        "readlines",
+        "recv",
+        "recv_into",
+        "recvfrom",
+        "register",
+        "release",
+        "remove",
+        "rename",
+        "replace",
+        "reset",
+        "reverse",
+        "rfind",
+        "rindex",
+        "rmdir",
+        "rpartition",
+        "rsplit",
+        "rstrip",
+        "scan",
+        "schedule",
+        "seed",
+        "seek",
+        "send",
+        "sendall",
+        "sendbreak",
+        "sendto",
+        "sep",
+        "server_hostname",
+        "server_psk_keys",
+        "set",
+        "set_ciphers",
+        "setblocking",
+        "setdefault",
+        "setsockopt",
+        "settimeout",
+        "sha1",
+        "sha256",
+        "sizeof",
+        "sleep",
+        "sleep_ms",
+        "sleep_us",
+        "sockaddr",
+        "socket",
+        "soft_reset",
+        "sort",
+        "split",
+        "splitlines",
+        "stack_use",
+        "start",
+        "startswith",
+        "stat",
+        "status",
+        "statvfs",
+        "stderr",
+        "stdin",
+        "stdout",
+        "step",
+        "stop",
+        "strip",
+        "struct",
+        "symmetric_difference",
+        "symmetric_difference_update",
+        "sync",
+        "system",
+        "tell",
+        "threshold",
+        "throw",
+        "ticks_add",
+        "ticks_cpu",
+        "ticks_diff",
+        "ticks_ms",
+        "ticks_us",
+        "time",
+        "time_ns",
+        "time_pulse_us",
+        "tls",
+        "to_bytes",
+        "toggle",
+        "txdone",
+        "umount",
+        "uname",
+        "unhexlify",
+        "uniform",
+        "union",
+        "unlink",
+        "unpack",
+        "unpack_from",
+        "unregister",
+        "unsetenv",
+        "update",
+        "upper",
+        "urandom",
+        "value",
+        "values",
+        "verify_callback",
+        "verify_mode",
+        "version",
+        "version_info",
+        "wrap_socket",
+        "write",
+        "writeblocks",
+    ]
 )
 # Names of arguments and loop variables that other rewrites make.
 _MADE = re.compile(r"[ac]\d+|self|_")
@@ -98,7 +333,9 @@ def share_globals(parts: Mapping[str, list[ast.stmt]], fixed: Iterable[str]) -> 
     """
     everything = [statement for body in parts.values() for statement in body]
     fixed = set(fixed)
-    own = {part: [name for one in body if (name := _renamable(one)) and name not in fixed] for part, body in parts.items()}
+    own = {
+        part: [name for one in body if (name := _renamable(one)) and name not in fixed] for part, body in parts.items()
+    }
     there = texts_and_keywords(everything)
     there |= {node.attr for one in everything for node in ast.walk(one) if isinstance(node, ast.Attribute)}
     there -= {name for names in own.values() for name in names}  # as attributes of their part; put back if they stay
@@ -134,7 +371,10 @@ def _usable(names: Iterable[str]) -> set[str]:
     return {
         name
         for name in names
-        if name.isidentifier() and not keyword.iskeyword(name) and not name.startswith("__") and not _MADE.fullmatch(name)
+        if name.isidentifier()
+        and not keyword.iskeyword(name)
+        and not name.startswith("__")
+        and not _MADE.fullmatch(name)
     }
 
 
@@ -230,17 +470,17 @@ class _GlobalRenamer(GlobalNames):
         node.id = self.own.get(node.id, node.id)
         return node
 
-    def visit_Global(self, node: ast.Global) -> ast.AST:
+    def visit_Global(self, node: ast.Global) -> ast.AST:  # noqa: N802 - as ast calls them
         node.names = [self.own.get(name, name) for name in node.names]
         return node
 
-    def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
+    def visit_Attribute(self, node: ast.Attribute) -> ast.AST:  # noqa: N802 - as ast calls them
         if isinstance(node.value, ast.Name) and node.value.id in self.renamed:
             node.attr = self.renamed[node.value.id].get(node.attr, node.attr)
             return node
         return self.generic_visit(node)
 
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:  # noqa: N802 - as ast calls them
         if not self.scopes:
             node.name = self.own.get(node.name, node.name)
         return super().visit_FunctionDef(node)

@@ -108,7 +108,9 @@ def _is_mere_code(statement: ast.stmt) -> bool:
     if not isinstance(statement, ast.ClassDef) or [type(base) for base in statement.bases] != [ast.Name]:
         return False
     only = statement.body[0] if len(statement.body) == 1 else None
-    return isinstance(only, ast.Assign) and ast.unparse(only.targets[0]) == "code" and isinstance(only.value, ast.Constant)
+    return (
+        isinstance(only, ast.Assign) and ast.unparse(only.targets[0]) == "code" and isinstance(only.value, ast.Constant)
+    )
 
 
 def _is_only_called(body: list[ast.stmt], name: str) -> bool:
