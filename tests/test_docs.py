@@ -16,6 +16,7 @@ import pytest
 from pile_coordinator.cli import main as pilechain
 from pile_coordinator.config import load_config
 from pile_coordinator.wallet_cli.command import GROUPS
+from pile_edge.chargers import KINDS
 from pile_edge.cli import _parser as pile_edge_parser
 from pile_edge.config_file import load_config as load_pile_config
 from pile_edge.ocmf import make_record
@@ -35,15 +36,40 @@ def blocks(page: str, language: str) -> list[str]:
 
 
 def test_the_piles_configurations_load(tmp_path):
-    """The whole one, and that with a charging station in place of its contactor."""
-    block, station = blocks("pile.md", "toml")
+    """The whole one, and with other sections in place of its own: a charging station, a pin, a slow meter."""
+    block, station, pin, line = blocks("pile.md", "toml")
     path = tmp_path / "pile.toml"
     path.write_text(block)
     config = load_pile_config(path)
     assert (config.pile_id, config.rated_power_w) == ("garage-17", 7000)
-    whole, replaced = re.subn(r"\[control\]\n(?:\w.*\n)+", station, block)
-    path.write_text(whole)
-    assert (replaced, load_pile_config(path).control["kind"]) == (1, "keba")
+    for other, kind in ((station, "keba"), (pin, "gpio"), (line, "coil")):
+        whole, sections = block, re.findall(r"\[\w+\]\n(?:\w.*\n)+", other)
+        for section in sections:
+            name = section.partition("\n")[0]
+            whole, replaced = re.subn(re.escape(name) + r"\n(?:\w.*\n)+", lambda _, text=section: text, whole)
+            assert replaced == 1
+        path.write_text(whole)
+        config = load_pile_config(path)
+        assert config.control["kind"] == kind
+    assert config.bus["paces"] == {0: (5, 300, 5), 1: (200, 500, 500), 11: (5, 100, 100)}
+
+
+def test_the_stations_page_has_every_kind_and_register():
+    page = (DOCS / "chargers.md").read_text()
+    assert re.findall(r"^## .*\(`([a-z-]+)`\)$", page, re.MULTILINE) == [
+        "keba",
+        "abb-terra-ac",
+        "alfen",
+        "phoenix-charx",
+    ]
+    assert set(KINDS) <= set(re.findall(r"^\| `([a-z-]+)` \|", (DOCS / "pile.md").read_text(), re.MULTILINE))
+    code = (ROOT / "edge/pile_edge/chargers.py").read_text().partition("class Keba")[2]
+    used = set(re.findall(r"\b(?:0x4[01][0-9A-F]{2}|[15]\d{3})\b", code)) - {"1000"}
+    for register in used:
+        assert register.removeprefix("0x").replace("0x", "") + ("h" if register.startswith("0x") else "") in page, (
+            register
+        )
+    assert len(used) >= 12
 
 
 def test_the_signers_page_names_signers_and_their_messages(tmp_path):

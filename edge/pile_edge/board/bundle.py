@@ -114,8 +114,8 @@ CPYTHON_MODULES = (
     "pile_edge/commands/verify_journal",
     "pile_edge/commands/registration",
 )
-# What a linked board imports, in order; a part's modules are the board's modules that none of the others names. The
-# parts are of similar size, because one needs twice its place while it is imported.
+# What a linked board imports, in order. What stays is one part, with one table of names: while it is imported it needs a third
+# more than later, but then nothing else is there yet.
 LINKED_PACKAGE = "pile_board"
 LINKED_ENTRY = "pile_edge.ports.main:main"
 UPDATE_ENTRY = "pile_edge.ports.updater:update_software"

@@ -2,17 +2,19 @@
 
 A board's heap pays for every name, function, class and constant object it imports, used or not (on a 64-bit interpreter,
 code running from ROMFS: 11 bytes for a new name, 16 for each entry of a module's or class's table, 32 for a function,
-160 for a class, 40 for a text of more than 10 characters). This does on the host, on the syntax tree, what a static linker
+200 for a class, 40 for a text of more than 10 characters). This does on the host, on the syntax tree, what a static linker
 does:
 
 1. All modules become one namespace. A name that two modules use for different things gets its module's name in front.
 2. Module-level constants are computed and put where they are used; branches that constants decide are decided.
 3. Functions, classes, methods and values that nothing reachable from the entry points names are left out. Methods are
-   matched by name alone, so everything that might be called stays. Assertions, annotations and docstrings go.
-4. Long texts (messages, mostly) move into one byte string that stays in flash; `_text` cuts them out when needed.
+   matched by name, those of `self` within its family of classes, so everything that might be called stays. Assertions,
+   annotations and docstrings go; error classes that nobody catches become what they are made of.
+4. Texts (messages and codes) move into one byte string that stays in flash; `_text` cuts them out when needed.
+5. What is left shares names (`names`), because each other name costs.
 
-Names stay as they are written, functions keep their order, and `line_map` leads from a line of the result, as a traceback
-from the field shows it, back to the source. What cannot be linked correctly is refused, never guessed.
+Classes keep their names, functions their order, and `line_map` leads from a line of the result, as a traceback from the
+field shows it, back to the source. What cannot be linked correctly is refused, never guessed.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import ast
 import builtins
 from typing import TYPE_CHECKING, Any
 
-from pile_edge.board.names import share_attributes, share_globals, names_of, texts_and_keywords
+from pile_edge.board.names import names_of, share_attributes, share_globals, texts_and_keywords
 from pile_edge.board.rewrites import (
     TEXT_HELPER_SOURCE,
     TEXT_HELPERS,
@@ -35,8 +37,6 @@ from pile_edge.board.rewrites import (
     unroll_comprehensions,
 )
 from pile_edge.board.syntax import (
-    COMPREHENSIONS,
-    FUNCTIONS,
     GlobalNames,
     UsedGlobals,
     bound_names,
