@@ -158,7 +158,11 @@ class Run:
         self.validator = SoftwareSigner(unhexlify(script["validator"]))
         self.user = SoftwareSigner(unhexlify(script["user"]))
         self.numbers = {}
-        self.settings = check_config(decode(self.mapping, MAX_CONFIG_BYTES), self.folder)
+        self.settings = self.fresh_settings()
+
+    def fresh_settings(self):
+        """For one life: an agent lets go of what it has read."""
+        return check_config(decode(self.mapping, MAX_CONFIG_BYTES), self.folder)
 
     def number_of(self, message):
         """A short name of a proof; prints the proof when it is new."""
@@ -217,7 +221,7 @@ def hour(run, data):
     mount(flash)
     full = []
     log = lambda text: full.append(text) if "full" in text else None  # noqa: E731 - one line of a test's port
-    agent = Agent(run.settings, Port(hardware, Storage("/flash/journal"), link, log))
+    agent = Agent(run.fresh_settings(), Port(hardware, Storage("/flash/journal"), link, log))
     tell(agent.journal, "append", "a", flash)
     tell(agent.journal, "retire", "r", flash)
     for step in range(1, run.script["steps"] + 1):
@@ -225,6 +229,7 @@ def hour(run, data):
         if step in run.script["receipts"]:
             link.queue.append((run.topic("receipt"), run.receipt(sent)))
         agent.step()
+    assert [name for name in Storage("/flash/journal").names() if name.endswith(".key-table.v1")], "no table of the key"
     vfs.umount("/flash")
     print("e", hardware.shown_wh, len(flash.changes), len(full), sorted(agent.refused.items()))
     return flash.changes, sent
@@ -237,7 +242,7 @@ def after_cut(run, data, hardware, sent):
     flash = Flash(data, lambda: (hardware.now_ms, hardware.energy_mwh, hardware.is_on, len(found)))
     mount(flash)
     try:
-        agent = Agent(run.settings, Port(hardware, Storage("/flash/journal"), link))
+        agent = Agent(run.fresh_settings(), Port(hardware, Storage("/flash/journal"), link))
         journal = agent.journal
         pending = [sequence for sequence, _ in journal.pending(-1, 1000)]
         had = [journal.last_sequence or 0, journal.retired_through or 0]

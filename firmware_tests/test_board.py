@@ -7,6 +7,7 @@ import pytest
 
 from pile_edge.board.bundle import find_micropython
 from pile_edge.board.unix_flash import board_command
+from pile_edge.key_tables import SUFFIX
 from pile_hil.peer import Chain
 from pile_hil.pile_case import AgentProcess, PileCase
 from pile_hil.requirements import require
@@ -44,9 +45,10 @@ def run_session(case, agent):
     assert not any("Error" in line for line in agent.lines if "ntptime" not in line)
 
 
-def test_a_whole_session_in_64_kb(case, linked_image):
+def test_a_whole_session_in_64_kb(case, linked_image, tmp_path):
     with AgentProcess(board_command(linked_image, str(case.write_board_config()), "run", heap="64k")) as agent:
         run_session(case, agent)
+    assert len(list(tmp_path.rglob("*" + SUFFIX))) == len(case.chain.validators), "the keys have no tables"
 
 
 def test_a_board_follows_a_change_of_the_accounting_nodes(case, linked_image):

@@ -189,9 +189,7 @@ def use_key_tables(find: "Callable[[bytes], Any] | None") -> None:
     _find_key_table = find
 
 
-def fill_table(
-    table: bytearray | memoryview, public: bytes, rows: int, distance: int
-) -> None:
+def fill_table(table: bytearray | memoryview, public: bytes, rows: int, distance: int) -> None:
     """Compute the table of a point's comb: 2^(rows - 1) entries of 64 bytes, x || y.
 
     Entry i is the sum over the rows j of +-2^(distance j) times the point: + for the highest row and for the bits of i.
@@ -354,8 +352,7 @@ def _multiply_base(scalar: int) -> tuple[int, int, int]:
     combs = _combs(scalar, int.from_bytes(urandom(_BLIND_BYTES), "big"), None)
     x, y, z = 0, 1, 0
     for column in range(_BASE_COLUMNS - 1, -1, -1):
-        x, y, z = _double(x, y, z, 1)
-        x, y, z = _add_column(x, y, z, combs, column)
+        x, y, z = _double(*_add_column(x, y, z, combs, column), 1 if column else 0)
     return x, y, z
 
 
@@ -365,8 +362,7 @@ def _multiply_known(u: int, v: int, file) -> tuple[int, int, int]:  # type: igno
     for column in range(KEY_DISTANCE - 1, -1, -1):
         if column == _BASE_COLUMNS - 1:
             combs += _combs(u, 0, None)
-        x, y, z = _double(x, y, z, 1)
-        x, y, z = _add_column(x, y, z, combs, column)
+        x, y, z = _double(*_add_column(x, y, z, combs, column), 1 if column else 0)
     return x, y, z
 
 
