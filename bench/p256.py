@@ -25,8 +25,8 @@ MESSAGE = bytes(150)  # about a metering proof with one reading
 SECRET = bytes(range(1, 33))
 
 # Field multiplications with reduction, on the average: a doubling takes 8, an addition 11. Signing: 20 doublings and 42
-# additions, the first of which is to nothing. Verifying with a table of the key: 42 doublings and 43 + 42 additions. Without one:
-# 256 doublings, an addition for each fourth digit of 257, the base point's 42, and 3Q.
+# additions, the first of which is to nothing. Verifying with a table of the key: 42 doublings and 43 + 42 additions. Without
+# one: 256 doublings, an addition for each fourth digit of 257, the base point's 42, and 3Q.
 MULTIPLICATIONS = {
     "sign": 20 * 8 + 41 * 11,
     "verify_known": 42 * 8 + (42 + 42) * 11,

@@ -1,4 +1,7 @@
-"""The whole agent as a board runs it: linked, from memory outside the heap, in the 64 kB of heap that a board has."""
+"""The whole agent as a board runs it: linked, from memory outside the heap, in less than the 64 kB that a board has.
+
+60 kB are the limit; the program needs less (`python -m bench board`), so that what boards differ by has room.
+"""
 
 import subprocess
 from pathlib import Path
@@ -14,13 +17,15 @@ from pile_hil.requirements import require
 from pile_shared import proof as p
 
 HERE = Path(__file__).parent
+HEAP = "60k"
 GRACE_MS = 7_200_000
 
 
-@pytest.fixture(params=["tcp", "rtu"])
+@pytest.fixture(params=["tcp", "rtu", "rtu, TLS with client certificate"])
 def case(tmp_path, request):
     require(find_micropython() is not None, "MicroPython is missing: install the `firmware` dependency group")
-    with PileCase(tmp_path, kind=request.param) as case:
+    kind, _, tls = request.param.partition(", ")
+    with PileCase(tmp_path, kind=kind, tls=bool(tls)) as case:
         yield case
 
 
@@ -45,17 +50,18 @@ def run_session(case, agent):
     assert not any("Error" in line for line in agent.lines if "ntptime" not in line)
 
 
-def test_a_whole_session_in_64_kb(case, linked_image, tmp_path):
-    with AgentProcess(board_command(linked_image, str(case.write_board_config()), "run", heap="64k")) as agent:
+def test_a_whole_session_in_60_kb(case, linked_image, tmp_path):
+    with AgentProcess(board_command(linked_image, str(case.write_board_config()), "run", heap=HEAP)) as agent:
         run_session(case, agent)
+        assert not any("no memory" in line for line in agent.lines)
     assert len(list(tmp_path.rglob("*" + SUFFIX))) == len(case.chain.validators), "the keys have no tables"
 
 
 def test_a_board_follows_a_change_of_the_accounting_nodes(case, linked_image):
-    """In 64 kB, and through a power cut: what the old set certifies is refused, the new one's contract charged by."""
+    """In 60 kB, and through a power cut: what the old set certifies is refused, the new one's contract charged by."""
     coordinator, command = (
         case.coordinator,
-        board_command(linked_image, str(case.write_board_config(resend_ms=1000)), "run", heap="64k"),
+        board_command(linked_image, str(case.write_board_config(resend_ms=1000)), "run", heap=HEAP),
     )
     old, new = case.chain, Chain(first_key=2000)
     with AgentProcess(command) as agent:
@@ -79,11 +85,11 @@ def test_what_is_alive_at_most(case, linked_image, record_property):
         run_session(case, agent)
         figures = [line.split() for line in agent.lines if line.startswith(("code_bytes", "live_bytes"))]
     code, live = int(figures[0][1]), max(int(value) for _, value in figures)
-    print(f"code {code} bytes, most alive between steps {live} bytes of 64,768")
+    print(f"code {code} bytes, most alive between steps {live} bytes of 60,672")
     record_property("code_bytes", code)
     record_property("live_bytes", live)
-    assert code < 48_000
-    assert live < 60_000
+    assert code < 41_000
+    assert live < 56_000
 
 
 def test_a_wrong_command_and_a_wrong_configuration(linked_image, tmp_path):

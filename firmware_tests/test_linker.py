@@ -10,6 +10,8 @@ import pytest
 from pile_edge.board import linker
 from pile_edge.board.bundle import BOARD_MODULES, build_romfs, link_bundle
 from pile_edge.board.linker import LinkError, link
+from pile_edge.board.names import FIRMWARE_ATTRIBUTES
+from pile_edge.board.rewrites import TEXT_HELPERS
 from pile_edge.board.unix_flash import run as run_flash
 from pile_shared import p256
 from pile_shared.errors import ConfigError
@@ -119,10 +121,104 @@ def main():
     assert run(linked(a=source).parts["one"].source)["main"]() == plain["main"]()
 
 
+def test_names_are_shared_and_mean_the_same():
+    """Methods called as globals are, bases, keywords, getattr, firmware's names, globals that are assigned."""
+    source = """
+count = 0
+def tick(step):
+    global count
+    count = count + step
+    return count
+def close(x): return x * 2
+class Base:
+    def _low(self, x): return x + 1
+    def tick(self, x): return tick(x) + self._low(x)
+class First(Base):
+    limit = 5
+    def __init__(self, amount, *, bonus=1):
+        self._amount = amount
+        self.bonus = bonus
+    def only_first(self): return self._amount + close(self.bonus) + self.limit
+class Second:
+    def __init__(self): self._total = []; self.open = 3
+    def only_second(self, value): self._total.append(value); return len(self._total), self.open
+def outer(tick):
+    def inner(close): return close + tick
+    return inner(1)
+def set_it(thing): thing.outside = 9; return thing.outside
+def main():
+    first, two = First(3, bonus=4), Second()
+    return (first.only_first(), first.tick(2), two.only_second(1), two.only_second(2), outer(5), close(8), tick(1),
+            getattr(first, "bonus"), set_it(two), [tick(0) for tick in [lambda x: x + 7]], First(**{"amount": 1}).only_first())
+"""
+    plain = {}
+    exec(source, plain)
+    result = linked(a=source)
+    assert run(result.parts["one"].source)["main"]() == plain["main"]()
+    # The same name for what different classes have; what is stored from outside or asked for by text keeps its own.
+    assert result.attributes["only_second"] != "only_second"
+    assert not {"open", "append", "outside", "bonus"} & result.attributes.keys()
+
+
+def test_error_classes_that_nobody_tells_apart_are_merged():
+    source = """
+class Base(Exception):
+    code = "base"
+    def __init__(self, message, code=None):
+        super().__init__(message)
+        if code is not None:
+            self.code = code
+class Plain(Base):
+    code = "plain"
+class Deeper(Plain):
+    code = "deeper"
+class Caught(Base):
+    code = "caught"
+def fail(number):
+    try:
+        if number < 2:
+            raise Plain("one") if number else Plain("two", "other")
+        if number == 2:
+            raise Deeper("three")
+        raise Caught("four")
+    except Caught as error:
+        return "caught " + error.code
+    except Base as error:
+        return str(error) + " " + error.code
+def main():
+    return [fail(number) for number in range(4)]
+"""
+    plain = {}
+    exec(source, plain)
+    linked_source = linked(a=source).parts["one"].source
+    assert run(linked_source)["main"]() == plain["main"]()
+    assert re.findall(r"class (\w+)", linked_source) == ["Base", "Caught"]
+
+
+def test_every_attribute_of_the_firmware_is_known(micropython, tmp_path):
+    """What MicroPython's own objects have: a name of ours that is one of these is not renamed."""
+    script = tmp_path / "names.py"
+    script.write_text(
+        "import array, binascii, errno, gc, hashlib, io, json, machine, micropython, os, random, select, socket, struct\n"
+        "import sys, time, tls, uctypes, vfs\n"
+        "def steps():\n    yield 1\n"
+        "things = [str, bytes, bytearray, list, dict, set, frozenset, tuple, int, float, memoryview, object, range(3),\n"
+        "    {}.keys(), array.array('B'), Exception(), OSError(1), open('/dev/null'), open('/dev/null', 'rb'),\n"
+        "    io.BytesIO(), io.StringIO(),\n"
+        "    socket.socket(), select.poll(), tls.SSLContext(tls.PROTOCOL_TLS_CLIENT), hashlib.sha256(), steps(), binascii,\n"
+        "    errno, gc, hashlib, io, json, machine, micropython, os, random, select, socket, struct, sys, time, tls, uctypes,\n"
+        "    vfs, vfs.VfsPosix, vfs.VfsLfs2, vfs.VfsRom, machine.Signal, machine.PinBase]\n"
+        "print(' '.join(sorted({name for thing in things for name in dir(thing)})))\n"
+    )
+    found = micropython(script, heap="256k").stdout.split()
+    # Constants and classes are written with capitals; nothing of ours that may be renamed is.
+    assert {name for name in found if name.islower() and not name.startswith("_")} <= FIRMWARE_ATTRIBUTES
+
+
 def test_parts_refer_backwards_only():
     sources = {"b": "def low(): return 1\n", "a": "from b import low\ndef main(): return low()\n"}
     result = linked(**sources, parts={"lower": ["b"], "upper": ["a"]})
-    assert "lower.low()" in result.parts["upper"].source
+    assert f"lower.{result.names['b', 'low'][1]}()" in result.parts["upper"].source
     with pytest.raises(LinkError, match=r"upper .*comes after"):
         linked(**sources, parts={"upper": ["a"], "lower": ["b"]})
 
@@ -136,9 +232,12 @@ def test_a_temporary_part_takes_what_only_it_needs():
         parts={"base": ["b", "a"], "once": ["c"]},
         temporary="once",
     )
-    assert "def only" in result.parts["once"].source
-    assert "def shared" in result.parts["base"].source
-    assert "del sys.modules['out.once']" in result.parts["base"].source
+    assert [result.names["b", name][0] for name in ("only", "shared")] == ["once", "base"]
+    for name in ("only", "shared"):
+        part, linked_name = result.names["b", name]
+        assert f"def {linked_name}(" in result.parts[part].source
+    assert "out.once" in result.parts["base"].source
+    assert "del sys.modules[" in result.parts["base"].source
 
 
 @pytest.mark.parametrize(
@@ -171,6 +270,7 @@ def test_a_module_in_no_part_is_refused():
 
 def test_lines_lead_back_to_the_source(tmp_path):
     result = link_bundle(tmp_path / "files", sources=tmp_path / "sources")
+    made_here = 0
     for name, part in result.parts.items():
         lines = part.source.splitlines()
         places = (tmp_path / f"sources/{name}.map").read_text().splitlines()
@@ -178,7 +278,7 @@ def test_lines_lead_back_to_the_source(tmp_path):
         for line, place in zip(lines, places, strict=True):
             if match := re.match(r" *def (\w+)\(", line):
                 if not place:
-                    assert match[1] in {"_text", "_texts", "_rows"}
+                    made_here += 1
                     continue
                 module, number = place.split(":")
                 path = next(p for p in BOARD_MODULES if p.replace("/", ".").removesuffix(".__init__") == module)
@@ -186,7 +286,11 @@ def test_lines_lead_back_to_the_source(tmp_path):
                 source = root / f"{path}.py"
                 written = source.read_text().splitlines()
                 near = " ".join(written[int(number) - 1 : int(number) + 2])
-                assert re.search(r"def _?\w*" + re.escape(match[1].split("_")[-1]), near), (name, line, place)
+                assert re.search(r"def \w+\(", near), (name, line, place)
+                own = re.search(r"def (\w+)\(", near)[1]
+                kept = {own} | {result.attributes.get(own, own), result.names.get((module, own), ("", ""))[1]}
+                assert match[1] in kept, (name, line, place)
+    assert made_here == len(TEXT_HELPERS) - 1
 
 
 def test_linking_twice_gives_the_same_bytes(tmp_path):

@@ -97,9 +97,14 @@ def encode_publish(topic: str, payload: bytes, packet_id: int, retain: bool) -> 
     return _packet(0x32 | retain, _field(topic), struct.pack(">H", packet_id), payload)
 
 
-def encode_subscribe(packet_id: int, topics: list[str]) -> bytearray:
-    """SUBSCRIBE to all topics at QoS 1 [3.8]."""
-    return _packet(0x82, struct.pack(">H", packet_id), *[_field(topic) + b"\x01" for topic in topics])
+def encode_topics(topics: list[str]) -> bytes:
+    """What follows the packet id of a SUBSCRIBE to all topics at QoS 1 [3.8.3]."""
+    return b"".join([_field(topic) + b"\x01" for topic in topics])
+
+
+def encode_subscribe(packet_id: int, topics: bytes) -> bytearray:
+    """SUBSCRIBE to encoded topics [3.8]."""
+    return _packet(0x82, struct.pack(">H", packet_id), topics)
 
 
 def decode_publish(first: int, body: bytes | bytearray) -> tuple[str, int, int]:
@@ -210,7 +215,8 @@ class Client:
         """
         check_spec(spec)
         self._port = port
-        self._subscriptions = subscriptions
+        self._topics = encode_topics(subscriptions)  # as they are sent: half of what the list would take
+        self._topic_count = len(subscriptions)
         self._connect = encode_connect(spec, client_id, will)
         self._keepalive_ms = spec.get("keepalive_s", 60) * 1000
         self._transport = None
@@ -367,7 +373,7 @@ class Client:
             packet_id = body[0] << 8 | body[1]
             self._window = [item for item in self._window if item[0] != packet_id]
             self._window_ms = self._port.now_ms()
-        elif kind == 9 and len(body) == 2 + len(self._subscriptions):
+        elif kind == 9 and len(body) == 2 + self._topic_count:
             self._on_suback(body)
         elif first != 0xD0 or body:
             raise LinkError("unexpected packet", "protocol")
@@ -376,11 +382,11 @@ class Client:
         if body[1]:
             raise LinkError("refused: code {}".format(body[1]), "refused")
         self.connected = True
-        if not self._is_subscribed or (self._subscriptions and not body[0] & 1):
+        if not self._is_subscribed or (self._topic_count and not body[0] & 1):
             self._is_subscribed = False
             self._subscribe_id = 0
             self._subscribe_id = self._next_packet_id()
-            self._send(encode_subscribe(self._subscribe_id, self._subscriptions))
+            self._send(encode_subscribe(self._subscribe_id, self._topics))
         self._window_ms = self._port.now_ms()
         for _, packet in self._window:
             packet[0] |= 8

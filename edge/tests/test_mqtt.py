@@ -98,7 +98,7 @@ def connected(**options) -> tuple[Client, Port]:
     client, port = make(**options)
     client.poll(0)
     assert client.connected
-    if client._subscriptions:
+    if client._topics:
         port.last.incoming += b"\x90\x03\x00\x01\x01"
     client.poll(0)
     port.last.sent.clear()

@@ -82,6 +82,7 @@ class Mosquitto:
         port: int | None = None,
         persistence: bool = False,
         tls: dict[str, Path] | None = None,
+        inside_port: int | None = None,
         extra_config: tuple[str, ...] = (),
     ) -> None:
         """Write the configuration; nothing runs yet.
@@ -91,6 +92,7 @@ class Mosquitto:
             port: TCP port; None takes a free one.
             persistence: Keep sessions and their messages over `kill()`, too: written after every change.
             tls: PEM files "ca", "cert" and "key"; clients must then show a certificate of that ca.
+            inside_port: Another TCP port, without TLS, as a broker offers it to what runs beside it.
             extra_config: Further lines for mosquitto.conf.
 
         Raises:
@@ -103,6 +105,7 @@ class Mosquitto:
         self._folder = folder
         self._tls = tls
         self._persistence = persistence
+        self._inside_port = inside_port
         self._extra = extra_config
         self._process: subprocess.Popen[bytes] | None = None
         self.port = port or free_port()
@@ -154,7 +157,10 @@ class Mosquitto:
         self.stop()
 
     def _config_lines(self) -> list[str]:
-        lines = [f"listener {self.port} 127.0.0.1", "allow_anonymous true", "user root"]
+        lines = ["allow_anonymous true", "user root"]
+        if self._inside_port is not None:
+            lines.append(f"listener {self._inside_port} 127.0.0.1")  # first: open when the other one is
+        lines.append(f"listener {self.port} 127.0.0.1")
         if self._persistence:
             lines += [
                 "persistence true",

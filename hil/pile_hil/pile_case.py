@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any, Self
 
 from pile_edge.config_file import compile_config
-from pile_hil.broker import Mosquitto, find_mosquitto
+from pile_hil.broker import Mosquitto, find_mosquitto, free_port, make_certificates
 from pile_hil.clock import SimClock
 from pile_hil.peer import START, STOP, Chain, Coordinator, make_terms, secret, session_message
 from pile_hil.requirements import require
@@ -30,8 +30,13 @@ _STOP_SECONDS = 15
 class PileCase:
     """Simulated hardware on `kind` "tcp" or "rtu", a real mosquitto, and a coordinator that knows the pile's key."""
 
-    def __init__(self, folder: Path, *, kind: str = "tcp", rate: int = 60, secret_number: int = 7) -> None:
-        """Write configuration and key; nothing runs before the context is entered."""
+    def __init__(
+        self, folder: Path, *, kind: str = "tcp", rate: int = 60, secret_number: int = 7, tls: bool = False
+    ) -> None:
+        """Write configuration and key; nothing runs before the context is entered.
+
+        With `tls` the pile reaches the broker by TLS only, with a client certificate; the coordinator stays on its side.
+        """
         require(find_mosquitto() is not None, "mosquitto is not installed (apt install mosquitto)")
         self.folder = folder
         self.chain = Chain()
@@ -56,12 +61,22 @@ class PileCase:
                 ],
             }
         )
-        self.broker = Mosquitto(folder / "broker", persistence=True)
+        self._tls = make_certificates(folder / "tls") if tls else {}
+        self._open_broker(folder / "broker")
+
+    def _open_broker(self, folder: Path) -> None:
+        if not self._tls:
+            self.broker = Mosquitto(folder, persistence=True)
+            self.coordinator_port = self.broker.port
+            return
+        files = {"ca": self._tls["ca.pem"], "cert": self._tls["broker.pem"], "key": self._tls["broker-key.pem"]}
+        self.coordinator_port = free_port()
+        self.broker = Mosquitto(folder, persistence=True, tls=files, inside_port=self.coordinator_port)
 
     def __enter__(self) -> Self:
         self.rig.start()
         self.broker.start()
-        self.coordinator = Coordinator(self.broker.port, self.chain, PILE_ID, self.signer.public)
+        self.coordinator = Coordinator(self.coordinator_port, self.chain, PILE_ID, self.signer.public)
         self.coordinator.__enter__()
         return self
 
@@ -90,7 +105,8 @@ class PileCase:
                 f'[[validators]]\nparty = "{one.party}"\npublic = "{one.public.hex()}"\npower = {one.power}'
                 for one in self.chain.validators
             ],
-            f'[mqtt]\nhost = "127.0.0.1"\nport = {self.broker.port}\nkeepalive_s = 10',
+            f'[mqtt]\nhost = "{self.broker.spec["host"]}"\nport = {self.broker.port}\nkeepalive_s = 10',
+            *self._tls_lines(),
             "[bus]",
             *[f"{key} = {value!r}" for key, value in bus.items()],
             f'[meter]\nprofile = "abb-b23"\nunit = 1\nserial = "{SERIAL}"\nrated_power_w = 11000',
@@ -103,6 +119,11 @@ class PileCase:
         path = self.folder / "pile.toml"
         path.write_text("\n".join(lines) + "\n")
         return path
+
+    def _tls_lines(self) -> list[str]:
+        """Of the configuration; DER files, as a board takes them."""
+        files = [("ca", "ca.der"), ("cert", "pile.der"), ("key", "pile-key.der")]
+        return ["[mqtt.tls]", *[f"{key} = '{self._tls[name]}'" for key, name in files]] if self._tls else []
 
     def write_board_config(self, **timing: int) -> Path:
         """The same as CBOR, for MicroPython."""

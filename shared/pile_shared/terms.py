@@ -105,10 +105,9 @@ class Terms:
 
     def __init__(self, row: list[object]) -> None:
         """Take the values in the order of FIELDS; CodecError or BoundsError if one is not what its field may be."""
-        array(row, len(FIELDS))
-        for i in range(len(FIELDS)):
-            name, kind = FIELDS[i]
-            setattr(self, name, _check(name, kind, row[i]))
+        values = iter(array(row, len(FIELDS)))
+        for name, kind in FIELDS:
+            setattr(self, name, _check(name, kind, next(values)))
         if self.version != VERSION:
             raise CodecError("not version 1 terms")
 

@@ -67,6 +67,7 @@ CPYTHON_MODULES = (
     "pile_shared/openssl",
     "pile_edge/board/__init__",
     "pile_edge/board/linker",
+    "pile_edge/board/names",
     "pile_edge/board/rewrites",
     "pile_edge/board/syntax",
     "pile_edge/board/bundle",
@@ -110,27 +111,14 @@ CPYTHON_MODULES = (
     "pile_edge/commands/verify_journal",
     "pile_edge/commands/registration",
 )
-# What a linked board imports, in order; a part's modules are the board's modules that none of the others names. The
-# parts are of similar size, because one needs twice its place while it is imported.
+# What a linked board imports, in order. What stays is one part, with one table of names: while it is imported it needs a third
+# more than later, but then nothing else is there yet.
 LINKED_PACKAGE = "pile_board"
 LINKED_ENTRY = "pile_edge.ports.main:main"
 UPDATE_ENTRY = "pile_edge.ports.updater:update_software"
 _CHECKS = ("pile_edge.config",)
 _UPDATE = ("pile_edge.update", "pile_edge.ports.updater")
-_DEVICES = (
-    "pile_edge",
-    "pile_edge.modbus",
-    "pile_edge.meters",
-    "pile_edge.meters.decode",
-    "pile_edge.journal",
-    "pile_edge.clock",
-    "pile_edge.control",
-    "pile_edge.light",
-    "pile_edge.key_tables",
-    "pile_edge.mqtt",
-)
 _PART_OF = {
-    **dict.fromkeys(_DEVICES, "part_devices"),
     **dict.fromkeys(_CHECKS, "part_checks"),
     **dict.fromkeys(_UPDATE, "part_update"),
 }
@@ -188,15 +176,12 @@ def link_bundle(
     """
     modules = {name.replace("/", ".").removesuffix(".__init__"): _source(name).read_text() for name in BOARD_MODULES}
     parts: dict[str, list[str]] = {
-        "part_shared": [],
-        "part_devices": [],
         "part_agent": [],
         "part_checks": [],
         "part_update": [],
     }
     for name in modules:
-        is_shared = name.startswith(pile_shared.__name__)
-        parts["part_shared" if is_shared else _PART_OF.get(name, "part_agent")].append(name)
+        parts[_PART_OF.get(name, "part_agent")].append(name)
     linked = link(
         modules,
         [LINKED_ENTRY, UPDATE_ENTRY, *entries],

@@ -2,17 +2,19 @@
 
 A board's heap pays for every name, function, class and constant object it imports, used or not (on a 64-bit interpreter,
 code running from ROMFS: 11 bytes for a new name, 16 for each entry of a module's or class's table, 32 for a function,
-160 for a class, 40 for a text of more than 10 characters). This does on the host, on the syntax tree, what a static linker
+200 for a class, 40 for a text of more than 10 characters). This does on the host, on the syntax tree, what a static linker
 does:
 
 1. All modules become one namespace. A name that two modules use for different things gets its module's name in front.
 2. Module-level constants are computed and put where they are used; branches that constants decide are decided.
 3. Functions, classes, methods and values that nothing reachable from the entry points names are left out. Methods are
-   matched by name alone, so everything that might be called stays. Assertions, annotations and docstrings go.
-4. Long texts (messages, mostly) move into one byte string that stays in flash; `_text` cuts them out when needed.
+   matched by name, those of `self` within its family of classes, so everything that might be called stays. Assertions,
+   annotations and docstrings go; error classes that nobody catches become what they are made of.
+4. Texts (messages and codes) move into one byte string that stays in flash; `_text` cuts them out when needed.
+5. What is left shares names (`names`), because each other name costs.
 
-Names stay as they are written, functions keep their order, and `line_map` leads from a line of the result, as a traceback
-from the field shows it, back to the source. What cannot be linked correctly is refused, never guessed.
+Classes keep their names, functions their order, and `line_map` leads from a line of the result, as a traceback from the
+field shows it, back to the source. What cannot be linked correctly is refused, never guessed.
 """
 
 from __future__ import annotations
@@ -21,21 +23,22 @@ import ast
 import builtins
 from typing import TYPE_CHECKING, Any
 
+from pile_edge.board.names import names_of, share_attributes, share_globals, texts_and_keywords
 from pile_edge.board.rewrites import (
     TEXT_HELPER_SOURCE,
     TEXT_HELPERS,
     Texts,
+    families_of,
+    merge_error_classes,
     share_argument_names,
-    share_attribute_names,
     skip_forwarders,
     take_out_keyword_defaults,
     turn_properties_into_attributes,
     unroll_comprehensions,
 )
 from pile_edge.board.syntax import (
-    COMPREHENSIONS,
-    FUNCTIONS,
     GlobalNames,
+    UsedGlobals,
     bound_names,
     constant_node,
     constant_value,
@@ -75,14 +78,20 @@ class Linked:
     Attributes:
         parts: The linked modules by name, in the order in which they import each other.
         names: (module, name) -> (part, name there), of everything that stayed.
+        attributes: Attribute or method as written -> as linked, of those that were renamed.
         dropped: "module.name" of what was left out, sorted.
     """
 
     def __init__(
-        self, parts: dict[str, Part], names: dict[tuple[str, str], tuple[str, str]], dropped: list[str]
+        self,
+        parts: dict[str, Part],
+        names: dict[tuple[str, str], tuple[str, str]],
+        attributes: dict[str, str],
+        dropped: list[str],
     ) -> None:
         self.parts = parts
         self.names = names
+        self.attributes = attributes
         self.dropped = dropped
 
 
@@ -364,7 +373,8 @@ class _Program:
         for key in entries:
             if key not in self.linked:
                 raise LinkError(f"there is no {key[1]} in {key[0]}")
-        kept = _Reach()
+        family = families_of(self.body)
+        kept = _Reach(family)
         kept.names |= {"", *[self.linked[key] for key in entries]}
         for statement in self.body:
             if isinstance(statement, ast.Expr):
@@ -392,8 +402,9 @@ class _Program:
             return
         # What is reached without the temporary part, and every class: its objects may outlive that part.
         stays = {name: there for name, there in definitions.items() if self.home.get(name) != self.temporary}
-        resident = _Reach()
+        resident = _Reach(kept.family)
         resident.attributes |= kept.attributes
+        resident.own |= kept.own
         resident.names |= {name for name in kept.names if isinstance(stays.get(name), ast.ClassDef)} | set(roots)
         _extend(resident, stays, self.values, self.offered)
         for name in stays:
@@ -416,6 +427,7 @@ class _Program:
 
     def emit(self, order: list[str]) -> Linked:
         """Write the parts."""
+        self.body = merge_error_classes(self.body)
         for statement in self.body:
             unroll_comprehensions(statement)
             for node in ast.walk(statement):
@@ -426,9 +438,8 @@ class _Program:
                     node.body.insert(0, ast.parse("del __module__, __qualname__").body[0])
         self.body = skip_forwarders(self.body, {*self.offered.values(), *[self.linked[key] for key in self.entries]})
         turn_properties_into_attributes(self.body)
-        share_attribute_names(self.body)
-        share_argument_names(self.body)
-        texts = Texts()
+        named = texts_and_keywords(self.body)
+        texts = Texts(names_of(self.body))
         self.body = texts.take_tables(self.body)
         for statement in self.body:
             for node in list(ast.walk(statement)):
@@ -436,14 +447,27 @@ class _Program:
                 if isinstance(node, ast.FunctionDef):
                     node.body = [texts.visit(part) for part in node.body]
         self.home.update(dict.fromkeys(TEXT_HELPERS, order[0]))
-        parts = {}
+        attributes = share_attributes(self.body, {*named, *self.offered})
+        defined = {defined_name(statement) for statement in self.body}
+        bodies = {}
         for part in order:
             extra = [] if part != order[0] else ast.parse(f"_TEXTS = {bytes(texts.data)!r}\n{TEXT_HELPER_SOURCE}").body
-            parts[part] = self._emit_part(part, order[: order.index(part)], extra)
-        names = {key: (self.home[name], name) for key, name in self.linked.items()}
-        return Linked(parts, names, sorted(self.dropped))
+            bodies[part] = self._link_part(part, order[: order.index(part)], extra)
+        asked = {node.attr for one in self.body for node in ast.walk(one) if isinstance(node, ast.Attribute)}
+        fixed = {*(asked & self.offered.keys()), *[self.linked[key] for key in self.entries]}
+        renamed = share_globals(bodies, {*fixed, _THIS_MODULE, "_sys", self.package, *order})
+        share_argument_names([statement for body in bodies.values() for statement in body], named)
+        parts = {part: self._write_part(part, body) for part, body in bodies.items()}
+        names = {}
+        for key, name in self.linked.items():
+            if name not in defined:
+                continue
+            part = self.home[name]
+            names[key] = (part, renamed[part].get(name, name))
+        return Linked(parts, names, attributes, sorted(self.dropped))
 
-    def _emit_part(self, part: str, before: list[str], extra: list[ast.stmt]) -> Part:
+    def _link_part(self, part: str, before: list[str], extra: list[ast.stmt]) -> list[ast.stmt]:
+        """A part's statements: imports, then what it defines, referring to other parts by their names."""
         body = [*extra, *[one for one in self.body if self._part_of(one) == part]]
         is_port = part == self.home[_THIS_MODULE]
         offered = self.offered if is_port else {}
@@ -468,9 +492,12 @@ class _Program:
         if later:
             raise LinkError(f"part {part} refers to {sorted(later)}, which comes after it")
         head += [ast.ImportFrom(self.package, [ast.alias(name)], 0) for name in before if name in linker.parts]
+        return head + body
+
+    def _write_part(self, part: str, body: list[ast.stmt]) -> Part:
         lines: list[str] = []
         line_map: list[str] = []
-        for statement in [*head, *body]:
+        for statement in body:
             text = ast.unparse(ast.fix_missing_locations(statement))
             lines += text.splitlines()
             line_map += _line_map(text, statement, self.origin.get(id(statement), ""))
@@ -625,40 +652,50 @@ class _Reach:
     """What is reached.
 
     Attributes:
-        names: linked names. attributes: attribute names that something reached mentions.
+        names: linked names. attributes: names of attributes that something reached asks any object for. own: those it
+            asks `self` for, which may be of that class or one related to it: (family, attribute).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, family: dict[str, str]) -> None:
+        self.family = family
         self.names: set[str] = set()
         self.attributes: set[str] = set()
+        self.own: set[tuple[str, str]] = set()
 
-    def keeps(self, part: ast.stmt) -> bool:
-        """Whether a statement of a class body stays."""
+    def keeps(self, owner: str, part: ast.stmt) -> bool:
+        """Whether a statement of the body of class `owner` stays."""
         if isinstance(part, ast.FunctionDef):
             if part.name.startswith("__"):
                 return part.name not in _DROPPED_METHODS
-            return part.name in self.attributes and "raise NotImplementedError" not in ast.unparse(part.body[0])
+            return self._asks(owner, part.name) and "raise NotImplementedError" not in ast.unparse(part.body[0])
         if isinstance(part, ast.Assign):
-            return any(isinstance(target, ast.Name) and target.id in self.attributes for target in part.targets)
+            return any(isinstance(target, ast.Name) and self._asks(owner, target.id) for target in part.targets)
         return True
+
+    def _asks(self, owner: str, attribute: str) -> bool:
+        return attribute in self.attributes or (self.family[owner], attribute) in self.own
 
     def prune(self, statement: ast.ClassDef) -> list[str]:
         """Take what is not reached out of a class; the names of what went."""
-        gone = [part for part in statement.body if not self.keeps(part)]
-        statement.body = [part for part in statement.body if self.keeps(part)] or [ast.Pass()]
+        gone = [part for part in statement.body if not self.keeps(statement.name, part)]
+        statement.body = [part for part in statement.body if part not in gone] or [ast.Pass()]
         return [part.name if isinstance(part, ast.FunctionDef) else ast.unparse(part) for part in gone]
 
-    def mention(self, node: ast.AST) -> bool:
-        """Take in the names in a piece of code; whether any was new."""
-        before = len(self.names) + len(self.attributes)
+    def mention(self, node: ast.AST, owner: str = "") -> bool:
+        """Take in the names in a piece of code, of class `owner`; whether any was new."""
+        before = len(self.names) + len(self.attributes) + len(self.own)
+        finder = UsedGlobals()
+        finder.visit(node)
+        self.names |= finder.found.keys()
         for part in ast.walk(node):
-            if isinstance(part, ast.Name):
-                self.names.add(part.id)
-            elif isinstance(part, ast.Attribute):
-                self.attributes.add(part.attr)
+            if isinstance(part, ast.Attribute):
+                if owner and isinstance(part.value, ast.Name) and part.value.id == "self":
+                    self.own.add((self.family[owner], part.attr))
+                else:
+                    self.attributes.add(part.attr)
             elif isinstance(part, ast.Constant) and isinstance(part.value, str) and part.value.isidentifier():
                 self.attributes.add(part.value)  # getattr may ask for it
-        return len(self.names) + len(self.attributes) > before
+        return len(self.names) + len(self.attributes) + len(self.own) > before
 
 
 def _extend(reach: _Reach, definitions: dict[str, ast.stmt], values: set[str], value_names: dict[str, str]) -> None:
@@ -669,11 +706,14 @@ def _extend(reach: _Reach, definitions: dict[str, ast.stmt], values: set[str], v
         for name, statement in definitions.items():
             if name not in reach.names:
                 continue
-            parts: list[ast.AST] = [statement]
             if isinstance(statement, ast.ClassDef):
-                parts = [*statement.bases, *[part for part in statement.body if reach.keeps(part)]]
-            for part in parts:
-                grew |= reach.mention(part)
+                for base in statement.bases:
+                    grew |= reach.mention(base)
+                for part in statement.body:
+                    if reach.keeps(name, part):
+                        grew |= reach.mention(part, name)
+            else:
+                grew |= reach.mention(statement)
         if values and _THIS_MODULE in reach.names:
             offered = {linked for name, linked in value_names.items() if name in reach.attributes}
             grew |= not offered <= reach.names
@@ -712,18 +752,19 @@ class _PartLinker(GlobalNames):
         return ast.copy_location(ast.Attribute(ast.Name(there, ast.Load()), node.id, node.ctx), node)
 
 
+class _CheckNames(GlobalNames):
+    def __init__(self, part: str, defined: set[str]) -> None:
+        super().__init__()
+        self.part = part
+        self.defined = defined
+
+    def visit_global(self, node: ast.Name) -> ast.AST:
+        if node.id not in self.defined:
+            raise LinkError(f"{node.id} is used in line {node.lineno} of part {self.part} but defined nowhere")
+        return node
+
+
 def _check_names(part: str, lines: list[str]) -> None:
     """Refuse a result that uses a global name it does not define: the check that nothing needed was shaken out."""
     tree = ast.parse("\n".join(lines))
-    defined = bound_names(tree) | _BUILTINS
-
-    def check(node: ast.AST, scopes: list[set[str]]) -> None:
-        inner = scopes
-        if isinstance(node, (*FUNCTIONS, *COMPREHENSIONS, ast.ClassDef)):
-            inner = [*scopes, bound_names(node)]
-        if isinstance(node, ast.Name) and not any(node.id in scope for scope in inner) and node.id not in defined:
-            raise LinkError(f"{node.id} is used in line {node.lineno} of part {part} but defined nowhere")
-        for child in ast.iter_child_nodes(node):
-            check(child, inner)
-
-    check(tree, [])
+    _CheckNames(part, bound_names(tree) | _BUILTINS).visit(tree)

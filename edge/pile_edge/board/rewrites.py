@@ -8,6 +8,7 @@ nowhere in the program.
 from __future__ import annotations
 
 import ast
+import copy
 from typing import TYPE_CHECKING, Any
 
 from pile_edge.board.syntax import (
@@ -48,13 +49,14 @@ def _rows(at, length):
 """
 
 
-def share_argument_names(body: list[ast.stmt]) -> None:
+def share_argument_names(body: list[ast.stmt], fixed: set[str]) -> None:
     """Give arguments that nobody passes by keyword the same few names: each other name costs the board 11 bytes.
 
-    A name that is also an attribute, a global or a keyword is there anyway and stays.
+    A name that is also an attribute, a global or a keyword is there anyway and stays; so do those of `fixed`, which
+    may be what a mapping's keys are passed by.
     """
     functions = [node for statement in body for node in ast.walk(statement) if isinstance(node, FUNCTIONS)]
-    names = set()
+    names = set(fixed)
     for statement in body:
         for node in ast.walk(statement):
             if isinstance(node, ast.Attribute):
@@ -67,47 +69,6 @@ def share_argument_names(body: list[ast.stmt]) -> None:
                 names.add(node.value)
     for function in functions:
         _rename_arguments(function, names)
-
-
-def share_attribute_names(body: list[ast.stmt]) -> None:
-    """Call a private attribute or method `_host` just `host` where that name exists for something else: one name less.
-
-    Only if every use is `self._host` in a class whose whole family has no `host` of its own.
-    """
-    uses: dict[str, set[str]] = {}  # attribute -> families with it, "" for a use on anything but self
-    others: set[str] = set()
-    family = _families(body)
-    for statement in body:
-        for node in ast.walk(statement):
-            if isinstance(node, ast.Attribute):
-                is_own = isinstance(node.value, ast.Name) and node.value.id == "self"
-                mine = family[statement.name] if is_own and isinstance(statement, ast.ClassDef) else ""
-                uses.setdefault(node.attr, set()).add(mine)
-            elif isinstance(node, (ast.keyword, ast.arg)):
-                others.add(str(node.arg))
-            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                others.add(node.value)
-        if isinstance(statement, ast.ClassDef):
-            for name in _members(statement):
-                uses.setdefault(name, set()).add(family[statement.name])
-        else:
-            others.add(defined_name(statement))
-    renamed = {}
-    for name, families in sorted(uses.items()):
-        short = name[1:]
-        if not name.startswith("_") or name.startswith("__") or "" in families or name in others:
-            continue
-        if (short in others or short in uses) and not families & (uses.get(short, set()) - {""}):
-            renamed[name] = short
-            uses.setdefault(short, set()).update(families)
-    for statement in body:
-        for node in ast.walk(statement):
-            if isinstance(node, ast.Attribute):
-                node.attr = renamed.get(node.attr, node.attr)
-        if isinstance(statement, ast.ClassDef):
-            for part in statement.body:
-                if isinstance(part, ast.FunctionDef):
-                    part.name = renamed.get(part.name, part.name)
 
 
 def skip_forwarders(body: list[ast.stmt], fixed: set[str]) -> list[ast.stmt]:
@@ -126,6 +87,58 @@ def skip_forwarders(body: list[ast.stmt], fixed: set[str]) -> list[ast.stmt]:
     return [skipper.visit(statement) for statement in body if defined_name(statement) not in target]
 
 
+def merge_error_classes(body: list[ast.stmt]) -> list[ast.stmt]:
+    """Raise what an error class is made of, `Base(message, code)`, if nothing catches that class: 200 bytes each.
+
+    Such a class has one base and nothing but a `code`, which stands in when the second argument is left out
+    (`PilechainError`); and the program only calls it. Only the name in a traceback is another then.
+    """
+    while True:
+        found = next((one for one in body if _is_mere_code(one) and _is_only_called(body, one.name)), None)  # type: ignore[attr-defined]
+        if found is None:
+            return body
+        assert isinstance(found, ast.ClassDef)
+        body = [one for one in body if one is not found]
+        merger = _ErrorMerger(found)
+        for statement in body:
+            merger.visit(statement)
+
+
+def _is_mere_code(statement: ast.stmt) -> bool:
+    if not isinstance(statement, ast.ClassDef) or [type(base) for base in statement.bases] != [ast.Name]:
+        return False
+    only = statement.body[0] if len(statement.body) == 1 else None
+    return (
+        isinstance(only, ast.Assign) and ast.unparse(only.targets[0]) == "code" and isinstance(only.value, ast.Constant)
+    )
+
+
+def _is_only_called(body: list[ast.stmt], name: str) -> bool:
+    """With one or two plain arguments, and used in no other way."""
+    uses = calls = 0
+    for statement in body:
+        for node in ast.walk(statement):
+            uses += isinstance(node, ast.Name) and node.id == name
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == name:
+                calls += len(node.args) in (1, 2) and not node.keywords
+    return uses == calls
+
+
+class _ErrorMerger(ast.NodeTransformer):
+    def __init__(self, merged: ast.ClassDef) -> None:
+        self.name = merged.name
+        self.base = merged.bases[0]
+        self.code = merged.body[0].value  # type: ignore[attr-defined]
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        self.generic_visit(node)
+        if isinstance(node.func, ast.Name) and node.func.id == self.name:
+            node.func = ast.copy_location(copy.deepcopy(self.base), node.func)
+            if len(node.args) == 1:
+                node.args.append(ast.copy_location(copy.deepcopy(self.code), node))
+        return node
+
+
 def take_out_keyword_defaults(args: ast.arguments) -> None:
     """Let keyword-only arguments be given by position too: their defaults then need no dictionary, of 100 bytes."""
     given = [(arg, default) for arg, default in zip(args.kwonlyargs, args.kw_defaults, strict=True)]
@@ -140,7 +153,7 @@ def take_out_keyword_defaults(args: ast.arguments) -> None:
 
 def turn_properties_into_attributes(body: list[ast.stmt]) -> None:
     """`head`, a property that returns `self._head`, becomes the attribute `head` itself: 80 bytes less."""
-    family = _families(body)
+    family = families_of(body)
     for statement in body:
         if not isinstance(statement, ast.ClassDef):
             continue
@@ -169,7 +182,8 @@ def _is_only_own(body: list[ast.stmt], name: str, family: dict[str, str], mine: 
     return len(relatives) == 1 and all(ast.unparse(node.value) == "self" for node in uses)
 
 
-def _members(statement: ast.ClassDef) -> Iterator[str]:
+def members_of(statement: ast.ClassDef) -> Iterator[str]:
+    """The methods and class attributes."""
     for part in statement.body:
         if isinstance(part, ast.FunctionDef):
             yield part.name
@@ -177,7 +191,7 @@ def _members(statement: ast.ClassDef) -> Iterator[str]:
             yield from [target.id for target in part.targets if isinstance(target, ast.Name)]
 
 
-def _families(body: list[ast.stmt]) -> dict[str, str]:
+def families_of(body: list[ast.stmt]) -> dict[str, str]:
     """Class -> the first class of those it is related to by inheritance."""
     family: dict[str, str] = {}
     for statement in body:
@@ -319,9 +333,11 @@ class _Replace(ast.NodeTransformer):
 
 
 class Texts(ast.NodeTransformer):
-    """Moves long texts into `data`."""
+    """Moves texts into `data`, unless they are names that the program has in any case."""
 
-    def __init__(self) -> None:
+    def __init__(self, names: set[str]) -> None:
+        """`names` are those of attributes, definitions and arguments."""
+        self.names = names
         self.data = bytearray()
         self.tables: dict[str, ast.expr] = {}
         self.sizes: dict[str, int] = {}
@@ -378,7 +394,7 @@ class Texts(ast.NodeTransformer):
 
     def visit_Name(self, node: ast.Name) -> ast.AST:
         """A pooled table."""
-        return self.tables.get(node.id, node)
+        return copy.deepcopy(self.tables.get(node.id, node))
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
         """The length of a pooled table, which is known."""
@@ -390,7 +406,7 @@ class Texts(ast.NodeTransformer):
 
     def visit_Constant(self, node: ast.Constant) -> ast.AST:
         """A text."""
-        if not isinstance(node.value, str) or not _is_pooled(node.value):
+        if not isinstance(node.value, str) or not self._is_pooled(node.value):
             return node
         return self._call(node.value, node)
 
@@ -414,6 +430,10 @@ class Texts(ast.NodeTransformer):
         """A function inside one has its own turn."""
         return node
 
+    def _is_pooled(self, text: str) -> bool:
+        """Whether a text costs less in the pool: long, or a word that is no name of anything else."""
+        return len(text) > _INTERNED_CHARACTERS or (len(text) > _SHORT_CHARACTERS and text not in self.names)
+
     def _call(self, text: str, node: ast.AST, function: str = _TEXT_CALL) -> ast.expr:
         raw = text.encode()
         at = self.data.find(raw)
@@ -422,13 +442,6 @@ class Texts(ast.NodeTransformer):
             self.data += raw
         call = ast.Call(ast.Name(function, ast.Load()), [ast.Constant(at), ast.Constant(len(raw))], [])
         return ast.copy_location(call, node)
-
-
-def _is_pooled(text: str) -> bool:
-    """Whether a text costs less in the pool: long, or a piece of a message, which is no name of anything else."""
-    return len(text) > _INTERNED_CHARACTERS or (
-        len(text) > _SHORT_CHARACTERS and not text.replace(".", "_").isidentifier()
-    )
 
 
 class _Skipper(GlobalNames):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from typing import Any
 
 FUNCTIONS = (ast.FunctionDef, ast.Lambda)
@@ -59,6 +60,9 @@ def bound_names(function: ast.AST) -> set[str]:
 
 def constant_value(node: ast.expr) -> Any:
     """The value of an expression made of constants only; Ellipsis if it is none."""
+    text = ast.unparse(node)
+    if isinstance(node, ast.Call) and re.fullmatch(r"bytes\(range\(\d+, \d+\)\)", text):
+        return eval(text, {"__builtins__": {"bytes": bytes, "range": range}})  # noqa: S307 - two numbers, checked above
     allowed = (ast.Constant, ast.BinOp, ast.UnaryOp, ast.Tuple, ast.operator, ast.unaryop, ast.Load)
     probe = node
     if isinstance(probe, ast.Call) and isinstance(probe.func, ast.Attribute) and not probe.keywords:
@@ -85,24 +89,86 @@ def constant_node(value: Any) -> ast.expr:
 
 
 class GlobalNames(ast.NodeTransformer):
-    """Visits names that are global where they stand."""
+    """Visits names that are global where they stand.
+
+    Attributes:
+        scopes: Around the present node, outermost first: (names bound there, whether it is a class body). What a class
+            body binds, its functions do not see.
+    """
 
     def __init__(self) -> None:
-        self.scopes: list[set[str]] = []
+        self.scopes: list[tuple[set[str], bool]] = []
 
     def visit_global(self, node: ast.Name) -> ast.AST:
         """What to put in place of a global name."""
         raise NotImplementedError
 
+    def bound_here(self) -> set[str]:
+        """All names that are local at the present node."""
+        seen = [names for names, is_class in self.scopes if not is_class] + [names for names, _ in self.scopes[-1:]]
+        return {name for names in seen for name in names}
+
     def visit_Name(self, node: ast.Name) -> ast.AST:
         """A name, passed on if it is global."""
-        return node if any(node.id in scope for scope in self.scopes) else self.visit_global(node)
+        return node if node.id in self.bound_here() else self.visit_global(node)
 
-    def _visit_scope(self, node: Any) -> ast.AST:
-        self.scopes.append(bound_names(node))
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
+        """A class, whose bases are named outside its body."""
+        node.bases = [self.visit(base) for base in node.bases]
+        node.decorator_list = [self.visit(part) for part in node.decorator_list]
+        self.scopes.append((bound_names(node), True))
+        node.body = [self.visit(part) for part in node.body]
+        self.scopes.pop()
+        return node
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        """A function, whose defaults are computed outside its body."""
+        node.decorator_list = [self.visit(part) for part in node.decorator_list]
+        self._visit_defaults(node.args)
+        self.scopes.append((bound_names(node), False))
+        node.body = [self.visit(part) for part in node.body]
+        self.scopes.pop()
+        return node
+
+    def visit_Lambda(self, node: ast.Lambda) -> ast.AST:
+        """The same for an unnamed one."""
+        self._visit_defaults(node.args)
+        self.scopes.append((bound_names(node), False))
+        node.body = self.visit(node.body)
+        self.scopes.pop()
+        return node
+
+    def _visit_defaults(self, args: ast.arguments) -> None:
+        args.defaults = [self.visit(default) for default in args.defaults]
+        args.kw_defaults = [None if default is None else self.visit(default) for default in args.kw_defaults]
+
+    def _visit_scope(self, node: ast.AST) -> ast.AST:
+        self.scopes.append((bound_names(node), False))
         self.generic_visit(node)
         self.scopes.pop()
-        return node  # type: ignore[no-any-return]
+        return node
 
-    visit_FunctionDef = visit_Lambda = visit_ClassDef = _visit_scope  # noqa: N815
     visit_ListComp = visit_SetComp = visit_DictComp = visit_GeneratorExp = _visit_scope  # noqa: N815
+
+
+class UsedGlobals(GlobalNames):
+    """Finds each global name that is used or assigned, and the local names at those places.
+
+    Attributes:
+        found: name -> names that are local where it is used, whose meaning it would take if it were called like one.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: dict[str, set[str]] = {}
+
+    def visit_global(self, node: ast.Name) -> ast.AST:
+        """One use."""
+        self.found.setdefault(node.id, set()).update(self.bound_here())
+        return node
+
+    def visit_Global(self, node: ast.Global) -> ast.AST:  # noqa: N802 - as ast calls it
+        """A function that assigns global names."""
+        for name in node.names:
+            self.found.setdefault(name, set()).update(self.bound_here())
+        return node

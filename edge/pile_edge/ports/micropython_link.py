@@ -81,17 +81,18 @@ class _Port:
         return int.from_bytes(os.urandom(4), "big") % limit
 
 
-def _tls_context(files: dict):  # type: ignore[type-arg, no-untyped-def] # noqa: ANN202 - ssl is only imported for TLS
-    import ssl
+def _tls_context(files: dict):  # type: ignore[type-arg, no-untyped-def] # noqa: ANN202 - a type CPython has not
+    # Not `ssl`, which is a module in Python around this one and takes 1 kB; imported here, because only TLS needs it.
+    import tls  # type: ignore[import-not-found]
 
     try:
         loaded = {}
         for name, path in files.items():
             with open(path, "rb") as file:
                 loaded[name] = file.read()
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.verify_mode = ssl.CERT_REQUIRED
-        context.load_verify_locations(cadata=loaded["ca"])
+        context = tls.SSLContext(tls.PROTOCOL_TLS_CLIENT)
+        context.verify_mode = tls.CERT_REQUIRED
+        context.load_verify_locations(loaded["ca"])
         if "cert" in loaded:
             context.load_cert_chain(loaded["cert"], loaded["key"])
     except (OSError, ValueError) as error:
