@@ -229,6 +229,7 @@ def hour(run, data):
         if step in run.script["receipts"]:
             link.queue.append((run.topic("receipt"), run.receipt(sent)))
         agent.step()
+    assert [name for name in Storage("/flash/journal").names() if name.endswith(".key-table.v1")], "no table of the key"
     vfs.umount("/flash")
     print("e", hardware.shown_wh, len(flash.changes), len(full), sorted(agent.refused.items()))
     return flash.changes, sent

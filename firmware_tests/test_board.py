@@ -11,6 +11,7 @@ import pytest
 from pile_edge.board.bundle import find_micropython
 from pile_edge.board.unix_flash import board_command
 from pile_edge.config_file import compile_config
+from pile_edge.key_tables import SUFFIX
 from pile_hil.peer import Chain
 from pile_hil.pile_case import AgentProcess, PileCase
 from pile_hil.requirements import require
@@ -50,10 +51,11 @@ def run_session(case, agent):
     assert not any("Error" in line for line in agent.lines if "ntptime" not in line)
 
 
-def test_a_whole_session_in_60_kb(case, linked_image):
+def test_a_whole_session_in_60_kb(case, linked_image, tmp_path):
     with AgentProcess(board_command(linked_image, str(case.write_board_config()), "run", heap=HEAP)) as agent:
         run_session(case, agent)
         assert not any("no memory" in line for line in agent.lines)
+    assert len(list(tmp_path.rglob("*" + SUFFIX))) == len(case.chain.validators), "the keys have no tables"
 
 
 def test_a_board_follows_a_change_of_the_accounting_nodes(case, linked_image):

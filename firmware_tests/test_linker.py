@@ -315,7 +315,7 @@ def test_the_linked_curve_passes_every_vector(micropython, tmp_path):
     script.write_text(
         f"import sys\nsys.path.insert(0, {str(tmp_path)!r})\n" + (HERE / "run_p256_vectors.py").read_text()
     )
-    done = micropython(script, VECTORS, heap="128k")
+    done = micropython(script, VECTORS, heap="160k")
     assert json.loads(done.stdout) == {"key": 10, "point": 22, "sign": 2, "verify": 71, "failed": 0}, done.stderr
 
 

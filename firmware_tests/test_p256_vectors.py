@@ -12,7 +12,7 @@ from pile_shared import p256, platform
 
 HERE = Path(__file__).parent
 VECTORS = Path(p256.__file__).parent / "vectors/p256.jsonl"
-HEAP_WITH_TABLE = "80k"  # a board's 64, and the 16 of the curve's table, which a board reads where it lies in its image
+HEAP_WITH_TABLE = "96k"  # a board has 64, and the 16 kB of the table in its image; here they need a place in one piece
 
 
 def test_all_vectors(micropython):
@@ -51,22 +51,25 @@ def test_platform_gives_the_bytes_of_cpython(micropython, length):
     }
 
 
-def test_cost(micropython, record_property):
+def test_cost(micropython, record_property, tmp_path):
     """Bounds on heap, which is the same everywhere but for the width of a pointer, and loose ones on time."""
-    cost = json.loads(micropython(HERE / "run_p256_cost.py", heap=HEAP_WITH_TABLE).stdout)
+    cost = json.loads(micropython(HERE / "run_p256_cost.py", tmp_path / "tables", heap="160k").stdout)
     print(cost)
     for name, value in cost.items():
         record_property(name, value)
-    # Measured with 64-bit pointers: 11,200 and 4,096 that stay; above those 7,840, 2,080 and 4,064 for a while.
-    assert cost["import_bytes"] <= 12_000
-    assert cost["table_bytes"] <= 4_200
-    assert cost["table_peak_bytes"] <= 8_500
-    assert cost["sign_peak_bytes"] <= 2_500
-    assert cost["verify_peak_bytes"] <= 4_500
-    # Measured 4, 2.0 and 4.7 ms on an idle core; ten times that is a lost algorithm, not a busy machine.
-    assert cost["table_us"] <= 60_000
-    assert cost["sign_us"] <= 20_000
-    assert cost["verify_us"] <= 47_000
+    # Measured with 64-bit pointers: 12,160 and 16,416 that stay (a board has the table in flash); the rest for a while.
+    assert cost["import_bytes"] <= 13_000
+    assert cost["table_bytes"] <= 16_500
+    assert cost["sign_peak_bytes"] <= 3_600  # 2,528 to 3,040
+    assert cost["verify_unknown_peak_bytes"] <= 4_000  # 3,136
+    assert cost["verify_known_peak_bytes"] <= 3_600  # 2,560 to 3,040
+    assert cost["key_table_peak_bytes"] <= 2_200  # 1,856, and the table itself
+    # Measured 33, 1.0, 4.3, 1.8 and 5.5 ms on an idle core; ten times that is a lost algorithm, not a busy machine.
+    assert cost["table_us"] <= 330_000
+    assert cost["sign_us"] <= 10_000
+    assert cost["verify_unknown_us"] <= 43_000
+    assert cost["verify_known_us"] <= 18_000
+    assert cost["key_table_us"] <= 55_000
     assert cost["load_us"] < cost["table_us"]
 
 

@@ -12,7 +12,7 @@ from pile_edge.board.bundle import find_tool
 HERE = Path(__file__).parent
 VECTORS = Path(pile_shared.__file__).parent / "vectors"
 RUNNER = HERE / "run_wire_vectors.py"
-HEAP_WITH_TABLE = "80k"  # a board's 64, and the 16 of the curve's table, which a board reads where it lies in its image
+HEAP_WITH_TABLE = "96k"  # a board has 64, and the 16 kB of the table in its image; here they need a place in one piece
 # As a board boots: what importing leaves behind is swept up at once, so that code lies close together.
 LAUNCHER = """
 import gc

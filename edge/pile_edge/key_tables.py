@@ -21,7 +21,7 @@ SUFFIX = ".key-table.v1"  # the 1 is the format version
 _PIECE_BYTES = 256
 
 # The storage, and the set of which all tables are made or given up.
-_state = [None, None]
+_state: list = [None, None]  # type: ignore[type-arg] # of anything
 
 
 def keep_in(storage) -> None:  # type: ignore[no-untyped-def] # noqa: ANN001 - differs by interpreter
@@ -63,7 +63,7 @@ def keep(validators: list[Validator]) -> None:
         for name in there:
             if name not in names:
                 storage.remove(name)
-        for validator, name in zip(validators, names):
+        for validator, name in zip(validators, names):  # noqa: B905 - MicroPython's knows no `strict`; names are the fewer
             if name not in there:
                 table = bytearray(KEY_TABLE_BYTES + 4)
                 fill_table(table, validator.public, KEY_ROWS, KEY_DISTANCE)

@@ -8,14 +8,14 @@ How it computes. Points are Jacobian (x / z^2, y / z^3), infinity has z = 0. Red
 in C and which still takes two thirds of the time; Montgomery, Barrett and Solinas forms written in Python are slower. So
 what counts is the number of additions and doublings, and tables save both. A comb (Lim and Lee, CRYPTO '94) of signed
 digits (every bit of the scalar stands for +1 or -1, so that half the sums need no entry) is a table of 64-byte points that
-a board reads where it lies, in ROMFS or in a file: for the base point 8 rows of 44 bits in two halves, 16,384 bytes, made
+a board reads where it lies, in ROMFS or in a file: for the base point 8 rows of 42 bits in two halves, 16,384 bytes, made
 with the bundle (see `load_comb_table`); for a key that is met again and again 6 rows of 43, 2,048 bytes (`fill_table`).
 A key without a table is multiplied by signed windows of 3 bits, and 256 doublings.
 
 Side channels. Big integers take a time that depends on their value, on both interpreters. What a signature multiplies
-is therefore never the nonce but the nonce plus a fresh random multiple of n, of 96 bits: the middle of n is sparse, and up
-to 66 random bits would leave bits of the nonce bare there; with 96 no run of bits is off uniform by more than 2^-31. No
-digit is zero, so every signature is the same row of 44 additions and 21 doublings, at addresses and with operands that the
+is therefore never the nonce but the nonce plus a fresh random multiple of n, of 80 bits: the middle of n is sparse, and up
+to 66 random bits would leave bits of the nonce bare there; with 80 no run of bits is off uniform by more than 2^-15. No
+digit is zero, so every signature is the same row of 42 additions and 20 doublings, at addresses and with operands that the
 random number decides. The inversion and the product with the secret are blinded by a second one. That hides the key from
 whoever measures time; it is no protection against somebody with probes on the board, for whom there are secure elements.
 """
@@ -40,16 +40,16 @@ _B = 0x5AC635D8AA3A93E7B3EBBD55769886BC651D06B0CC53B0F63BCE3C3E27D2604B
 _GX = 0x6B17D1F2E12C4247F8BCE6E563A440F277037D812DEB33A0F4A13945D898C296
 _GY = 0x4FE342E2FE1A7F9B8EE7EB4A7C0F9E162BCE33576B315ECECBB6406837BF51F5
 
-# The comb of the base point: bit 44 r + c of a scalar is in row r and column c; its second half has tables of its own.
-_BASE_ROWS, _BASE_DISTANCE, _BASE_COLUMNS = 8, 44, 22
+# The comb of the base point: bit 42 r + c of a scalar is in row r and column c; its second half has tables of its own.
+_BASE_ROWS, _BASE_DISTANCE, _BASE_COLUMNS = 8, 42, 21
 _BASE_TABLE_BYTES = 2 * 64 * 128
 # The comb of a key.
 KEY_ROWS, KEY_DISTANCE = 6, 43
 KEY_TABLE_BYTES = 64 * 32
 # The table is a constant of the curve, so one digest tells a good copy from a damaged one.
-_TABLE_SHA256 = bytes.fromhex("404dbbd382fa5a66bdb191fe800fc49e8c0950252ad541778a4f869c5e3fac8c")
+_TABLE_SHA256 = bytes.fromhex("95ff93ac2f65b3082c7f8c9d0120297174b6afecb4abfab6737e24884b728cfb")
 
-_BLIND_BYTES = 12
+_BLIND_BYTES = 10
 
 _table: "bytes | bytearray | memoryview" = b""
 _find_key_table: "Callable[[bytes], Any] | None" = None
@@ -154,7 +154,7 @@ def comb_table() -> bytes | bytearray | memoryview:
     """The table of base point multiples, 16,384 bytes, made now unless it is there already.
 
     A board has it in its image (`load_comb_table`): to make it there takes more heap than a board has.
-    Its halves are combs (see `fill_table`) of G and of 2^22 G, of 8 rows 44 doublings apart.
+    Its halves are combs (see `fill_table`) of G and of 2^21 G, of 8 rows 42 doublings apart.
     """
     if not _table:
         made = bytearray(_BASE_TABLE_BYTES)
@@ -189,9 +189,7 @@ def use_key_tables(find: "Callable[[bytes], Any] | None") -> None:
     _find_key_table = find
 
 
-def fill_table(
-    table: bytearray | memoryview, public: bytes, rows: int, distance: int
-) -> None:
+def fill_table(table: bytearray | memoryview, public: bytes, rows: int, distance: int) -> None:
     """Compute the table of a point's comb: 2^(rows - 1) entries of 64 bytes, x || y.
 
     Entry i is the sum over the rows j of +-2^(distance j) times the point: + for the highest row and for the bits of i.
@@ -255,12 +253,12 @@ def _double(x: int, y: int, z: int, times: int) -> tuple[int, int, int]:
     p = _P
     while times:
         zz = z * z % p
-        z = 2 * y * z % p
+        z = (y << 1) * z % p
         yy = y * y % p
-        beta = 4 * x * yy % p
+        beta = (x << 2) * yy % p
         alpha = 3 * (x - zz) * (x + zz) % p
-        x = (alpha * alpha - 2 * beta) % p
-        y = (alpha * (beta - x) - 8 * yy * yy) % p
+        x = (alpha * alpha - (beta << 1)) % p
+        y = (alpha * (beta - x) - (yy << 3) * yy) % p
         times -= 1
     return x, y, z
 
@@ -279,7 +277,7 @@ def _add(x: int, y: int, z: int, qx: int, qy: int) -> tuple[int, int, int]:
     hh = h * h % p
     hhh = hh * h % p
     v = x * hh % p
-    x = (slope * slope - hhh - 2 * v) % p
+    x = (slope * slope - hhh - (v << 1)) % p
     return x, (slope * (v - x) - y * hhh) % p, z * h % p
 
 
@@ -316,7 +314,7 @@ def _combs(scalar: int, multiple: int, file: "Any") -> "tuple[Comb, ...]":
 
     Args:
         scalar: In [0, n - 1].
-        multiple: From 0 to 2^96 - 1, or with a file 0. Its lowest bit is set as needed.
+        multiple: From 0 to 2^80 - 1, or with a file 0. Its lowest bit is set as needed.
         file: An open reader of the table of a key, for one comb; or None, for the two combs of the base point.
     """
     rows, distance = (KEY_ROWS, KEY_DISTANCE) if file else (_BASE_ROWS, _BASE_DISTANCE)
@@ -335,11 +333,13 @@ def _combs(scalar: int, multiple: int, file: "Any") -> "tuple[Comb, ...]":
 def _add_column(x: int, y: int, z: int, combs: "Sequence[Comb]", column: int) -> tuple[int, int, int]:
     """Add what one column of each comb stands for."""
     number = int.from_bytes
+    small = range(1 << _BASE_ROWS)
     for signs, rows, mask, modulus, table in combs:
-        # 2^distance = 2 modulo 2^distance - 2, so the remainder moves the bit of row j to position j.
-        digit = (signs >> column & mask) % modulus
+        # 2^distance = 2 modulo 2^distance - 2, so the remainder moves the bit of row j to position j. It is a big integer
+        # to MicroPython, however small its value, until it has been through a range.
+        digit = small[(signs >> column & mask) % modulus]
         is_plus = digit >> rows - 1
-        at = (digit ^ is_plus - 1) % (1 << rows - 1) * 64
+        at = ((digit ^ is_plus - 1) & (1 << rows - 1) - 1) << 6
         if rows == _BASE_ROWS:
             point = table[at : at + 64]
         else:
@@ -354,8 +354,9 @@ def _multiply_base(scalar: int) -> tuple[int, int, int]:
     combs = _combs(scalar, int.from_bytes(urandom(_BLIND_BYTES), "big"), None)
     x, y, z = 0, 1, 0
     for column in range(_BASE_COLUMNS - 1, -1, -1):
-        x, y, z = _double(x, y, z, 1)
         x, y, z = _add_column(x, y, z, combs, column)
+        if column:
+            x, y, z = _double(x, y, z, 1)
     return x, y, z
 
 
@@ -365,8 +366,9 @@ def _multiply_known(u: int, v: int, file) -> tuple[int, int, int]:  # type: igno
     for column in range(KEY_DISTANCE - 1, -1, -1):
         if column == _BASE_COLUMNS - 1:
             combs += _combs(u, 0, None)
-        x, y, z = _double(x, y, z, 1)
         x, y, z = _add_column(x, y, z, combs, column)
+        if column:
+            x, y, z = _double(x, y, z, 1)
     return x, y, z
 
 

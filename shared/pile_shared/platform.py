@@ -33,7 +33,7 @@ def random_bytes(count: int) -> bytes:
     return os.urandom(count)
 
 
-def crc32(data: bytes, crc: int = 0) -> int:
+def crc32(data: bytes | bytearray | memoryview, crc: int = 0) -> int:
     """CRC-32 (ISO 3309, as in zlib) in [0, 2^32 - 1]; `crc` continues from the value of the bytes before."""
     return _crc32(data, crc)
 
