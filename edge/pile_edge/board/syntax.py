@@ -167,7 +167,7 @@ class UsedGlobals(GlobalNames):
         self.found.setdefault(node.id, set()).update(self.bound_here())
         return node
 
-    def visit_Global(self, node: ast.Global) -> ast.AST:  # noqa: N802 - as ast calls it
+    def visit_Global(self, node: ast.Global) -> ast.AST:
         """A function that assigns global names."""
         for name in node.names:
             self.found.setdefault(name, set()).update(self.bound_here())
