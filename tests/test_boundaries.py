@@ -55,7 +55,7 @@ ORDERLESS = {"sorted", "set", "frozenset", "len", "sum", "min", "max", "any", "a
 # Modules of MicroPython 1.29 on the unix port and the ESP32.
 BOARD_STDLIB = {
     *("asyncio", "binascii", "errno", "esp32", "gc", "hashlib", "io", "json", "machine", "micropython", "network"),
-    *("ntptime", "os", "select", "socket", "ssl", "struct", "sys", "time", "vfs"),
+    *("ntptime", "os", "select", "socket", "struct", "sys", "time", "tls", "vfs"),
     "pile_boot",  # our own loader, beside the image in a board's file system
 }
 BOARD_ATTRIBUTES = {"bit_length", "bit_count", "hexdigest", "isascii", "removeprefix", "removesuffix", "casefold"}
@@ -405,7 +405,7 @@ def test_what_is_allowed_is_not_reported(copy: Path, name: str, code: str) -> No
 
 def test_the_allow_lists_name_real_modules() -> None:
     assert sys.stdlib_module_names >= CHAIN_STDLIB
-    not_cpython = {"esp32", "machine", "micropython", "network", "ntptime", "pile_boot", "vfs"}
+    not_cpython = {"esp32", "machine", "micropython", "network", "ntptime", "pile_boot", "tls", "vfs"}
     assert sys.stdlib_module_names >= BOARD_STDLIB - not_cpython
 
 
