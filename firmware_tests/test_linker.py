@@ -20,7 +20,7 @@ HERE = Path(__file__).parent
 VECTORS = Path(p256.__file__).parent / "vectors/p256.jsonl"
 
 
-def linked(entries=("a:main",), temporary="", parts=None, **sources):
+def linked(entries=("a:main",), temporary="", parts=None, keep=(), **sources):
     modules = {name.replace("__", "."): text for name, text in sources.items()}
     return link(
         modules,
@@ -29,6 +29,7 @@ def linked(entries=("a:main",), temporary="", parts=None, **sources):
         parts=parts or {"one": list(modules)},
         package="out",
         temporary=temporary,
+        keep=keep,
     )
 
 
@@ -158,6 +159,12 @@ def main():
     # The same name for what different classes have; what is stored from outside or asked for by text keeps its own.
     assert result.attributes["only_second"] != "only_second"
     assert not {"open", "append", "outside", "bonus"} & result.attributes.keys()
+
+
+def test_what_another_program_calls_its_own_keeps_its_name():
+    source = "class Box:\n def weigh(self): return 1\ndef main(other): return other.weigh() + Box().weigh()\n"
+    assert "weigh" in linked(a=source).attributes
+    assert "weigh" not in linked(a=source, keep=["weigh"]).attributes
 
 
 def test_error_classes_that_nobody_tells_apart_are_merged():

@@ -55,7 +55,7 @@ ORDERLESS = {"sorted", "set", "frozenset", "len", "sum", "min", "max", "any", "a
 # Modules of MicroPython 1.29 on the unix port and the ESP32.
 BOARD_STDLIB = {
     *("asyncio", "binascii", "errno", "esp32", "gc", "hashlib", "io", "json", "machine", "micropython", "network"),
-    *("ntptime", "os", "select", "socket", "ssl", "struct", "sys", "time", "tls", "vfs"),
+    *("ntptime", "os", "select", "socket", "struct", "sys", "time", "tls", "vfs"),
     "pile_boot",  # our own loader, beside the image in a board's file system
 }
 BOARD_ATTRIBUTES = {"bit_length", "bit_count", "hexdigest", "isascii", "removeprefix", "removesuffix", "casefold"}

@@ -5,6 +5,7 @@ two packages stands in exactly one of the lists below, and `check_lists` tells w
 either carried to the board or left out on purpose.
 """
 
+import ast
 import shutil
 import subprocess
 import sys
@@ -192,6 +193,7 @@ def link_bundle(
         parts=parts,
         package=LINKED_PACKAGE,
         temporary="part_checks",
+        keep=_loader_names(),
     )
     folder = destination / LINKED_PACKAGE
     folder.mkdir(parents=True, exist_ok=True)
@@ -204,6 +206,19 @@ def link_bundle(
             _run_compiler(kept / f"{name}.py", f"{name}.py", folder / f"{name}.mpy", optimise)
     (folder / "p256.bin").write_bytes(p256.comb_table())
     return linked
+
+
+def _loader_names() -> set[str]:
+    """What the updater may ask the loader for, which is not linked."""
+    found = set()
+    for node in ast.walk(ast.parse(_source(LOADER_MODULE).read_text())):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            found.add(node.name)
+        elif isinstance(node, ast.Attribute):
+            found.add(node.attr)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+    return found
 
 
 def compile_loader(target: Path) -> None:

@@ -103,6 +103,7 @@ def link(
     parts: Mapping[str, Iterable[str]],
     package: str,
     temporary: str = "",
+    keep: Iterable[str] = (),
 ) -> Linked:
     """Link modules into a few parts: while one is imported, everything in it takes twice its place.
 
@@ -114,6 +115,7 @@ def link(
         package: The package the parts lie in.
         temporary: The part that the program imports inside a function and deletes from sys.modules and its package
             afterwards. It takes along the functions that only it uses.
+        keep: Attributes of what the program meets beside itself and the firmware: these names are for nothing else.
 
     Raises:
         LinkError: a module-level statement that is not a definition, an import of a module or name that is not there,
@@ -127,7 +129,7 @@ def link(
     program.resolve()
     program.inline_constants()
     program.shake([_split_entry(entry) for entry in entries])
-    return program.emit(list(parts))
+    return program.emit(list(parts), set(keep))
 
 
 def _split_entry(entry: str) -> tuple[str, str]:
@@ -425,7 +427,7 @@ class _Program:
         for statement in self.body:
             yield from ast.walk(statement)
 
-    def emit(self, order: list[str]) -> Linked:
+    def emit(self, order: list[str], keep: set[str]) -> Linked:
         """Write the parts."""
         self.body = merge_error_classes(self.body)
         for statement in self.body:
@@ -447,7 +449,7 @@ class _Program:
                 if isinstance(node, ast.FunctionDef):
                     node.body = [texts.visit(part) for part in node.body]
         self.home.update(dict.fromkeys(TEXT_HELPERS, order[0]))
-        attributes = share_attributes(self.body, {*named, *self.offered})
+        attributes = share_attributes(self.body, {*named, *self.offered, *keep})
         defined = {defined_name(statement) for statement in self.body}
         bodies = {}
         for part in order:
