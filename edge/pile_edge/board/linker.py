@@ -9,11 +9,12 @@ does:
 2. Module-level constants are computed and put where they are used; branches that constants decide are decided.
 3. Functions, classes, methods and values that nothing reachable from the entry points names are left out. Methods are
    matched by name, those of `self` within its family of classes, so everything that might be called stays. Assertions,
-   annotations and docstrings go; error classes that nobody catches become what they are made of.
+   annotations and docstrings go; error classes that nobody catches become what they are made of, and classes that nobody
+   tells apart become one.
 4. Texts (messages and codes) move into one byte string that stays in flash; `_text` cuts them out when needed.
 5. What is left shares names (`names`), because each other name costs.
 
-Classes keep their names, functions their order, and `line_map` leads from a line of the result, as a traceback from the
+Classes that stay keep their names, functions their order, and `line_map` leads from a line of the result, as a traceback from the
 field shows it, back to the source. What cannot be linked correctly is refused, never guessed.
 """
 
@@ -27,8 +28,12 @@ from pile_edge.board.names import names_of, share_attributes, share_globals, tex
 from pile_edge.board.rewrites import (
     TEXT_HELPER_SOURCE,
     TEXT_HELPERS,
+    Group,
     Texts,
+    drop_empty_bases,
     families_of,
+    group_classes,
+    merge_classes,
     merge_error_classes,
     share_argument_names,
     skip_forwarders,
@@ -429,15 +434,12 @@ class _Program:
 
     def emit(self, order: list[str], keep: set[str]) -> Linked:
         """Write the parts."""
-        self.body = merge_error_classes(self.body)
+        self.body = drop_empty_bases(merge_error_classes(self.body))
         for statement in self.body:
             unroll_comprehensions(statement)
             for node in ast.walk(statement):
                 if isinstance(node, ast.FunctionDef):
                     take_out_keyword_defaults(node.args)
-                elif isinstance(node, ast.ClassDef):
-                    # MicroPython fills these two in first; nothing here asks for them, so methods may have their places.
-                    node.body.insert(0, ast.parse("del __module__, __qualname__").body[0])
         self.body = skip_forwarders(self.body, {*self.offered.values(), *[self.linked[key] for key in self.entries]})
         turn_properties_into_attributes(self.body)
         named = texts_and_keywords(self.body)
@@ -449,7 +451,14 @@ class _Program:
                 if isinstance(node, ast.FunctionDef):
                     node.body = [texts.visit(part) for part in node.body]
         self.home.update(dict.fromkeys(TEXT_HELPERS, order[0]))
-        attributes = share_attributes(self.body, {*named, *self.offered, *keep})
+        groups = self._grouped(order[0])
+        attributes = share_attributes(self.body, {*named, *self.offered, *keep}, groups)
+        self.body = merge_classes(self.body, groups, self.origin)
+        self.home.update({group.name: order[0] for group in groups})
+        for statement in self.body:
+            if isinstance(statement, ast.ClassDef):
+                # MicroPython fills these two in first; nothing here asks for them, so methods may have their places.
+                statement.body.insert(0, ast.parse("del __module__, __qualname__").body[0])
         defined = {defined_name(statement) for statement in self.body}
         bodies = {}
         for part in order:
@@ -467,6 +476,13 @@ class _Program:
             part = self.home[name]
             names[key] = (part, renamed[part].get(name, name))
         return Linked(parts, names, attributes, sorted(self.dropped))
+
+    def _grouped(self, resident: str) -> list[Group]:
+        """The classes of the part that stays which may become one."""
+        elsewhere = {defined_name(one) for one in self.body if self._part_of(one) != resident}
+        return group_classes(
+            self.body, {*elsewhere, *self.offered.values(), *[self.linked[key] for key in self.entries]}
+        )
 
     def _link_part(self, part: str, before: list[str], extra: list[ast.stmt]) -> list[ast.stmt]:
         """A part's statements: imports, then what it defines, referring to other parts by their names."""
@@ -731,7 +747,7 @@ def _line_map(text: str, statement: ast.stmt, module: str) -> list[str]:
     meant = [node for node in ast.walk(statement) if isinstance(node, ast.stmt)]
     for there, here in zip(written, meant, strict=True):
         if hasattr(here, "lineno"):
-            found[there.lineno - 1] = f"{module}:{here.lineno}"
+            found[there.lineno - 1] = f"{getattr(here, 'module', module)}:{here.lineno}"
     return found
 
 

@@ -15,7 +15,7 @@ import keyword
 import re
 from typing import TYPE_CHECKING
 
-from pile_edge.board.rewrites import families_of, members_of
+from pile_edge.board.rewrites import Group, families_of, members_of
 from pile_edge.board.syntax import GlobalNames, UsedGlobals, bound_names, defined_name
 
 if TYPE_CHECKING:
@@ -52,17 +52,23 @@ FIRMWARE_ATTRIBUTES = frozenset(
 _MADE = re.compile(r"[ac]\d+|self|_")
 
 
-def share_attributes(body: list[ast.stmt], fixed: Iterable[str]) -> dict[str, str]:
+def share_attributes(body: list[ast.stmt], fixed: Iterable[str], groups: Iterable[Group] = ()) -> dict[str, str]:
     """Call attributes and methods of classes that have nothing to do with each other by the same names.
 
     Args:
         body: Of the whole program; renamed in place.
         fixed: Names that stay.
+        groups: Classes that will become one, so that the methods of one need other names than those of another; what is
+            set on an object hides them. Their methods are renamed too.
 
     Returns:
         Old name -> new name.
     """
     owners = _owners(body)
+    for group in groups:
+        for methods in group.members.values():
+            for name in methods:
+                owners[name].add(group.name)
     there = texts_and_keywords(body)
     stays = there | FIRMWARE_ATTRIBUTES | _stored_from_outside(body) | set(fixed)
     taken: dict[str, set[str]] = {}

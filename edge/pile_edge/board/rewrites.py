@@ -29,6 +29,8 @@ _INTERNED_CHARACTERS = 10
 _SHORT_CHARACTERS = 2
 # Tables of texts shorter than this stay where they are.
 _TABLE_ITEMS = 4
+# Methods that one class may take over from others: each needs a name of its own among them.
+_GROUP_METHODS = 60
 _TEXT_CALL = "_text"
 _LIST_CALL = "_texts"
 _ROWS_CALL = "_rows"
@@ -137,6 +139,124 @@ class _ErrorMerger(ast.NodeTransformer):
             if len(node.args) == 1:
                 node.args.append(ast.copy_location(copy.deepcopy(self.code), node))
         return node
+
+
+def drop_empty_bases(body: list[ast.stmt]) -> list[ast.stmt]:
+    """Leave out base classes that have nothing left in them and are nothing but bases: 200 bytes each."""
+    empty = {one.name for one in body if isinstance(one, ast.ClassDef) and not one.bases and not list(members_of(one))}
+    bases = [base for one in body if isinstance(one, ast.ClassDef) for base in one.bases]
+    meant = {id(base) for base in bases}
+    for statement in body:
+        for node in ast.walk(statement):
+            if isinstance(node, ast.Name) and id(node) not in meant:
+                empty.discard(node.id)
+    empty &= {base.id for base in bases if isinstance(base, ast.Name)}
+    for statement in body:
+        if isinstance(statement, ast.ClassDef):
+            statement.bases = [base for base in statement.bases if ast.unparse(base) not in empty]
+    return [one for one in body if not (isinstance(one, ast.ClassDef) and one.name in empty)]
+
+
+class Group:
+    """Classes that become one: `name` is that one's, `members` theirs, with the methods that each has."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.members: dict[str, set[str]] = {}
+
+    def has_place_for(self, methods: set[str]) -> bool:
+        """Whether no method of another member is called like one of these, and there are not too many."""
+        mine = set().union(*self.members.values()) | set()
+        return not mine & methods and len(mine | methods) <= _GROUP_METHODS
+
+
+def group_classes(body: list[ast.stmt], fixed: set[str]) -> list[Group]:
+    """Which classes may become one: nobody asks what an object is one of, so only what it can do counts.
+
+    They have no relatives, nothing but methods of which the interpreter knows `__init__` alone, and are only called.
+    """
+    called = {id(node.func) for one in body for node in ast.walk(one) if isinstance(node, ast.Call)}
+    asked = {node.id for one in body for node in ast.walk(one) if isinstance(node, ast.Name) and id(node) not in called}
+    found = [
+        one
+        for one in body
+        if isinstance(one, ast.ClassDef) and not one.bases and one.name not in asked | fixed and _has_only_methods(one)
+    ]
+    groups: list[Group] = []
+    for one in sorted(found, key=lambda one: (len(one.body), one.name)):
+        methods = set(members_of(one)) - {"__init__"}
+        group = next((group for group in groups if group.has_place_for(methods)), None)
+        if group is None:
+            group = Group(f"_Object{len(groups)}")
+            groups.append(group)
+        group.members[one.name] = methods
+    return [group for group in groups if len(group.members) > 1]
+
+
+def _has_only_methods(statement: ast.ClassDef) -> bool:
+    parts = [part for part in statement.body if not isinstance(part, ast.Pass)]
+    return all(
+        isinstance(part, ast.FunctionDef)
+        and not part.decorator_list
+        and (part.name == "__init__" or not part.name.startswith("__"))
+        for part in parts
+    )
+
+
+def merge_classes(body: list[ast.stmt], groups: list[Group], origin: dict[int, str]) -> list[ast.stmt]:
+    """Make one class of each group: 250 bytes for every other. What was a class's name becomes the function that makes one.
+
+    Args:
+        body: Of the whole program.
+        groups: From `group_classes`, with methods as they are called now.
+        origin: id of a statement -> the module it comes from; gains what is made here.
+    """
+    group_of = {name: group for group in groups for name in group.members}
+    merged = {group.name: ast.ClassDef(group.name, [], [], [], []) for group in groups}
+    found: list[ast.stmt] = []
+    for statement in body:
+        if not isinstance(statement, ast.ClassDef) or statement.name not in group_of:
+            found.append(statement)
+            continue
+        module = origin[id(statement)]
+        whole = merged[group_of[statement.name].name]
+        if not whole.body:
+            origin[id(whole)] = module
+            found.append(whole)
+        maker = ast.copy_location(ast.FunctionDef(statement.name, _arguments(), [], []), statement)
+        for part in statement.body:
+            if not isinstance(part, ast.FunctionDef):
+                continue
+            if part.name == "__init__":
+                maker = part
+                continue
+            for node in ast.walk(part):
+                node.module = module  # type: ignore[attr-defined] # for the line map: not all are of one module
+            assert part.name not in members_of(whole), part.name
+            whole.body.append(part)
+        _turn_into_maker(maker, statement.name, whole.name)
+        origin[id(maker)] = module
+        found.append(maker)
+        whole.body = whole.body or [ast.Pass()]
+    return found
+
+
+def _arguments() -> ast.arguments:
+    return ast.arguments([], [ast.arg("self")], None, [], [], None, [])
+
+
+def _turn_into_maker(function: ast.FunctionDef, name: str, made: str) -> None:
+    """`__init__` becomes a function that makes the object it fills."""
+    function.name = name
+    function.args.args.pop(0)
+    for node in ast.walk(function):
+        if isinstance(node, ast.Return):
+            node.value = ast.Name("self", ast.Load())
+    function.body = [
+        *ast.parse(f"self = {made}()").body,
+        *function.body,
+        *ast.parse("return self").body,
+    ]
 
 
 def take_out_keyword_defaults(args: ast.arguments) -> None:
