@@ -14,8 +14,8 @@ does:
 4. Texts (messages and codes) move into one byte string that stays in flash; `_text` cuts them out when needed.
 5. What is left shares names (`names`), because each other name costs.
 
-Classes that stay keep their names, functions their order, and `line_map` leads from a line of the result, as a traceback from the
-field shows it, back to the source. What cannot be linked correctly is refused, never guessed.
+Classes that stay keep their names, functions their order, and `line_map` leads from a line of the result, as a traceback
+from the field shows it, back to the source. What cannot be linked correctly is refused, never guessed.
 """
 
 from __future__ import annotations
