@@ -1,4 +1,4 @@
-"""The board's own Modbus master, under real MicroPython with a board's heap, against real pymodbus servers."""
+"""The board's own Modbus master, under real MicroPython, against real pymodbus servers."""
 
 import json
 import socket

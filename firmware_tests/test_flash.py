@@ -94,7 +94,8 @@ def test_from_an_empty_chip_to_the_first_signed_heartbeat(chip, board, case, tmp
     seen = len(case.coordinator.proofs)
     case.coordinator.faults.clear()
     case.coordinator.wait(lambda c: len(c.proofs) > seen and c.proofs[-1].event == HEARTBEAT)
-    assert case.coordinator.faults == []
+    # It had missed those that it could not verify, so it may see a gap until they come again.
+    assert [fault for fault in case.coordinator.faults if not fault.startswith("gap before ")] == []
     request = json.loads((case.folder / "pile.registration.json").read_text())
     assert (request["public"], request["meter_serial"]) == (found["public"], "12345678")
     # Once more over a running agent, as an electrician would who changed the configuration: the key stays.

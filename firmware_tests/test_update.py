@@ -1,6 +1,7 @@
 """New software over the air: real MicroPython, real mosquitto, the real tool; and what must not, or does not, run."""
 
 import json
+import shutil
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -40,9 +41,11 @@ def old():
 def releases(old, tmp_path_factory):
     """Version 2 in three kinds. The good one differs from the old one as releases do: in its bytes."""
     made = {}
+    linked = tmp_path_factory.mktemp("linked")
+    link_bundle(linked / "files", sources=linked / "sources")
     for kind in (GOOD, CRASHING, SILENT):
         folder = tmp_path_factory.mktemp(kind)
-        link_bundle(folder / "files", sources=folder / "sources")
+        shutil.copytree(linked, folder, dirs_exist_ok=True)
         source = folder / "sources/part_agent.py"
         source.write_text(source.read_text() + SPOILT.get(kind, "RELEASE = 'two'\n"))
         target = folder / "files/pile_board/part_agent.mpy"

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import reference_model as model
-from hypothesis import HealthCheck, Phase, note, settings
+from hypothesis import HealthCheck, Phase, note, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
@@ -745,11 +745,20 @@ ANSWERS = {
 }  # fmt: skip
 
 
+# Stories at most, by hundreds. What a hundred comes to also depends on what else hypothesis has seen in this process.
+ROUNDS = 6, 24
+
+
 @pytest.mark.timeout(600)  # it takes half a minute; a story that fails is worth the time in which it shrinks
 def test_chain_and_guide_agree() -> None:
     SEEN.clear()
-    run_state_machine_as_test(Books, settings=bounds(600, 40, derandomize=True))
-    assert {how for what, how in SEEN if what == "closed"} == ENDS
+    least, most = ROUNDS
+    for number in range(most):
+        run_state_machine_as_test(seed(number)(Books), settings=bounds(100, 40))
+        ends = {how for what, how in SEEN if what == "closed"}
+        if number + 1 >= least and ends == ENDS and set(SEEN) >= ANSWERS:
+            break
+    assert ends == ENDS
     assert set(SEEN) >= ANSWERS
 
 

@@ -79,7 +79,8 @@ def test_an_adapter_that_is_not_plugged_in(config):
     device = str(config.parent / "ttyUSB0")
     for words in (("scan", "--port", device), ("read", "--config", config)):
         told = complaint(*words, status=1)
-        assert (told["error"], told["message"]) == ("closed", f"cannot open {device}")
+        assert told["error"] == "closed"
+        assert told["message"].startswith(f"cannot open {device}")
         assert told["check"].startswith("is the adapter plugged in, does ")
         assert "group dialout" in told["check"]
 

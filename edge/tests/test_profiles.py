@@ -126,7 +126,7 @@ def bench(request):
         )
     with BusServers() as servers:
         spec = servers.serve({"kind": request.param, "baud": 115_200}, list(twins.values()))
-        bus = open_bus({**spec, "timeout_ms": 400})
+        bus = open_bus({**spec, "timeout_ms": 2000})
         yield twins, bus
         bus.close()
 
@@ -212,7 +212,7 @@ def test_the_gap_of_a_meter_that_restarts_when_hurried():
     twin = SimMeter(mapping, 1, a_load())
     twin.faults.set("restarts")
     with BusServers() as servers:
-        spec = {**servers.serve({"kind": "tcp"}, [twin]), "timeout_ms": 400}
+        spec = {**servers.serve({"kind": "tcp"}, [twin]), "timeout_ms": 2000}
         patient = open_bus(spec | {"gap_ms": mapping["min_gap_ms"]})
         reader = MeterReader(patient, load_profile(mapping), 1, attempts=1)
         assert [reader.read().energy_wh for _ in range(3)] == [twin.energy_wh()] * 3

@@ -96,14 +96,16 @@ def merge_error_classes(body: list[ast.stmt]) -> list[ast.stmt]:
     (`PilechainError`); and the program only calls it. Only the name in a traceback is another then.
     """
     while True:
-        found = next((one for one in body if _is_mere_code(one) and _is_only_called(body, one.name)), None)  # type: ignore[attr-defined]
-        if found is None:
+        told_apart = _used_otherwise(body)
+        found = [one for one in body if _is_mere_code(one) and one.name not in told_apart]  # type: ignore[attr-defined]
+        if not found:
             return body
-        assert isinstance(found, ast.ClassDef)
-        body = [one for one in body if one is not found]
-        merger = _ErrorMerger(found)
-        for statement in body:
-            merger.visit(statement)
+        body = [one for one in body if one not in found]
+        for merged in found:
+            assert isinstance(merged, ast.ClassDef)
+            merger = _ErrorMerger(merged)
+            for statement in body:
+                merger.visit(statement)
 
 
 def _is_mere_code(statement: ast.stmt) -> bool:
@@ -115,15 +117,13 @@ def _is_mere_code(statement: ast.stmt) -> bool:
     )
 
 
-def _is_only_called(body: list[ast.stmt], name: str) -> bool:
-    """With one or two plain arguments, and used in no other way."""
-    uses = calls = 0
-    for statement in body:
-        for node in ast.walk(statement):
-            uses += isinstance(node, ast.Name) and node.id == name
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == name:
-                calls += len(node.args) in (1, 2) and not node.keywords
-    return uses == calls
+def _used_otherwise(body: list[ast.stmt]) -> set[str]:
+    """Names that are used in another way than to be called with one or two plain arguments."""
+    nodes = [node for statement in body for node in ast.walk(statement)]
+    called = {
+        id(node.func) for node in nodes if isinstance(node, ast.Call) and len(node.args) in (1, 2) and not node.keywords
+    }
+    return {node.id for node in nodes if isinstance(node, ast.Name) and id(node) not in called}
 
 
 class _ErrorMerger(ast.NodeTransformer):
