@@ -14,12 +14,12 @@ from pile_edge.board.flash import board_files, put_on_board
 from pile_edge.board.partitions import prepare_firmware
 from pile_edge.board.software import Software, build_software
 from pile_edge.board.tools import Console, write_firmware
-from pile_edge.commands.listening import Ear, event_name
+from pile_edge.commands.listening import Ear
 from pile_edge.commands.registration import ceremony, fingerprint, write_request
 from pile_edge.config_file import load_config, load_mapping
 from pile_edge.settings import Settings
 from pile_shared.errors import ConfigError
-from pile_shared.proof import ALARM, Proof
+from pile_shared.proof import ALARM, EVENT_NAMES, Proof
 
 DEFAULT_VERSION = 1
 _EPILOG = """steps: firmware (esptool) - configuration and software (mpremote, every hash verified on the board) - key, made on
@@ -80,7 +80,7 @@ def run(options: argparse.Namespace) -> int:
         "software_version": software.version,
         "software_bytes": len(software.image),
         "request": str(request),
-        "first_proof": None if proof is None else event_name(proof),
+        "first_proof": None if proof is None else EVENT_NAMES[proof.event],
     }
     if options.json:
         print(json.dumps(found))
@@ -151,7 +151,7 @@ def _heard(proof: Proof | None) -> str:
         return (
             "a signed ALARM came: the pile is online, but its meter gives no reading; check wiring, address, baud rate"
         )
-    return f"a signed {event_name(proof)} came through the broker, proof {proof.sequence}, signature right"
+    return f"a signed {EVENT_NAMES[proof.event]} came through the broker, proof {proof.sequence}, signature right"
 
 
 def _wifi(options: argparse.Namespace) -> tuple[str, str] | None:

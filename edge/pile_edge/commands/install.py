@@ -73,17 +73,18 @@ def run(options: argparse.Namespace) -> int:
     else:
         files, gone, before = planned_files(options.config, options.root, place), [], []
         after = _start_commands(place) if is_here else []
+    if not options.dry_run:
+        _carry_out(options.root, files, gone, before, after)
+    # Configuration and TLS key hold secrets; what a screen or a log shows is not theirs.
+    shown = {path: "a copy of yours\n" if _is_state(path) else text for path, text in files.items()}
     if options.json:
-        plan = {"files": files, "removed": gone, "commands": before + after, "done": not options.dry_run}
+        plan = {"files": shown, "removed": gone, "commands": before + after, "done": not options.dry_run}
         print(json.dumps(plan))
     elif options.dry_run:
-        for path, text in files.items():
+        for path, text in shown.items():
             print(f"--- {path}\n{text}")
         print("\n".join([*(f"remove {path}" for path in gone), *(f"run {' '.join(c)}" for c in before + after)]))
-    if options.dry_run:
-        return 0
-    _carry_out(options.root, files, gone, before, after)
-    if not options.json:
+    else:
         kept = f"{place.state} is kept: it has the pile's key and proofs that may not be settled; delete it by hand"
         what_it_says = f"journalctl -u {place.service.removesuffix('.service')} -f"
         print(kept if options.remove else f"installed; what the pile says: {what_it_says}")
@@ -166,11 +167,15 @@ def _carry_out(
         for path in gone:
             (root / path.lstrip("/")).unlink(missing_ok=True)
         for path, text in files.items():
-            _write(root / path.lstrip("/"), text, is_state=path.startswith(STATE))
+            _write(root / path.lstrip("/"), text, is_state=_is_state(path))
     except PermissionError as error:
         raise InstallError(f"{error.filename}: not allowed; run it as root: sudo pile-edge install ...") from error
     for command in after:
         _run(command)
+
+
+def _is_state(path: str) -> bool:
+    return path.startswith(STATE)
 
 
 def _write(path: Path, text: str, *, is_state: bool) -> None:

@@ -4,6 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
+from pile_edge.commands.registration import fingerprint
 from pile_edge.config_file import load_config
 from pile_edge.signers import open_signer
 from pile_edge.signers.hardware import open_hardware_signer
@@ -42,23 +43,17 @@ def run(options: argparse.Namespace) -> int:
     signer = (
         open_hardware_signer(config.signer, make=True) if options.make and not is_file else open_signer(config.signer)
     )
-    digest = sha256(signer.public).hex()
     if options.json:
         told = {
             "pile_id": config.pile_id,
             "signer": config.signer,
             "public": signer.public.hex(),
-            "fingerprint": digest,
+            "fingerprint": sha256(signer.public).hex(),
         }
         print(json.dumps(told))
         return 0
     print(f"pile         {config.pile_id}")
     print(f"kept in      {config.signer}")
     print(f"public key   {signer.public.hex()}")
-    print(f"fingerprint  {fingerprint_text(digest)}")
+    print(f"fingerprint  {fingerprint(signer.public)}")
     return 0
-
-
-def fingerprint_text(digest: str) -> str:
-    """A digest in groups of four digits, as it is read out."""
-    return " ".join(digest[i : i + 4] for i in range(0, len(digest), 4))

@@ -41,7 +41,7 @@ def add_command(commands: Any) -> None:
         "--timeout-ms", type=int, default=200, help="how long a meter may take to answer; default 200"
     )
     scanning.add_argument(
-        "--gap-ms", type=int, default=50, help="silence between questions on a serial line; default 50"
+        "--gap-ms", type=int, help="silence between questions; default: what the slowest known meter needs"
     )
     scanning.add_argument("--budget-s", type=int, default=600, help="stop after this time; default 600")
     _profiles_option(scanning)
@@ -63,7 +63,8 @@ _METERS = "List the meter profiles: those that come with this program, and with 
 _SCAN = "Ask every address at every line setting who is there, name the meters, and print what to configure."
 _READ = f"Read the configured meter once and print what a proof would hold; {_ATTEMPTS_NOTE}."
 
-_READ_EPILOG = """Compare energy with the meter's own display. The bus is needed for oneself: stop the pile's service first.
+_READ_EPILOG = """Compare energy with the meter's own display. On a serial line it takes turns with a running agent; a meter or
+gateway on the network may allow one connection only: stop the pile's service first.
 
 examples:
   pile-edge read --config pile.toml
@@ -294,7 +295,7 @@ def _read(options: argparse.Namespace) -> int:
         print(json.dumps({**reading, **more, "retries": reader.retries}))
         return EXIT_OK
     print("  ".join(f"{key} {value}" for key, value in reading.items()) + f"  raw {sample.raw.hex()}")
-    if serial is not None and str(serial) != config.meter_serial:
+    if serial is not None and str(serial) != config.meter_serial.lstrip("0"):
         print(f"the meter says its serial number is {serial}, the configuration says {config.meter_serial}")
     return EXIT_OK
 

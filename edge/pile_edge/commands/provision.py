@@ -133,6 +133,7 @@ def _write_config(options: argparse.Namespace, ask: Callable[[str, str], str]) -
     )
     head, _, rest = text.partition("\n")
     options.config.parent.mkdir(parents=True, exist_ok=True)
+    options.config.touch(0o600)  # the operator's part may have the broker's password
     options.config.write_text(f"{head}\n{top}{rest}")
     try:
         load_config(options.config)
