@@ -434,6 +434,9 @@ def test_a_reading_tells_another_serial_number(configured, capsys):
     printed = capsys.readouterr().out
     assert f"energy_wh {ENERGY_WH}  power_w 5500  raw {(765_432).to_bytes(8, 'big').hex()}" in printed
     assert "the meter says its serial number is 63000117, the configuration says 4711" in printed
+    configured[1].write_text(configured[1].read_text().replace('"4711"', '"0063000117"'))  # as it is printed on some
+    assert main(["read", "--config", str(configured[1])]) == 0
+    assert "the meter says" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

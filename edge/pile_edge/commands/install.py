@@ -12,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from pile_edge.commands import new_parser, usual_options
 from pile_edge.config_file import load_config, load_mapping
 from pile_edge.systemd import STATE, SYSUSERS, SYSUSERS_PATH, TEMPLATE_PATH, UNIT_PATH, USER, WANTS, Place, Service
 from pile_shared.errors import ConfigError, PilechainError
@@ -42,12 +43,12 @@ class InstallError(PilechainError):
 
 def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add `install` to the commands of `pile-edge`."""
-    parser = commands.add_parser(
+    parser = new_parser(
+        commands,
         "install",
-        help="make the agent a service of this Raspberry Pi: started at boot, watched, confined",
+        "make the agent a service of this Raspberry Pi: started at boot, watched, confined",
         description="Make the agent a systemd service: started at boot, watched, restarted, confined.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--config", type=Path, metavar="FILE", help="the pile's TOML file")
@@ -57,8 +58,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser.add_argument(
         "--root", type=Path, default=Path("/"), metavar="DIR", help="a system image to write into; nothing is started"
     )
-    parser.add_argument("--json", action="store_true", help="for programs")
-    parser.set_defaults(run=run)
+    usual_options(parser, run, config=None)
 
 
 def run(options: argparse.Namespace) -> int:

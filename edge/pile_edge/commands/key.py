@@ -2,8 +2,9 @@
 
 import argparse
 import json
-from pathlib import Path
+from typing import Any
 
+from pile_edge.commands import new_parser, usual_options
 from pile_edge.commands.registration import fingerprint
 from pile_edge.config_file import load_config
 from pile_edge.signers import open_signer
@@ -21,19 +22,13 @@ _EPILOG = """the ceremony:
   3. compare the fingerprint by telephone or on paper; only then the operator registers the pile"""
 
 
-def add_command(commands) -> None:  # type: ignore[no-untyped-def] # noqa: ANN001 - argparse hides the type
+def add_command(commands: Any) -> None:
     """Register `key`."""
-    parser = commands.add_parser(
-        "key",
-        help="make the key if it is missing, and show it",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = new_parser(
+        commands, "key", "make the key if it is missing, and show it", description=_DESCRIPTION, epilog=_EPILOG
     )
-    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="the pile's TOML file")
     parser.add_argument("--make", action="store_true", help="make the key in a TPM or secure element if it has none")
-    parser.add_argument("--json", action="store_true", help="for programs")
-    parser.set_defaults(run=run)
+    usual_options(parser, run)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pile_edge.advice import advice
+from pile_edge.commands import new_parser, usual_options
 from pile_edge.config_file import load_config
 from pile_edge.meters import catalogue
 from pile_edge.meters.scan import UNKNOWN, Finding, Line, Plan, Report, scan, usual_lines
@@ -45,18 +46,9 @@ def add_command(commands: Any) -> None:
     )
     scanning.add_argument("--budget-s", type=int, default=600, help="stop after this time; default 600")
     _profiles_option(scanning)
-    scanning.add_argument("--json", action="store_true", help="for programs")
-    scanning.set_defaults(run=_scan)
-    reading = commands.add_parser(
-        "read",
-        help="one decoded reading of the meter",
-        description=_READ,
-        epilog=_READ_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    reading.add_argument("--config", type=Path, required=True, metavar="FILE", help="the pile's TOML file")
-    reading.add_argument("--json", action="store_true", help="for programs")
-    reading.set_defaults(run=_read)
+    usual_options(scanning, _scan, config=None)
+    reading = new_parser(commands, "read", "one decoded reading of the meter", description=_READ, epilog=_READ_EPILOG)
+    usual_options(reading, _read)
 
 
 _METERS = "List the meter profiles: those that come with this program, and with --profiles your own."
