@@ -13,7 +13,7 @@ from pile_edge.config_file import load_config
 from pile_edge.journal import CURSOR_NAME
 from pile_edge.ports.cpython_storage import Storage
 from pile_edge.session import CHARGING, IDLE
-from pile_hil.peer import START, make_terms, session_message
+from pile_hil.peer import START, STOP, make_terms, session_message
 from pile_shared.errors import BusError
 from pile_shared.proof import END, REASON_ENERGY_REACHED, REASON_PILE_FAULT, REASON_USER, Proof, parse
 from pile_shared.terms import Terms
@@ -21,7 +21,6 @@ from pile_shared.topics import pile_topic
 
 SECOND = 1000
 HOUR = 3600 * SECOND
-STOP = 2
 USER = key("user-1")
 
 
