@@ -95,7 +95,7 @@ class Agent:
         self._todo: list[tuple] = []  # type: ignore[type-arg]
         self._is_identified = False
         self._troubled = ""
-        self._is_full = False
+        self._retry_ms = 0  # when to try again what a full journal refused; 0 while nothing waits
         self._left_out = 0
         self._restore()
         self._proof_topic = pile_topic(config.chain_id, config.pile_id, "proof")
@@ -121,7 +121,8 @@ class Agent:
         heard = self.link.poll(POLL_MS)
         while heard:
             self._hear(heard)
-        self._act([])
+        if self._todo and self._clock.now_ms() >= self._retry_ms:
+            self._act([])
         if not self._todo and self._clock.now_ms() >= self.session.wants_reading_at_ms:
             self._measure()
         if not self._todo:
@@ -260,6 +261,7 @@ class Agent:
             self._refusal = ""
             self._reported = False
         self._port.reported()
+        self._act([])  # what waited for room
         self._log("receipt through " + str(through) + " of " + str(head[0]))
 
     def _hear_session(self, payload: bytes) -> None:
@@ -331,19 +333,24 @@ class Agent:
                     self._prove(action)
                 elif action[0] == SAVE:
                     self.journal.save_state(action[1])
-                self._is_full = False
+                self._retry_ms = 0
             except JournalError as error:
                 if error.code != "full":
                     raise
                 if (PROVE, BEGIN) in [other[:2] for other in self._todo]:
                     self._todo = self.session.abandon_start()
                     continue
-                if action[0] == SAVE or action[1] in _DURABLE_EVENTS:
-                    if not self._is_full:
+                if action[0] == PROVE and action[1] not in _DURABLE_EVENTS:
+                    self._log(
+                        "journal is full: left out a " + EVENT_NAMES[action[1]] + " proof; the next one covers it"
+                    )
+                elif action[0] == PROVE or not self._energised or self._must_open:
+                    if not self._retry_ms:
                         self._log("journal is full: the end of a session waits for receipts")
-                    self._is_full = True
+                    self._retry_ms = self._clock.now_ms() + self.config.timing.sample_ms
                     return
-                self._log("journal is full: left out a " + EVENT_NAMES[action[1]] + " proof; the next one covers it")
+                # Else a SAVE while a session's current flows. Nothing may keep that from being measured and stopped; what
+                # could not be saved, that another contract is closed, the next SAVE says too.
             self._todo.pop(0)
             if action[0] == OPEN:
                 self._open_contactor()
@@ -408,7 +415,7 @@ class Agent:
             if self._clock.now_ms() >= self._open_again_ms:
                 self._open_contactor()
                 if self._must_open:
-                    self._act(self.session.fail(self._clock.now_ms()))
+                    self._fail()
         elif not MICROPYTHON:  # what needs a heartbeat is not for boards
             self._beat()
 
@@ -417,7 +424,13 @@ class Agent:
             self._control.keep()
         except BusError as error:
             self._log("contactor: " + error.message)
-            self._act([(OPEN,)] + self.session.fail(self._clock.now_ms()))  # noqa: RUF005 - not MicroPython
+            self._open_contactor()
+            self._fail()
+
+    def _fail(self) -> None:
+        """Have the session say that the contactor does not obey, unless what it says last still waits for room."""
+        if not self._todo:
+            self._act(self.session.fail(self._clock.now_ms()))
 
     # --- link
 

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from pile_edge.commands import new_parser
 from pile_edge.config_file import compile_config, load_config
 from pile_shared.errors import PilechainError
 
@@ -83,12 +84,12 @@ def _parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(required=True, metavar="command")
-    run = commands.add_parser(
+    run = new_parser(
+        commands,
         "run",
-        help="run the light client until SIGTERM",
+        "run the light client until SIGTERM",
         description="Read the meter, prove, publish, and switch for contracts that are certified, until SIGTERM or Ctrl-C.",
         epilog=_RUN_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     run.add_argument("--config", type=Path, required=True, metavar="FILE", help="the pile's TOML file")
     run.add_argument("--dry-run", action="store_true", help="publish, switch and keep nothing; print what would be")

@@ -194,7 +194,9 @@ class _Check:
         elif any_head and head == last and digest != self._hash:
             report.problem(f"{CURSOR_NAME}: proof {head} is not the one that was written")
         if any_retired and report.first is not None and report.first > retired + 1:
-            report.problem(f"proofs {retired + 1} to {report.first - 1} are missing, and no receipt covers them")
+            # A receipt removes what it covers before it is itself saved, so a power cut can look like this too.
+            gone = f"proofs {retired + 1} to {report.first - 1} are missing, and no receipt covers them"
+            report.problem(f"{gone}; has the coordinator got them, power went as their receipt came, and all is well")
         return None
 
 

@@ -8,12 +8,14 @@ The pagination goes up by one with each record and is never used twice for diffe
 
 - A power cut between the proof and its record: at boot the journal's newest proof gets the record it lacks, with the next
   number. Nothing else can have come between, for the agent does one thing after the other.
+- The disk full: the same, but before the next proof, which waits until there is room for the record.
 - The folder lost: numbering goes on at the proof's sequence, which is above every number used before, because each record
   has a proof of its own and began no higher than that.
 """
 
 import os
 import re
+from errno import ENOSPC
 from pathlib import Path
 from xml.sax.saxutils import escape
 
@@ -67,7 +69,7 @@ def safe_xml(records: list[Record], public: bytes) -> str:
 
 
 class RecordBook:
-    """The folder as its one writer sees it. Every method raises JournalError `storage` if the file system fails."""
+    """The folder as its one writer sees it. Every method raises JournalError, `full` or `storage`, if the file system fails."""
 
     def __init__(self, folder: str, *, max_records: int = MAX_RECORDS) -> None:
         self._folder = Path(folder)
@@ -101,30 +103,50 @@ class RecordBook:
             raise self._failed(error) from error
 
     def _failed(self, error: OSError) -> JournalError:
-        return JournalError(f"OCMF records in {self._folder} cannot be written: {error.strerror or error}", "storage")
+        code = "full" if error.errno == ENOSPC else "storage"
+        return JournalError(f"OCMF records in {self._folder} cannot be written: {error.strerror or error}", code)
 
 
 class RecordingAgent(AdvisingAgent):
-    """The light client on CPython: with each begin and end proof it makes and keeps the OCMF record, before it goes on."""
+    """The light client on CPython: with each begin and end proof it makes and keeps the OCMF record, before the next proof."""
 
     def __init__(self, config: Settings, port, link=None) -> None:  # type: ignore[no-untyped-def] # noqa: ANN001
         """As Agent; then make the record that a power cut after the newest proof prevented."""
         self._records = RecordBook(config.ocmf_path)
+        self._unrecorded: Proof | None = None  # the newest proof, until its record is kept
         super().__init__(config, port, link)
         newest = self.journal.last()
         if newest is not None:
-            self._record(parse(newest[1])[1])
+            self._unrecorded = parse(newest[1])[1]
+            self._record_if_there_is_room()
+
+    def _prove(self, action: tuple) -> None:  # type: ignore[type-arg]
+        self._record()
+        super()._prove(action)
 
     def _proved(self, proof: Proof, size_bytes: int) -> None:
-        self._record(proof)
+        self._unrecorded = proof
+        self._record_if_there_is_room()
         super()._proved(proof, size_bytes)
 
-    def _record(self, proof: Proof) -> None:
-        if proof.event not in {BEGIN, END}:
-            return
-        pagination = self._records.next_pagination(proof.sequence)
-        if pagination is None:
-            return
+    def _record_if_there_is_room(self) -> None:
+        """Stopping for want of room would be for ever: receipts make room, but only for an agent that runs."""
+        try:
+            self._record()
+        except JournalError as error:
+            if error.code != "full":
+                raise
+            self._log(f"{error.message}: no other proof before there is room")
+
+    def _record(self) -> None:
+        proof = self._unrecorded
+        if proof is not None and proof.event in {BEGIN, END}:
+            pagination = self._records.next_pagination(proof.sequence)
+            if pagination is not None:
+                self._keep_record(proof, pagination)
+        self._unrecorded = None
+
+    def _keep_record(self, proof: Proof, pagination: int) -> None:
         place = self.config.chain_id + "/" + self.config.pile_id
         text = make_record(proof, pagination, place, self._origin, self._signer)
         self._records.add(proof, pagination, text)

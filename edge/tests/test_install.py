@@ -135,6 +135,9 @@ def test_a_dry_run_shows_all_and_writes_nothing(config, tmp_path, capsys):
     plan = json.loads(capsys.readouterr().out)
     assert plan["commands"][-1] == ["systemctl", "enable", "--now", "pile-edge.service"]
     assert plan["done"] is False
+    assert plan["files"][systemd.UNIT_PATH].startswith("# made by `pile-edge install`")
+    assert plan["files"]["/var/lib/pile-edge/pile.toml"] == "a copy of yours\n"  # it may have the broker's password
+    assert "chain_id" not in shown
 
 
 def test_into_an_image_and_out_again(config, tmp_path, capsys):
@@ -149,6 +152,14 @@ def test_into_an_image_and_out_again(config, tmp_path, capsys):
     assert main(["install", "--remove", "--root", str(root)]) == 0
     assert "is kept" in capsys.readouterr().out
     assert sorted(path.name for path in root.rglob("*") if path.is_file()) == ["pile.key", "pile.toml"]
+
+
+def test_nothing_is_said_to_be_done_that_failed(config, tmp_path, capsys):
+    root = tmp_path / "image"
+    root.write_text("a file where the image's root should be")
+    assert main(["install", "--config", str(config), "--root", str(root), "--json"]) == 1
+    (line,) = capsys.readouterr().out.splitlines()
+    assert json.loads(line)["error"] == "system"
 
 
 def test_what_is_installed_runs(config, tmp_path, case):

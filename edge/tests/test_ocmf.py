@@ -1,5 +1,6 @@
 """OCMF records: verified by pyocmf, numbered without gaps or repeats whatever is cut, and found again by the command."""
 
+import errno
 import json
 import os
 import subprocess
@@ -384,6 +385,39 @@ def test_a_power_cut_at_any_file_operation_leaves_no_gap_and_no_number_twice(scr
             )
         seen_cut_between += len(before) < len(after)
     assert seen_cut_between > 10
+
+
+class FullFs:
+    """The os module on a disk that is full between two steps of the script in `folder`."""
+
+    def __init__(self, folder, full):
+        self.step_file, self.full = folder / "step", full
+
+    def __getattr__(self, name):
+        return getattr(os, name)
+
+    def write(self, fd, data):
+        if self.step_file.exists() and int(self.step_file.read_text()) in self.full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return os.write(fd, data)
+
+
+@pytest.mark.parametrize("full", [range(5, 12), range(5, 23), range(17, 23), range(17, 99)])
+def test_on_a_full_disk_records_come_later_and_the_agent_goes_on(scripted, tmp_path, monkeypatch, full):
+    """Whichever of the two finds no room, for however long: each proof has its record in the end, in order."""
+    folder = tmp_path / "full"
+    folder.mkdir()
+    fs = FullFs(folder, full)
+    monkeypatch.setattr(ocmf_records, "Storage", partial(Storage, fs=fs))
+    agent = scripted(folder, os)
+    assert not agent._port.is_on
+    fs.full = ()
+    agent = scripted(folder, os)  # the next start, at the latest
+    marked = [proof.sequence for proof in proofs_of(agent) if proof.event in {p.BEGIN, p.END}]
+    records = list_records(str(folder / "journal-ocmf"))
+    assert [one.sequence for one in records] == marked
+    assert [one.kind for one in records] == ["begin", "end"]
+    assert records[1].pagination == records[0].pagination + 1
 
 
 def test_a_real_agent_makes_them_and_the_command_shows_them(tmp_path):

@@ -51,6 +51,7 @@ def test_from_options_to_a_request(operator, tmp_path, capsys):
     assert (config.pile_id, config.chain_id, config.rated_power_w) == ("garage-17", "north-1a2b3c4d", 7000)
     assert config.update_public.hex() == KEY
     assert (tmp_path / "pile.key").stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "pile.toml").stat().st_mode & 0o777 == 0o600
     request = json.loads((tmp_path / "pile.registration.json").read_text())
     assert request == {
         "kind": "pile-registration",

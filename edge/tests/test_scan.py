@@ -8,7 +8,7 @@ import pytest
 from pile_edge.cli import main
 from pile_edge.config_file import load_config
 from pile_edge.meters import catalogue, sunspec
-from pile_edge.meters.scan import CERTAIN, LIKELY, POSSIBLE, UNKNOWN, Line, Plan, scan, usual_lines
+from pile_edge.meters.scan import CERTAIN, LIKELY, POSSIBLE, UNKNOWN, Line, Plan, Report, scan, usual_lines
 from pile_edge.ports.cpython_bus import open_bus
 from pile_hil.bus_server import BusServers
 from pile_hil.load import Load
@@ -292,6 +292,14 @@ def test_the_estimate_is_what_silence_takes():
     assert round(clock.now_s * 1000) == plan.silent_ms()
 
 
+@pytest.mark.parametrize("place", [("--port", "/dev/nothing-here"), ("--tcp", "127.0.0.1")])
+def test_without_being_told_it_hurries_no_meter(monkeypatch, place):
+    plans = []
+    monkeypatch.setattr("pile_edge.commands.meters.scan", lambda plan, *_rest: plans.append(plan) or Report())
+    assert main(["scan", *place, "--json"]) == 1
+    assert plans[0].gap_ms == max(mapping["min_gap_ms"] for mapping in MAPPINGS) > 50
+
+
 def test_a_scan_ends_when_its_budget_does():
     clock = Clock()
     plan = Plan({"kind": "rtu", "device": "x"}, usual_lines(MAPPINGS), range(1, 248), budget_s=30)
@@ -426,6 +434,9 @@ def test_a_reading_tells_another_serial_number(configured, capsys):
     printed = capsys.readouterr().out
     assert f"energy_wh {ENERGY_WH}  power_w 5500  raw {(765_432).to_bytes(8, 'big').hex()}" in printed
     assert "the meter says its serial number is 63000117, the configuration says 4711" in printed
+    configured[1].write_text(configured[1].read_text().replace('"4711"', '"0063000117"'))  # as it is printed on some
+    assert main(["read", "--config", str(configured[1])]) == 0
+    assert "the meter says" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, utils
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
-from pile_edge.commands.key import fingerprint_text
+from pile_edge.commands.registration import fingerprint
 from pile_edge.config_file import load_config
 from pile_edge.signers import open_signer
 from pile_edge.signers import tpm2 as t
@@ -387,7 +387,7 @@ def test_the_ceremony_with_a_tpm(tpm, tmp_path, write_config):
     assert told["signer"] == tpm.uri == load_config(path).signer
     assert told["public"] == open_signer(tpm.uri).public.hex()
     assert told["fingerprint"] == sha256(bytes.fromhex(told["public"])).hex()
-    assert f"fingerprint  {fingerprint_text(told['fingerprint'])}\n" in made.stdout
+    assert f"fingerprint  {fingerprint(bytes.fromhex(told['public']))}\n" in made.stdout
     tpm.stop()
     gone = pile_edge("key", "--config", path)
     assert gone.returncode == 1

@@ -14,12 +14,13 @@ from pile_edge.board.flash import board_files, put_on_board
 from pile_edge.board.partitions import prepare_firmware
 from pile_edge.board.software import Software, build_software
 from pile_edge.board.tools import Console, write_firmware
-from pile_edge.commands.listening import Ear, event_name
+from pile_edge.commands import new_parser, usual_options
+from pile_edge.commands.listening import Ear
 from pile_edge.commands.registration import ceremony, fingerprint, write_request
 from pile_edge.config_file import load_config, load_mapping
 from pile_edge.settings import Settings
 from pile_shared.errors import ConfigError
-from pile_shared.proof import ALARM, Proof
+from pile_shared.proof import ALARM, EVENT_NAMES, Proof
 
 DEFAULT_VERSION = 1
 _EPILOG = """steps: firmware (esptool) - configuration and software (mpremote, every hash verified on the board) - key, made on
@@ -35,16 +36,15 @@ Firmware: https://micropython.org/download/?port=esp32 (.bin, 4 MB of flash or m
 
 def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add `flash` to the commands of `pile-edge`."""
-    parser = commands.add_parser(
+    parser = new_parser(
+        commands,
         "flash",
-        help="put MicroPython, the agent and a pile's configuration on an ESP32",
+        "put MicroPython, the agent and a pile's configuration on an ESP32",
         description="Put MicroPython, the agent and a pile's configuration on an ESP32, and wait until it reports.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("--port", required=True, metavar="P", help="serial port of the board, like /dev/ttyUSB0")
-    add("--config", type=Path, required=True, metavar="FILE", help="the pile's TOML file")
     add("--firmware", type=Path, metavar="FILE", help="MicroPython for this board; without it, it is there already")
     add("--console-port", metavar="P", help="where the prompt appears after the restart, if not on --port (native USB)")
     add("--baud", type=int, default=460_800, metavar="N", help="while writing firmware (%(default)s)")
@@ -55,8 +55,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     add("--software-version", type=int, default=DEFAULT_VERSION, metavar="N", help="updates have greater numbers (1)")
     add("--request", type=Path, metavar="FILE", help="registration request to write (CONFIG with .registration.json)")
     add("--wait", type=int, default=120, metavar="S", help="seconds for the first proof; 0: do not wait (%(default)s)")
-    add("--json", action="store_true", help="for programs")
-    parser.set_defaults(run=run)
+    usual_options(parser, run)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -80,7 +79,7 @@ def run(options: argparse.Namespace) -> int:
         "software_version": software.version,
         "software_bytes": len(software.image),
         "request": str(request),
-        "first_proof": None if proof is None else event_name(proof),
+        "first_proof": None if proof is None else EVENT_NAMES[proof.event],
     }
     if options.json:
         print(json.dumps(found))
@@ -151,7 +150,7 @@ def _heard(proof: Proof | None) -> str:
         return (
             "a signed ALARM came: the pile is online, but its meter gives no reading; check wiring, address, baud rate"
         )
-    return f"a signed {event_name(proof)} came through the broker, proof {proof.sequence}, signature right"
+    return f"a signed {EVENT_NAMES[proof.event]} came through the broker, proof {proof.sequence}, signature right"
 
 
 def _wifi(options: argparse.Namespace) -> tuple[str, str] | None:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from pile_edge.commands import new_parser, usual_options
 from pile_edge.config_file import load_config, load_mapping
 from pile_edge.systemd import STATE, SYSUSERS, SYSUSERS_PATH, TEMPLATE_PATH, UNIT_PATH, USER, WANTS, Place, Service
 from pile_shared.errors import ConfigError, PilechainError
@@ -42,12 +43,12 @@ class InstallError(PilechainError):
 
 def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add `install` to the commands of `pile-edge`."""
-    parser = commands.add_parser(
+    parser = new_parser(
+        commands,
         "install",
-        help="make the agent a service of this Raspberry Pi: started at boot, watched, confined",
+        "make the agent a service of this Raspberry Pi: started at boot, watched, confined",
         description="Make the agent a systemd service: started at boot, watched, restarted, confined.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--config", type=Path, metavar="FILE", help="the pile's TOML file")
@@ -57,8 +58,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser.add_argument(
         "--root", type=Path, default=Path("/"), metavar="DIR", help="a system image to write into; nothing is started"
     )
-    parser.add_argument("--json", action="store_true", help="for programs")
-    parser.set_defaults(run=run)
+    usual_options(parser, run, config=None)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -73,17 +73,18 @@ def run(options: argparse.Namespace) -> int:
     else:
         files, gone, before = planned_files(options.config, options.root, place), [], []
         after = _start_commands(place) if is_here else []
+    if not options.dry_run:
+        _carry_out(options.root, files, gone, before, after)
+    # Configuration and TLS key hold secrets; what a screen or a log shows is not theirs.
+    shown = {path: "a copy of yours\n" if _is_state(path) else text for path, text in files.items()}
     if options.json:
-        plan = {"files": files, "removed": gone, "commands": before + after, "done": not options.dry_run}
+        plan = {"files": shown, "removed": gone, "commands": before + after, "done": not options.dry_run}
         print(json.dumps(plan))
     elif options.dry_run:
-        for path, text in files.items():
+        for path, text in shown.items():
             print(f"--- {path}\n{text}")
         print("\n".join([*(f"remove {path}" for path in gone), *(f"run {' '.join(c)}" for c in before + after)]))
-    if options.dry_run:
-        return 0
-    _carry_out(options.root, files, gone, before, after)
-    if not options.json:
+    else:
         kept = f"{place.state} is kept: it has the pile's key and proofs that may not be settled; delete it by hand"
         what_it_says = f"journalctl -u {place.service.removesuffix('.service')} -f"
         print(kept if options.remove else f"installed; what the pile says: {what_it_says}")
@@ -166,11 +167,15 @@ def _carry_out(
         for path in gone:
             (root / path.lstrip("/")).unlink(missing_ok=True)
         for path, text in files.items():
-            _write(root / path.lstrip("/"), text, is_state=path.startswith(STATE))
+            _write(root / path.lstrip("/"), text, is_state=_is_state(path))
     except PermissionError as error:
         raise InstallError(f"{error.filename}: not allowed; run it as root: sudo pile-edge install ...") from error
     for command in after:
         _run(command)
+
+
+def _is_state(path: str) -> bool:
+    return path.startswith(STATE)
 
 
 def _write(path: Path, text: str, *, is_state: bool) -> None:

@@ -2,8 +2,10 @@
 
 import argparse
 import json
-from pathlib import Path
+from typing import Any
 
+from pile_edge.commands import new_parser, usual_options
+from pile_edge.commands.registration import fingerprint
 from pile_edge.config_file import load_config
 from pile_edge.signers import open_signer
 from pile_edge.signers.hardware import open_hardware_signer
@@ -20,19 +22,13 @@ _EPILOG = """the ceremony:
   3. compare the fingerprint by telephone or on paper; only then the operator registers the pile"""
 
 
-def add_command(commands) -> None:  # type: ignore[no-untyped-def] # noqa: ANN001 - argparse hides the type
+def add_command(commands: Any) -> None:
     """Register `key`."""
-    parser = commands.add_parser(
-        "key",
-        help="make the key if it is missing, and show it",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = new_parser(
+        commands, "key", "make the key if it is missing, and show it", description=_DESCRIPTION, epilog=_EPILOG
     )
-    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="the pile's TOML file")
     parser.add_argument("--make", action="store_true", help="make the key in a TPM or secure element if it has none")
-    parser.add_argument("--json", action="store_true", help="for programs")
-    parser.set_defaults(run=run)
+    usual_options(parser, run)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -42,23 +38,17 @@ def run(options: argparse.Namespace) -> int:
     signer = (
         open_hardware_signer(config.signer, make=True) if options.make and not is_file else open_signer(config.signer)
     )
-    digest = sha256(signer.public).hex()
     if options.json:
         told = {
             "pile_id": config.pile_id,
             "signer": config.signer,
             "public": signer.public.hex(),
-            "fingerprint": digest,
+            "fingerprint": sha256(signer.public).hex(),
         }
         print(json.dumps(told))
         return 0
     print(f"pile         {config.pile_id}")
     print(f"kept in      {config.signer}")
     print(f"public key   {signer.public.hex()}")
-    print(f"fingerprint  {fingerprint_text(digest)}")
+    print(f"fingerprint  {fingerprint(signer.public)}")
     return 0
-
-
-def fingerprint_text(digest: str) -> str:
-    """A digest in groups of four digits, as it is read out."""
-    return " ".join(digest[i : i + 4] for i in range(0, len(digest), 4))

@@ -12,7 +12,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from pile_shared.errors import ConfigError, LinkError, PilechainError
 from pile_shared.platform import random_bytes
-from pile_shared.proof import EVENT_NAMES, Proof, open_proof
+from pile_shared.proof import Proof, open_proof
 from pile_shared.topics import parse, pile_topic
 
 if TYPE_CHECKING:
@@ -125,8 +125,3 @@ class Ear:
             self._heard.put_nowait((message.topic, bytes(message.payload)))
         except queue.Full:
             return  # nobody is listening any more; what matters comes again
-
-
-def event_name(proof: Proof) -> str:
-    """For people: what kind of proof it is."""
-    return EVENT_NAMES[proof.event]

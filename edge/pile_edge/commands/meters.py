@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pile_edge.advice import advice
+from pile_edge.commands import new_parser, usual_options
 from pile_edge.config_file import load_config
 from pile_edge.meters import catalogue
 from pile_edge.meters.scan import UNKNOWN, Finding, Line, Plan, Report, scan, usual_lines
@@ -41,29 +42,21 @@ def add_command(commands: Any) -> None:
         "--timeout-ms", type=int, default=200, help="how long a meter may take to answer; default 200"
     )
     scanning.add_argument(
-        "--gap-ms", type=int, default=50, help="silence between questions on a serial line; default 50"
+        "--gap-ms", type=int, help="silence between questions; default: what the slowest known meter needs"
     )
     scanning.add_argument("--budget-s", type=int, default=600, help="stop after this time; default 600")
     _profiles_option(scanning)
-    scanning.add_argument("--json", action="store_true", help="for programs")
-    scanning.set_defaults(run=_scan)
-    reading = commands.add_parser(
-        "read",
-        help="one decoded reading of the meter",
-        description=_READ,
-        epilog=_READ_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    reading.add_argument("--config", type=Path, required=True, metavar="FILE", help="the pile's TOML file")
-    reading.add_argument("--json", action="store_true", help="for programs")
-    reading.set_defaults(run=_read)
+    usual_options(scanning, _scan, config=None)
+    reading = new_parser(commands, "read", "one decoded reading of the meter", description=_READ, epilog=_READ_EPILOG)
+    usual_options(reading, _read)
 
 
 _METERS = "List the meter profiles: those that come with this program, and with --profiles your own."
 _SCAN = "Ask every address at every line setting who is there, name the meters, and print what to configure."
 _READ = f"Read the configured meter once and print what a proof would hold; {_ATTEMPTS_NOTE}."
 
-_READ_EPILOG = """Compare energy with the meter's own display. The bus is needed for oneself: stop the pile's service first.
+_READ_EPILOG = """Compare energy with the meter's own display. On a serial line it takes turns with a running agent; a meter or
+gateway on the network may allow one connection only: stop the pile's service first.
 
 examples:
   pile-edge read --config pile.toml
@@ -294,7 +287,7 @@ def _read(options: argparse.Namespace) -> int:
         print(json.dumps({**reading, **more, "retries": reader.retries}))
         return EXIT_OK
     print("  ".join(f"{key} {value}" for key, value in reading.items()) + f"  raw {sample.raw.hex()}")
-    if serial is not None and str(serial) != config.meter_serial:
+    if serial is not None and str(serial) != config.meter_serial.lstrip("0"):
         print(f"the meter says its serial number is {serial}, the configuration says {config.meter_serial}")
     return EXIT_OK
 

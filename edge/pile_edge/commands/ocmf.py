@@ -3,10 +3,12 @@
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from pile_edge.commands import new_parser, usual_options
 from pile_edge.config_file import load_config
 from pile_edge.ocmf_records import Record, list_records, safe_xml
 from pile_edge.signers import open_signer
@@ -24,20 +26,14 @@ _EPILOG = """examples:
 MIN_PREFIX_DIGITS = 4
 
 
-def add_command(commands) -> None:  # type: ignore[no-untyped-def] # noqa: ANN001 - argparse hides the type
+def add_command(commands: Any) -> None:
     """Register `ocmf`."""
-    parser = commands.add_parser(
-        "ocmf",
-        help="signed begin and end records of sessions",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = new_parser(
+        commands, "ocmf", "signed begin and end records of sessions", description=_DESCRIPTION, epilog=_EPILOG
     )
     parser.add_argument("contract", nargs="?", help="the first digits of a contract id, at least 4")
-    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="the pile's TOML file")
     parser.add_argument("--xml", type=Path, metavar="FILE", help="write them for the Transparency Software")
-    parser.add_argument("--json", action="store_true", help="for programs")
-    parser.set_defaults(run=run)
+    usual_options(parser, run)
 
 
 def run(options: argparse.Namespace) -> int:

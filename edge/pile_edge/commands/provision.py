@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pile_edge.commands import new_parser, usual_options
 from pile_edge.commands.registration import ceremony, fingerprint, write_request
 from pile_edge.config_file import load_config
 from pile_edge.meters.catalogue import profile_ids
@@ -54,15 +55,14 @@ path = "journal"
 
 def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add `provision` to the commands of `pile-edge`."""
-    parser = commands.add_parser(
+    parser = new_parser(
+        commands,
         "provision",
-        help="make a pile's configuration, its key and its registration request",
+        "make a pile's configuration, its key and its registration request",
         description="Make a pile's configuration, its key (on this device) and its registration request.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--config", type=Path, required=True, metavar="FILE", help="TOML file to make, or one that is there")
     add("--operator", type=Path, metavar="FILE", help="the operator's part of the configuration, TOML")
     add("--pile", metavar="ID", help="what the pile is called")
     add("--profile", metavar="ID", help="meter profile; `pile-edge scan` finds it")
@@ -76,8 +76,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     add("--relay-unit", type=int, metavar="N", help="bus address of the relay that closes the contactor")
     add("--board", action="store_true", help="for an ESP32: makes no key here")
     add("--request", type=Path, metavar="FILE", help="registration request to write (CONFIG with .registration.json)")
-    add("--json", action="store_true", help="for programs")
-    parser.set_defaults(run=run)
+    usual_options(parser, run, config="TOML file to make, or one that is there")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -133,6 +132,7 @@ def _write_config(options: argparse.Namespace, ask: Callable[[str, str], str]) -
     )
     head, _, rest = text.partition("\n")
     options.config.parent.mkdir(parents=True, exist_ok=True)
+    options.config.touch(0o600)  # the operator's part may have the broker's password
     options.config.write_text(f"{head}\n{top}{rest}")
     try:
         load_config(options.config)

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from pile_edge.agent import ONLINE
 from pile_edge.board.software import build_software, open_want, piece, read_update, sign_update, write_update
+from pile_edge.commands import new_parser, usual_options
 from pile_edge.commands.listening import Ear
 from pile_edge.config_file import load_config, load_mapping
 from pile_edge.signers import open_signer
@@ -40,12 +41,12 @@ old software starts again. Run `send` until it says that the pile has reported."
 
 def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add `update` to the commands of `pile-edge`."""
-    parser = commands.add_parser(
+    parser = new_parser(
+        commands,
         "update",
-        help="sign new software for boards, and send it",
+        "sign new software for boards, and send it",
         description="Sign new software for boards, and send it to one.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     actions = parser.add_subparsers(required=True, metavar="action")
     sign = actions.add_parser("sign", help="link, compile and sign the agent of this installation")
@@ -58,14 +59,11 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     sign.add_argument(
         "--min-version", type=int, default=0, metavar="N", help="once this has reported, nothing older starts (0)"
     )
-    sign.add_argument("--json", action="store_true", help="for programs")
-    sign.set_defaults(run=run_sign)
+    usual_options(sign, run_sign, config=None)
     send = actions.add_parser("send", help="offer an update to a pile and hand it out until the pile has reported")
     send.add_argument("file", type=Path, help="update from `sign`")
-    send.add_argument("--config", type=Path, required=True, metavar="FILE", help="the pile's TOML file")
     send.add_argument("--wait", type=int, default=3600, metavar="S", help="seconds at most (%(default)s)")
-    send.add_argument("--json", action="store_true", help="for programs")
-    send.set_defaults(run=run_send)
+    usual_options(send, run_send)
 
 
 def run_sign(options: argparse.Namespace) -> int:

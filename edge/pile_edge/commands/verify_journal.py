@@ -4,10 +4,12 @@ import argparse
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from pile_edge.commands import new_parser, usual_options
 from pile_edge.config_file import load_config
 from pile_edge.journal_check import Report, check_journal
 from pile_edge.signers import open_signer
@@ -23,14 +25,14 @@ _EPILOG = """examples:
 exit codes: 0 all of it checks, 1 something does not (each is listed), 2 wrong arguments, or no journal there"""
 
 
-def add_command(commands) -> None:  # type: ignore[no-untyped-def] # noqa: ANN001 - argparse hides the type
+def add_command(commands: Any) -> None:
     """Add `verify-journal` to the `pile-edge` command."""
-    parser = commands.add_parser(
+    parser = new_parser(
+        commands,
         "verify-journal",
-        help="check a journal offline and say what it holds",
+        "check a journal offline and say what it holds",
         description=_DESCRIPTION,
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="the pile's TOML file; tells journal, key and chain"
@@ -38,8 +40,7 @@ def add_command(commands) -> None:  # type: ignore[no-untyped-def] # noqa: ANN00
     parser.add_argument("--journal", type=Path, metavar="FOLDER", help="this journal instead of the configured one")
     parser.add_argument("--public", metavar="HEX", help="this public key, 130 digits, instead of the configured one")
     parser.add_argument("--chain", metavar="ID", help="this chain instead of the configured one")
-    parser.add_argument("--json", action="store_true", help="for programs")
-    parser.set_defaults(run=run)
+    usual_options(parser, run, config=None)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -11,7 +11,7 @@ firmware_hash()                    32 bytes that name the code which runs
 alive()                            called at every turn of the loop: for a watchdog
 reported()                         called at every receipt: what runs here has proved itself
 take_offer(version, message)       keep a signed offer of new software, and stop, so that it can be put in place
-keep(validators)                called at idle turns: a piece of what makes verifying their signatures quicker
+keep(validators)                   called at idle turns: a piece of what makes verifying their signatures quicker
 open_bus(section)                  a bus (pile_edge.modbus)
 open_storage(folder)               a storage (pile_edge.journal)
 open_signer(uri)                   a signer (pile_edge.signers)

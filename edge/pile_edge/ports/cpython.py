@@ -93,6 +93,7 @@ __all__ = [
     "alive",
     "collect",
     "firmware_hash",
+    "keep",
     "log",
     "open_bus",
     "open_link",
