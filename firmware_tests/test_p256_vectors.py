@@ -1,4 +1,4 @@
-"""P-256 on the real MicroPython, from .mpy, with a board's heap: right, small and quick enough."""
+"""P-256 on the real MicroPython, from .mpy: right, small and quick enough."""
 
 import hmac
 import json
