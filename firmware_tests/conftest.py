@@ -1,6 +1,7 @@
 """The board's modules, compiled one by one, and the real MicroPython to run them under.
 
-One by one they take more heap than linked; what a board has is what `test_board` gives the linked ones.
+One by one they take more heap than linked, and the 16 kB of the P-256 table, in one piece, which a board has in its image;
+what a board has is what `test_board` gives the linked ones.
 """
 
 import os
@@ -60,5 +61,16 @@ def micropython(bundle: Path) -> Run:
         if check and done.returncode != 0:
             pytest.fail(f"{script.name} under a {heap} heap:\n{done.stdout}{done.stderr}", pytrace=False)
         return done
+
+    return run
+
+
+@pytest.fixture
+def cpython() -> Callable[..., str]:
+    """Run a script for both interpreters under this one: run(script, *args) gives what it printed."""
+
+    def run(script: Path, *args: object) -> str:
+        command = [sys.executable, str(script), *map(str, args)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
 
     return run

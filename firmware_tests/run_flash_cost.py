@@ -7,6 +7,7 @@ import json
 import time
 
 import vfs
+from nor_flash import GEOMETRY, Flash, blank
 
 from pile_edge.journal import Journal
 from pile_edge.meters.decode import Profile, decode
@@ -18,7 +19,6 @@ from pile_shared.reading import Reading
 
 BLOCK_BYTES = 4096
 BLOCKS = 128
-GEOMETRY = {"progsize": 32, "readsize": 32, "lookahead": 32}
 APPENDS = 400
 PROFILE = {
     "id": "bench",
@@ -33,32 +33,18 @@ PROFILE = {
 }
 
 
-class Flash:
+class Counted(Flash):
     """Counts erases."""
 
-    def __init__(self):
-        self.data = bytearray(b"\xff" * (BLOCKS * BLOCK_BYTES))
-        self.erases = 0
-
-    def readblocks(self, block, buffer, offset=0):
-        start = block * BLOCK_BYTES + offset
-        buffer[:] = self.data[start : start + len(buffer)]
-        return 0
-
-    def writeblocks(self, block, buffer, offset=0):
-        start = block * BLOCK_BYTES + offset
-        self.data[start : start + len(buffer)] = buffer
-        return 0
+    erases = 0
 
     def ioctl(self, op, arg):
-        if op == 6:
-            self.erases += 1
-            self.data[arg * BLOCK_BYTES : (arg + 1) * BLOCK_BYTES] = b"\xff" * BLOCK_BYTES
-        return {4: BLOCKS, 5: BLOCK_BYTES}.get(op, 0)
+        self.erases += op == 6
+        return super().ioctl(op, arg)
 
 
 def main():
-    flash = Flash()
+    flash = Counted(blank(BLOCKS * BLOCK_BYTES), BLOCK_BYTES)
     vfs.VfsLfs2.mkfs(flash, **GEOMETRY)
     vfs.mount(vfs.VfsLfs2(flash, **GEOMETRY), "/flash")
     journal = Journal(Storage("/flash/journal"), capacity_bytes=16 * 16384, segment_bytes=16384)

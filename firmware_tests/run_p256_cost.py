@@ -14,7 +14,6 @@ start = gc.mem_alloc()
 
 from pile_shared import p256  # noqa: E402 - its cost is being measured
 
-KEY_TABLE_BYTES = 2048
 BATCH_US = 100000  # the processor's clock counts in ms
 BATCHES = 3
 
@@ -71,9 +70,10 @@ def main():
     assert p256.verify(public, message, signature)
     cost["verify_unknown_peak_bytes"] = live_peak(p256.verify, public, message, signature)
     cost["verify_unknown_us"] = best_us(p256.verify, public, message, signature)
-    table = bytearray(KEY_TABLE_BYTES)
-    cost["key_table_peak_bytes"] = live_peak(p256.fill_table, table, public, 6, 43)
-    cost["key_table_us"] = best_us(p256.fill_table, table, public, 6, 43)
+    table = bytearray(p256.KEY_TABLE_BYTES)
+    comb = p256.KEY_ROWS, p256.KEY_DISTANCE
+    cost["key_table_peak_bytes"] = live_peak(p256.fill_table, table, public, *comb)
+    cost["key_table_us"] = best_us(p256.fill_table, table, public, *comb)
     measure_known(cost, table, public, message, signature)
     cost["load_us"] = best_us(p256.load_comb_table, p256.comb_table())
     print(json.dumps(cost))
@@ -90,7 +90,7 @@ def measure_known(cost, table, *signed):
     key_tables.keep([Validator("node-0", signed[0], 1)])
     (name,) = storage.names()
     with storage.open(name) as file:
-        assert file.read(KEY_TABLE_BYTES) == table
+        assert file.read(p256.KEY_TABLE_BYTES) == table
     assert p256.verify(*signed)
     cost["verify_known_peak_bytes"] = live_peak(p256.verify, *signed)
     cost["verify_known_us"] = best_us(p256.verify, *signed)

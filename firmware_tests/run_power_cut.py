@@ -14,16 +14,15 @@ Prints what test_power_cut.py judges; a message is printed once, after that only
     c n kind head retired first last energy number ...   after a cut: the journal as found at boot, what the register
                           shows in the end, and all proofs that came then
 """
-# ruff: noqa: ARG002 - a stand-in takes what it is given
 
-import errno
 import gc
 import json
 import sys
 from binascii import hexlify, unhexlify
 
 import vfs
-from scripted_pile import Hardware, Port, receipt
+from nor_flash import GEOMETRY, Flash, blank, erase, program
+from scripted_pile import Hardware, Link, Port, receipt
 
 from pile_edge.agent import Agent
 from pile_edge.config import MAX_CONFIG_BYTES, check_config
@@ -35,7 +34,6 @@ from pile_shared.platform import sha256
 from pile_shared.proof import parse
 
 BLOCK_BYTES = 512
-GEOMETRY = {"progsize": 32, "readsize": 32, "lookahead": 32}  # what an ESP32 formats its flash with, but for the block
 STEP_MS = 5000
 OUTAGE_MS = 60000
 STEPS_AFTER = 32
@@ -44,48 +42,22 @@ PROGRAM_CUTS = ("before", "half", "bits", "tail")
 ERASE_CUTS = ("before", "half", "noise")
 
 
-class Flash:
-    """NOR flash: an erase sets bits, a program only clears them. Given `observe`, it keeps each change and what that saw."""
+class Observed(Flash):
+    """Keeps each change, and what `observe` saw before it."""
 
-    def __init__(self, data, observe=None):
-        self.data = data
+    def __init__(self, data, observe):
+        super().__init__(data, BLOCK_BYTES)
         self.observe = observe
         self.changes = []
 
-    def readblocks(self, block, buffer, offset=0):
-        start = block * BLOCK_BYTES + offset
-        buffer[:] = self.data[start : start + len(buffer)]
-        return 0
-
     def writeblocks(self, block, buffer, offset=0):
-        start = block * BLOCK_BYTES + offset
-        if self.observe is not None:
-            self.changes.append((start, bytes(buffer), self.observe()))
-        program(self.data, start, buffer)
-        return 0
+        self.changes.append((block * BLOCK_BYTES + offset, bytes(buffer), self.observe()))
+        return super().writeblocks(block, buffer, offset)
 
     def ioctl(self, op, arg):
-        if op == 4:
-            return len(self.data) // BLOCK_BYTES
-        if op == 5:
-            return BLOCK_BYTES
         if op == 6:
-            if self.observe is not None:
-                self.changes.append((arg * BLOCK_BYTES, None, self.observe()))
-            erase(self.data, arg * BLOCK_BYTES)
-        return 0 if op in (3, 6) else -errno.EINVAL
-
-
-def program(data, start, new):
-    end = start + len(new)
-    old = data[start:end]
-    if old.count(b"\xff") != len(new):
-        new = (int.from_bytes(old, "big") & int.from_bytes(new, "big")).to_bytes(len(new), "big")
-    data[start:end] = new
-
-
-def erase(data, start):
-    data[start : start + BLOCK_BYTES] = b"\xff" * BLOCK_BYTES
+            self.changes.append((arg * BLOCK_BYTES, None, self.observe()))
+        return super().ioctl(op, arg)
 
 
 def noise(count, seed):
@@ -102,9 +74,8 @@ def interrupted(data, change, kind, seed):
     if kind == "before":
         return
     if new is None:
-        half = BLOCK_BYTES // 2
         if kind == "half":
-            data[start : start + half] = b"\xff" * half
+            erase(data, start, BLOCK_BYTES // 2)
         else:  # bits between old and erased
             old, chance = data[start : start + BLOCK_BYTES], noise(BLOCK_BYTES, seed)
             data[start : start + BLOCK_BYTES] = bytes([a | b for a, b in zip(old, chance)])  # noqa: B905
@@ -117,34 +88,6 @@ def interrupted(data, change, kind, seed):
     else:  # half of it, and of the rest some bits
         chance = noise(len(new) - half, seed)
         program(data, start, new[:half] + bytes([a | b for a, b in zip(new[half:], chance)]))  # noqa: B905
-
-
-class Link:
-    """The other end of the wire: keeps what comes, and sends what the script or the receiver has for this step."""
-
-    connected = True
-    inflight = 0
-
-    def __init__(self, hardware, said, step_ms=STEP_MS):
-        self.hardware = hardware
-        self.said = said
-        self.step_ms = step_ms
-        self.step = 0
-        self.queue = []
-
-    def poll(self, timeout_ms):
-        self.step += 1
-        self.hardware.advance(self.step_ms)
-        queue, self.queue = self.queue, []
-        return queue
-
-    def publish(self, topic, payload, retain=False):
-        if not retain:
-            self.said(payload)
-        return True
-
-    def close(self):
-        pass
 
 
 class Run:
@@ -210,14 +153,14 @@ def tell(journal, name, letter, flash):
 def hour(run, data):
     """The script without a cut: every change of the flash, and all that was sent."""
     hardware, sent = Hardware(run.script["start_ms"]), []
-    flash = Flash(data, lambda: (hardware.now_ms, hardware.energy_mwh, hardware.is_on, len(sent)))
+    flash = Observed(data, lambda: (hardware.now_ms, hardware.energy_mwh, hardware.is_on, len(sent)))
 
     def said(message):
         if message not in sent:
             sent.append(message)
             print("p", len(flash.changes), run.number_of(message))
 
-    link = Link(hardware, said)
+    link = Link(hardware, STEP_MS, said)
     mount(flash)
     full = []
     log = lambda text: full.append(text) if "full" in text else None  # noqa: E731 - one line of a test's port
@@ -238,8 +181,8 @@ def hour(run, data):
 def after_cut(run, data, hardware, sent):
     """Boot on what is left and go on: resume, two reports, the user's stop, a receipt; what the journal had, and what came."""
     found = []
-    link = Link(hardware, found.append)
-    flash = Flash(data, lambda: (hardware.now_ms, hardware.energy_mwh, hardware.is_on, len(found)))
+    link = Link(hardware, STEP_MS, found.append)
+    flash = Observed(data, lambda: (hardware.now_ms, hardware.energy_mwh, hardware.is_on, len(found)))
     mount(flash)
     try:
         agent = Agent(run.fresh_settings(), Port(hardware, Storage("/flash/journal"), link))
@@ -266,11 +209,11 @@ def main(config_path, script_path, shard, shards, limit):
     with open(script_path) as file:  # noqa: PTH123
         script = json.load(file)
     run = Run(config_path, script)
-    blank = bytearray(b"\xff" * (script["blocks"] * BLOCK_BYTES))
-    vfs.VfsLfs2.mkfs(Flash(blank), **GEOMETRY)
-    data = bytearray(blank)
+    empty = blank(script["blocks"] * BLOCK_BYTES)
+    vfs.VfsLfs2.mkfs(Flash(empty, BLOCK_BYTES), **GEOMETRY)
+    data = bytearray(empty)
     changes, sent = hour(run, data)
-    done, data = data, blank
+    done, data = data, empty
     for number in range(len(changes)):
         new = changes[number][1]
         if number % shards == shard:
@@ -285,7 +228,7 @@ def main(config_path, script_path, shard, shards, limit):
 def replay(data, change):
     start, new, _ = change
     if new is None:
-        erase(data, start)
+        erase(data, start, BLOCK_BYTES)
     else:
         program(data, start, new)
 

@@ -9,7 +9,7 @@ import time
 
 sys.path.append(sys.argv[1])
 
-from utinyec import registry  # type: ignore[import-not-found]
+from utinyec import registry
 
 BATCHES = 3
 COUNT = 2

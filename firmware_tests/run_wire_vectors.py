@@ -1,8 +1,8 @@
 """Every line of a file of wire vectors, under either interpreter: tests import `holds`, MicroPython runs `main`.
 
 Prints the number of cases of each kind, of failures, and the most heap in use between two cases. Each file imports what
-it needs, as the 64 kB of the unix build, where a pointer takes 8 bytes, do not hold all modules and a vector; and the
-test compiles this file first.
+it needs, because on the unix build, where a pointer takes 8 bytes, all modules and a vector are too much for its heap; and
+the test compiles this file first.
 """
 
 import gc

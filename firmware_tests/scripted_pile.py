@@ -20,15 +20,16 @@ MASK = (1 << 32) - 1
 class Hardware:
     """A clock, an ABB meter as unit 1 of a bus and a relay as unit 2; outlives the agent, as they do."""
 
-    def __init__(self, now_ms, energy_wh=1234560):
+    def __init__(self, now_ms, energy_wh=1234560, power_w=POWER_W):
         self.now_ms = now_ms
         self.energy_mwh = energy_wh * 1000
+        self.power_w = power_w
         self.is_on = False
 
     def advance(self, ms):
         self.now_ms += ms
         if self.is_on:
-            self.energy_mwh += POWER_W * ms // 3600
+            self.energy_mwh += self.power_w * ms // 3600
 
     @property
     def shown_wh(self):
@@ -41,11 +42,37 @@ class Hardware:
         if address == 20480:
             return (self.energy_mwh // 10000).to_bytes(8, "big")
         if address == 23316:
-            return ((POWER_W * 100 if self.is_on else 0) & MASK).to_bytes(4, "big")
+            return ((self.power_w * 100 if self.is_on else 0) & MASK).to_bytes(4, "big")
         return int(SERIAL).to_bytes(4, "big")
 
     def write_coil(self, unit, address, on):
         self.is_on = on
+
+    def close(self):
+        pass
+
+
+class Link:
+    """The other end of the wire: each poll takes `step_ms` and brings what is in `queue`; `said` is told of each proof."""
+
+    connected = True
+    inflight = 0
+
+    def __init__(self, hardware, step_ms, said):
+        self.hardware = hardware
+        self.step_ms = step_ms
+        self.said = said
+        self.queue = []
+
+    def poll(self, timeout_ms):
+        self.hardware.advance(self.step_ms)
+        queue, self.queue = self.queue, []
+        return queue
+
+    def publish(self, topic, payload, retain=False):
+        if not retain:
+            self.said(payload)
+        return True
 
     def close(self):
         pass

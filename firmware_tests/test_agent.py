@@ -6,9 +6,7 @@ these tests; test_board.py runs the linked program that a board gets in 64 kB.
 """
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -107,7 +105,7 @@ def test_key_command_and_wrong_configuration(case, image):
     assert (done.returncode, done.stdout) == (2, f"{config}: truncated\n")
 
 
-def test_both_interpreters_make_the_same_proofs(micropython, tmp_path):
+def test_both_interpreters_make_the_same_proofs(cpython, micropython, tmp_path):
     """The real agent through a whole session on a scripted port: every byte of every proof."""
     chain = Chain()
     case = PileCase(tmp_path)
@@ -124,18 +122,11 @@ def test_both_interpreters_make_the_same_proofs(micropython, tmp_path):
         "12": [[pile_topic(chain.chain_id, "pile-1", "session"), start.hex()]],
         "13": [[pile_topic(chain.chain_id, "pile-1", "session"), start.hex()[:-2] + "00"]],
     }
-    script.write_text(json.dumps({"messages": messages, "steps": 120}))
+    script.write_text(json.dumps({"start_ms": T0, "messages": messages, "steps": 120}))
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     run = HERE / "run_agent_script.py"
-    ours = subprocess.run(
-        [sys.executable, str(run), str(config), str(script), str(tmp_path / "a")],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-        env=os.environ,
-    ).stdout
+    ours = cpython(run, config, script, tmp_path / "a")
     theirs = micropython(run, config, script, tmp_path / "b", heap="512k").stdout
     assert theirs == ours
     proofs = [p.open_proof(bytes.fromhex(line), case.signer.public, chain.chain_id) for line in ours.splitlines()[:-1]]

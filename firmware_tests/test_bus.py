@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 
 import pytest
-import serial
 
 from pile_edge import modbus
 from pile_edge.meters import catalogue
@@ -27,6 +26,23 @@ CONFIG = {
 SIDES = [("east", "pile-1", "eastron-sdm630"), ("west", "pile-2", "abb-b23")]
 
 
+def board_profile(profile_id):
+    return catalogue.board_profile(catalogue.profile_mapping(profile_id))
+
+
+@pytest.fixture
+def script(micropython, tmp_path):
+    """run(spec of the bus, steps, **what else SCRIPT takes): what it printed; an ABB meter unless said otherwise."""
+
+    def run(spec, steps, **more):
+        config = {"spec": spec, "profile": board_profile("abb-b23"), "unit": 1, "relay_unit": 2, "steps": steps, **more}
+        path = tmp_path / "bus.json"
+        path.write_text(json.dumps(config))
+        return json.loads(micropython(SCRIPT, path, timeout_s=20).stdout)
+
+    return run
+
+
 @pytest.fixture
 def rig():
     with Rig(CONFIG) as running:
@@ -34,20 +50,13 @@ def rig():
 
 
 @pytest.fixture(params=SIDES, ids=["tcp", "rtu"])
-def board(rig, request, micropython, tmp_path):
+def board(rig, request, script):
     """(pile, run(steps, **changes to the bus section)) for one kind of bus."""
     name, pile_id, profile_id = request.param
 
     def run(steps, limit_w=0, **changes):
-        config = {
-            "limit_w": limit_w,
-            "spec": {**rig.bus_specs[name], "timeout_ms": 200, **changes},
-            "profile": catalogue.board_profile(catalogue.profile_mapping(profile_id)),
-            "unit": 1, "relay_unit": 2, "steps": steps,
-        }  # fmt: skip
-        path = tmp_path / "bus.json"
-        path.write_text(json.dumps(config))
-        return json.loads(micropython(SCRIPT, path, timeout_s=20).stdout)
+        spec = {**rig.bus_specs[name], "timeout_ms": 200, **changes}
+        return script(spec, steps, limit_w=limit_w, profile=board_profile(profile_id))
 
     return rig.piles[pile_id], run
 
@@ -101,7 +110,7 @@ def test_an_answer_to_the_wrong_function_is_told(board):
     assert failure == {"code": "exception", "message": "Modbus exception 2: illegal data address"}
 
 
-def test_a_gateway_that_restarts_is_found_again(micropython, tmp_path):
+def test_a_gateway_that_restarts_is_found_again(script):
     # It hangs up after two answers, in the middle of the first reading; the retry finds it again.
     listener = socket.create_server(("127.0.0.1", 0))
 
@@ -118,41 +127,20 @@ def test_a_gateway_that_restarts_is_found_again(micropython, tmp_path):
 
     thread = threading.Thread(target=serve)
     thread.start()
-    config = {
-        "spec": {"kind": "tcp", "host": "127.0.0.1", "port": listener.getsockname()[1], "timeout_ms": 500},
-        "profile": catalogue.board_profile(catalogue.profile_mapping("eastron-sdm630")),
-        "unit": 1, "relay_unit": 2, "steps": ["read", "read"],
-    }  # fmt: skip
-    path = tmp_path / "bus.json"
-    path.write_text(json.dumps(config))
-    results = json.loads(micropython(SCRIPT, path, timeout_s=20).stdout)["results"]
+    spec = {"kind": "tcp", "host": "127.0.0.1", "port": listener.getsockname()[1], "timeout_ms": 500}
+    results = script(spec, ["read", "read"], profile=board_profile("eastron-sdm630"))["results"]
     thread.join(10)
     listener.close()
     assert results == [[7500, 0, "40f00000"], [7500, 0, "40f00000"]]
 
 
-def test_an_answer_that_comes_after_its_timeout_answers_nothing_else(micropython, tmp_path):
-    requests = []
-
-    def serve(port):
-        with port:
-            for value, delay_s in ((1, 0.25), (2, 0)):
-                requests.append(port.read(8))
-                time.sleep(delay_s)  # not to wait for anything: being late is what is tested
-                port.write(modbus.rtu_frame(1, bytes((3, 4, 0, 0, 0, value))))
-
+def test_an_answer_that_comes_after_its_timeout_answers_nothing_else(script):
     with PtyBus() as line:
-        # Opened before anything is sent, because opening drops what is there.
-        thread = threading.Thread(target=serve, args=(serial.Serial(line.server_device, timeout=10),))
-        thread.start()
+        slave = LineSlave(line.server_device, [(answer(1), 0.25), (answer(2), 0)])
         spec = {"kind": "rtu", "device": line.master_device, "baud": 115200, "timeout_ms": 100, "gap_ms": 500}
-        profile = catalogue.board_profile(catalogue.profile_mapping("abb-b23"))
-        config = {"spec": spec, "profile": profile, "unit": 1, "relay_unit": 2, "steps": ["raw", "raw"]}
-        path = tmp_path / "bus.json"
-        path.write_text(json.dumps(config))
-        first, second = json.loads(micropython(SCRIPT, path, timeout_s=20).stdout)["results"]
-        thread.join(10)
-    assert len(requests) == 2
+        first, second = script(spec, ["raw", "raw"])["results"]
+        slave.join(20)
+    assert len(slave.requests) == 2
     assert first["code"] == "timeout"
     assert second == "00000002"
 
@@ -164,34 +152,23 @@ def test_nothing_there(board):
     assert failure["code"] == "closed"
 
 
-def test_a_uart_with_a_driver_pin(micropython, rig, tmp_path):
-    config = {
-        "spec": {"kind": "rtu", "device": "uart:1", "baud": 9600, "parity": "E", "tx_pin": 17, "rx_pin": 16, "de_pin": 4},
-        "fake_uart": rig.bus_specs["west"]["device"],
-        "profile": catalogue.board_profile(catalogue.profile_mapping("abb-b23")),
-        "unit": 1, "relay_unit": 2, "steps": ["read"],
-    }  # fmt: skip
-    path = tmp_path / "bus.json"
-    path.write_text(json.dumps(config))
-    answer = json.loads(micropython(SCRIPT, path, timeout_s=20).stdout)
-    assert answer["results"][0][0] == 7_654_320
-    assert answer["uart"] == [1, {"baudrate": 9600, "bits": 8, "parity": 0, "stop": 1, "tx": 17, "rx": 16}]
+def test_a_uart_with_a_driver_pin(rig, script):
+    spec = {"kind": "rtu", "device": "uart:1", "baud": 9600, "parity": "E", "tx_pin": 17, "rx_pin": 16, "de_pin": 4}
+    found = script(spec, ["read"], fake_uart=rig.bus_specs["west"]["device"])
+    assert found["results"][0][0] == 7_654_320
+    assert found["uart"] == [1, {"baudrate": 9600, "bits": 8, "parity": 0, "stop": 1, "tx": 17, "rx": 16}]
     # Off at first; for each of the four requests (two samples of two registers) on until the last bit has left.
-    assert answer["pin"] == [0] + [1, "sent", 0] * 4
+    assert found["pin"] == [0] + [1, "sent", 0] * 4
 
 
 @pytest.mark.parametrize("low", [False, True])
-def test_a_contactor_on_a_pin(micropython, tmp_path, low):
+def test_a_contactor_on_a_pin(script, low):
     """Open from the first moment on; what it is comes from the pin, not from what was commanded."""
 
     def run(steps, **more):
-        spec = {"kind": "rtu", "device": "/dev/null", "baud": 9600}
-        profile = catalogue.board_profile(catalogue.profile_mapping("abb-b23"))
         control = {"kind": "gpio", "pin": 17, "active_low": low}
-        config = {"spec": spec, "profile": profile, "unit": 1, "fake_uart": "/dev/null", "control": control}
-        path = tmp_path / "bus.json"
-        path.write_text(json.dumps({**config, "steps": steps, **more}))
-        return json.loads(micropython(SCRIPT, path, timeout_s=20).stdout)
+        spec = {"kind": "rtu", "device": "/dev/null", "baud": 9600}
+        return script(spec, steps, fake_uart="/dev/null", control=control, **more)
 
     off, on = int(low), int(not low)
     done = run(["state", "on", "state", "on", "off", "state", "off"])
@@ -203,25 +180,15 @@ def test_a_contactor_on_a_pin(micropython, tmp_path, low):
     assert stuck_off == [{"code": "control", "message": "pin 17 stays off"}, False]
 
 
-def test_on_the_board_too_each_unit_has_its_own_pace_and_patience(micropython, tmp_path):
+def test_on_the_board_too_each_unit_has_its_own_pace_and_patience(script):
     """Unit 1 wants 300 ms of silence and answers never; the relay needs none and answers at once."""
     with PtyBus() as line:
         coil = modbus.rtu_frame(2, bytes((1, 1, 1)))
         slave = LineSlave(line.server_device, [(coil, 0), (coil, 0), (answer(1), 0), (b"", 0)])
         paces = {"1": [300, 150, 0]}
         spec = {"kind": "rtu", "device": line.master_device, "baud": 115200, "timeout_ms": 5000, "paces": paces}
-        profile = catalogue.board_profile(catalogue.profile_mapping("abb-b23"))
-        config = {
-            "spec": spec,
-            "profile": profile,
-            "unit": 1,
-            "relay_unit": 2,
-            "steps": ["state", "state", "raw", "raw"],
-        }
-        path = tmp_path / "bus.json"
-        path.write_text(json.dumps(config))
         start = time.monotonic()
-        results = json.loads(micropython(SCRIPT, path, timeout_s=20).stdout)["results"]
+        results = script(spec, ["state", "state", "raw", "raw"])["results"]
         took_s = time.monotonic() - start
         slave.join(20)
     assert results[:3] == [True, True, "00000001"]
@@ -238,17 +205,13 @@ def test_what_it_leaves_of_the_heap(board):
 
 
 @pytest.mark.parametrize("name", DISTURBANCES)
-def test_a_disturbed_answer_is_refused_and_the_next_one_is_its_own(micropython, tmp_path, name):
+def test_a_disturbed_answer_is_refused_and_the_next_one_is_its_own(script, name):
     """The same line and script as on CPython (edge/tests/test_bus_discipline.py)."""
     data, wait_s, code = DISTURBANCES[name]
     with PtyBus() as line:
         slave = LineSlave(line.server_device, [(data, wait_s), (answer(2), 0)])
         spec = {"kind": "rtu", "device": line.master_device, "baud": 115200, "timeout_ms": 200, "settle_ms": 300}
-        profile = catalogue.board_profile(catalogue.profile_mapping("abb-b23"))
-        config = {"spec": spec, "profile": profile, "unit": 1, "relay_unit": 2, "steps": ["raw", "raw"]}
-        path = tmp_path / "bus.json"
-        path.write_text(json.dumps(config))
-        first, second = json.loads(micropython(SCRIPT, path, timeout_s=20).stdout)["results"]
+        first, second = script(spec, ["raw", "raw"])["results"]
         slave.join(20)
     assert first["code"] == code
     assert second == "00000002"

@@ -20,7 +20,7 @@ def test_power_cut_at_every_program_and_erase(micropython):
 
 def test_fits_a_board(micropython):
     """The largest record goes through. Beside the journal the heap holds a 20 kB block device and compiles the script."""
-    done = micropython(SCRIPT, "heap", heap="96k")
+    done = micropython(SCRIPT, "heap")
     found = figures(done.stdout)
     print(found)
     assert done.stdout.endswith("ok\n")

@@ -243,6 +243,121 @@ def main():
     assert {"Told", "Kept"} < set(classes)
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        """
+class Point:
+    def __init__(self, x):
+        def twice(y):
+            return y * 2
+        self.x = twice(x)
+    def one(self): return self.x
+class Line:
+    def two(self): return 2
+def main(): return Point(4).one(), Line().two()
+""",
+        """
+class Point:
+    def one(self): return 1
+class Line:
+    def two(self): return 2
+def main():
+    can = [hasattr(thing, "two") for thing in (Point(), Line())]
+    return can, Point().one(), Line().two()
+""",
+        """
+class Point:
+    def one(self): return 1
+class Line:
+    def two(self): return 2
+def ask(thing, name): return getattr(thing, name, None)
+def main(): return ask(Point(), "two"), Point().one(), Line().two()
+""",
+        """
+class Point:
+    def __init__(self):
+        super().__init__()
+    def one(self): return 1
+class Line:
+    def two(self): return 2
+def main(): return Point().one(), Line().two()
+""",
+        """
+class Point:
+    def one(self):
+        try:
+            return self.two
+        except AttributeError:
+            return 1
+class Line:
+    def two(self): return 2
+def main(): return Point().one(), Line().two()
+""",
+    ],
+    ids=["a return in a return", "hasattr", "getattr", "super", "AttributeError"],
+)
+def test_merged_classes_do_what_each_did(source):
+    plain = {}
+    exec(source, plain)
+    assert run(linked(a=source).parts["one"].source)["main"]() == plain["main"]()
+
+
+def test_what_makes_a_merged_object_leads_back_to_its_init():
+    source = """
+class Point:
+    def __init__(self, x):
+        self.x = x
+class Line:
+    def two(self): return Point(2).x
+def main(): return Line().two()
+"""
+    part = linked(a=source).parts["one"]
+    made = [
+        place for line, place in zip(part.source.splitlines(), part.line_map, strict=True) if "= _Object0()" in line
+    ]
+    assert made == ["a:3", "a:5"]
+
+
+@pytest.mark.parametrize("owner", ["self", "box"])
+def test_no_method_takes_a_name_that_is_set_by_text(owner):
+    """`zeta` and `price` would be good names for methods: they are there already."""
+    source = f"""
+class Box:
+    def fill(self, row):
+        box = self
+        for name in ("zeta", "price"):
+            setattr({owner}, name, row)
+    def _amount(self): return 1
+    def _bulk(self): return 2
+    def _count(self): return 3
+def main():
+    box = Box()
+    box.fill(7)
+    return box.zeta, box.price, box._amount(), box._bulk(), box._count()
+"""
+    plain = {}
+    exec(source, plain)
+    result = linked(a=source)
+    assert run(result.parts["one"].source)["main"]() == plain["main"]()
+    assert not {"zeta", "price"} & set(result.attributes.values())
+
+
+def test_no_method_takes_a_name_that_is_set_from_outside():
+    source = """
+class Box:
+    def _amount(self): return 1
+    def _bulk(self): return 2
+def main():
+    box = Box()
+    box.zeta = 7
+    return box.zeta, box._amount(), box._bulk(), "zeta"
+"""
+    plain = {}
+    exec(source, plain)
+    assert run(linked(a=source).parts["one"].source)["main"]() == plain["main"]()
+
+
 def test_every_attribute_of_the_firmware_is_known(micropython, tmp_path):
     """What MicroPython's own objects have: a name of ours that is one of these is not renamed."""
     script = tmp_path / "names.py"

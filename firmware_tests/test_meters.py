@@ -1,4 +1,4 @@
-"""Every meter profile's golden frames under real MicroPython with a board's heap; CPython's answers are the measure."""
+"""Every meter profile's golden frames under real MicroPython; CPython's answers are the measure."""
 
 import json
 from pathlib import Path

@@ -1,11 +1,7 @@
 """OCMF records on the real MicroPython: not made by a board yet, but the same bytes if it does; and what it would cost."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
-from pile_edge.board.bundle import build_bundle
 from pile_shared import proof as p
 from pile_shared.reading import Reading
 
@@ -23,20 +19,17 @@ def payloads():
             yield p.Proof(2, bytes(32), bytes([reason]) * 32, p.END, [reading], reason)
 
 
-def test_the_same_records_on_both_interpreters(micropython, tmp_path):
+def test_the_same_records_on_both_interpreters(cpython, micropython, tmp_path):
     source = tmp_path / "proofs"
     source.write_text("".join(proof.payload().hex() + "\n" for proof in payloads()))
     run = HERE / "run_ocmf.py"
-    command = [sys.executable, str(run), str(source)]
-    ours = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, env=os.environ).stdout
-    theirs = micropython(run, source, heap="96k").stdout
-    assert theirs == ours
+    ours = cpython(run, source)
+    assert micropython(run, source).stdout == ours
     assert ours.count("OCMF|") == len(TIMES_MS) * len(p.REASON_NAMES)
 
 
-def test_why_a_board_makes_none(tmp_path, record_property):
+def test_why_a_board_makes_none(bundle, record_property):
     """Its code alone, before the text and the second signature, is more than the whole agent leaves free of 64 kB: 1 kB."""
-    build_bundle(tmp_path)
-    size = (tmp_path / "pile_edge/ocmf.mpy").stat().st_size
+    size = (bundle / "pile_edge/ocmf.mpy").stat().st_size
     record_property("ocmf_mpy_bytes", size)
     assert 1_500 < size < 3_000

@@ -1,4 +1,4 @@
-"""P-256 on the real MicroPython, from .mpy, with a board's heap: right, small and quick enough."""
+"""P-256 on the real MicroPython, from .mpy: right, small and quick enough."""
 
 import hmac
 import json
@@ -12,11 +12,10 @@ from pile_shared import p256, platform
 
 HERE = Path(__file__).parent
 VECTORS = Path(p256.__file__).parent / "vectors/p256.jsonl"
-HEAP_WITH_TABLE = "96k"  # a board has 64, and the 16 kB of the table in its image; here they need a place in one piece
 
 
 def test_all_vectors(micropython):
-    done = micropython(HERE / "run_p256_vectors.py", VECTORS, heap=HEAP_WITH_TABLE)
+    done = micropython(HERE / "run_p256_vectors.py", VECTORS)
     assert json.loads(done.stdout) == {"key": 10, "point": 22, "sign": 2, "verify": 71, "failed": 0}, done.stderr
 
 
@@ -25,7 +24,7 @@ def test_a_wrong_vector_is_noticed(micropython, tmp_path):
     line = next(line for line in VECTORS.read_text().splitlines() if '"valid":false' in line)
     turned = tmp_path / "turned.jsonl"
     turned.write_text(line.replace('"valid":false', '"valid":true') + "\n")
-    assert json.loads(micropython(HERE / "run_p256_vectors.py", turned, heap=HEAP_WITH_TABLE).stdout)["failed"] == 1
+    assert json.loads(micropython(HERE / "run_p256_vectors.py", turned).stdout)["failed"] == 1
 
 
 @pytest.mark.parametrize("length", [10, 63, 64, 65, 127])
@@ -34,7 +33,7 @@ def test_platform_gives_the_bytes_of_cpython(micropython, length):
     message = bytes(index * 7 % 256 for index in range(length))
     signature = platform.es256_sign(secret, message)
     arguments = secret.hex(), message.hex(), signature.hex()
-    answer = json.loads(micropython(HERE / "run_platform.py", *arguments, heap=HEAP_WITH_TABLE).stdout)
+    answer = json.loads(micropython(HERE / "run_platform.py", *arguments).stdout)
     assert answer == {
         "sha256": sha256(message).hexdigest(),
         "hmac_short": hmac.digest(secret, message, "sha256").hex(),

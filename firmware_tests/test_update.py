@@ -146,10 +146,7 @@ def test_what_is_not_signed_for_this_pile_never_restarts_it(site, releases):
     stranger = cose.SoftwareSigner((4712).to_bytes(32, "big"))
     starts = site.board.starts
     good = signed(releases[GOOD])
-    with Ear(
-        {"host": "127.0.0.1", "port": site.case.broker.port}, tmp := Path(), "test-chain", PILE_ID, ["want"]
-    ) as ear:
-        assert tmp == Path()
+    with Ear(spec(site), Path(), "test-chain", PILE_ID, ["want"]) as ear:
         for message, sign in (
             (signed(releases[GOOD], stranger).message, "refused update: unknown_key"),
             (signed(releases[GOOD], chain="other-chain").message, "refused update: bad_signature"),

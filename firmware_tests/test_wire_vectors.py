@@ -1,4 +1,4 @@
-"""The wire format under the real MicroPython, from .mpy, in 64 kB: the same bytes and the same refusals as CPython."""
+"""The wire format under the real MicroPython, from .mpy: the same bytes and the same refusals as CPython."""
 
 import json
 import subprocess
@@ -12,7 +12,6 @@ from pile_edge.board.bundle import find_tool
 HERE = Path(__file__).parent
 VECTORS = Path(pile_shared.__file__).parent / "vectors"
 RUNNER = HERE / "run_wire_vectors.py"
-HEAP_WITH_TABLE = "96k"  # a board has 64, and the 16 kB of the table in its image; here they need a place in one piece
 # As a board boots: what importing leaves behind is swept up at once, so that code lies close together.
 LAUNCHER = """
 import gc
@@ -44,7 +43,7 @@ def launcher(bundle, tmp_path_factory):  # noqa: ARG001 - for its rule about a m
 
 @pytest.mark.parametrize("name", COUNTS)
 def test_all_vectors(micropython, launcher, name):
-    done = micropython(launcher, name, VECTORS / f"{name}.jsonl", heap=HEAP_WITH_TABLE)
+    done = micropython(launcher, name, VECTORS / f"{name}.jsonl")
     counts = json.loads(done.stdout)
     print(name, counts.pop("heap_bytes"), "bytes of heap in use between cases")
     assert counts == {**COUNTS[name], "failed": 0}, done.stderr
@@ -77,7 +76,7 @@ def turned(name, kind, tmp_path, change):
 def test_a_wrong_vector_is_noticed(micropython, launcher, tmp_path, name, kind, change):
     """The runner itself."""
     path = turned(name, kind, tmp_path, change)
-    assert json.loads(micropython(launcher, name, path, heap=HEAP_WITH_TABLE).stdout)["failed"] == 1
+    assert json.loads(micropython(launcher, name, path).stdout)["failed"] == 1
 
 
 def test_a_board_refuses_text_that_cpython_refuses(micropython, tmp_path):

@@ -26,13 +26,12 @@ import tty
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from pile_edge.board.partitions import ROMFS_BYTES
 from pile_shared.platform import sha256
 
 if TYPE_CHECKING:
     from pile_edge.board.software import Software
 
-SLOT_BYTES = 128 * 1024
-PARTITION_BYTES = 2 * SLOT_BYTES
 HEAP = "112k"  # 64 kB for the agent; compiling main.py and standing in for the hardware take the rest of it, on 64 bits
 _READ_BYTES = 4096
 _STOP_SECONDS = 10
@@ -55,7 +54,7 @@ class SimBoard:
         self._timer_rate = timer_rate
         self.files.mkdir(parents=True, exist_ok=True)
         if not self.flash.exists():
-            self.flash.write_bytes(b"\xff" * PARTITION_BYTES)
+            self.flash.write_bytes(b"\xff" * ROMFS_BYTES)
         self.starts = 0
         self._log = bytearray()
         self._changed = threading.Condition()

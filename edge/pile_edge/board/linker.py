@@ -28,7 +28,6 @@ from pile_edge.board.names import names_of, share_attributes, share_globals, tex
 from pile_edge.board.rewrites import (
     TEXT_HELPER_SOURCE,
     TEXT_HELPERS,
-    Group,
     Texts,
     drop_empty_bases,
     families_of,
@@ -434,14 +433,17 @@ class _Program:
 
     def emit(self, order: list[str], keep: set[str]) -> Linked:
         """Write the parts."""
-        self.body = drop_empty_bases(merge_error_classes(self.body))
+        known = {*self.offered.values(), *[self.linked[key] for key in self.entries]}
+        self.body = drop_empty_bases(merge_error_classes(self.body, known), known)
         for statement in self.body:
             unroll_comprehensions(statement)
             for node in ast.walk(statement):
                 if isinstance(node, ast.FunctionDef):
                     take_out_keyword_defaults(node.args)
-        self.body = skip_forwarders(self.body, {*self.offered.values(), *[self.linked[key] for key in self.entries]})
+        self.body = skip_forwarders(self.body, known)
         turn_properties_into_attributes(self.body)
+        elsewhere = {defined_name(one) for one in self.body if self._part_of(one) != order[0]}
+        groups = group_classes(self.body, known | elsewhere)
         named = texts_and_keywords(self.body)
         texts = Texts(names_of(self.body))
         self.body = texts.take_tables(self.body)
@@ -451,7 +453,6 @@ class _Program:
                 if isinstance(node, ast.FunctionDef):
                     node.body = [texts.visit(part) for part in node.body]
         self.home.update(dict.fromkeys(TEXT_HELPERS, order[0]))
-        groups = self._grouped(order[0])
         attributes = share_attributes(self.body, {*named, *self.offered, *keep}, groups)
         self.body = merge_classes(self.body, groups, self.origin)
         self.home.update({group.name: order[0] for group in groups})
@@ -476,13 +477,6 @@ class _Program:
             part = self.home[name]
             names[key] = (part, renamed[part].get(name, name))
         return Linked(parts, names, attributes, sorted(self.dropped))
-
-    def _grouped(self, resident: str) -> list[Group]:
-        """The classes of the part that stays which may become one."""
-        elsewhere = {defined_name(one) for one in self.body if self._part_of(one) != resident}
-        return group_classes(
-            self.body, {*elsewhere, *self.offered.values(), *[self.linked[key] for key in self.entries]}
-        )
 
     def _link_part(self, part: str, before: list[str], extra: list[ast.stmt]) -> list[ast.stmt]:
         """A part's statements: imports, then what it defines, referring to other parts by their names."""

@@ -3,14 +3,14 @@
 import gc
 import sys
 
-import pile_boot  # type: ignore[import-not-found]
-
-wants_update = pile_boot.prepare()
-# Its code lies on the heap, which the agent needs; the updater imports it again.
-del pile_boot, sys.modules["pile_boot"]
-gc.collect()
 failed = True
 try:
+    import pile_boot  # type: ignore[import-not-found]
+
+    wants_update = pile_boot.prepare()
+    # Its code lies on the heap, which the agent needs; the updater imports it again.
+    del pile_boot, sys.modules["pile_boot"]
+    gc.collect()
     if wants_update:
         from pile_board.part_update import update_software as main  # type: ignore[import-not-found]
     else:

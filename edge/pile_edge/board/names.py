@@ -70,12 +70,15 @@ def share_attributes(body: list[ast.stmt], fixed: Iterable[str], groups: Iterabl
             for name in methods:
                 owners[name].add(group.name)
     there = texts_and_keywords(body)
-    stays = there | FIRMWARE_ATTRIBUTES | _stored_from_outside(body) | set(fixed)
+    outside = _stored_from_outside(body)
+    stays = there | FIRMWARE_ATTRIBUTES | outside | set(fixed)
     taken: dict[str, set[str]] = {}
     for name, families in owners.items():
         for family in families:
             taken.setdefault(family, set()).update({name} & stays)
-    palette = sorted(_usable(there | (owners.keys() & stays)) - FIRMWARE_ATTRIBUTES)
+    for family in _set_by_text(body):
+        taken.setdefault(family, set()).update(there)
+    palette = sorted(_usable(there | (owners.keys() & stays)) - FIRMWARE_ATTRIBUTES - outside)
     renamed = {}
     for name in sorted(owners.keys() - stays, key=lambda name: (-len(owners[name]), name)):
         mine = [taken[family] for family in sorted(owners[name])]
@@ -204,6 +207,18 @@ def _stored_from_outside(body: list[ast.stmt]) -> set[str]:
         and not isinstance(node.ctx, ast.Load)
         and not (isinstance(node.value, ast.Name) and node.value.id == "self")
     }
+
+
+def _set_by_text(body: list[ast.stmt]) -> set[str]:
+    """The families of classes in which any text of the program may be the name of an attribute, by `setattr`."""
+    family = families_of(body)
+    found = set()
+    for statement in body:
+        for node in ast.walk(statement):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "setattr":
+                is_own = isinstance(statement, ast.ClassDef) and ast.unparse(node.args[0]) == "self"
+                found |= {family[defined_name(statement)]} if is_own else set(family.values())
+    return found
 
 
 def _rename_attributes(statement: ast.stmt, renamed: Mapping[str, str]) -> None:

@@ -17,7 +17,6 @@ TABLE_ADDRESS = 0x8000  # where ESP-IDF's boot loader looks
 TABLE_BYTES = 0xC00
 ROMFS_BYTES = 256 * 1024  # two slots of 128 kB: an image may have 90 kB by its own limit
 DATA, ROMFS_SUBTYPE = 1, 0x8F  # the subtype MicroPython's own board definitions give it
-SECTOR_BYTES = 4096
 _ENTRY = struct.Struct("<2sBBII16sI")
 _MAGIC, _MD5_MAGIC = b"\xaa\x50", b"\xeb\xeb" + 14 * b"\xff"
 # ESP image header: magic 0xE9; byte 12: chip id (esp_chip_id_t). The ROM's boot address differs by chip.

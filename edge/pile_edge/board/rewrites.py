@@ -22,6 +22,7 @@ from pile_edge.board.syntax import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from typing import TypeGuard
 
 # A text up to this length is a name to mpy-cross (MICROPY_ALLOC_PARSE_INTERN_STRING_LEN): 11 bytes, shared by all uses.
 _INTERNED_CHARACTERS = 10
@@ -31,6 +32,8 @@ _SHORT_CHARACTERS = 2
 _TABLE_ITEMS = 4
 # Methods that one class may take over from others: each needs a name of its own among them.
 _GROUP_METHODS = 60
+# Calls that do not mind whether an object has an attribute: function and number of arguments.
+_ASKING = (("hasattr", 2), ("getattr", 3))
 _TEXT_CALL = "_text"
 _LIST_CALL = "_texts"
 _ROWS_CALL = "_rows"
@@ -89,14 +92,14 @@ def skip_forwarders(body: list[ast.stmt], fixed: set[str]) -> list[ast.stmt]:
     return [skipper.visit(statement) for statement in body if defined_name(statement) not in target]
 
 
-def merge_error_classes(body: list[ast.stmt]) -> list[ast.stmt]:
+def merge_error_classes(body: list[ast.stmt], fixed: set[str]) -> list[ast.stmt]:
     """Raise what an error class is made of, `Base(message, code)`, if nothing catches that class: 200 bytes each.
 
     Such a class has one base and nothing but a `code`, which stands in when the second argument is left out
-    (`PilechainError`); and the program only calls it. Only the name in a traceback is another then.
+    (`PilechainError`); and the program only calls it. Only the name in a traceback is another then. Those of `fixed` stay.
     """
     while True:
-        told_apart = _used_otherwise(body)
+        told_apart = _used_otherwise(body) | fixed
         found = [one for one in body if _is_mere_code(one) and one.name not in told_apart]  # type: ignore[attr-defined]
         if not found:
             return body
@@ -141,9 +144,10 @@ class _ErrorMerger(ast.NodeTransformer):
         return node
 
 
-def drop_empty_bases(body: list[ast.stmt]) -> list[ast.stmt]:
-    """Leave out base classes that have nothing left in them and are nothing but bases: 200 bytes each."""
-    empty = {one.name for one in body if isinstance(one, ast.ClassDef) and not one.bases and not list(members_of(one))}
+def drop_empty_bases(body: list[ast.stmt], fixed: set[str]) -> list[ast.stmt]:
+    """Leave out base classes that have nothing left in them and are nothing but bases: 200 bytes each. `fixed` stay."""
+    empty = {one.name for one in body if _is_plain_class(one) and all(isinstance(part, ast.Pass) for part in one.body)}
+    empty -= fixed
     bases = [base for one in body if isinstance(one, ast.ClassDef) for base in one.bases]
     meant = {id(base) for base in bases}
     for statement in body:
@@ -173,14 +177,21 @@ class Group:
 def group_classes(body: list[ast.stmt], fixed: set[str]) -> list[Group]:
     """Which classes may become one: nobody asks what an object is one of, so only what it can do counts.
 
-    They have no relatives, nothing but methods of which the interpreter knows `__init__` alone, and are only called.
+    They have no relatives, nothing but methods of which the interpreter knows `__init__` alone, and are only called. Nor
+    does anybody ask whether an object has what they have. Those of `fixed` stay.
     """
     called = {id(node.func) for one in body for node in ast.walk(one) if isinstance(node, ast.Call)}
     asked = {node.id for one in body for node in ast.walk(one) if isinstance(node, ast.Name) and id(node) not in called}
+    missed = _may_be_missing(body)
+    if missed is None or "AttributeError" in asked:
+        return []
     found = [
         one
         for one in body
-        if isinstance(one, ast.ClassDef) and not one.bases and one.name not in asked | fixed and _has_only_methods(one)
+        if _is_plain_class(one)
+        and one.name not in asked | fixed
+        and _has_only_methods(one)
+        and not missed.intersection(members_of(one))
     ]
     groups: list[Group] = []
     for one in sorted(found, key=lambda one: (len(one.body), one.name)):
@@ -193,7 +204,28 @@ def group_classes(body: list[ast.stmt], fixed: set[str]) -> list[Group]:
     return [group for group in groups if len(group.members) > 1]
 
 
+def _is_plain_class(statement: ast.stmt) -> TypeGuard[ast.ClassDef]:
+    return isinstance(statement, ast.ClassDef) and not (
+        statement.bases or statement.keywords or statement.decorator_list
+    )
+
+
+def _may_be_missing(body: list[ast.stmt]) -> set[str] | None:
+    """Attributes that somebody asks for who does not know whether an object has them; None if that is not told here."""
+    found: set[str] = set()
+    for statement in body:
+        for node in ast.walk(statement):
+            if not isinstance(node, ast.Call) or (ast.unparse(node.func), len(node.args)) not in _ASKING:
+                continue
+            if not isinstance(node.args[1], ast.Constant):
+                return None
+            found.add(str(node.args[1].value))
+    return found
+
+
 def _has_only_methods(statement: ast.ClassDef) -> bool:
+    if any(isinstance(node, ast.Name) and node.id == "super" for node in ast.walk(statement)):
+        return False
     parts = [part for part in statement.body if not isinstance(part, ast.Pass)]
     return all(
         isinstance(part, ast.FunctionDef)
@@ -249,14 +281,15 @@ def _turn_into_maker(function: ast.FunctionDef, name: str, made: str) -> None:
     """`__init__` becomes a function that makes the object it fills."""
     function.name = name
     function.args.args.pop(0)
-    for node in ast.walk(function):
+    parts: list[ast.AST] = [*function.body]
+    while parts:
+        node = parts.pop()
         if isinstance(node, ast.Return):
             node.value = ast.Name("self", ast.Load())
-    function.body = [
-        *ast.parse(f"self = {made}()").body,
-        *function.body,
-        *ast.parse("return self").body,
-    ]
+        elif not isinstance(node, (ast.FunctionDef, ast.ClassDef)):  # what returns there is another
+            parts.extend(ast.iter_child_nodes(node))
+    first, last = ast.parse(f"self = {made}()\nreturn self").body
+    function.body = [ast.copy_location(first, function), *function.body, ast.copy_location(last, function)]
 
 
 def take_out_keyword_defaults(args: ast.arguments) -> None:
