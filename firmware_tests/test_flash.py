@@ -182,6 +182,16 @@ def test_a_wrong_port_is_said(case, tmp_path, capsys, port, advice):
     assert advice in capsys.readouterr().err
 
 
+def test_a_wrong_port_is_said_to_programs_too(case, capsys, monkeypatch):
+    """And without firmware to write it is mpremote that does not find the port."""
+    monkeypatch.setattr(flash, "PROMPT_SECONDS", 0)
+    words = ["--port", "/dev/does-not-exist", "--config", str(case.write_config())]
+    assert main([*FLASH_WORDS, *words]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert told["error"] == "mpremote"
+    assert told["check"].startswith("there is no such port")
+
+
 def test_a_silent_chip_is_said(tmp_path, case, capsys):
     """A port where nobody answers, as with a cable that only charges."""
     from pile_hil.pty_bus import PtyBus

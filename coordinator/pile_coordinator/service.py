@@ -50,10 +50,8 @@ BATCH_VALID_BLOCKS = 1000
 LOG_EVERY_MS = 1000  # per reason
 MAX_TAKEN = 4096  # messages taken from the queue at once: what the other core can check while a full block is applied
 FEW_TAKEN = 64  # fewer are handled at once: telling the other core of them would cost more than checking them
-ONLINE, STATUS_ITEMS = (
-    1,
-    6,
-)  # a pile's status begins with 1 when it comes online; the last item is the code of what it refuses
+ONLINE = 1  # a pile's status begins with it when the pile comes online
+STATUS_ITEMS = 6  # and then has so many, the last of which is the code of what the pile refuses
 MAX_STATUS_BYTES = 256
 FULL_BLOCK_PROOFS = 2048  # a block is made early when this many proofs are ready
 

@@ -633,8 +633,9 @@ class Model:
         gives_wh = min(wish.energy_wh, offer.energy_wh, offer.pile.power_w * left_ms // HOUR_MS) // LOT_WH * LOT_WH
         for energy_wh in range(gives_wh, PIECE_WH - 1, -LOT_WH):
             left_wh = wish.energy_wh - energy_wh
-            if (left_wh == 0 or left_wh >= PIECE_WH) and self.fits(zone, wish, offer, energy_wh, fresh):
-                return energy_wh if self.feasible(zone, wish, offer, energy_wh) else 0
+            is_whole = left_wh == 0 or left_wh >= PIECE_WH
+            if is_whole and self.fits(zone, wish, offer, energy_wh, fresh) and self.feasible(zone, wish, offer, energy_wh):
+                return energy_wh
         return 0
 
     def take(self, zone: Zone, wish: Wish, offer: Offer, energy_wh: int, fresh: list[Deal]) -> None:

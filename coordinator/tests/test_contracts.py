@@ -260,6 +260,21 @@ def test_a_pile_that_overran_with_one_user_was_not_available_for_the_next() -> N
     assert closings(market.ok(time_ms=over[1])) == ["defaulted"]
 
 
+def test_the_end_of_an_overrun_does_not_show_that_the_pile_was_there_for_the_next() -> None:
+    market = Market(1, 2)
+    market.offer()
+    market.bid("user-1", end=START + HOUR)
+    market.bid("user-2", start=START + HOUR, end=START + 2 * HOUR)
+    market.ok()
+    first, second = sorted(market.state.each(Contract), key=lambda c: market.state.terms_of(c).window_start_ms)
+    market.submit(market.begin(contract=first.id), time_ms=START + 2000)
+    over = START + HOUR + 1000
+    market.submit(market.end(over, 101_000, REASON_USER, contract=first.id), time_ms=over)
+    assert not market.state.get(Contract, second.id).available
+    market.submit(market.prove("pile-1", HEARTBEAT, [(over + 1000, 101_000)]), time_ms=over + 1000)
+    assert market.state.get(Contract, second.id).available, "its last word counts"
+
+
 def test_a_silent_pile_is_measured_by_its_last_verified_reading() -> None:
     market = Market()
     before = money(market)

@@ -881,6 +881,22 @@ def a_session(pair: Pair) -> None:
     assert pair.model.money["P:user-1"] == 100_000_000 - 3_000_000 + 400_000 - 50_000
 
 
+def an_overrun(pair: Pair) -> None:
+    """A session ends inside the next user's window: that does not show that the pile was there for this one."""
+    pair.offer("p1", pair.now_ms, pair.now_ms + 24 * HOUR, 20_000)
+    start_ms = pair.now_ms + SECOND
+    for user, at_ms in (("user-1", start_ms), ("user-2", start_ms + HOUR)):
+        pair.bid(user, "north", "", 5000, at_ms, at_ms + HOUR, 900_000, 0)
+    pair.block()
+    pair.block(start_ms + 30 * MINUTE)
+    pair.proof("p1", model.BEGIN, "b1")
+    pair.block(start_ms + 75 * MINUTE)
+    pair.proof("p1", model.END, "b1", more_wh=5000, reason=1)
+    pair.block(start_ms + 2 * HOUR)
+    pair.proof("p1", model.HEARTBEAT)
+    assert pair.model.closed == [("b2", "defaulted")]
+
+
 def a_dispute(pair: Pair) -> None:
     """The pile stops early and blames the user; two arbiters say it was the pile, and the user gets as much as its bond again."""
     pair.offer("p1", pair.now_ms, pair.now_ms + 24 * HOUR, 20_000, 600_000)
@@ -978,6 +994,7 @@ STORIES: dict[Callable[[Pair], None], dict[str, int]] = {
     pieces: {},
     sixteen_pieces: {},
     a_session: {},
+    an_overrun: {},
     a_dispute: {"rulings_needed": 2, "objection_bond_micro": 1_000_000},
     a_proposal: {},
 }

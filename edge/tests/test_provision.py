@@ -58,7 +58,7 @@ def test_from_options_to_a_request(operator, tmp_path, capsys):
         "chain_id": "north-1a2b3c4d",
         "pile_id": "garage-17",
         "public": found["public"],
-        "meter_model": "Eastron SDM630" if "Eastron" in request["meter_model"] else request["meter_model"],
+        "meter_model": "SDM630",
         "meter_serial": "63000117",
         "rated_power_w": 7000,
     }

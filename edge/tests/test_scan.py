@@ -17,7 +17,9 @@ from pile_shared.errors import BusError
 
 MAPPINGS = catalogue.profile_mappings()
 ENERGY_WH = 7_654_320
-QUICK = {"timeout_ms": 60, "gap_ms": 2}
+# On a busy machine a simulated meter's answer takes 60 ms now and then; silence is what a scan waits for, so not for much longer.
+TIMEOUT_MS = 250
+QUICK = {"timeout_ms": TIMEOUT_MS, "gap_ms": 2}
 
 
 def a_load():
@@ -43,7 +45,7 @@ def by_unit(report):
 
 def scan_tcp(servers, twins, units=None, mappings=MAPPINGS):
     spec = servers.serve({"kind": "tcp"}, twins)
-    plan = Plan(spec, [], units or [twin.unit for twin in twins], timeout_ms=300, gap_ms=0)
+    plan = Plan(spec, [], units or [twin.unit for twin in twins], timeout_ms=2000, gap_ms=0)
     return scan(plan, mappings, open_bus)
 
 
@@ -61,7 +63,7 @@ def mixed_bus(servers):
 
 def test_three_meters_at_mixed_speeds_and_addresses_are_found_and_named(mixed_bus):
     lines = [Line(baud, "N", 1) for baud in (9_600, 19_200, 2_400, 38_400)]
-    plan = Plan({"kind": "rtu", "device": mixed_bus["device"]}, lines, [1, 3, 5, 9, 17, 20], **QUICK)
+    plan = Plan({"kind": "rtu", "device": mixed_bus["device"]}, lines, [3, 5, 9, 17, 20], **QUICK)
     said = []
     report = scan(plan, MAPPINGS, open_bus, lambda done, total, what: said.append((done, total, what)))
     found = by_unit(report)
@@ -76,8 +78,8 @@ def test_three_meters_at_mixed_speeds_and_addresses_are_found_and_named(mixed_bu
     assert "a relay" in found[5].note
     assert report.garbled == []
     assert not report.unfinished
-    assert said[0] == (0, 24, "9600 8N1, address 1")
-    assert said[-1][:2] == (24, 24)
+    assert said[0] == (0, 20, "9600 8N1, address 3")
+    assert said[-1][:2] == (20, 20)
 
 
 def test_a_meter_is_deaf_to_another_speed(mixed_bus):
@@ -86,7 +88,16 @@ def test_a_meter_is_deaf_to_another_speed(mixed_bus):
 
 
 def test_the_command_finds_them_and_prints_a_configuration_that_reads_them(mixed_bus, tmp_path, capsys):
-    options = ["--addresses", "3,9,17", "--bauds", "2400,9600,19200", "--parities", "N", "--timeout-ms", "60"]
+    options = [
+        "--addresses",
+        "3,9,17",
+        "--bauds",
+        "2400,9600,19200",
+        "--parities",
+        "N",
+        "--timeout-ms",
+        str(TIMEOUT_MS),
+    ]
     assert main(["scan", "--port", mixed_bus["device"], "--gap-ms", "2", *options]) == 0
     printed = capsys.readouterr()
     assert "3 line settings, 3 addresses: about " in printed.err
@@ -343,7 +354,18 @@ def test_silence_says_what_to_check(servers, capsys):
 
 def test_a_setting_that_the_adapter_refuses_does_not_end_the_scan(servers, capsys):
     spec = servers.serve({"kind": "rtu"}, [a_twin("abb-b23", baud=9_600)])  # a pty cannot be set to even parity
-    options = ["--addresses", "1", "--bauds", "9600", "--parities", "E,N", "--timeout-ms", "60", "--gap-ms", "2"]
+    options = [
+        "--addresses",
+        "1",
+        "--bauds",
+        "9600",
+        "--parities",
+        "E,N",
+        "--timeout-ms",
+        str(TIMEOUT_MS),
+        "--gap-ms",
+        "2",
+    ]
     assert main(["scan", "--port", spec["device"], *options]) == 0
     printed = capsys.readouterr().out
     assert "9600 8E1: this adapter cannot be set so" in printed

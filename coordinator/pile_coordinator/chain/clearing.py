@@ -156,10 +156,11 @@ class _Clearing:
 
     def _give_piece(self, wish: _Wish) -> bool:
         for rank in self._cheapest_first(wish, orders.MIN_PIECE_WH):
-            energy_wh = self._most_wh(wish, rank)
-            if energy_wh >= orders.MIN_PIECE_WH and self._is_possible(wish, rank, energy_wh):
-                self._give(wish, rank, energy_wh)
-                return True
+            if self._is_possible(wish, rank, orders.MIN_PIECE_WH):
+                energy_wh = self._most_wh(wish, rank)
+                if energy_wh >= orders.MIN_PIECE_WH:
+                    self._give(wish, rank, energy_wh)
+                    return True
         return False
 
     def _cheapest_first(self, wish: _Wish, energy_wh: int) -> Iterator[int]:
@@ -186,7 +187,7 @@ class _Clearing:
             left_ms=self._left_ms(wish),
             energy_wh=energy_wh,
             pile=bid.pile,
-            bond_micro=orders.bond_micro(self._params, energy_wh, wish.catalog.sell_micro_per_kwh),
+            bond_micro=self._bond_micro(wish, energy_wh),
             first=first,
             last=last,
         )
@@ -207,12 +208,22 @@ class _Clearing:
         if (wish.bid.explicit or self._listings[rank].explicit) and self._env.time_ms >= wish.bid.window_start_ms:
             return False
         owner = self._listings[rank].owner
-        balance = self._state.balance_micro(accounts.party_account(owner)) - self._bonds_micro.get(owner, 0)
-        catalog = wish.catalog.sell_micro_per_kwh
-        if orders.bond_micro(self._params, energy_wh, catalog) > balance:
-            self._supply.poor(owner, max(0, balance) + 1)
+        if self._bond_micro(wish, energy_wh) > self._balance_micro(owner):
+            self._supply.poor(owner, max(0, self._balance_micro(owner)) + 1)
             return False
-        return orders.escrow_micro(self._params, energy_wh, self._dearest(wish, rank), catalog) <= wish.hold_micro
+        return self._escrow_micro(wish, rank, energy_wh) <= wish.hold_micro
+
+    def _bond_micro(self, wish: _Wish, energy_wh: int) -> int:
+        return orders.bond_micro(self._params, energy_wh, wish.catalog.sell_micro_per_kwh)
+
+    def _balance_micro(self, owner: str) -> int:
+        """What an owner has left for bonds in this clearing."""
+        return self._state.balance_micro(accounts.party_account(owner)) - self._bonds_micro.get(owner, 0)
+
+    def _escrow_micro(self, wish: _Wish, rank: int, energy_wh: int) -> int:
+        """The most that so much may come to cost at this rank."""
+        dearest = self._dearest(wish, rank)
+        return orders.escrow_micro(self._params, energy_wh, dearest, wish.catalog.sell_micro_per_kwh)
 
     def _dearest(self, wish: _Wish, rank: int) -> int:
         """The most that a fill at this rank may come to cost."""
@@ -220,14 +231,24 @@ class _Clearing:
         return wish.most_micro_per_kwh if ask == AT_MARKET else ask
 
     def _most_wh(self, wish: _Wish, rank: int) -> int:
-        """How much of a divisible bid one supply can take, in lots, so that nothing or at least 1 kWh is left."""
+        """How much of a divisible bid one supply can take and both sides can pay, in lots, so that none or at least 1 kWh is left.
+
+        Time alone makes it less, and what is less is not dearer: so no bid fits for the first time in a block in which
+        nothing changed, and only zones in which something did need clearing.
+        """
         listing = self._listings[rank]
         power_w = self._state.get(Pile, listing.pile).rated_power_w
         most = min(wish.left_wh, self._supply.energy_left_wh(rank), power_w * self._left_ms(wish) // MS_PER_HOUR)
         most -= most % LOT_WH
 
+        balance = self._balance_micro(listing.owner)
+
         def fits(energy_wh: int) -> bool:
-            return listing.ask_micro_per_kwh != AT_MARKET or self._is_accepted(wish, energy_wh)
+            return (
+                (listing.ask_micro_per_kwh != AT_MARKET or self._is_accepted(wish, energy_wh))
+                and self._bond_micro(wish, energy_wh) <= balance
+                and self._escrow_micro(wish, rank, energy_wh) <= wish.hold_micro
+            )
 
         if most == wish.left_wh and fits(most):
             return most
@@ -236,8 +257,7 @@ class _Clearing:
     def _give(self, wish: _Wish, rank: int, energy_wh: int) -> None:
         bid, listing, catalog = wish.bid, self._listings[rank], wish.catalog
         self._supply.take(rank, start_ms=bid.window_start_ms, end_ms=bid.window_end_ms, energy_wh=energy_wh)
-        bond = orders.bond_micro(self._params, energy_wh, catalog.sell_micro_per_kwh)
-        self._bonds_micro[listing.owner] = self._bonds_micro.get(listing.owner, 0) + bond
+        self._bonds_micro[listing.owner] = self._bonds_micro.get(listing.owner, 0) + self._bond_micro(wish, energy_wh)
         if listing.ask_micro_per_kwh == AT_MARKET:
             self._open_wh += energy_wh
             most, sell = wish.most_micro_per_kwh, catalog.sell_micro_per_kwh
@@ -245,9 +265,7 @@ class _Clearing:
         self._fills.append(contracts.Fill(bid.id, listing.id, energy_wh, listing.ask_micro_per_kwh, catalog))
         wish.left_wh -= energy_wh
         wish.pieces += 1
-        wish.hold_micro -= orders.escrow_micro(
-            self._params, energy_wh, self._dearest(wish, rank), catalog.sell_micro_per_kwh
-        )
+        wish.hold_micro -= self._escrow_micro(wish, rank, energy_wh)
 
 
 def _rank(listing: Listing) -> tuple[bool, int, str, bytes]:

@@ -174,9 +174,9 @@ def _witness(state: State, env: Env, journal: Journal, pile: Pile, proof: Proof,
     """What a proof shows of sessions that have not begun: whether the pile is there for their users, or that it is too late.
 
     A believed reading inside the begin grace shows that the pile is there, unless it comes with an alarm or from another
-    session that ran over; its last word counts. One after the grace shows that the session never began.
+    session that ran over, its end included; its last word counts. One after the grace shows that the session never began.
     """
-    ready = believed and proof.event != ALARM and _running(state, pile.id) is None
+    ready = believed and proof.event not in {ALARM, END} and _running(state, pile.id) is None
     for contract in state.contracts_on(pile.id):
         if contract.phase != SIGNED:
             continue

@@ -24,11 +24,12 @@ _CONSOLE_SECONDS = 120  # 90 kB at 115200 baud take twenty seconds
 _RETRY_SECONDS = 0.5
 _KEPT_CHARACTERS = 1500  # of a tool's output in a message
 _BY_HAND = "hold BOOT while you press RESET, then try again with --manual-boot"
+_NO_PORT = "there is no such port: is the cable in, and does it carry data? `mpremote connect list`"
 _ADVICE = (
     ("permission denied", "you may not use this port: sudo usermod -aG dialout $USER, then log in again"),
-    ("no such file", "there is no such port: is the cable in, and does it carry data? `mpremote connect list`"),
+    ("no such file", _NO_PORT),
     ("could not open port", "the port cannot be opened: is it the right one, and does no other program use it?"),
-    ("failed to access", "another program has the port: close serial monitors"),
+    ("failed to access", _NO_PORT + "; or another program has it: close serial monitors"),  # mpremote says no more
     ("no serial data received", "the chip is silent: another cable (many only charge), or " + _BY_HAND),
     ("wrong boot mode", "the chip runs its program instead of the boot loader: " + _BY_HAND),
     ("failed to connect", "the chip does not answer; check cable and port, and " + _BY_HAND),
@@ -172,4 +173,4 @@ def _told(tool: str, text: str) -> str:
     low = text.lower()
     advice = next((say for sign, say in _ADVICE if sign in low), "check cable, port and power, press RESET, try again")
     lines = [line.strip() for line in text.replace("\r", "\n").split("\n") if line.strip()]
-    return f"{tool}: {' / '.join(lines[-3:])[-_KEPT_CHARACTERS:]}\nwhat to check: {advice}"
+    return f"{tool}: {' / '.join(lines[-3:])[-_KEPT_CHARACTERS:]}\n  check: {advice}"
