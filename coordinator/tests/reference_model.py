@@ -634,7 +634,11 @@ class Model:
         for energy_wh in range(gives_wh, PIECE_WH - 1, -LOT_WH):
             left_wh = wish.energy_wh - energy_wh
             is_whole = left_wh == 0 or left_wh >= PIECE_WH
-            if is_whole and self.fits(zone, wish, offer, energy_wh, fresh) and self.feasible(zone, wish, offer, energy_wh):
+            if (
+                is_whole
+                and self.fits(zone, wish, offer, energy_wh, fresh)
+                and self.feasible(zone, wish, offer, energy_wh)
+            ):
                 return energy_wh
         return 0
 

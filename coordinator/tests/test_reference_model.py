@@ -1036,6 +1036,20 @@ def test_a_planted_bug_is_noticed_without_a_story_for_it(monkeypatch: pytest.Mon
         run_state_machine_as_test(Books, settings=enough)
 
 
+def test_a_piece_is_what_the_owner_can_pay_the_bond_for_and_waiting_brings_no_more() -> None:
+    """A bond of 650,000 micro-CNY for each kWh, an owner with 1,000,000. The window runs out while the rest waits."""
+    pair = Pair({"owner-1": 1_000_000}, bond_permille=1000)
+    pair.offer("p1", NOW, NOW + 24 * HOUR, 20_000, 600_000)
+    pair.offer("p3", NOW, NOW + 24 * HOUR, 20_000, 600_000)
+    start_ms = pair.now_ms + SECOND
+    pair.bid("user-1", "north", "", 5000, start_ms, start_ms + HOUR, 900_000, start_ms + HOUR, divisible=True)
+    pair.block()
+    assert {name: deal.energy_wh for name, deal in pair.model.deals.items()} == {"b1.0": 1500}
+    for minutes in range(10, 60, 10):
+        pair.block(start_ms + minutes * MINUTE)
+    assert list(pair.model.deals) == ["b1.0"]
+
+
 def test_money_in_one_zone_wakes_the_bids_of_another() -> None:
     """owner-1 can pay one bond. When b1's in the north comes back, b2's in the south can be paid."""
     pair = Pair({"owner-1": 1_000_000})

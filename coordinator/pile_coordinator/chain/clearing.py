@@ -231,7 +231,7 @@ class _Clearing:
         return wish.most_micro_per_kwh if ask == AT_MARKET else ask
 
     def _most_wh(self, wish: _Wish, rank: int) -> int:
-        """How much of a divisible bid one supply can take and both sides can pay, in lots, so that none or at least 1 kWh is left.
+        """How much of a divisible bid one supply can take and both sides can pay, in lots; none or at least 1 kWh is left.
 
         Time alone makes it less, and what is less is not dearer: so no bid fits for the first time in a block in which
         nothing changed, and only zones in which something did need clearing.
