@@ -61,7 +61,7 @@ def test_the_commands_run(own, monkeypatch, capsys):
         for line in block("text").strip().splitlines():
             words = [places.get(word, word) for word in shlex.split(re.split(r"\s{3,}", line)[0])]
             if "scan" in words:
-                words += ["--timeout-ms", "20", "--gap-ms", "2"]
+                words += ["--timeout-ms", "250", "--gap-ms", "2"]
             assert main(words[1:]) == 0, line
             printed = capsys.readouterr().out
             assert ("abb-b23" in printed) == ("scan" in words or words == ["pile-edge", "meters"])

@@ -52,7 +52,6 @@ MAX_TAKEN = 4096  # messages taken from the queue at once: what the other core c
 FEW_TAKEN = 64  # fewer are handled at once: telling the other core of them would cost more than checking them
 ONLINE = 1  # a pile's status begins with it when the pile comes online
 STATUS_ITEMS = 6  # and then has so many, the last of which is the code of what the pile refuses
-MAX_STATUS_BYTES = 256
 FULL_BLOCK_PROOFS = 2048  # a block is made early when this many proofs are ready
 
 _QUIET = {
@@ -203,7 +202,7 @@ class Coordinator:
     def _hear_status(self, pile_id: str, payload: bytes) -> None:
         """A hint only, unsigned: piles that come online hear what they missed, and people what a pile complains of."""
         try:
-            status = items(decode(payload, MAX_STATUS_BYTES), STATUS_ITEMS)
+            status = items(decode(payload, topics.MAX_STATUS_BYTES), STATUS_ITEMS)
         except PilechainError as error:
             return self._note(error.code, f"status from {pile_id}")
         if not status or status[0] != ONLINE:

@@ -16,8 +16,11 @@ from pile_edge.settings import Settings
 from pile_edge.signers import open_signer
 from pile_edge.signers.hardware import HardwareSigner
 from pile_shared.cose import SoftwareSigner
+from pile_shared.errors import ConfigError
 from pile_shared.platform import random_bytes
 from pile_shared.proof import EVENT_NAMES, parse
+
+_COPIES = 5  # of a journal, at most, until one is whole
 
 
 class DryLink:
@@ -99,7 +102,7 @@ class DryPort(SayingPort):
         """The files of a copy of the journal, if there is one and its key is here."""
         copy = self._folder / "journal"
         if self._has_key and Path(path).is_dir():
-            shutil.copytree(path, copy)
+            _copy(path, copy)
         return cpython.open_storage(str(copy))
 
     def open_signer(self, uri: str) -> SoftwareSigner | HardwareSigner:
@@ -110,6 +113,18 @@ class DryPort(SayingPort):
         self._has_key = False
         self.log(f"no key at {path} yet: signing with one for this dry run; `pile-edge key` makes the pile's")
         return SoftwareSigner(random_bytes(32))
+
+
+def _copy(journal: str, copy: Path) -> None:
+    """Copy a journal that an agent may be writing: a segment that is gone when its turn comes was retired meanwhile."""
+    for _ in range(_COPIES):
+        shutil.rmtree(copy, ignore_errors=True)
+        try:
+            shutil.copytree(journal, copy)
+        except shutil.Error:
+            continue
+        return
+    raise ConfigError(f"{journal} changes faster than it can be copied: stop the pile for a dry run")
 
 
 def run_dry(config: Settings, is_stopping, say: Sayer) -> None:  # type: ignore[no-untyped-def] # noqa: ANN001 - callable giving bool

@@ -302,6 +302,17 @@ def test_dry_run_goes_on_from_the_journal_there_is(case):
     assert coordinator.faults == []
 
 
+def test_dry_run_of_a_journal_that_cannot_be_copied_says_so(case):
+    """As when each segment is retired before its turn comes."""
+    path = case.write_config()
+    case.folder.joinpath("journal").mkdir()
+    case.folder.joinpath("journal/gone").symlink_to("retired")
+    command = [sys.executable, "-m", "pile_edge.cli", "run", "--config", str(path), "--dry-run"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "changes faster than it can be copied: stop the pile for a dry run" in done.stderr
+
+
 def test_a_full_journal_leaves_out_periodic_proofs_but_never_the_end(case):
     coordinator = case.coordinator
     path = case.write_config(report_ms=5_000)

@@ -242,6 +242,13 @@ def test_a_key_elsewhere_is_not_copied(case, tmp_path, capsys):
     assert "a key is made where it stays" in capsys.readouterr().err
 
 
+def test_certificates_as_a_board_takes_them_are_refused(config, tmp_path, capsys):
+    (config.parent / "ca.der").write_bytes(bytes(range(256)))
+    config.write_text(config.read_text().replace("[mqtt]\n", '[mqtt]\ntls = {ca = "ca.der"}\n'))
+    assert main(["install", "--config", str(config), "--root", str(tmp_path)]) == 2
+    assert "ca.der is not PEM: only a board takes DER" in capsys.readouterr().err
+
+
 def test_state_elsewhere_is_refused(config, tmp_path, capsys):
     config.write_text(config.read_text().replace('path = "journal"', 'path = "/srv/journal"'))
     assert main(["install", "--config", str(config), "--root", str(tmp_path)]) == 2

@@ -426,6 +426,7 @@ def test_a_real_agent_makes_them_and_the_command_shows_them(tmp_path):
         with AgentProcess([sys.executable, "-m", "pile_edge.cli", "run", "--config", str(path)]) as agent:
             coordinator.wait(lambda c: p.HEARTBEAT in [proof.event for proof in c.proofs])
             assert pile_edge("ocmf", "--config", path, "--json").stdout == "[]\n"
+            assert pile_edge("ocmf", "--config", path).stdout == "no session has left a record yet\n"
             terms = case.terms(energy_wh=1_000)
             case.reserve_and_start(terms)
             coordinator.wait(lambda c: p.END in [proof.event for proof in c.proofs], 60)

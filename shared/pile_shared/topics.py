@@ -19,6 +19,7 @@ ROOT = "pilechain/1"
 PILE_UP = ("proof", "status")
 PILE_DOWN = ("receipt", "contract", "session", "validators", "update")
 PILE_TOOL = ("want",)  # from a pile to the tool that updates it; a coordinator does not listen
+MAX_STATUS_BYTES = 256  # of what a pile says of itself: 150 with the longest names and codes
 PARTY_UP = ("tx", "query")
 PARTY_DOWN = ("result", "answer")
 PARTY_LEVEL = "party"

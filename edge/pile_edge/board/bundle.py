@@ -135,7 +135,10 @@ _GIVEN = {
 _COMPILE_TIMEOUT_S = 30
 
 
-def build_bundle(destination: Path, *, optimise: int = 2) -> list[Path]:
+OPTIMISE = 2  # mpy-cross level of what boards run: no assertions, but line numbers, for tracebacks from the field
+
+
+def build_bundle(destination: Path, *, optimise: int = OPTIMISE) -> list[Path]:
     """Compile a board's modules and copy its data.
 
     The same sources and compiler give the same bytes, wherever they lie: no path of this machine goes into a file.
@@ -158,9 +161,7 @@ def build_bundle(destination: Path, *, optimise: int = 2) -> list[Path]:
     return sorted([*written, table])
 
 
-def link_bundle(
-    destination: Path, *, entries: Iterable[str] = (), optimise: int = 2, sources: Path | None = None
-) -> Linked:
+def link_bundle(destination: Path, *, entries: Iterable[str] = (), sources: Path | None = None) -> Linked:
     """Link a board's modules (see `linker`), compile the parts, and add the table for P-256.
 
     Put `build_romfs` of it in flash: `from pile_board.part_agent import main`, `main(["config.cbor", "run"])`.
@@ -168,7 +169,6 @@ def link_bundle(
     Args:
         destination: The folder to fill; created if needed.
         entries: "module:name" of what is used beside the program itself.
-        optimise: As in `build_bundle`.
         sources: A folder for what was compiled, `<part>.py`, and for `<part>.map`, which tells for each of its lines
             where it was written; a traceback from the field is read with them.
 
@@ -203,7 +203,7 @@ def link_bundle(
         for name, made in linked.parts.items():
             (kept / f"{name}.py").write_text(made.source)
             (kept / f"{name}.map").write_text("\n".join(made.line_map) + "\n")
-            _run_compiler(kept / f"{name}.py", f"{name}.py", folder / f"{name}.mpy", optimise)
+            _run_compiler(kept / f"{name}.py", f"{name}.py", folder / f"{name}.mpy", OPTIMISE)
     (folder / "p256.bin").write_bytes(p256.comb_table())
     return linked
 

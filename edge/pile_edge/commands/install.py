@@ -114,7 +114,12 @@ def planned_files(config: Path, root: Path, place: Place) -> dict[str, str]:
         )
     files[f"{place.state}/pile.toml"] = config.read_text()
     for path in _tls_paths(mapping):
-        files[f"{place.state}/{path}"] = (config.parent / path).read_text()
+        try:
+            files[f"{place.state}/{path}"] = (config.parent / path).read_text(encoding="ascii")
+        except UnicodeDecodeError as error:
+            raise ConfigError(
+                f"{config.parent / path} is not PEM: only a board takes DER; openssl x509 or pkey -inform der converts it"
+            ) from error
     return files
 
 

@@ -81,6 +81,9 @@ def _fields(record: Record) -> dict[str, object]:
 
 
 def _print_sessions(records: list[Record]) -> None:
+    if not records:
+        print("no session has left a record yet")
+        return
     table = Table("record", "kind", "contract", "time (UTC)", "kWh")
     for record in records:
         reading = json.loads(record.text().split("|")[1], parse_float=str)["RD"][0]

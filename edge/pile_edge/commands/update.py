@@ -21,6 +21,7 @@ from pile_edge.update import UpdateError
 from pile_shared.codec import array, decode
 from pile_shared.cose import SoftwareSigner
 from pile_shared.errors import ConfigError, PilechainError
+from pile_shared.topics import MAX_STATUS_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from pile_edge.board.software import Update
 
 OFFER_AGAIN_SECONDS = 30  # while the pile is online and does not ask: it may be charging
-_MAX_STATUS_BYTES = 256
 _EPILOG = """examples:
   pile-edge update sign --key file:update.key --chain north-1a2b3c4d --version 2 agent-2.update
   pile-edge update send --config pile.toml agent-2.update
@@ -165,7 +165,7 @@ class Delivery:
     def _status(self, payload: bytes) -> None:
         """Who is there now. A will, or an older agent, says less; then nothing follows from it."""
         try:
-            state, _, _, firmware, _, _ = array(decode(payload, _MAX_STATUS_BYTES), 6)
+            state, _, _, firmware, _, _ = array(decode(payload, MAX_STATUS_BYTES), 6)
         except PilechainError:
             self._is_online = False
             return
