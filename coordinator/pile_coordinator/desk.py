@@ -30,7 +30,7 @@ from pile_coordinator.chain.records import (
 )
 from pile_coordinator.chain.settlement import Statement, decode_statement
 from pile_coordinator.chain.transactions import PlaceBid
-from pile_coordinator.engines.solo import SoloEngine
+from pile_coordinator.engines.engine import Engine
 from pile_coordinator.evidence import queries
 from pile_coordinator.quote import Quote, quote
 from pile_coordinator.stops import KeptStops
@@ -57,7 +57,7 @@ class QueryDesk:
 
     def __init__(
         self,
-        engine: SoloEngine,
+        engine: Engine,
         evidence: sqlite3.Connection,
         *,
         stops: KeptStops | None = None,
@@ -113,7 +113,7 @@ class QueryDesk:
 
     @property
     def _time_ms(self) -> int:
-        return max(self._engine.time_ms, self._now_ms())
+        return self._engine.env(self._now_ms()).time_ms
 
     # --- one's own -----------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ A pile or wallet that hears nothing sends again; everything here is safe to repe
 """
 
 import gc
+import os
 import sys
 import time
 from collections import Counter
@@ -18,11 +19,14 @@ from pile_coordinator.chain.contracts import UNSIGNED
 from pile_coordinator.chain.records import Pile, Zone
 from pile_coordinator.chain.rejections import Rejection
 from pile_coordinator.chain.settlement import USER
-from pile_coordinator.chain.transactions import sign_transaction
+from pile_coordinator.chain.transactions import SubmitProofs, sign_transaction
 from pile_coordinator.config import CoordinatorConfig
 from pile_coordinator.desk import QueryDesk
-from pile_coordinator.engines.engine import Block
-from pile_coordinator.engines.solo import BusyError, SoloEngine
+from pile_coordinator.engines.attesting import only_attester
+from pile_coordinator.engines.comet.engine import CometEngine
+from pile_coordinator.engines.comet.home import Home
+from pile_coordinator.engines.engine import Block, BusyError, Engine
+from pile_coordinator.engines.solo import SoloEngine
 from pile_coordinator.engines.verifier import Claim, SecondCoreVerifier, claim_of_proof, claim_of_transaction
 from pile_coordinator.evidence.exporter import Exporter
 from pile_coordinator.evidence.queries import last_receipt
@@ -67,14 +71,12 @@ class Coordinator:
     def __init__(self, config: CoordinatorConfig) -> None:
         """Open ledger and evidence, bring the evidence up to date, and start connecting."""
         self.config = config
-        genesis = config.genesis
-        self.chain_id = genesis.chain_id
-        self.signer = load_key(config.key)
-        config.data.mkdir(parents=True, exist_ok=True)
-        attesters = {party: load_key(path) for party, path in config.attestation.items()}
-        self._verifier = SecondCoreVerifier()
-        self.engine = SoloEngine(config.data / "ledger.sqlite", genesis, attesters, self._verifier)
+        self.chain_id = config.genesis.chain_id
+        self.signer = load_key(config.key) if config.key is not None else None
         self._check_party()
+        config.data.mkdir(parents=True, exist_ok=True)
+        self._verifier = SecondCoreVerifier()
+        self.engine = self._open_engine()
         self.evidence = Exporter(config.data / "evidence.sqlite")
         self.evidence.catch_up(self.engine)
         self.desk = ProofDesk(self.chain_id, self.engine.verify)
@@ -91,26 +93,48 @@ class Coordinator:
         gc.freeze()  # what was loaded stays: the collector need not look at it again
         self.connect()
 
+    def _open_engine(self) -> Engine:
+        config = self.config
+        attesters = {party: load_key(path) for party, path in config.attestation.items()}
+        if config.comet is None:
+            return SoloEngine(config.data / "ledger.sqlite", config.genesis, attesters, self._verifier)
+        return CometEngine(
+            config.data,
+            config.genesis,
+            Home(config.comet.home),
+            only_attester(attesters),
+            verify=self._verifier,
+            clock=config.clock,
+            log=log,
+            snapshot_interval=config.comet.snapshot_interval,
+        )
+
     def _check_party(self) -> None:
+        if self.signer is None:
+            return
         party = next((p for p in self.config.genesis.parties if p[0] == self.config.party), None)
         if party is None or party[2] != self.signer.public or party[1] not in {"grid", "operator"}:
             raise ConfigError(f"{self.config.party} with this key is not a grid or operator party of the genesis")
 
-    def run(self) -> None:
-        """Serve until `stop`: take messages, and make a block each interval in which there is something to do."""
-        log(
-            f"chain {self.chain_id} at block {self.engine.height}; solo engine: no fault tolerance; press Ctrl-C to stop"
-        )
-        while not self._stopping:
+    def run(self, while_parent: int | None = None) -> None:
+        """Serve until `stop`: take messages, and make a block each interval in which there is something to do.
+
+        With `while_parent` it also ends when that process, which started this one, does.
+        """
+        log(f"chain {self.chain_id} at block {self.engine.height}; {self.engine.description}; press Ctrl-C to stop")
+        while not self._stopping and while_parent in {None, os.getppid()}:
             self.step(0.2)
         self.close()
 
     def connect(self) -> None:
         """Start connecting; the broker keeps what comes for us while we are away."""
-        up = [topics.pile_topic(self.chain_id, "+", kind) for kind in (*topics.PILE_UP, "session")]
-        up += [topics.party_topic(self.chain_id, "+", kind) for kind in topics.PARTY_UP]
-        client_id = f"coordinator-{self.config.party}-{self.chain_id}"
+        up = list(self.engine.topics)
+        if self.signer is not None:
+            up += [topics.pile_topic(self.chain_id, "+", kind) for kind in (*topics.PILE_UP, "session")]
+            up += [topics.party_topic(self.chain_id, "+", kind) for kind in topics.PARTY_UP]
+        client_id = f"coordinator-{self.config.party or next(iter(self.config.attestation))}-{self.chain_id}"
         self.connection = Connection(self.config.broker, client_id, up)
+        self.engine.connect(self.connection.publish, self.connection.wake)
 
     def step(self, wait_s: float) -> None:
         """Wait at most `wait_s` for messages and handle them; make a block when it is time, or many proofs are ready.
@@ -160,6 +184,15 @@ class Coordinator:
 
     def handle(self, topic: str, payload: bytes) -> None:
         """One message from the broker. Never raises for what it contains."""
+        if not topic:
+            return None  # only to wake us
+        outcome = self.engine.handle(topic, payload)
+        if outcome is not None:
+            return self._note(outcome, f"{len(payload)} bytes from {topic}") if outcome else None
+        with self.engine.turn():
+            return self._handle(topic, payload)
+
+    def _handle(self, topic: str, payload: bytes) -> None:
         try:
             chain_id, side, who, kind = _parse_topic(topic)
         except BoundsError:
@@ -211,6 +244,8 @@ class Coordinator:
         self._reply(party, "answer", answer)
 
     def _reply(self, party: str, kind: str, value: list[object]) -> None:
+        if self.signer is None:
+            return  # we serve nobody: a coordinator answers
         reply = encode(value)
         if len(reply) > 60_000:  # a certificate: signed by its hash, as COSE payload lengths have 16 bits here
             signed = cose.sign1(sha256(reply), self.signer, cose.purpose(cose.REPLY, self.chain_id))
@@ -230,17 +265,21 @@ class Coordinator:
     # --- blocks --------------------------------------------------------------------------------------------------
 
     def make_block(self) -> Block | None:
-        """Turn what is ready into a block; None if there is nothing to do."""
-        now_ms = self.config.clock.now_ms()
-        party = self.config.party
+        """Hand over what is ready, and let the engine do what is to be done; the last block it made known, if any."""
         for batch in self.desk.take_batches():
-            sequence = self.engine.next_sequence(party)
-            until = self.engine.height + BATCH_VALID_BLOCKS
-            tx = sign_transaction(self.signer, self.chain_id, party, sequence, until, batch)
+            self._submit(batch)
+        return self.engine.advance(self.config.clock.now_ms())
+
+    def _submit(self, batch: SubmitProofs) -> None:
+        assert self.signer is not None
+        party = self.config.party
+        sequence = self.engine.next_sequence(party)
+        until = self.engine.height + BATCH_VALID_BLOCKS
+        tx = sign_transaction(self.signer, self.chain_id, party, sequence, until, batch)
+        try:
             self.engine.submit(tx, bounded=False)  # the desk bounds them
-        if not self.engine.has_work(now_ms):
-            return None
-        return self.engine.make_block(now_ms)
+        except BusyError as waits:  # another coordinator brings the same proofs
+            self._note(waits.code, f"batch of {len(batch.proofs)} proofs: {waits}")
 
     def _after_block(self, block: Block) -> None:
         self.evidence.write(block)

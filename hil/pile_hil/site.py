@@ -18,6 +18,7 @@ from typing import Any, Self
 from pile_coordinator.chain.genesis import Genesis, genesis_from_json
 from pile_coordinator.chain.transactions import Deposit, RegisterParty, RegisterPile
 from pile_coordinator.clock import Clock
+from pile_coordinator.founding import HOUR_MS, PARAMS, TARIFF
 from pile_coordinator.keys import load_key, make_key
 from pile_coordinator.mqtt import Broker
 from pile_coordinator.wallet import Wallet
@@ -30,42 +31,8 @@ from pile_shared.errors import PilechainError
 
 ACCOUNTING_NODES = ("auditor", "grid", "operator")
 FOUNDERS = {"auditor": "third-party", "coordinator": "operator", "grid": "grid", "operator": "operator"}
+__all__ = ["HOUR_MS", "PARAMS", "TARIFF", "PileSpec", "Site", "SiteError", "SiteProcess", "wait_for"]
 BOARD_HEAP = "64k"
-
-HOUR_MS = 3_600_000
-PARAMS: dict[str, object] = {
-    "currency": "CNY",
-    "treasury": "grid",
-    "grid": "grid",
-    "crr_numerator": 4,
-    "crr_denominator": 5,
-    "capacity_hours": 2,
-    "tolerance_permille": 20,
-    "tolerance_min_wh": 100,
-    "overuse_permille": 100,
-    "fee_micro": 50_000,
-    "bond_permille": 200,
-    "penalty_permille": 500,
-    "no_show_permille": 300,
-    "begin_grace_ms": 6 * HOUR_MS,
-    "evidence_window_ms": 6 * HOUR_MS,
-    "confirm_window_ms": 6 * HOUR_MS,
-    "epoch_ms": 24 * HOUR_MS,
-    "band_permille": 2000,
-    "breaker_permille": 100,
-    "breaker_pause_ms": HOUR_MS // 2,
-    "sign_window_ms": HOUR_MS,
-    "cancel_cutoff_ms": HOUR_MS,
-    "dispute_window_ms": 48 * HOUR_MS,
-    "objection_bond_micro": 5_000_000,
-    "rulings_needed": 1,
-}
-TARIFF: dict[str, object] = {
-    "utc_offset_minutes": 480,
-    "periods": [
-        {"from_minute": 0, "name": "flat", "sell_micro_per_kwh": 650_000, "buy_micro_per_kwh": 400_000},
-    ],
-}
 
 
 class SiteError(PilechainError):

@@ -4,38 +4,42 @@ It makes a block when something waits or something fell due. Transactions are ac
 them is durable. N local attestation keys may sign, so that certificates have one format whatever the engine.
 """
 
-import gc
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from pile_coordinator.chain import invariants
 from pile_coordinator.chain.env import Env
 from pile_coordinator.chain.genesis import Genesis
-from pile_coordinator.chain.records import Party, Zone
-from pile_coordinator.chain.rejections import BrokenInvariantError, Rejection
+from pile_coordinator.chain.records import Party
+from pile_coordinator.chain.rejections import Rejection
 from pile_coordinator.chain.state import State
 from pile_coordinator.chain.transactions import Transaction
 from pile_coordinator.chain.transition import Outcome, apply_block, check_tx
-from pile_coordinator.engines.engine import Block, CachingVerifier
+from pile_coordinator.engines.engine import (
+    ZERO_HASH,
+    Block,
+    BusyError,
+    CachingVerifier,
+    Publish,
+    has_work,
+    header_of,
+    load_state,
+)
 from pile_coordinator.engines.store import Store, StoreError
-from pile_shared import cose, merkle
-from pile_shared.certificate import Certificate, Header, attest, validators_hash
+from pile_shared import cose
+from pile_shared.certificate import Certificate, attest, validators_hash
 from pile_shared.errors import ConfigError, PilechainError
 from pile_shared.platform import es256_verify
 
 MAX_WAITING = 4096  # transactions for the next block; at 256 proofs each that is a million proofs
 MAX_WAITING_BYTES = 32 << 20
-ZERO_HASH = b"\x00" * 32
-
-
-class BusyError(PilechainError):
-    """Too many transactions wait already; send again after the next block."""
-
-    code = "busy"
 
 
 class SoloEngine:
     """Blocks by one process, kept in one SQLite file. Used by one thread."""
+
+    description = "solo engine: no fault tolerance"
+    first_height = 1
 
     def __init__(
         self,
@@ -56,6 +60,7 @@ class SoloEngine:
         self.verify = verify or CachingVerifier(es256_verify)
         self._attesters = _attesters(genesis, signers)
         self._set_hash = validators_hash(list(genesis.validators))
+        self.topics: tuple[str, ...] = ()
         self._store = Store(path, genesis.hash())
         self._listeners: list[Callable[[Block], None]] = []
         self._waiting: list[tuple[Transaction, bytes]] = []
@@ -73,12 +78,7 @@ class SoloEngine:
             header = self._store.block(self.height).certificate.verify(self.chain_id, list(self.genesis.validators))
         except PilechainError as error:
             raise StoreError(f"block {self.height} is damaged ({error}); restore a backup") from error
-        try:
-            state = _loaded(self._store, header.state_root)
-        except BrokenInvariantError as error:
-            message = f"the stored state does not have the root of block {self.height}; restore a backup"
-            raise StoreError(message) from error
-        invariants.check_in_full(state)
+        state = load_state(self._store, header)
         self.previous, self.time_ms = header.hash(), header.time_ms
         return state
 
@@ -122,14 +122,27 @@ class SoloEngine:
 
     def has_work(self, time_ms: int) -> bool:
         """Whether a block made at `time_ms` would do anything."""
-        deadline_ms = self.state.next_deadline_ms()
-        is_due = deadline_ms is not None and deadline_ms <= time_ms
-        return bool(self._waiting) or is_due or any(zone.dirty for zone in self.state.each(Zone))
+        return bool(self._waiting) or has_work(self.state, time_ms)
 
     @property
     def waiting(self) -> int:
         """Transactions that wait for the next block."""
         return len(self._waiting)
+
+    def advance(self, time_ms: int) -> Block | None:
+        """Make a block if there is something to do."""
+        return self.make_block(time_ms) if self.has_work(time_ms) else None
+
+    def connect(self, publish: Publish, wake: Callable[[], None]) -> None:
+        """There is nobody to talk to."""
+
+    def handle(self, topic: str, payload: bytes) -> str | None:  # noqa: ARG002 - the port's
+        """No message is for us."""
+        return None
+
+    def turn(self) -> AbstractContextManager[object]:
+        """Nobody else has a turn here."""
+        return nullcontext()
 
     def make_block(self, time_ms: int) -> Block:
         """Apply what waits, commit it durably, and tell the listeners. Any exception but a Rejection is fatal."""
@@ -155,20 +168,8 @@ class SoloEngine:
             raise StoreError("the engine stopped at an error before a commit; open the ledger again")
 
     def _sealed(self, env: Env, txs: list[bytes], outcome: Outcome, state_root: bytes) -> Block:
-        header = Header(
-            chain_id=self.chain_id,
-            height=env.height,
-            time_ms=env.time_ms,
-            proposer=self.genesis.validators[env.height % len(self.genesis.validators)].party,
-            tx_count=len(txs),
-            result_count=len(outcome.leaves),
-            previous=self.previous,
-            tx_root=merkle.root(txs),
-            result_root=merkle.root(outcome.leaves),
-            state_root=state_root,
-            validators_hash=self._set_hash,
-            next_validators_hash=self._set_hash,
-        ).encoded()
+        proposer = self.genesis.validators[env.height % len(self.genesis.validators)].party
+        header = header_of(env, proposer, txs, outcome, state_root, (self._set_hash, self._set_hash)).encoded()
         attestations: list[list[object]] = [
             [index, attest(header, signer, self.chain_id)] for index, signer in self._attesters
         ]
@@ -181,18 +182,6 @@ class SoloEngine:
     def find_tx(self, tx_id: bytes) -> tuple[int, int] | None:
         """(height, position) of an accepted transaction, or None."""
         return self._store.find_tx(tx_id)
-
-
-def _loaded(store: Store, root: bytes) -> State:
-    """The stored state. 100,000 open orders are millions of objects that all stay, and nothing for the collector to find."""
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        state = State.load(store.state_rows(), root)
-    finally:
-        if collecting:
-            gc.enable()
-    return state
 
 
 def _attesters(genesis: Genesis, signers: dict[str, cose.SoftwareSigner]) -> list[tuple[int, cose.SoftwareSigner]]:

@@ -63,7 +63,7 @@ class Exporter:
 
     def catch_up(self, engine: Engine) -> None:
         """Write every block the engine has and the database lacks."""
-        for height in range(self.height + 1, engine.height + 1):
+        for height in range(max(self.height + 1, engine.first_height), engine.height + 1):
             self.write(engine.block(height))
 
     def write(self, block: Block) -> None:
