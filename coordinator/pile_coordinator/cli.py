@@ -79,7 +79,7 @@ def _add_run(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         "run",
         help="run a coordinator",
         description="Run a coordinator. With the solo engine it is one process, without fault tolerance. With the comet engine"
-        " it is an accounting node of a network: the application and its CometBFT are started together and kept up, and the node"
+        " it is a node of a network: the application and its CometBFT are started together and kept up, and the node"
         " serves piles and wallets too if its file names a party. Stop it with Ctrl-C or SIGTERM.",
         epilog="Example: pilechain run --config coordinator.toml (docs/operator.md and docs/network.md explain every key)",
     )
