@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,6 +18,8 @@ from pile_coordinator.founding import FOUNDERS, founding_document
 from pile_coordinator.keys import make_key
 from pile_shared.errors import ConfigError, LinkError
 
+MIN_SERVERS = 2  # CometBFT's light client compares a primary with a witness
+
 _INIT = """\
 Write a network of accounting nodes that settle one chain together: a genesis file, and a folder for each node with its
 attestation key, CometBFT's keys and both configurations. Give each folder to its party; none holds another's keys. While more
@@ -24,6 +28,12 @@ than two thirds of the nodes run, blocks go on: of 4, one may be away or lie."""
 _STATUS = """\
 Ask accounting nodes how they are: our height, CometBFT's, the app hash at its height, peers, and voting power. A node's RPC
 listens on its own machine only, so this is asked there; on one machine all folders of a network can be given."""
+
+
+_JOIN = """\
+Write the height and block hash that a node is to trust into its CometBFT configuration: when it starts it fetches a snapshot
+from the others, checks it against the chain of blocks from there, and goes on. All the nodes asked must name the same hash;
+compare it with one you got from somebody you trust. It knows no blocks, orders or evidence from before its snapshot."""
 
 
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -42,6 +52,19 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     status.add_argument("nodes", nargs="+", type=Path, metavar="FOLDER", help="a node's folder, as init wrote it")
     status.add_argument("--json", action="store_true", help="one JSON object per node")
     status.set_defaults(run=_status)
+    join = actions.add_parser(
+        "join",
+        help="let a new or empty node begin with a snapshot instead of all blocks",
+        description=_JOIN,
+        epilog="Example: pilechain network join network/node-4 --rpc tcp://10.0.0.1:26657 --rpc tcp://10.0.0.2:26657",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    join.add_argument("node", type=Path, metavar="FOLDER", help="the node's folder, as init wrote it; it must not run")
+    join.add_argument(
+        "--rpc", action="append", required=True, metavar="URL", help="RPC of a node that runs; give at least two"
+    )
+    join.add_argument("--json", action="store_true", help="one JSON object")
+    join.set_defaults(run=_join)
 
 
 def _add_init(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -137,6 +160,54 @@ def _found(out: Path, chain: str, serving: dict[str, str]) -> dict[str, object]:
     return founding_document(chain, Clock().now_ms(), dict(sorted(parties.items())))
 
 
+# --- join ----------------------------------------------------------------------------------------------------------------
+
+
+def _join(options: argparse.Namespace) -> int:
+    height, digest = write_state_sync(options.node, options.rpc)
+    if options.json:
+        Console().print_json(json.dumps({"trust_height": height, "trust_hash": digest}))
+    else:
+        Console(highlight=False, soft_wrap=True).print(
+            f"trusts block {height}, hash {digest}: compare it, then start the node"
+        )
+    return 0
+
+
+def write_state_sync(folder: Path, servers: Sequence[str]) -> tuple[int, str]:
+    """Make an empty node begin with a snapshot; the CometBFT height and block hash that it will trust.
+
+    Raises:
+        ConfigError: fewer than two servers, which CometBFT demands, or the node has a ledger already.
+        LinkError: a server does not answer, has no such block, or another one.
+    """
+    if len(servers) < MIN_SERVERS:
+        raise ConfigError(f"give --rpc at least {MIN_SERVERS} times: one node alone could lie")
+    if (folder / "data" / "ledger.sqlite").exists():
+        raise ConfigError(f"{folder / 'data'} holds a ledger already; a node with one catches up by itself")
+    height, hashes = 0, set()
+    for server in servers:
+        rpc = Rpc(server)
+        try:
+            height = height or max(1, int(rpc.call("status")["sync_info"]["latest_block_height"]) - 1)
+            hashes.add(rpc.call("block", height=str(height))["block_id"]["hash"])
+        finally:
+            rpc.close()
+    if len(hashes) > 1:
+        raise LinkError(
+            f"the nodes have different blocks at {height}: {', '.join(sorted(hashes))}; trust none", "forked"
+        )
+    (digest,) = hashes
+    path = folder / "node" / "config" / "config.toml"
+    trust = f'trust_height = {height}\ntrust_hash = "{digest}"'
+    section = f'enable = true\nrpc_servers = "{",".join(servers)}"\n{trust}\ndiscovery_time = "5s"\n'
+    text, count = re.subn(r"(?<=\[statesync\]\n)[^\[]*", section + "\n", path.read_text())
+    if count != 1:
+        raise ConfigError(f"{path} has no section [statesync]; write the node's folder with: pilechain init")
+    path.write_text(text)
+    return height, digest
+
+
 # --- status --------------------------------------------------------------------------------------------------------------
 
 
@@ -172,6 +243,7 @@ def node_status(folder: Path) -> dict[str, Any]:
         "name": status["node_info"]["moniker"],
         "chain": ours["chain"],
         "height": ours["height"],
+        "certified": ours["certified"],
         "comet_height": ours["comet_height"],
         "app_hash": ours["app_hash"],
         "catching_up": sync["catching_up"],
@@ -183,15 +255,18 @@ def node_status(folder: Path) -> dict[str, Any]:
 
 
 def _print_status(found: list[dict[str, Any]]) -> None:
-    table = Table(box=None, pad_edge=False)
-    for column in ("node", "height", "CometBFT", "app hash", "peers", "power", "last block"):
-        table.add_column(column, justify="right" if column in {"height", "CometBFT", "peers"} else "left")
+    table, away = Table(box=None, pad_edge=False), []
+    for column in ("node", "height", "certified", "CometBFT", "app hash", "peers", "power", "last block"):
+        table.add_column(column, justify="right" if column in {"height", "certified", "CometBFT", "peers"} else "left")
     for row in found:
         if "error" in row:
-            table.add_row(row["node"], "", "", f"[red]{row['error']}[/]")
+            away.append(f"[red]{row['node']}: {row['error']}[/]")
             continue
         name = f"{row['name']}{' (catching up)' if row['catching_up'] else ''}"
         power = f"{row['power']} of {row['total_power']}"
-        cells = (str(row["height"]), str(row["comet_height"]), row["app_hash"][:16], str(row["peers"]), power)
-        table.add_row(name, *cells, row["last_block"][:19])
-    Console(highlight=False, soft_wrap=True).print(table)
+        heights = (str(row["height"]), str(row["certified"]), str(row["comet_height"]))
+        table.add_row(name, *heights, row["app_hash"][:16], str(row["peers"]), power, row["last_block"][:19])
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(table)
+    for line in away:
+        console.print(line)

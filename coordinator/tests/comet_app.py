@@ -27,7 +27,8 @@ class App:
         self.genesis = chain or genesis()
         self.ledger = CometLedger(folder / "ledger.sqlite", self.genesis, CONSENSUS, CachingVerifier(es256_verify))
         self.snapshots = Snapshots(folder / "snapshots", self.ledger, interval, self.logged.append)
-        self.application = Application(self.ledger, Pool(), self.snapshots, lambda b: b and self.blocks.append(b))
+        heard = lambda block: block and self.blocks.append(block)  # noqa: E731
+        self.application = Application(self.ledger, Pool(), self.snapshots, heard, lambda: 0)
 
     def ask(self, kind: str, **fields: object):
         request = abci.Request(**{kind: getattr(abci, "Request" + _camel(kind))(**fields)})

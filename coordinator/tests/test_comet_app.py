@@ -174,8 +174,22 @@ def test_cheap_checks_come_before_the_signature(app):
 def test_proofs_that_wait_or_are_known_are_refused_early(app):
     world = World()
     said = [
-        sign_transaction(key("operator"), app.genesis.chain_id, "operator", 1, 1000, RegisterParty("o", "pile-owner", key("o").public)),
-        sign_transaction(key("operator"), app.genesis.chain_id, "operator", 2, 1000, RegisterPile("p", "o", key("p").public, "SDM630", "1", "north", 7000)),
+        sign_transaction(
+            key("operator"),
+            app.genesis.chain_id,
+            "operator",
+            1,
+            1000,
+            RegisterParty("o", "pile-owner", key("o").public),
+        ),
+        sign_transaction(
+            key("operator"),
+            app.genesis.chain_id,
+            "operator",
+            2,
+            1000,
+            RegisterPile("p", "o", key("p").public, "SDM630", "1", "north", 7000),
+        ),
     ]
     app.decide(1, NOW + 5, said)
     one, two = (world.prove("p", HEARTBEAT, [(NOW + i, 100)]) for i in (1, 2))
@@ -212,10 +226,20 @@ def test_a_correct_proposers_proposal_is_accepted_and_no_other(app):
         assert accepted(app, good)
     broken = bytearray(one)
     broken[-1] ^= 1
-    for bad in ([two], [one, three], [one, one], [b""], [bytes(broken)], [one, deposit(8, 1)], [deposit(1, 1, "nobody")]):
+    for bad in (
+        [two],
+        [one, three],
+        [one, one],
+        [b""],
+        [bytes(broken)],
+        [one, deposit(8, 1)],
+        [deposit(1, 1, "nobody")],
+    ):
         assert not accepted(app, bad)
     assert app.ledger.height == 0
-    assert app.finalize(1, NOW, [one]).app_hash == App(Path(app.snapshots._folder) / "x").finalize(1, NOW, [one]).app_hash
+    assert (
+        app.finalize(1, NOW, [one]).app_hash == App(Path(app.snapshots._folder) / "x").finalize(1, NOW, [one]).app_hash
+    )
 
 
 def test_a_proposal_keeps_to_its_bytes(app):
@@ -367,7 +391,13 @@ def test_a_snapshot_that_lies_is_refused(tmp_path):
     other.format = 2
     assert joiner.ask("offer_snapshot", snapshot=other, app_hash=trusted).result == offer.REJECT_FORMAT
     for spoilt in ({"metadata": b"x"}, {"chunks": snapshot.chunks + 1}, {"hash": bytes(32)}):
-        fields = {"height": 2, "format": 1, "chunks": snapshot.chunks, "hash": snapshot.hash, "metadata": snapshot.metadata}
+        fields = {
+            "height": 2,
+            "format": 1,
+            "chunks": snapshot.chunks,
+            "hash": snapshot.hash,
+            "metadata": snapshot.metadata,
+        }
         wrong = abci.Snapshot(**{**fields, **spoilt})
         assert joiner.ask("offer_snapshot", snapshot=wrong, app_hash=trusted).result == offer.REJECT
     joiner.ask("offer_snapshot", snapshot=snapshot, app_hash=trusted)

@@ -4,6 +4,7 @@ import random
 import socket
 import threading
 from collections.abc import Iterator
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -33,7 +34,7 @@ def test_messages_come_whole_at_any_cuts(messages, cuts):
     stream = b"".join(map(frame, messages))
     places = sorted({0, len(stream), *(min(c, len(stream)) for c in cuts)})
     deframer = Deframer()
-    found = [m for a, b in zip(places, places[1:], strict=False) for m in deframer.feed(stream[a:b])]
+    found = [m for a, b in pairwise(places) for m in deframer.feed(stream[a:b])]
     assert found == messages
 
 

@@ -92,6 +92,16 @@ class SiteProcess:
         except subprocess.TimeoutExpired:
             self.kill()
 
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal, if it runs."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(number)
+
+    @property
+    def pid(self) -> int:
+        """Of the process that was started last; 0 before."""
+        return self._process.pid if self._process is not None else 0
+
     @property
     def running(self) -> bool:
         """Whether it is."""

@@ -29,13 +29,27 @@ class Application:
     """Carries out ABCI requests, one after the other."""
 
     def __init__(
-        self, ledger: CometLedger, pool: Pool, snapshots: Snapshots, on_commit: Callable[[Block | None], None]
+        self,
+        ledger: CometLedger,
+        pool: Pool,
+        snapshots: Snapshots,
+        on_commit: Callable[[Block | None], None],
+        certified: Callable[[], int],
     ) -> None:
-        """Serve a ledger; `on_commit` hears of every Commit, with our block or None, before CometBFT does."""
+        """Serve a ledger.
+
+        Args:
+            ledger: state and blocks.
+            pool: what waits in CometBFT's mempool.
+            snapshots: to give and to take.
+            on_commit: hears of every Commit, with our block or None, before CometBFT does.
+            certified: the height up to which blocks have their certificates, for `pilechain network status`.
+        """
         self._ledger = ledger
         self._pool = pool
         self._snapshots = snapshots
         self._on_commit = on_commit
+        self._certified = certified
         self._methods: dict[str, Callable[[Any], Any]] = {
             "echo": lambda request: abci.ResponseEcho(message=request.message),
             "flush": lambda _: abci.ResponseFlush(),
@@ -145,6 +159,7 @@ class Application:
         facts = {
             "chain": ledger.chain_id,
             "height": ledger.height,
+            "certified": self._certified(),
             "comet_height": ledger.comet_height,
             "app_hash": ledger.app_hash.hex(),
             "time_ms": ledger.time_ms,

@@ -96,7 +96,7 @@ class CometEngine:
         self._outbox: OrderedDict[bytes, tuple[Transaction, bytes, float]] = OrderedDict()
         self._refusals: deque[bytes] = deque(maxlen=MAX_OUTBOX)
         self._sender = Sender(home.rpc_address(), self._refused)
-        application = Application(self._ledger, self._pool, self._snapshots, self._on_commit)
+        application = Application(self._ledger, self._pool, self._snapshots, self._on_commit, lambda: self._certified)
         self._server = Server(home.app_address(), application.handle, log)
         self._thread = threading.Thread(target=self._serve, name="abci", daemon=True)
         self._thread.start()
