@@ -301,8 +301,13 @@ class QueryDesk:
         return cast("str", row[0]) if row else None
 
     def where_signed(self, contract: bytes) -> tuple[int, int] | None:
-        """(height, leaf) of the block that made a match a contract; None while it is proposed."""
+        """(height, leaf) of the newest block that says that a match is a contract; None while it is proposed."""
         return queries.where_signed(self._evidence, contract)
+
+    def was_repeated(self, contract: bytes) -> bool:
+        """Whether a later set of accounting nodes has certified a contract again."""
+        query = "SELECT 1 FROM repeated WHERE contract = ?"
+        return self._evidence.execute(query, (contract,)).fetchone() is not None
 
 
 def _measured_wh(contract: Contract) -> int:
