@@ -131,7 +131,6 @@ def every_phase() -> EveryPhase:
         cancel_cutoff_ms=100 * HOUR,
         stake=stake_json(dict.fromkeys(NODES, 10_000_000), max_validators=5, **rules),
         upgrades=[{"name": "decided", "height": 1_000_000}],
-        powers=dict.fromkeys(NODES, 10),
         more=[("arbiter-2", "third-party"), ("false-node", "third-party")],
     )
     market.absent = {"operator"}

@@ -6,6 +6,7 @@ from hypothesis import HealthCheck, settings
 
 from pile_coordinator.chain import accounts, election
 from pile_coordinator.chain.env import Env, Misbehaviour
+from pile_coordinator.chain.founding import founding_from_json
 from pile_coordinator.chain.genesis import Genesis, genesis_from_json
 from pile_coordinator.chain.invariants import check_in_full
 from pile_coordinator.chain.records import MEASURED, Account, Contract, Party, Pile
@@ -105,6 +106,12 @@ def stake_json(
     return {"rules": STAKE_RULES | rules, "candidates": rows}
 
 
+def elected(stake: dict[str, object], parties: list[tuple[str, str]]) -> dict[str, int]:
+    """The powers that the chain itself gives founders; tests of elections say what they should be."""
+    founding = founding_from_json(stake, tuple((party, role, key(party).public) for party, role in parties))
+    return {validator.party: validator.power for validator in founding.validators()}
+
+
 def genesis(
     *,
     tariff: dict[str, object] | None = None,
@@ -122,7 +129,7 @@ def genesis(
     for name in ("sell_micro_per_kwh", "buy_micro_per_kwh"):
         flat[name] = params.pop(f"catalog_{name}", flat[name])
     founders = [("grid", "grid"), ("operator", "operator"), ("auditor", "third-party"), *(more or [])]
-    attesting = powers or {p: 1 for p, _ in founders}
+    attesting = powers or (elected(stake, founders) if stake else {p: 1 for p, _ in founders})
     optional = {name: given for name, given in (("stake", stake), ("upgrades", upgrades)) if given is not None}
     return genesis_from_json(
         {

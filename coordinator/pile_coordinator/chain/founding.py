@@ -73,11 +73,21 @@ class Founding:
 
     def put(self, state: State) -> None:
         """Rules, candidates, bonds and the set of block 1."""
+        self._stand(state)
+        for one in self.candidates:
+            accounts.post(state, accounts.OUTSIDE, accounts.stake_account(one.party), one.bond_micro)
+
+    def validators(self) -> list[Validator]:
+        """Whom these bonds elect: what the `validators` of such a genesis must be, for light clients to pin."""
+        state = State()
+        self._stand(state)
+        return election.certified_set(state, 1) or []
+
+    def _stand(self, state: State) -> None:
         state.put(self.rules)
         state.put(Staking(stake.STAKING, 0, 0))
         for one in self.candidates:
             stake.add_candidate(state, one.party, one.consensus, one.attestation, one.commission_permille)
-            accounts.post(state, accounts.OUTSIDE, accounts.stake_account(one.party), one.bond_micro)
             stake.add_stake(state, one.party, one.party, BONDED, stake.ALWAYS, 0, one.bond_micro)
         state.put(ValidatorSet(set_key(1), election.elect(state, self.rules), 0))
 
@@ -123,9 +133,9 @@ def _founder(row: dict[str, object]) -> Founder:
     return Founder(party, consensus, attestation, body.commission_permille, body.amount_micro)
 
 
-def check_validators(state: State, validators: list[Validator]) -> None:
+def check_validators(founding: Founding, validators: list[Validator]) -> None:
     """ConfigError unless genesis' validators, which light clients pin, are those that its candidates' bonds elect."""
-    elected = election.certified_set(state, 1) or []
+    elected = founding.validators()
     if [v.fields() for v in validators] != [v.fields() for v in elected]:
         said = ", ".join(f"{v.party} {v.power}" for v in elected)
         raise ConfigError(

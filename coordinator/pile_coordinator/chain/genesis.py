@@ -163,7 +163,7 @@ def genesis_from_json(document: object) -> Genesis:
         raise ConfigError(f"genesis: name must be at most {MAX_NAME_LENGTH} characters")
     genesis = Genesis(name, time_ms, params, tariff, parties, validators, founded, upgrades)
     if founded is not None:
-        founding.check_validators(genesis.state(), list(validators))
+        founding.check_validators(founded, list(validators))
     return genesis
 
 
