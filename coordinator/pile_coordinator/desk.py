@@ -33,6 +33,7 @@ from pile_coordinator.chain.transactions import PlaceBid
 from pile_coordinator.engines.solo import SoloEngine
 from pile_coordinator.evidence import queries
 from pile_coordinator.quote import Quote, quote
+from pile_coordinator.stake_view import stake_answer
 from pile_coordinator.stops import KeptStops
 from pile_shared import cose
 from pile_shared.codec import array, decode
@@ -87,6 +88,7 @@ class QueryDesk:
             "tariff": lambda _, __: self._tariff(),
             "withdrawals": lambda party, _: self._withdrawals(party),
             "disputes": lambda party, _: self._disputes(party),
+            "stake": lambda party, _: stake_answer(self._engine.state, self._engine.height, party.id),
         }
 
     def answer(self, party_id: str, payload: bytes) -> list[object] | str:

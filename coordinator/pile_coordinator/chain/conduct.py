@@ -18,7 +18,8 @@ from pile_shared.platform import sha256
 DOUBLE_SIGN, DOUBLE_ATTESTATION, DOWNTIME = "double-sign", "double-attestation", "downtime"
 MILLION = 1_000_000
 REPORTER_PART = 10  # of what a double attestation costs, to who showed it: one part in so many
-_ENGINE_LEAF_BYTES = 1 << 17
+MAX_MISBEHAVIOUR = 1000  # of one block that count: every candidate many times over, in a leaf of 32 kB
+_ENGINE_LEAF_BYTES = 1 << 16
 
 
 def begin_block(state: State, env: Env, journal: Journal) -> None:
@@ -29,7 +30,7 @@ def begin_block(state: State, env: Env, journal: Journal) -> None:
     if env.signed is not None:
         _note_engine(state, env, journal)
         _count_block(state, env, journal, rules)
-    for found in env.misbehaviour:
+    for found in env.misbehaviour[:MAX_MISBEHAVIOUR]:
         _punish_misbehaviour(state, env, journal, rules, found)
     election.come_into_force(state, env, journal)
     election.forget_old_sets(state, env, rules)
@@ -44,7 +45,7 @@ def _note_engine(state: State, env: Env, journal: Journal) -> None:
     voted = state.set_at(env.height - 1)
     members = voted.members if voted else []
     absent = [i for i, m in enumerate(members) if stake.address_of(m[CONSENSUS]) not in signed]  # type: ignore[arg-type]
-    found = [[one.address, one.height] for one in env.misbehaviour]
+    found = [[one.address, one.height] for one in env.misbehaviour[:MAX_MISBEHAVIOUR]]
     journal.leaves.append(encode([LEAF_ENGINE, absent, found]))
 
 
@@ -60,8 +61,8 @@ def engine_report(
     if not isinstance(row, list) or voted is None:
         return None, ()
     absent = set(row[1])
-    signed = [stake.address_of(m[CONSENSUS]) for i, m in enumerate(voted.members) if i not in absent]  # type: ignore[arg-type]
-    return tuple(signed), tuple(Misbehaviour(address, at) for address, at in row[2])
+    present = [stake.address_of(m[CONSENSUS]) for i, m in enumerate(voted.members) if i not in absent]  # type: ignore[arg-type]
+    return tuple(present), tuple(Misbehaviour(address, at) for address, at in row[2])
 
 
 # --- blocks signed and missed ------------------------------------------------------------------------------------------

@@ -71,8 +71,8 @@ class SoloEngine:
         if self.height == 0:
             self.previous, self.time_ms = ZERO_HASH, self.genesis.time_ms
             return self.genesis.state()
-        certificate = self._store.block(self.height).certificate
         try:
+            certificate = self._store.block(self.height).certificate
             header = certificate.header
         except PilechainError as error:
             raise StoreError(f"block {self.height} is damaged ({error}); restore a backup") from error
