@@ -109,8 +109,8 @@ def founding_from_json(document: object, parties: tuple[tuple[str, str, bytes], 
     }
     if len({one.party for one in candidates}) != len(candidates) or len(keys) != 2 * len(candidates):
         raise ConfigError("genesis: candidates must be distinct parties with keys of their own")
-    if not 1 <= len(candidates) <= rules.max_validators:
-        raise ConfigError(f"genesis: there must be 1 to {rules.max_validators} candidates (max_validators)")
+    if not 1 <= len(candidates) <= stake.MAX_CANDIDATES:
+        raise ConfigError(f"genesis: there must be 1 to {stake.MAX_CANDIDATES} candidates")
     return Founding(rules, candidates)
 
 
