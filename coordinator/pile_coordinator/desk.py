@@ -33,6 +33,7 @@ from pile_coordinator.chain.transactions import PlaceBid
 from pile_coordinator.engines.engine import Engine
 from pile_coordinator.evidence import queries
 from pile_coordinator.quote import Quote, quote
+from pile_coordinator.stake_view import stake_answer
 from pile_coordinator.stops import KeptStops
 from pile_shared import cose
 from pile_shared.codec import array, decode
@@ -87,6 +88,7 @@ class QueryDesk:
             "tariff": lambda _, __: self._tariff(),
             "withdrawals": lambda party, _: self._withdrawals(party),
             "disputes": lambda party, _: self._disputes(party),
+            "stake": lambda party, _: stake_answer(self._engine.state, self._engine.height, party.id),
         }
 
     def answer(self, party_id: str, payload: bytes) -> list[object] | str:
@@ -301,8 +303,13 @@ class QueryDesk:
         return cast("str", row[0]) if row else None
 
     def where_signed(self, contract: bytes) -> tuple[int, int] | None:
-        """(height, leaf) of the block that made a match a contract; None while it is proposed."""
+        """(height, leaf) of the newest block that says that a match is a contract; None while it is proposed."""
         return queries.where_signed(self._evidence, contract)
+
+    def was_repeated(self, contract: bytes) -> bool:
+        """Whether a later set of accounting nodes has certified a contract again."""
+        query = "SELECT 1 FROM repeated WHERE contract = ?"
+        return self._evidence.execute(query, (contract,)).fetchone() is not None
 
 
 def _measured_wh(contract: Contract) -> int:

@@ -14,8 +14,8 @@ from pile_coordinator.clock import Clock
 from pile_coordinator.engines.comet.home import Home
 from pile_coordinator.engines.comet.network import FIRST_PORT, Pace, plan_nodes, write_network
 from pile_coordinator.engines.comet.rpc import Rpc
-from pile_coordinator.founding import FOUNDERS, founding_document
 from pile_coordinator.keys import make_key
+from pile_coordinator.new_chain import FOUNDERS, founding_document
 from pile_shared.errors import ConfigError, LinkError
 
 MIN_SERVERS = 2  # CometBFT's light client compares a primary with a witness

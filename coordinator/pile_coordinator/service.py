@@ -302,7 +302,8 @@ class Coordinator:
         elif kind in {LEAF_CONTRACT, LEAF_PROPOSED}:
             terms = decode_terms(cast("bytes", leaf[1]))
             word = "signed" if kind == LEAF_CONTRACT else "are to sign"
-            log(f"block {height}: {terms.user} and {terms.owner} {word} {terms.energy_wh} Wh on {terms.pile}")
+            if kind == LEAF_PROPOSED or not self.queries.was_repeated(terms.contract_id()):
+                log(f"block {height}: {terms.user} and {terms.owner} {word} {terms.energy_wh} Wh on {terms.pile}")
             if kind == LEAF_CONTRACT:
                 self._to_pile(terms.pile, "contract", block, index)
         elif kind == LEAF_DISPUTE:

@@ -17,7 +17,7 @@ from random_run import BLOCKS, RecordedMarket, record
 from settled import Chain, deliver
 from world import leaf_of
 
-from pile_coordinator.chain import proofs
+from pile_coordinator.chain import election, proofs
 from pile_coordinator.chain.rejections import CODES
 from pile_coordinator.chain.settlement import BASES, CAUSES, decode_statement
 from pile_coordinator.chain.state import State
@@ -84,7 +84,9 @@ def test_the_run_is_worth_replaying(run: Recorded) -> None:
         proofs.BAD_SIGNATURE,
         proofs.UNCHAINED,
     }
-    assert set(leaves) == {value for name, value in vars(terms).items() if name.startswith("LEAF_")}
+    assert set(leaves) == {
+        value for module in (terms, election) for name, value in vars(module).items() if name.startswith("LEAF_")
+    }
     assert run.market.seen.keys() >= {
         "proposed",
         "signed",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
-from pile_coordinator.chain import invariants
+from pile_coordinator.chain import election, invariants
 from pile_coordinator.chain.env import Env
 from pile_coordinator.chain.genesis import Genesis
 from pile_coordinator.chain.records import Zone
@@ -16,7 +16,7 @@ from pile_coordinator.chain.state import State
 from pile_coordinator.chain.transactions import Transaction
 from pile_coordinator.chain.transition import Outcome, TxResult
 from pile_shared import merkle
-from pile_shared.certificate import Certificate, Header, Inclusion
+from pile_shared.certificate import Certificate, Header, Inclusion, Validator, encode_handover, validators_hash
 from pile_shared.errors import PilechainError
 
 ZERO_HASH = b"\x00" * 32  # stands for the header before the first
@@ -63,6 +63,37 @@ class StoreError(PilechainError):
     """The ledger store cannot be used; the message says which file and what to do."""
 
     code = "store"
+
+
+def validators_at(genesis: Genesis, state: State, height: int) -> list[Validator]:
+    """Who attests block `height`, by the state after any block up to two before it or any later one.
+
+    Those of genesis where nobody is elected. KeyError for a height whose set is no longer kept.
+    """
+    found = election.certified_set(state, height)
+    if found is not None:
+        return found
+    if state.stake_rules is not None:
+        raise KeyError(height)
+    return list(genesis.validators)
+
+
+def handover_after(genesis: Genesis, state: State, block: Block) -> bytes | None:
+    """What light clients must hear after `block` if it is the last of its set (pile_shared.certificate), else None.
+
+    `state` is that after the block.
+    """
+    header = block.header
+    if header.validators_hash == header.next_validators_hash:
+        return None
+    return encode_handover(block.certificate, validators_at(genesis, state, header.height + 1))
+
+
+def set_hashes(genesis: Genesis, state: State, height: int) -> tuple[bytes, bytes]:
+    """What the header of block `height` names as its set and the next, by the state after that block."""
+    return validators_hash(validators_at(genesis, state, height)), validators_hash(
+        validators_at(genesis, state, height + 1)
+    )
 
 
 class Engine(Protocol):

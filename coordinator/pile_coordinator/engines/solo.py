@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
+from pile_coordinator.chain import election
 from pile_coordinator.chain.env import Env
 from pile_coordinator.chain.genesis import Genesis
 from pile_coordinator.chain.records import Party
@@ -24,10 +25,12 @@ from pile_coordinator.engines.engine import (
     has_work,
     header_of,
     load_state,
+    set_hashes,
+    validators_at,
 )
 from pile_coordinator.engines.store import Store, StoreError
 from pile_shared import cose
-from pile_shared.certificate import Certificate, attest, validators_hash
+from pile_shared.certificate import Certificate, Validator, attest
 from pile_shared.errors import ConfigError, PilechainError
 from pile_shared.platform import es256_verify
 
@@ -58,8 +61,9 @@ class SoloEngine:
         self.genesis = genesis
         self.chain_id = genesis.chain_id
         self.verify = verify or CachingVerifier(es256_verify)
-        self._attesters = _attesters(genesis, signers)
-        self._set_hash = validators_hash(list(genesis.validators))
+        self._signers = signers
+        if genesis.stake is None:  # they never change: no need to look into the ledger
+            _attesters(list(genesis.validators), signers)
         self.topics: tuple[str, ...] = ()
         self._store = Store(path, genesis.hash())
         self._listeners: list[Callable[[Block], None]] = []
@@ -69,16 +73,22 @@ class SoloEngine:
         self._is_stopped = False
         self.height = self._store.height()
         self.state = self._load()
+        self._attesters()
 
     def _load(self) -> State:
         if self.height == 0:
             self.previous, self.time_ms = ZERO_HASH, self.genesis.time_ms
             return self.genesis.state()
         try:
-            header = self._store.block(self.height).certificate.verify(self.chain_id, list(self.genesis.validators))
+            certificate = self._store.block(self.height).certificate
+            header = certificate.header
         except PilechainError as error:
             raise StoreError(f"block {self.height} is damaged ({error}); restore a backup") from error
         state = load_state(self._store, header)
+        try:
+            certificate.verify(self.chain_id, validators_at(self.genesis, state, self.height))
+        except (PilechainError, KeyError) as error:
+            raise StoreError(f"block {self.height} is damaged ({error}); restore a backup") from error
         self.previous, self.time_ms = header.hash(), header.time_ms
         return state
 
@@ -91,8 +101,15 @@ class SoloEngine:
         self._listeners.append(listener)
 
     def env(self, time_ms: int) -> Env:
-        """The block that would be made now."""
-        return Env(self.chain_id, self.height + 1, max(time_ms, self.time_ms), self.previous, self.verify)
+        """The block that would be made now. Of elected nodes, those whose keys are here have signed the last one."""
+        elects = self.state.stake_rules is not None and self.height > 0
+        signed = election.addresses_at(self.state, self.height, set(self._signers)) if elects else None
+        time_ms = max(time_ms, self.time_ms)
+        return Env(self.chain_id, self.height + 1, time_ms, self.previous, self.verify, signed)
+
+    def _attesters(self) -> list[tuple[int, cose.SoftwareSigner]]:
+        """Who attests the next block here; ConfigError if too few can."""
+        return _attesters(validators_at(self.genesis, self.state, self.height + 1), self._signers)
 
     def submit(self, tx: bytes, *, bounded: bool = True) -> Transaction:
         """Take a transaction for the next block: in turn for its sender, counting those that wait.
@@ -148,11 +165,11 @@ class SoloEngine:
         """Apply what waits, commit it durably, and tell the listeners. Any exception but a Rejection is fatal."""
         self._check_running()
         txs = [tx for _, tx in self._waiting]
-        env = self.env(time_ms)
+        env, attesters = self.env(time_ms), self._attesters()
         self._is_stopped = True  # from here until the commit, the state in memory is ahead of the one on disk
         outcome = apply_block(self.state, env, txs)
         state_root, changes = self.state.seal()
-        block = self._sealed(env, txs, outcome, state_root)
+        block = self._sealed(env, txs, outcome, state_root, attesters)
         self._store.commit(block, changes)
         self._is_stopped = False
         self._waiting.clear()
@@ -167,11 +184,21 @@ class SoloEngine:
         if self._is_stopped:
             raise StoreError("the engine stopped at an error before a commit; open the ledger again")
 
-    def _sealed(self, env: Env, txs: list[bytes], outcome: Outcome, state_root: bytes) -> Block:
-        proposer = self.genesis.validators[env.height % len(self.genesis.validators)].party
-        header = header_of(env, proposer, txs, outcome, state_root, (self._set_hash, self._set_hash)).encoded()
+    def _sealed(
+        self,
+        env: Env,
+        txs: list[bytes],
+        outcome: Outcome,
+        state_root: bytes,
+        attesters: list[tuple[int, cose.SoftwareSigner]],
+    ) -> Block:
+        validators = validators_at(self.genesis, self.state, env.height)
+        proposer = validators[env.height % len(validators)].party
+        header = header_of(
+            env, proposer, txs, outcome, state_root, set_hashes(self.genesis, self.state, env.height)
+        ).encoded()
         attestations: list[list[object]] = [
-            [index, attest(header, signer, self.chain_id)] for index, signer in self._attesters
+            [index, attest(header, signer, self.chain_id)] for index, signer in attesters
         ]
         return Block(Certificate(header, attestations), txs, outcome.results, outcome.leaves)
 
@@ -184,16 +211,21 @@ class SoloEngine:
         return self._store.find_tx(tx_id)
 
 
-def _attesters(genesis: Genesis, signers: dict[str, cose.SoftwareSigner]) -> list[tuple[int, cose.SoftwareSigner]]:
+def _attesters(
+    validators: list[Validator], signers: dict[str, cose.SoftwareSigner]
+) -> list[tuple[int, cose.SoftwareSigner]]:
     attesters, power = [], 0
-    for index, validator in enumerate(genesis.validators):
+    for index, validator in enumerate(validators):
         signer = signers.get(validator.party)
         if signer is None:
             continue
         if signer.public != validator.public:
-            raise ConfigError(f"the attestation key of {validator.party} is not the one in genesis")
+            raise ConfigError(f"the attestation key of {validator.party} is not the one on the chain")
         attesters.append((index, signer))
         power += validator.power
-    if 3 * power <= 2 * sum(validator.power for validator in genesis.validators):
-        raise ConfigError("the solo engine needs the attestation keys of more than two thirds of the power in genesis")
+    if 3 * power <= 2 * sum(validator.power for validator in validators):
+        raise ConfigError(
+            "the solo engine needs the attestation keys of more than two thirds of the power: "
+            + ", ".join(f"{validator.party} {validator.power}" for validator in validators)
+        )
     return attesters

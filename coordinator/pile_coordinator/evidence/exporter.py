@@ -229,8 +229,11 @@ class Exporter:
                 self.db.execute("UPDATE contract SET state = 'disputed' WHERE id = ?", (row[1],))
 
     def _write_contract(self, at: Where, data: bytes) -> None:
-        """A match that is a contract at once, or a proposal that became one."""
+        """A match that is a contract at once, a proposal that became one, or a contract that a new set certifies again."""
         contract = sha256(data)
+        if self.db.execute("SELECT 1 FROM contract WHERE id = ? AND signed_height IS NOT NULL", (contract,)).fetchone():
+            self._insert("repeated", (contract, *at), verb="REPLACE")
+            return
         if not self.db.execute("SELECT 1 FROM contract WHERE id = ?", (contract,)).fetchone():
             self._write_match(at, data, "signed")
         sql = "UPDATE contract SET state = 'signed', signed_height = ?, signed_leaf = ? WHERE id = ?"

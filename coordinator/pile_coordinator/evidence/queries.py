@@ -69,9 +69,13 @@ def last_receipt(db: sqlite3.Connection, pile: str) -> tuple[int, int] | None:
 
 
 def where_signed(db: sqlite3.Connection, contract: bytes) -> tuple[int, int] | None:
-    """(height, leaf) of the block that made a match a contract; None for a proposal, or for no contract at all."""
-    row = db.execute("SELECT signed_height, signed_leaf FROM contract WHERE id = ?", (contract,)).fetchone()
-    return (row[0], row[1]) if row and row[0] is not None else None
+    """(height, leaf) of the newest block that says that a match is a contract; None while it is proposed."""
+    query = (
+        "SELECT coalesce(r.height, signed_height), coalesce(r.leaf, signed_leaf)"
+        " FROM contract LEFT JOIN repeated r ON r.contract = id WHERE id = ?"
+    )
+    row = db.execute(query, (contract,)).fetchone()
+    return None if row is None or row[0] is None else (row[0], row[1])
 
 
 def _rows(db: sqlite3.Connection, query: str, arguments: tuple[object, ...]) -> list[dict[str, object]]:

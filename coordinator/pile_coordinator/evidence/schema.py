@@ -4,7 +4,7 @@ Heights, positions (of a transaction in its block) and leaves (under its result 
 from. Money is in micro, prices in micro per kWh, energy in Wh, times in unix ms.
 """
 
-VERSION = 2
+VERSION = 3
 
 SCHEMA = """
 CREATE TABLE mark (only_row INTEGER PRIMARY KEY CHECK (only_row = 1), schema INTEGER NOT NULL, height INTEGER NOT NULL);
@@ -66,6 +66,8 @@ CREATE TABLE contract (id BLOB PRIMARY KEY, height INTEGER NOT NULL, leaf INTEGE
   window_start_ms INTEGER NOT NULL, window_end_ms INTEGER NOT NULL, fee_micro INTEGER NOT NULL,
   escrow_micro INTEGER NOT NULL, bond_micro INTEGER NOT NULL, state TEXT NOT NULL, signed_height INTEGER,
   signed_leaf INTEGER, signed_position INTEGER, closed_height INTEGER, closed_leaf INTEGER, outcome TEXT) WITHOUT ROWID;
+-- Where a new set of accounting nodes has certified a contract again, the last time.
+CREATE TABLE repeated (contract BLOB PRIMARY KEY, height INTEGER NOT NULL, leaf INTEGER NOT NULL) WITHOUT ROWID;
 CREATE INDEX contract_bid ON contract (bid, piece);
 CREATE INDEX contract_listing ON contract (listing);
 CREATE INDEX contract_pile ON contract (pile, window_start_ms);
