@@ -36,8 +36,8 @@ from pile_coordinator.mqtt import Connection
 from pile_coordinator.stops import KEPT, KNOWN, PASSED_BY, KeptStops
 from pile_shared import cose, topics
 from pile_shared.certificate import MAX_LEAF_BYTES
-from pile_shared.codec import decode, encode
-from pile_shared.errors import BoundsError, ConfigError
+from pile_shared.codec import array, decode, encode
+from pile_shared.errors import BoundsError, ConfigError, PilechainError
 from pile_shared.platform import sha256
 from pile_shared.terms import (
     LEAF_CLOSED,
@@ -48,8 +48,10 @@ from pile_shared.terms import (
     LEAF_TARIFF,
     decode_terms,
 )
+from pile_shared.units import check_bytes
 
 BATCH_VALID_BLOCKS = 1000
+MAX_STATUS_BYTES = 512  # a status has some 120
 LOG_EVERY_MS = 1000  # per reason
 MAX_TAKEN = 4096  # messages taken from the queue at once: what the other core can check while a full block is applied
 FEW_TAKEN = 64  # fewer are handled at once: telling the other core of them would cost more than checking them
@@ -207,8 +209,9 @@ class Coordinator:
 
     def _from_pile(self, pile_id: str, kind: str, payload: bytes) -> None:
         if kind == "status":
-            if payload.startswith(b"\x83\x01"):  # [1, ...]: online; a hint only, so that piles hear what they missed
-                self._catch_up_pile(pile_id)
+            believed = _believed_set(payload)
+            if believed is not None:  # online; a hint only, so that piles hear what they missed
+                self._catch_up_pile(pile_id, believed)
             return None
         if kind == "session":
             env = self.engine.env(self.config.clock.now_ms())
@@ -289,6 +292,8 @@ class Coordinator:
             sender = self._awaited.pop(result.tx_id, None)
             if sender is not None:
                 self._reply(sender, "result", [result.tx_id, height, result.code, result.message])
+        if block.header.validators_hash != block.header.next_validators_hash:
+            self._hand_over(block)
         for index in range(len(block.txs), len(block.leaves)):
             self._tell(block, index)
         self._log_pauses(height)
@@ -342,10 +347,24 @@ class Coordinator:
         topic = topics.pile_topic(self.chain_id, pile, kind)
         self.connection.publish(topic, block.inclusion(index).encoded())
 
-    def _catch_up_pile(self, pile_id: str) -> None:
-        """A pile came online: tell it again about its open contracts and its last receipt."""
+    def _hand_over(self, block: Block) -> None:
+        """The last block of a validator set: every pile has to follow to the next one."""
+        log(f"block {block.header.height}: other accounting nodes from the next block on")
+        message = self.engine.handover_from(block.header.validators_hash)
+        for pile in self.engine.state.each(Pile):
+            if message is not None and not pile.retired:
+                self.connection.publish(topics.pile_topic(self.chain_id, pile.id, "validators"), message)
+
+    def _catch_up_pile(self, pile_id: str, believed: bytes) -> None:
+        """A pile came online: lead it to the present accounting nodes, then tell it of its open contracts and last receipt.
+
+        It follows one handover at a time, and says after each which set it believes then.
+        """
         if self.engine.state.find(Pile, pile_id) is None:
             return self._note("unknown_pile", f"status from {pile_id}")
+        handover = self.engine.handover_from(believed)
+        if handover is not None and not self._is_present(believed):
+            return self.connection.publish(topics.pile_topic(self.chain_id, pile_id, "validators"), handover)
         self._repeat_receipt(pile_id)
         for contract in self.engine.state.contracts_on(pile_id):
             found = self.queries.where_signed(contract.id)
@@ -353,10 +372,24 @@ class Coordinator:
                 self._to_pile(pile_id, "contract", self.engine.block(found[0]), found[1])
         return None
 
+    def _is_present(self, set_hash: bytes) -> bool:
+        """Whether these accounting nodes attest the next block."""
+        height = self.engine.height
+        return height > 0 and self.engine.block(height).header.next_validators_hash == set_hash
+
     def _repeat_receipt(self, pile_id: str) -> None:
         found = last_receipt(self.evidence.db, pile_id)
         if found is not None:
             self._to_pile(pile_id, "receipt", self.engine.block(found[0]), found[1])
+
+
+def _believed_set(status: bytes) -> bytes | None:
+    """The hash of the validator set that an online pile believes; None for any other status (wire format, `pile-status`)."""
+    try:
+        state, _, _, _, believed, _ = array(decode(status, MAX_STATUS_BYTES), 6)
+        return check_bytes("validators", believed, 32, 32) if state == 1 else None
+    except PilechainError:
+        return None
 
 
 @lru_cache(16_384)

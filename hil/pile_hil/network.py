@@ -20,10 +20,10 @@ from pile_coordinator.clock import Clock
 from pile_coordinator.engines.comet.home import Home
 from pile_coordinator.engines.comet.network import PORTS_PER_NODE, NodePlan, Pace, plan_nodes, write_network
 from pile_coordinator.engines.comet.supervise import find_cometbft
-from pile_coordinator.new_chain import FOUNDERS, founding_document
 from pile_coordinator.keys import load_key, make_key
 from pile_coordinator.mqtt import Broker
 from pile_coordinator.network_cli import node_status
+from pile_coordinator.new_chain import FOUNDERS, founding_document
 from pile_coordinator.wallet import Wallet
 from pile_hil.site import SiteError, SiteProcess
 from pile_shared.errors import ConfigError

@@ -18,9 +18,9 @@ from typing import Any, Self
 from pile_coordinator.chain.genesis import Genesis, genesis_from_json
 from pile_coordinator.chain.transactions import Deposit, RegisterParty, RegisterPile
 from pile_coordinator.clock import Clock
-from pile_coordinator.new_chain import HOUR_MS, PARAMS, TARIFF
 from pile_coordinator.keys import load_key, make_key
 from pile_coordinator.mqtt import Broker
+from pile_coordinator.new_chain import HOUR_MS, PARAMS, TARIFF
 from pile_coordinator.wallet import Wallet
 from pile_edge.board.bundle import build_romfs, find_micropython, link_bundle
 from pile_edge.board.unix_flash import board_command

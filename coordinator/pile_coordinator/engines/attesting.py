@@ -55,49 +55,34 @@ class Attestations:
         publish: sends to the other nodes; nothing is sent before it is set.
     """
 
-    def __init__(
-        self,
-        chain_id: str,
-        validators: list[Validator],
-        own: tuple[str, cose.SoftwareSigner],
-    ) -> None:
-        """Collect for one chain.
-
-        Args:
-            chain_id: the chain.
-            validators: who attests, in order of party.
-            own: party and attestation key of this node.
-
-        Raises:
-            ConfigError: the own key is not that of an accounting node.
-        """
+    def __init__(self, chain_id: str, own: tuple[str, cose.SoftwareSigner]) -> None:
+        """Collect for one chain; `own` is party and attestation key of this node."""
         self._chain_id = chain_id
-        self._validators = validators
-        self._places = {validator.party: place for place, validator in enumerate(validators)}
-        self._power = sum(validator.power for validator in validators)
         self._aad = cose.purpose(cose.HEADER, chain_id)
         self.publish: Publish = lambda *_: None
         self._party, self._signer = own
-        if own[0] not in self._places or self._validator(own[0]).public != own[1].public:
-            raise ConfigError(f"the attestation key of {own[0]} is not the one in genesis")
-        self._headers: dict[int, bytes] = {}  # hash of the header of each block that waits for its certificate
-        self._signatures: dict[int, dict[int, tuple[bytes, bytes]]] = {}  # height -> place -> (header hash, signature)
+        self._waiting: dict[int, tuple[bytes, list[Validator]]] = {}  # hash of each block's header, who attests it
+        self._signatures: dict[int, dict[bytes, tuple[bytes, bytes]]] = {}  # height -> key -> (header hash, signature)
+        self._known: dict[str, bytes] = {}  # attestation key by party, of the newest set
 
-    def _validator(self, party: str) -> Validator:
-        return self._validators[self._places[party]]
+    def know(self, validators: list[Validator]) -> None:
+        """Whose signatures to take for blocks that have not been committed here yet."""
+        self._known = {validator.party: validator.public for validator in validators}
 
-    def sign(self, block: Block) -> None:
-        """A block was committed here: attest it, and tell the others."""
+    def sign(self, block: Block, validators: list[Validator]) -> None:
+        """A block was committed here that `validators` attest: do so, if this node is among them, and tell the others."""
         height, header = block.header.height, block.certificate.header_bytes
-        self._headers[height] = sha256(header)
-        signature = attest(header, self._signer, self._chain_id)
-        self._signatures.setdefault(height, {})[self._places[self._party]] = (self._headers[height], signature)
-        self._tell(height, self._headers[height], signature)
+        self._waiting[height] = sha256(header), validators
+        if any(validator.public == self._signer.public for validator in validators):
+            signature = attest(header, self._signer, self._chain_id)
+            self._signatures.setdefault(height, {})[self._signer.public] = (sha256(header), signature)
+            self._tell(height, sha256(header), signature)
 
-    def answer(self, block: Block) -> None:
+    def answer(self, block: Block, validators: list[Validator]) -> None:
         """Send the own signature under an old block again, to a node that lacks its certificate."""
         header = block.certificate.header_bytes
-        self._tell(block.header.height, sha256(header), attest(header, self._signer, self._chain_id))
+        if any(validator.public == self._signer.public for validator in validators):
+            self._tell(block.header.height, sha256(header), attest(header, self._signer, self._chain_id))
 
     def _tell(self, height: int, digest: bytes, signature: bytes) -> None:
         self.publish(node_topic(self._chain_id, self._party, ATTESTATION), encode([height, digest, signature]), False)
@@ -115,36 +100,45 @@ class Attestations:
             check_bytes("signature", signature, cose.SIGNATURE_BYTES, cose.SIGNATURE_BYTES)
         except PilechainError as error:
             return error.code
-        if party not in self._places:
-            return "unknown_node"
         if height <= certified:
             return ""
         if height > certified + MAX_AHEAD:
             return "too_far_ahead"
-        validator = self._validator(party)
-        message = cose.to_be_signed(cose.key_id(validator.public), digest, self._aad)
-        if cose.low_s(signature) != signature or not es256_verify(validator.public, message, signature):
+        expected, validators = self._waiting.get(height, (digest, None))
+        public = self._known.get(party) if validators is None else _key_of(validators, party)
+        if public is None:
+            return "unknown_node"
+        message = cose.to_be_signed(cose.key_id(public), digest, self._aad)
+        if cose.low_s(signature) != signature or not es256_verify(public, message, signature):
             return "bad_signature"
-        self._signatures.setdefault(height, {})[self._places[party]] = (digest, signature)
-        if self._headers.get(height, digest) != digest:
-            return "other_header"  # kept, and worth no certificate: two chains of one name, or a node that lies
+        if digest != expected:
+            return "other_header"  # two chains of one name, or a node that lies: people must know
+        self._signatures.setdefault(height, {})[public] = (digest, signature)
         return ""
 
     def certificate(self, height: int) -> list[list[object]] | None:
         """The attestations of a block, if they are more than two thirds of the power; they are forgotten here then."""
-        digest, found = self._headers.get(height), self._signatures.get(height, {})
-        attestations: list[list[object]] = [
-            [place, signature] for place, (signed, signature) in sorted(found.items()) if signed == digest
-        ]
-        power = sum(self._validators[place].power for place, (signed, _) in found.items() if signed == digest)
-        if 3 * power <= 2 * self._power:
+        digest, validators = self._waiting[height]
+        found = self._signatures.get(height, {})
+        attestations: list[list[object]] = []
+        power = 0
+        for place, validator in enumerate(validators):
+            signed, signature = found.get(validator.public, (b"", b""))
+            if signed == digest:
+                attestations.append([place, signature])
+                power += validator.power
+        if 3 * power <= 2 * sum(validator.power for validator in validators):
             return None
-        del self._headers[height], self._signatures[height]
+        del self._waiting[height], self._signatures[height]
         return attestations
 
     def publish_certificate(self, certificate: Certificate) -> None:
         """Leave the newest certificate at the broker for whoever comes."""
         self.publish(node_topic(self._chain_id, self._party, CERTIFICATE), encode(certificate.fields()), True)
+
+
+def _key_of(validators: list[Validator], party: str) -> bytes | None:
+    return next((validator.public for validator in validators if validator.party == party), None)
 
 
 def only_attester(keys: dict[str, cose.SoftwareSigner]) -> tuple[str, cose.SoftwareSigner]:

@@ -159,6 +159,10 @@ class Engine(Protocol):
         """(height, position) of an accepted transaction, or None."""
         ...
 
+    def handover_from(self, set_hash: bytes) -> bytes | None:
+        """The message by which a reader of this validator set follows to the next; None if it is the newest."""
+        ...
+
     def close(self) -> None:
         """Close the ledger; what waits is dropped, as nobody was told it was accepted."""
         ...

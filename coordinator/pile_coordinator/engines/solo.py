@@ -22,6 +22,7 @@ from pile_coordinator.engines.engine import (
     BusyError,
     CachingVerifier,
     Publish,
+    handover_after,
     has_work,
     header_of,
     load_state,
@@ -74,6 +75,9 @@ class SoloEngine:
         self.height = self._store.height()
         self.state = self._load()
         self._attesters()
+        if self.height:  # it may have been killed just before it kept this
+            last = self._store.block(self.height)
+            self._store.hand_over(handover_after(genesis, self.state, last), last.header)
 
     def _load(self) -> State:
         if self.height == 0:
@@ -176,6 +180,7 @@ class SoloEngine:
         self._waiting_bytes = 0
         self._sequences.clear()
         self.height, self.time_ms, self.previous = env.height, env.time_ms, block.header.hash()
+        self._store.hand_over(handover_after(self.genesis, self.state, block), block.header)
         for listener in self._listeners:
             listener(block)
         return block
@@ -205,6 +210,10 @@ class SoloEngine:
     def block(self, height: int) -> Block:
         """A committed block; KeyError if there is none of that height."""
         return self._store.block(height)
+
+    def handover_from(self, set_hash: bytes) -> bytes | None:
+        """The message by which a reader of this validator set follows to the next; None if it is the newest."""
+        return self._store.handover_from(set_hash)
 
     def find_tx(self, tx_id: bytes) -> tuple[int, int] | None:
         """(height, position) of an accepted transaction, or None."""

@@ -12,12 +12,13 @@ from typing import cast
 
 from pile_coordinator.chain.transition import TxResult
 from pile_coordinator.engines.engine import Block, StoreError
-from pile_shared.certificate import Certificate, decode_header
+from pile_shared.certificate import Certificate, Header, decode_header
 from pile_shared.codec import decode, encode
 
 __all__ = ["BASE", "MAX_STORED_BYTES", "Store", "StoreError"]
 
 SCHEMA_VERSION = 1
+HANDOVER = "handover/"  # the notes that hold what is said when a validator set ends, by its hash
 BASE = "base"  # the note that holds the header of the snapshot that a store began with
 MAX_STORED_BYTES = 1 << 28  # one column of one block; a block is bounded far below by what may wait for it
 
@@ -178,6 +179,18 @@ class Store:
             [TxResult(r[0], r[1], r[2], tuple(r[3])) for r in cast("list[list[object]]", results)],  # type: ignore[arg-type]
             cast("list[bytes]", leaves),
         )
+
+    def hand_over(self, message: bytes | None, header: Header) -> None:
+        """Keep what readers of a validator set must hear after its last block; nothing if `message` is None."""
+        if message is not None:
+            with self._transaction(f"the handover after block {header.height}"):
+                row = (HANDOVER + header.validators_hash.hex(), header.height.to_bytes(8, "big") + message)
+                self._db.execute("REPLACE INTO meta VALUES (?, ?)", row)
+
+    def handover_from(self, set_hash: bytes) -> bytes | None:
+        """What was kept for readers of a set, the last time it ended; None if it has not."""
+        kept = self.note(HANDOVER + set_hash.hex())
+        return None if kept is None else kept[8:]
 
     def find_tx(self, tx_id: bytes) -> tuple[int, int] | None:
         """(height, position) of an accepted transaction, or None."""

@@ -8,10 +8,14 @@ from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
+from pile_coordinator.chain.env import Misbehaviour
 from pile_coordinator.chain.rejections import CODES, Rejection
+from pile_coordinator.chain.stake import address_of
 from pile_coordinator.chain.transition import OK
-from pile_coordinator.engines.comet.ledger import CometLedger, Decided, address_of
+from pile_coordinator.engines.comet.ledger import CometLedger, Decided
 from pile_coordinator.engines.comet.messages import abci_pb2 as abci
+from pile_coordinator.engines.comet.messages import keys_pb2 as keys
+from pile_coordinator.engines.comet.messages import validator_pb2 as validator
 from pile_coordinator.engines.comet.pool import Pool, Turns, WaitsError, propose
 from pile_coordinator.engines.comet.snapshots import FORMAT, Snapshot, Snapshots
 from pile_coordinator.engines.engine import Block
@@ -23,6 +27,14 @@ _CODE_NUMBERS = {code: number for number, code in enumerate((OK, *CODES))}  # pa
 
 _Snapshot = abci.ResponseOfferSnapshot
 _Chunk = abci.ResponseApplySnapshotChunk
+
+
+def _who_signed(commit: abci.CommitInfo) -> tuple[bytes, ...] | None:
+    """Who voted in the last commit, for the block or for none; None before the first."""
+    if not commit.votes:
+        return None
+    absent = (validator.BLOCK_ID_FLAG_ABSENT, validator.BLOCK_ID_FLAG_UNKNOWN)
+    return tuple(vote.validator.address for vote in commit.votes if vote.block_id_flag not in absent)
 
 
 class Application:
@@ -92,10 +104,10 @@ class Application:
     def _init_chain(self, request: abci.RequestInitChain) -> abci.ResponseInitChain:
         """Before block 1, as often as CometBFT asks: nothing is written, and genesis is taken anew."""
         ledger = self._ledger
-        keys = {address_of(update.pub_key.ed25519): update.power for update in request.validators}
-        if request.chain_id != ledger.chain_id or keys != ledger.founding_powers():
+        powers = {address_of(update.pub_key.ed25519): update.power for update in request.validators}
+        if request.chain_id != ledger.chain_id or powers != ledger.founding_powers():
             raise ConfigError(
-                f"CometBFT's genesis file is for {request.chain_id} and {len(keys)} validators, ours for"
+                f"CometBFT's genesis file is for {request.chain_id} and {len(powers)} validators, ours for"
                 f" {ledger.chain_id}; write both with: pilechain init"
             )
         ledger.load()
@@ -109,11 +121,18 @@ class Application:
             request.time.ToMilliseconds(),
             request.proposer_address,
             tuple(request.txs),
-            has_evidence=bool(request.misbehavior),
+            signed=_who_signed(request.decided_last_commit),
+            misbehaviour=tuple(Misbehaviour(one.validator.address, one.height) for one in request.misbehavior),
         )
-        results, app_hash = self._ledger.finalize(decided)
-        codes = [abci.ExecTxResult(code=_CODE_NUMBERS[result.code], log=result.message) for result in results]
-        return abci.ResponseFinalizeBlock(tx_results=codes, app_hash=app_hash)
+        done = self._ledger.finalize(decided)
+        if done.block is None:
+            return abci.ResponseFinalizeBlock(app_hash=self._ledger.app_hash)
+        codes = [abci.ExecTxResult(code=_CODE_NUMBERS[r.code], log=r.message) for r in done.block.results]
+        updates = [
+            abci.ValidatorUpdate(pub_key=keys.PublicKey(ed25519=key), power=power) for key, power in done.updates
+        ]
+        app_hash = done.block.header.hash()
+        return abci.ResponseFinalizeBlock(tx_results=codes, validator_updates=updates, app_hash=app_hash)
 
     def _commit(self, _: abci.RequestCommit) -> abci.ResponseCommit:
         block = self._ledger.commit()

@@ -36,7 +36,7 @@ from pile_coordinator.engines.comet.pool import Pool, WaitsError
 from pile_coordinator.engines.comet.rpc import Sender
 from pile_coordinator.engines.comet.server import Server
 from pile_coordinator.engines.comet.snapshots import Snapshots
-from pile_coordinator.engines.engine import Block, BusyError, CachingVerifier, Publish
+from pile_coordinator.engines.engine import Block, BusyError, CachingVerifier, Publish, handover_after
 from pile_shared import cose
 from pile_shared.certificate import MAX_POWER
 from pile_shared.codec import decode
@@ -85,13 +85,14 @@ class CometEngine:
         self._ledger = CometLedger(data / "ledger.sqlite", genesis, home.consensus_keys(), verify, clock)
         self._pool = Pool()
         self._snapshots = Snapshots(data / "snapshots", self._ledger, snapshot_interval, log)
-        self._attestations = Attestations(self.chain_id, list(genesis.validators), own)
+        self._attestations = Attestations(self.chain_id, own)
         self.own_party = own[0]
         self.description = f"accounting node {own[0]}, CometBFT at {home.rpc_address()}"
         self.topics = node_topics(self.chain_id)
         self._wake: Callable[[], None] = lambda: None
         self._listeners: list[Callable[[Block], None]] = []
         self._signed = self._certified = self._certified_in_store()
+        self._keep_handover()  # it may have been killed just before it did
         self._asked_s = self._answered_s = 0.0
         self._outbox: OrderedDict[bytes, tuple[Transaction, bytes, float]] = OrderedDict()
         self._refusals: deque[bytes] = deque(maxlen=MAX_OUTBOX)
@@ -115,6 +116,16 @@ class CometEngine:
         while height >= first and not self._ledger.store.block(height).certificate.attestations:
             height -= 1
         return height
+
+    def _keep_handover(self) -> Block | None:
+        """Keep what readers must hear if the last certified block was the last of its set; that block."""
+        with self._ledger.lock:
+            store = self._ledger.store
+            if self._certified < store.first_height():
+                return None
+            last = store.block(self._certified)
+            store.hand_over(handover_after(self.genesis, self._ledger.state, last), last.header)
+            return last
 
     def connect(self, publish: Publish, wake: Callable[[], None]) -> None:
         """Use `publish` to talk to the other nodes; `wake` makes the thread that calls `advance` call it soon."""
@@ -202,6 +213,11 @@ class CometEngine:
         if code != "waits":  # another of its kind is on the way: this one is asked about again after the block
             self._refusals.append(tx)
 
+    def handover_from(self, set_hash: bytes) -> bytes | None:
+        """The message by which a reader of this validator set follows to the next; None if it is the newest."""
+        with self._ledger.lock:
+            return self._ledger.store.handover_from(set_hash)
+
     # --- what CometBFT's thread leaves, and what is done about it --------------------------------------------------
 
     def _on_commit(self, block: Block | None) -> None:
@@ -231,8 +247,12 @@ class CometEngine:
         last = min(self._ledger.height, self._certified + MAX_AHEAD)
         self._signed = max(self._signed, self._certified)
         while self._signed < last:
-            self._attestations.sign(self.block(self._signed + 1))
-            self._signed += 1
+            height = self._signed + 1
+            with self._ledger.lock:
+                validators, following = (self._ledger.validators_at(h) for h in (height, height + 1))
+            self._attestations.sign(self.block(height), validators)
+            self._attestations.know(following)
+            self._signed = height
             self._asked_s = time.monotonic()
 
     def _tell_certified(self) -> Block | None:
@@ -244,7 +264,8 @@ class CometEngine:
             with self._ledger.lock:
                 self._ledger.store.certify(self._certified + 1, attestations)
             self._certified += 1
-            told = self.block(self._certified)
+            told = self._keep_handover()
+            assert told is not None
             self._forget_sent(told)
             for listener in self._listeners:
                 listener(told)
@@ -301,5 +322,7 @@ class CometEngine:
         self._answered_s = now_s
         end = min(start + MAX_ANSWERED, self._ledger.height + 1)
         for height in range(max(start, self.first_height), end):
-            self._attestations.answer(self.block(height))
+            with self._ledger.lock:
+                validators = self._ledger.validators_at(height)
+            self._attestations.answer(self.block(height), validators)
         return ""

@@ -8,12 +8,15 @@ chain stays idle: CometBFT makes no proof block where the app hash stood still.
 
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pile_coordinator.chain.env import Env
+from pile_coordinator.chain import election
+from pile_coordinator.chain.env import Env, Misbehaviour
 from pile_coordinator.chain.genesis import Genesis
-from pile_coordinator.chain.transition import TxResult, apply_block
+from pile_coordinator.chain.records import NodeKey
+from pile_coordinator.chain.stake import address_of
+from pile_coordinator.chain.transition import apply_block
 from pile_coordinator.clock import Clock
 from pile_coordinator.engines.engine import (
     ZERO_HASH,
@@ -23,19 +26,14 @@ from pile_coordinator.engines.engine import (
     has_work,
     header_of,
     load_state,
+    set_hashes,
+    validators_at,
 )
 from pile_coordinator.engines.store import Store
-from pile_shared.certificate import Certificate, Header, decode_header, validators_hash
+from pile_shared.certificate import Certificate, Header, Validator, decode_header
 from pile_shared.errors import ConfigError
-from pile_shared.platform import sha256
 
 COMET_HEIGHT = "comet_height"  # the note that holds CometBFT's last committed height
-ADDRESS_BYTES = 20
-
-
-def address_of(consensus_key: bytes) -> bytes:
-    """CometBFT's address of an ed25519 key (crypto/ed25519: the first 20 bytes of SHA-256)."""
-    return sha256(consensus_key)[:ADDRESS_BYTES]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +42,7 @@ class Decided:
 
     Attributes:
         height: CometBFT's. hash: of CometBFT's block. time_ms: its time. proposer: address of who proposed it.
-        txs: in order. has_evidence: whether somebody is shown to have misbehaved.
+        txs: in order. signed: addresses of who signed the block before; None for the first. misbehaviour: proven by now.
     """
 
     height: int
@@ -52,16 +50,22 @@ class Decided:
     time_ms: int
     proposer: bytes
     txs: tuple[bytes, ...]
-    has_evidence: bool = False
+    signed: tuple[bytes, ...] | None = None
+    misbehaviour: tuple[Misbehaviour, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class _Finalized:
-    """What a decided block did in memory, to be written at Commit; an idle one has no block."""
+class Finalized:
+    """What a decided block did in memory, to be written at Commit; an idle one has no block.
+
+    Attributes:
+        updates: how CometBFT's validators change: (ed25519 key, power).
+    """
 
     decided: Decided
     block: Block | None
     changes: list[tuple[bytes, bytes | None]]
+    updates: list[tuple[bytes, int]]
 
 
 class CometLedger:
@@ -87,7 +91,8 @@ class CometLedger:
             path: the file.
             genesis: the chain's.
             verify: checks signatures.
-            consensus_keys: CometBFT's ed25519 keys by accounting node, all of genesis'.
+            consensus_keys: CometBFT's ed25519 keys by accounting node, all of genesis'; where nodes are elected the chain
+                knows better.
             clock: a rig's, which every node of its network must share; the default takes CometBFT's time as it is.
 
         Raises:
@@ -102,8 +107,7 @@ class CometLedger:
         self.clock = clock or Clock()
         self.store = Store(path, genesis.hash())
         self._parties = {address_of(key): party for party, key in consensus_keys.items()}
-        self._set_hash = validators_hash(list(genesis.validators))
-        self._finalized: _Finalized | None = None
+        self._finalized: Finalized | None = None
         self._is_stopped = False
         self.load()
 
@@ -124,6 +128,8 @@ class CometLedger:
 
     def founding_powers(self) -> dict[bytes, int]:
         """Genesis' accounting nodes as CometBFT must know them: power by address."""
+        if self.genesis.stake is not None:
+            return {address_of(key): power for key, power in election.founding_updates(self.genesis.state())}
         powers = {validator.party: validator.power for validator in self.genesis.validators}
         return {address: powers[party] for address, party in self._parties.items()}
 
@@ -136,15 +142,15 @@ class CometLedger:
         """The block of ours that would be made now."""
         return Env(self.chain_id, self.height + 1, max(time_ms, self.time_ms), self.previous, self.verify)
 
-    def finalize(self, decided: Decided) -> tuple[list[TxResult], bytes]:
-        """Apply a decided block in memory; its results and the app hash after it. Doing it again gives the same.
+    def finalize(self, decided: Decided) -> Finalized:
+        """Apply a decided block in memory. Doing it again gives the same.
 
         Raises:
             StoreError: it is not the next block. Anything else is our mistake, and the node must stop.
         """
         if self._finalized is not None:
             if self._finalized.decided == decided:
-                return self._answer(self._finalized)
+                return self._finalized
             self.load()  # only a node that was restarted asks for another one, before it saw our Commit
         if self._is_stopped:
             raise StoreError("the ledger stopped at an error before a commit; open it again")
@@ -153,26 +159,39 @@ class CometLedger:
         self._is_stopped = True  # until it is through, the state is neither that before nor that after
         self._finalized = self._apply(decided)
         self._is_stopped = False
-        return self._answer(self._finalized)
+        return self._finalized
 
-    def _apply(self, decided: Decided) -> _Finalized:
-        time_ms = self.clock.at_ms(decided.time_ms)
-        env, txs = self.env(time_ms), list(decided.txs)
-        if not (txs or decided.has_evidence or has_work(self.state, env.time_ms)):
-            return _Finalized(decided, None, [])
-        proposer = self._parties.get(decided.proposer)
-        if proposer is None:
-            raise StoreError(f"block {decided.height} was proposed by {decided.proposer.hex()}, which genesis lacks")
+    def _apply(self, decided: Decided) -> Finalized:
+        """Where nodes are elected every block is ours: who signed it earns, and heights are those of CometBFT's evidence."""
+        env, txs = self.env(self.clock.at_ms(decided.time_ms)), list(decided.txs)
+        if self.state.stake_rules is not None:
+            env = replace(env, signed=decided.signed, misbehaviour=decided.misbehaviour)
+        elif not txs and not has_work(self.state, env.time_ms):
+            return Finalized(decided, None, [], [])
+        proposer = self._proposer(decided)
         outcome = apply_block(self.state, env, txs)
         state_root, changes = self.state.seal()
-        header = header_of(env, proposer, txs, outcome, state_root, (self._set_hash, self._set_hash))
+        sets = set_hashes(self.genesis, self.state, env.height)
+        header = header_of(env, proposer, txs, outcome, state_root, sets)
         block = Block(Certificate(header.encoded(), []), txs, outcome.results, outcome.leaves)
-        return _Finalized(decided, block, changes)
+        return Finalized(decided, block, changes, outcome.updates)
 
-    def _answer(self, finalized: _Finalized) -> tuple[list[TxResult], bytes]:
-        if finalized.block is None:
-            return [], self.app_hash
-        return finalized.block.results, finalized.block.header.hash()
+    def _proposer(self, decided: Decided) -> str:
+        """The party of the node that proposed a block."""
+        if self.state.stake_rules is not None:
+            key = self.state.find(NodeKey, decided.proposer)
+            party = key.candidate if key is not None else None
+        else:
+            party = self._parties.get(decided.proposer)
+        if party is None:
+            raise StoreError(
+                f"block {decided.height} was proposed by {decided.proposer.hex()}, whom the chain does not know"
+            )
+        return party
+
+    def validators_at(self, height: int) -> list[Validator]:
+        """Who attests our block of a height up to two after the last one; KeyError if that is no longer kept."""
+        return validators_at(self.genesis, self.state, height)
 
     def commit(self) -> Block | None:
         """Write what was finalized, durably and all of it; our block, or None for an idle one.

@@ -15,7 +15,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pile_coordinator.chain.genesis import Genesis, genesis_from_json
-from pile_coordinator.engines.comet.ledger import address_of
+from pile_coordinator.chain.stake import address_of
 from pile_coordinator.keys import make_key
 from pile_shared.certificate import MAX_VALIDATORS
 from pile_shared.errors import ConfigError
