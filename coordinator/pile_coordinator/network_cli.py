@@ -12,10 +12,10 @@ from rich.table import Table
 
 from pile_coordinator.clock import Clock
 from pile_coordinator.engines.comet.home import Home
-from pile_coordinator.engines.comet.network import FIRST_PORT, Pace, plan_nodes, write_network
+from pile_coordinator.engines.comet.network import FIRST_PORT, Pace, Stake, plan_nodes, write_network
 from pile_coordinator.engines.comet.rpc import Rpc
 from pile_coordinator.keys import make_key
-from pile_coordinator.new_chain import FOUNDERS, founding_document
+from pile_coordinator.new_chain import FOUNDERS, STAKE_RULES, founding_document
 from pile_shared.errors import ConfigError, LinkError
 
 MIN_SERVERS = 2  # CometBFT's light client compares a primary with a witness
@@ -89,6 +89,13 @@ def _add_init(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         help="take name, parameters, tariff and parties from this genesis; then every party has its key already,"
         " and a node that is to serve needs party and key in its coordinator.toml",
     )
+    init.add_argument(
+        "--bond",
+        type=int,
+        metavar="MICRO",
+        help="elect the nodes by stake: each founder puts up this much, in 10^-6 of the currency (docs/stake.md);"
+        " without it the nodes stay as they are for ever",
+    )
     init.add_argument("--chain", default="pilechain", metavar="NAME", help="name of the chain (default: pilechain)")
     init.add_argument(
         "--address",
@@ -122,8 +129,9 @@ def _init(options: argparse.Namespace) -> int:
         document = _read_genesis(options.genesis)
     else:
         serving = {plan.party: f"coordinator-{plan.party}" for plan in plans[: options.coordinators]}
-        document = _found(out, options.chain, serving)
-    genesis = write_network(out, document, plans, Pace(), broker=(host, int(port)), serving=serving)
+        document = _found(out, options.chain, serving, names if options.bond is not None else [])
+    stake = None if options.bond is None else Stake(STAKE_RULES, options.bond)
+    genesis = write_network(out, document, plans, Pace(), broker=(host, int(port)), serving=serving, stake=stake)
     facts = {
         "chain": genesis.chain_id,
         "genesis": genesis.hash().hex(),
@@ -150,13 +158,17 @@ def _read_genesis(path: Path) -> dict[str, object]:
         raise ConfigError(f"{path}: {error}; expected a genesis file, see docs/operator.md") from error
 
 
-def _found(out: Path, chain: str, serving: dict[str, str]) -> dict[str, object]:
-    """A genesis of new parties, whose keys are written."""
+def _found(out: Path, chain: str, serving: dict[str, str], candidates: Sequence[str]) -> dict[str, object]:
+    """A genesis of new parties, whose keys are written; `candidates` are nodes that stand for election."""
     parties = {
         party: (role, make_key(out / "parties" / f"{party}.key").public.hex()) for party, role in FOUNDERS.items()
     }
     for node, party in serving.items():
         parties[party] = ("operator", make_key(out / node / "keys" / "coordinator.key").public.hex())
+    for node in candidates:
+        if node in parties:
+            raise ConfigError(f"a node cannot be called {node} where nodes are elected: a founder is")
+        parties[node] = ("operator", make_key(out / node / "keys" / "party.key").public.hex())
     return founding_document(chain, Clock().now_ms(), dict(sorted(parties.items())))
 
 

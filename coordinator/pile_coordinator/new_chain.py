@@ -35,6 +35,17 @@ TARIFF: dict[str, object] = {
         {"from_minute": 0, "name": "flat", "sell_micro_per_kwh": 650_000, "buy_micro_per_kwh": 400_000},
     ],
 }
+STAKE_RULES: dict[str, object] = {
+    "max_validators": 21,
+    "min_self_bond_micro": 1_000_000_000,
+    "reward_permille": 500,
+    "evidence_age_blocks": 100_000,
+    "evidence_age_ms": 48 * HOUR_MS,
+    "double_sign_ppm": 50_000,
+    "downtime_ppm": 100,
+    "downtime_window_blocks": 10_000,
+    "jail_ms": HOUR_MS // 6,
+}
 FOUNDERS = {"auditor": "third-party", "grid": "grid", "operator": "operator"}
 
 

@@ -5,8 +5,9 @@ from pathlib import Path
 from world import genesis, key
 
 from pile_coordinator.chain.genesis import Genesis
+from pile_coordinator.chain.stake import address_of
 from pile_coordinator.engines.comet.app import Application
-from pile_coordinator.engines.comet.ledger import CometLedger, address_of
+from pile_coordinator.engines.comet.ledger import CometLedger
 from pile_coordinator.engines.comet.messages import abci_pb2 as abci
 from pile_coordinator.engines.comet.pool import Pool
 from pile_coordinator.engines.comet.snapshots import Snapshots
@@ -20,12 +21,13 @@ CONSENSUS = {party: sha256(f"{party} consensus".encode()) for party in NODES}
 class App:
     """An application in a folder: closed and opened again it is a process that was restarted."""
 
-    def __init__(self, folder: Path, chain: Genesis | None = None, *, interval: int = 0) -> None:
+    def __init__(self, folder: Path, chain: Genesis | None = None, *, interval: int = 0, keys=CONSENSUS) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.logged: list[str] = []
         self.blocks: list[Block] = []
         self.genesis = chain or genesis()
-        self.ledger = CometLedger(folder / "ledger.sqlite", self.genesis, CONSENSUS, CachingVerifier(es256_verify))
+        self.keys = keys
+        self.ledger = CometLedger(folder / "ledger.sqlite", self.genesis, keys, CachingVerifier(es256_verify))
         self.snapshots = Snapshots(folder / "snapshots", self.ledger, interval, self.logged.append)
         heard = lambda block: block and self.blocks.append(block)  # noqa: E731
         self.application = Application(self.ledger, Pool(), self.snapshots, heard, lambda: 0)
@@ -38,12 +40,12 @@ class App:
 
     def init_chain(self, **over: object):
         powers = {v.party: v.power for v in self.genesis.validators}
-        validators = [{"pub_key": {"ed25519": CONSENSUS[p]}, "power": powers[p]} for p in powers]
+        validators = [{"pub_key": {"ed25519": self.keys[p]}, "power": powers[p]} for p in powers]
         return self.ask("init_chain", **{"chain_id": self.genesis.chain_id, "validators": validators, **over})
 
     def finalize(self, height: int, time_ms: int, txs: list[bytes], proposer: str = "grid", **over: object):
         time = {"seconds": time_ms // 1000, "nanos": time_ms % 1000 * 1_000_000}
-        fields = {"hash": sha256(str(height).encode()), "proposer_address": address_of(CONSENSUS[proposer]), **over}
+        fields = {"hash": sha256(str(height).encode()), "proposer_address": address_of(self.keys[proposer]), **over}
         return self.ask("finalize_block", height=height, time=time, txs=txs, **fields)
 
     def decide(self, height: int, time_ms: int, txs: list[bytes], **over: object):

@@ -15,8 +15,8 @@ from world import NOW, VERIFY, World, genesis, key
 from pile_coordinator.chain import transition
 from pile_coordinator.chain.env import Env
 from pile_coordinator.chain.records import Party
+from pile_coordinator.chain.stake import address_of
 from pile_coordinator.chain.transactions import Deposit, RegisterParty, RegisterPile, SubmitProofs, sign_transaction
-from pile_coordinator.engines.comet.ledger import address_of
 from pile_coordinator.engines.comet.messages import abci_pb2 as abci
 from pile_coordinator.engines.comet.pool import MAX_AHEAD, framed_bytes
 from pile_coordinator.engines.comet.snapshots import chunks_of, describe

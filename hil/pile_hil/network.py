@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pile_coordinator.clock import Clock
 from pile_coordinator.engines.comet.home import Home
-from pile_coordinator.engines.comet.network import PORTS_PER_NODE, NodePlan, Pace, plan_nodes, write_network
+from pile_coordinator.engines.comet.network import PORTS_PER_NODE, NodePlan, Pace, Stake, plan_nodes, write_network
 from pile_coordinator.engines.comet.supervise import find_cometbft
 from pile_coordinator.keys import load_key, make_key
 from pile_coordinator.mqtt import Broker
 from pile_coordinator.network_cli import node_status
-from pile_coordinator.new_chain import FOUNDERS, founding_document
+from pile_coordinator.new_chain import FOUNDERS, PARAMS, founding_document
 from pile_coordinator.wallet import Wallet
 from pile_hil.site import SiteError, SiteProcess
 from pile_shared.errors import ConfigError
@@ -74,6 +74,8 @@ class Network:
         hosts: tuple[str, ...] = ("127.0.0.1",),
         environment: Mapping[str, Mapping[str, str]] | None = None,
         prefix: Mapping[str, list[str]] | None = None,
+        stake: Stake | None = None,
+        params: Mapping[str, object] | None = None,
     ) -> None:
         """Write everything below `folder`; nothing runs yet.
 
@@ -87,6 +89,8 @@ class Network:
             broker_host: where the broker is.
             hosts: where nodes listen for each other, one for all or one for each.
             environment: more environment variables, by node.
+            stake: how nodes are elected; None for nodes that stay.
+            params: of the chain, that differ.
             prefix: words before a node's command, by node: what runs it in a namespace.
         """
         self.folder = folder
@@ -100,13 +104,22 @@ class Network:
         parties = {party: (role, keys[party].public.hex()) for party, role in FOUNDERS.items()}
         for node, party in serving.items():
             parties[party] = ("operator", make_key(folder / node / "keys" / "coordinator.key").public.hex())
+        if stake is not None:
+            for node in self.names:
+                parties[node] = ("operator", make_key(folder / node / "keys" / "party.key").public.hex())
         began_ms = self.clock.origin_ms or Clock().now_ms()
         document = founding_document("network", began_ms, dict(sorted(parties.items())))
-        broker = (broker_host, broker_port)
-        self.genesis: Genesis = write_network(folder, document, self.plans, pace, broker=broker, serving=serving)
+        document["params"] = PARAMS | dict(params or {})
+        self.genesis: Genesis = write_network(
+            folder, document, self.plans, pace, broker=(broker_host, broker_port), serving=serving, stake=stake
+        )
         for name in self.names:
             self._adjust(name, snapshot_interval)
         self.processes: dict[str, SiteProcess] = {}
+
+    def party_key(self, node: str) -> Path:
+        """Where the key of a node's party is, which stands for election."""
+        return self.folder / node / "keys" / "party.key"
 
     def _adjust(self, name: str, snapshot_interval: int) -> None:
         path = self.folder / name / "coordinator.toml"

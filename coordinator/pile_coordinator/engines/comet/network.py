@@ -11,9 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import cast
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from pile_coordinator.chain.founding import founding_from_json
 from pile_coordinator.chain.genesis import Genesis, genesis_from_json
 from pile_coordinator.chain.stake import address_of
 from pile_coordinator.keys import make_key
@@ -54,6 +56,15 @@ class Pace:
     idle_ms: int = 5000
 
 
+@dataclass(frozen=True, slots=True)
+class Stake:
+    """How a chain elects its nodes: the rules of docs/stake.md, each founder's bond, and what it keeps of rewards."""
+
+    rules: Mapping[str, object]
+    bond_micro: int
+    commission_permille: int = 0
+
+
 def plan_nodes(parties: Sequence[str], hosts: Sequence[str], first_port: int) -> list[NodePlan]:
     """Addresses for nodes; one host for all or one for each.
 
@@ -90,26 +101,30 @@ def write_network(
     *,
     broker: tuple[str, int],
     serving: Mapping[str, str],
+    stake: Stake | None = None,
 ) -> Genesis:
     """Write a network below `out`, one folder for each node.
 
     Args:
         out: the folder.
-        document: a genesis in its JSON form; its validators are replaced by these nodes, of power 1 each.
+        document: a genesis in its JSON form; its validators are replaced by these nodes, of power 1 each or as elected.
         plans: of the nodes, in order of party.
         pace: of blocks.
         broker: host and port of the MQTT broker.
         serving: parties of genesis as which nodes serve piles and wallets, by node; keys/coordinator.key is theirs.
+        stake: for a chain that elects its nodes: what each puts up. The nodes are parties of genesis then.
 
     Raises:
         ConfigError: a key is there already, or the genesis is not well formed.
     """
     attesters = {plan.party: make_key(out / plan.party / "keys" / "attest.key") for plan in plans}
-    document["validators"] = [
-        {"party": plan.party, "public": attesters[plan.party].public.hex(), "power": 1} for plan in plans
-    ]
-    genesis = genesis_from_json(document)
     keys = {plan.party: Ed25519PrivateKey.generate() for plan in plans}
+    publics = {party: signer.public for party, signer in attesters.items()}
+    if stake is None:
+        document["validators"] = [{"party": p, "public": publics[p].hex(), "power": 1} for p in sorted(publics)]
+    else:
+        _elect(document, stake, publics, {party: _public(key) for party, key in keys.items()})
+    genesis = genesis_from_json(document)
     node_keys = {plan.party: Ed25519PrivateKey.generate() for plan in plans}
     comet = _comet_genesis(genesis, {party: _public(key) for party, key in keys.items()})
     for plan in plans:
@@ -128,6 +143,25 @@ def write_network(
         _write(home / "config" / "config.toml", comet_config(plan, peers, pace))
         _write(folder / "coordinator.toml", _coordinator_config(plan, broker, serving.get(plan.party)))
     return genesis
+
+
+def _elect(document: dict[str, object], stake: Stake, attesting: dict[str, bytes], consensus: dict[str, bytes]) -> None:
+    """Put rules, candidates and the validators that they elect into a genesis in its JSON form."""
+    candidates = [
+        {
+            "party": party,
+            "consensus": consensus[party].hex(),
+            "attestation": attesting[party].hex(),
+            "commission_permille": stake.commission_permille,
+            "bond_micro": stake.bond_micro,
+        }
+        for party in sorted(attesting)
+    ]
+    document["stake"] = {"rules": dict(stake.rules), "candidates": candidates}
+    rows = cast("list[dict[str, str]]", document["parties"])
+    parties = tuple((row["id"], row["role"], bytes.fromhex(row["public"])) for row in rows)
+    elected = founding_from_json(document["stake"], parties).validators()
+    document["validators"] = [{"party": v.party, "public": v.public.hex(), "power": v.power} for v in elected]
 
 
 def comet_config(plan: NodePlan, peers: Sequence[str], pace: Pace, *, statesync: str = "") -> str:
@@ -208,7 +242,9 @@ def _comet_genesis(genesis: Genesis, keys: dict[str, bytes]) -> dict[str, object
         }
         for validator in genesis.validators
     ]
-    evidence_ns = EVIDENCE_HOURS * 3600 * 1_000_000_000
+    rules = genesis.stake.rules if genesis.stake is not None else None  # what is punished must still be shown
+    evidence_blocks = rules.evidence_age_blocks if rules else EVIDENCE_BLOCKS
+    evidence_ns = (rules.evidence_age_ms if rules else EVIDENCE_HOURS * 3_600_000) * 1_000_000
     return {
         "genesis_time": f"{began}.{genesis.time_ms % 1000:03d}Z",
         "chain_id": genesis.chain_id,
@@ -216,7 +252,7 @@ def _comet_genesis(genesis: Genesis, keys: dict[str, bytes]) -> dict[str, object
         "consensus_params": {
             "block": {"max_bytes": str(MAX_BLOCK_BYTES), "max_gas": "-1"},
             "evidence": {
-                "max_age_num_blocks": str(EVIDENCE_BLOCKS),
+                "max_age_num_blocks": str(evidence_blocks),
                 "max_age_duration": str(evidence_ns),
                 "max_bytes": "65536",
             },
