@@ -36,6 +36,8 @@ MAX_BATCH_PROOFS = 256
 MAX_VALIDITY_BLOCKS = 100_000
 MAX_ORDER_WH = 1_000_000  # 1 MWh: a lorry depot's night, and it keeps every product inside 64 bits
 MAX_DECODED = 1024  # transactions of the blocks in hand; 130 MB if all were as long as they may be
+MAX_DECODED_SHORT = 16_384  # short ones, of which CometBFT's mempool holds 5,000 and asks again after each block; 60 MB
+SHORT_BYTES = 1024
 MAX_CATALOG_MICRO_PER_KWH = MAX_PRICE_MICRO_PER_KWH // 1000  # 1,000 of the currency; leaves room for the curve above it
 MAX_PERIODS = 24
 MAX_STOP_BYTES = 1024
@@ -599,7 +601,6 @@ def sign_transaction(
     return cose.sign1(payload, signer, cose.purpose(cose.TRANSACTION, chain_id))
 
 
-@lru_cache(MAX_DECODED)
 def decode_transaction(data: bytes) -> Transaction:
     """A transaction from its bytes, form and ranges checked; Rejection otherwise. Its signature is not checked yet.
 
@@ -607,6 +608,10 @@ def decode_transaction(data: bytes) -> Transaction:
     """
     if len(data) > MAX_TX_BYTES:
         raise Rejection("oversized", f"a transaction has at most {MAX_TX_BYTES} bytes")
+    return _decode_short(data) if len(data) <= SHORT_BYTES else _decode_long(data)
+
+
+def _decode(data: bytes) -> Transaction:
     try:
         signed = cose.parse1(data, MAX_TX_BYTES)
         row = decode(signed.payload, MAX_TX_BYTES)
@@ -630,3 +635,6 @@ def decode_transaction(data: bytes) -> Transaction:
     except PilechainError as error:
         raise Rejection("bounds", str(error)) from error
     return Transaction(sha256(data), signed, chain_id, sender, sequence, valid_until_height, body)
+
+
+_decode_short, _decode_long = lru_cache(MAX_DECODED_SHORT)(_decode), lru_cache(MAX_DECODED)(_decode)

@@ -28,6 +28,7 @@ CREATE TABLE block (
   height INTEGER PRIMARY KEY, header BLOB NOT NULL, attestations BLOB NOT NULL,
   txs BLOB NOT NULL, results BLOB NOT NULL, leaves BLOB NOT NULL
 );
+CREATE TABLE certificate (height INTEGER PRIMARY KEY, attestations BLOB NOT NULL);
 CREATE TABLE tx (id BLOB PRIMARY KEY, height INTEGER NOT NULL, position INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE state (key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 """
@@ -118,16 +119,15 @@ class Store:
     def restore(self, header: bytes, rows: list[tuple[bytes, bytes]], notes: Mapping[str, bytes]) -> None:
         """Begin with the state after a block that is not here; what was in the file before is dropped."""
         with self._transaction("a snapshot"):
-            for table in ("block", "tx", "state"):
+            for table in ("block", "certificate", "tx", "state"):
                 self._db.execute(f"DELETE FROM {table}")  # noqa: S608 - ours
             self._db.executemany("INSERT INTO state VALUES (?, ?)", rows)
             self._db.executemany("REPLACE INTO meta VALUES (?, ?)", [*notes.items(), (BASE, header)])
 
     def certify(self, height: int, attestations: list[list[object]]) -> None:
-        """Write down who attests a block, in place of what stood there."""
+        """Write down who attests a block, in place of what stood there; not in its row, which would be written again."""
         with self._transaction(f"the certificate of block {height}"):
-            row = (encode(attestations), height)
-            self._db.execute("UPDATE block SET attestations = ? WHERE height = ?", row)
+            self._db.execute("REPLACE INTO certificate VALUES (?, ?)", (height, encode(attestations)))
 
     @contextmanager
     def _transaction(self, what: str) -> Iterator[None]:
@@ -168,7 +168,9 @@ class Store:
     def block(self, height: int) -> Block:
         """A block; KeyError if there is none of that height."""
         row = self._db.execute(
-            "SELECT header, attestations, txs, results, leaves FROM block WHERE height = ?", (height,)
+            "SELECT header, coalesce(c.attestations, b.attestations), txs, results, leaves"
+            " FROM block b LEFT JOIN certificate c USING (height) WHERE height = ?",
+            (height,),
         ).fetchone()
         if row is None:
             raise KeyError(height)

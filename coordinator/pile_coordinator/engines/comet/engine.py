@@ -7,9 +7,10 @@ told to the listeners once it is certified, so that whatever a pile or wallet he
 import os
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 
 from pile_coordinator.chain.env import Env
@@ -17,7 +18,7 @@ from pile_coordinator.chain.genesis import Genesis
 from pile_coordinator.chain.records import Party
 from pile_coordinator.chain.rejections import Rejection
 from pile_coordinator.chain.state import State
-from pile_coordinator.chain.transactions import Transaction, decode_transaction
+from pile_coordinator.chain.transactions import Transaction
 from pile_coordinator.clock import Clock
 from pile_coordinator.engines.attesting import (
     ASK_AGAIN_S,
@@ -38,12 +39,13 @@ from pile_coordinator.engines.comet.server import Server
 from pile_coordinator.engines.comet.snapshots import Snapshots
 from pile_coordinator.engines.engine import Block, BusyError, CachingVerifier, Publish, handover_after
 from pile_shared import cose
-from pile_shared.certificate import MAX_POWER
+from pile_shared.certificate import MAX_POWER, Certificate
 from pile_shared.codec import decode
 from pile_shared.errors import PilechainError
 from pile_shared.units import check_int
 
 MAX_OUTBOX = 1024  # transactions handed to the node and not yet in a block; CometBFT's mempool takes 5,000
+MAX_FRESH = 16  # blocks of 2 MB
 SEND_AGAIN_S = 3.0  # a block takes a second or two; a node that was restarted has forgotten its mempool
 
 
@@ -91,12 +93,13 @@ class CometEngine:
         self.topics = node_topics(self.chain_id)
         self._wake: Callable[[], None] = lambda: None
         self._listeners: list[Callable[[Block], None]] = []
+        self._fresh: dict[int, Block] = {}  # committed and not yet told, to spare reading them again
         self._signed = self._certified = self._certified_in_store()
-        self._keep_handover()  # it may have been killed just before it did
+        if self._certified >= self._ledger.store.first_height():
+            self._keep_handover(self._ledger.store.block(self._certified))  # it may have been killed just before it did
         self._asked_s = self._answered_s = 0.0
         self._outbox: OrderedDict[bytes, tuple[Transaction, bytes, float]] = OrderedDict()
-        self._refusals: deque[bytes] = deque(maxlen=MAX_OUTBOX)
-        self._sender = Sender(home.rpc_address(), self._refused)
+        self._sender = Sender(home.rpc_address())
         application = Application(self._ledger, self._pool, self._snapshots, self._on_commit, lambda: self._certified)
         self._server = Server(home.app_address(), application.handle, log)
         self._thread = threading.Thread(target=self._serve, name="abci", daemon=True)
@@ -117,15 +120,9 @@ class CometEngine:
             height -= 1
         return height
 
-    def _keep_handover(self) -> Block | None:
-        """Keep what readers must hear if the last certified block was the last of its set; that block."""
-        with self._ledger.lock:
-            store = self._ledger.store
-            if self._certified < store.first_height():
-                return None
-            last = store.block(self._certified)
-            store.hand_over(handover_after(self.genesis, self._ledger.state, last), last.header)
-            return last
+    def _keep_handover(self, block: Block) -> None:
+        """Keep what readers must hear if a certified block was the last of its set."""
+        self._ledger.store.hand_over(handover_after(self.genesis, self._ledger.state, block), block.header)
 
     def connect(self, publish: Publish, wake: Callable[[], None]) -> None:
         """Use `publish` to talk to the other nodes; `wake` makes the thread that calls `advance` call it soon."""
@@ -208,11 +205,6 @@ class CometEngine:
         self._sender.send(tx)
         return checked
 
-    def _refused(self, tx: bytes, code: str) -> None:
-        """The node refused a transaction, told by the sender's thread."""
-        if code != "waits":  # another of its kind is on the way: this one is asked about again after the block
-            self._refusals.append(tx)
-
     def handover_from(self, set_hash: bytes) -> bytes | None:
         """The message by which a reader of this validator set follows to the next; None if it is the newest."""
         with self._ledger.lock:
@@ -222,6 +214,9 @@ class CometEngine:
 
     def _on_commit(self, block: Block | None) -> None:
         if block is not None:
+            self._fresh[block.header.height] = block
+            while len(self._fresh) > MAX_FRESH:
+                del self._fresh[next(iter(self._fresh))]
             self._wake()
 
     def advance(self, time_ms: int) -> Block | None:
@@ -250,7 +245,7 @@ class CometEngine:
             height = self._signed + 1
             with self._ledger.lock:
                 validators, following = (self._ledger.validators_at(h) for h in (height, height + 1))
-            self._attestations.sign(self.block(height), validators)
+            self._attestations.sign(self._fresh.get(height) or self.block(height), validators)
             self._attestations.know(following)
             self._signed = height
             self._asked_s = time.monotonic()
@@ -261,11 +256,13 @@ class CometEngine:
             attestations = self._attestations.certificate(self._certified + 1)
             if attestations is None:
                 break
+            height = self._certified + 1
+            fresh = self._fresh.pop(height, None) or self.block(height)
+            told = replace(fresh, certificate=Certificate(fresh.certificate.header_bytes, attestations))
             with self._ledger.lock:
-                self._ledger.store.certify(self._certified + 1, attestations)
-            self._certified += 1
-            told = self._keep_handover()
-            assert told is not None
+                self._ledger.store.certify(height, attestations)
+                self._keep_handover(told)
+            self._certified = height
             self._forget_sent(told)
             for listener in self._listeners:
                 listener(told)
@@ -280,8 +277,6 @@ class CometEngine:
 
     def _send_again(self, now_s: float) -> None:
         """Hand over again what the node may have forgotten; drop what can be in no block any more."""
-        while self._refusals:
-            self._outbox.pop(decode_transaction(self._refusals.popleft()).id, None)
         for tx_id, (tx, data, sent_s) in list(self._outbox.items()):
             if now_s - sent_s < SEND_AGAIN_S:
                 break  # in order of sending

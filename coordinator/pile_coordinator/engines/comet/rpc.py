@@ -1,11 +1,11 @@
 """The few questions this node asks its CometBFT over JSON-RPC, on the address that its configuration binds."""
 
 import base64
+import contextlib
 import http.client
 import json
 import queue
 import threading
-from collections.abc import Callable
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -63,12 +63,15 @@ class Rpc:
 
 
 class Sender:
-    """Hands transactions to the node in a thread of its own: the node asks us about each before it answers."""
+    """Hands transactions to the node in a thread of its own: the node asks us about each, and we may be busy.
 
-    def __init__(self, address: str, refused: Callable[[bytes, str], None]) -> None:
-        """Send to the node at `address`; `refused` hears, in the sender's thread, of (transaction, code) it will not take."""
+    It is not told what the node thinks of them: `broadcast_tx_sync` waits for CometBFT's ABCI client, which sends only every
+    20 ms (abci/client, flushThrottleMS), and we are the one it asks.
+    """
+
+    def __init__(self, address: str) -> None:
+        """Send to the node at `address`."""
         self._rpc = Rpc(address)
-        self._refused = refused
         self._queue: queue.Queue[bytes | None] = queue.Queue(MAX_UNSENT)
         self._thread = threading.Thread(target=self._run, name="sender", daemon=True)
         self._thread.start()
@@ -97,15 +100,9 @@ class Sender:
             batch = self._more([first])
             if batch is None:
                 return
-            try:
-                encoded = [("broadcast_tx_sync", {"tx": base64.b64encode(tx).decode()}) for tx in batch]
-                answers = self._rpc.calls(cast("list[tuple[str, dict[str, object]]]", encoded))
-            except LinkError:
-                continue  # whoever hears nothing sends again
-            for tx, answer in zip(batch, answers, strict=False):
-                result = answer.get("result") or {}
-                if result.get("code"):
-                    self._refused(tx, str(result.get("codespace") or "refused"))
+            encoded = [base64.b64encode(tx).decode() for tx in batch]
+            with contextlib.suppress(LinkError):  # whoever hears nothing sends again
+                self._rpc.calls([("broadcast_tx_async", {"tx": tx}) for tx in encoded])
 
     def _more(self, batch: list[bytes]) -> list[bytes] | None:
         """What else is queued, as far as one call takes it; None if the end is."""
