@@ -282,7 +282,7 @@ class Coordinator:
         try:
             self.engine.submit(tx, bounded=False)  # the desk bounds them
         except BusyError as waits:  # another coordinator brings the same proofs
-            self._note(waits.code, f"batch of {len(batch.proofs)} proofs: {waits}")
+            self._note(PASSED_BY, f"batch of {len(batch.proofs)} proofs: {waits}")
 
     def _after_block(self, block: Block) -> None:
         self.evidence.write(block)
@@ -344,6 +344,8 @@ class Coordinator:
         return {zone.id: zone.paused_until_ms for zone in self.engine.state.each(Zone) if zone.paused_until_ms}
 
     def _to_pile(self, pile: str, kind: str, block: Block, index: int) -> None:
+        if self.signer is None:
+            return  # we serve nobody: a coordinator tells it
         topic = topics.pile_topic(self.chain_id, pile, kind)
         self.connection.publish(topic, block.inclusion(index).encoded())
 
@@ -352,7 +354,7 @@ class Coordinator:
         log(f"block {block.header.height}: other accounting nodes from the next block on")
         message = self.engine.handover_from(block.header.validators_hash)
         for pile in self.engine.state.each(Pile):
-            if message is not None and not pile.retired:
+            if message is not None and self.signer is not None and not pile.retired:
                 self.connection.publish(topics.pile_topic(self.chain_id, pile.id, "validators"), message)
 
     def _catch_up_pile(self, pile_id: str, believed: bytes) -> None:

@@ -117,20 +117,23 @@ class Attestations:
         return ""
 
     def certificate(self, height: int) -> list[list[object]] | None:
-        """The attestations of a block, if they are more than two thirds of the power; they are forgotten here then."""
+        """The attestations of a block, if they are more than two thirds of the power; they are forgotten here then.
+
+        No more than it takes, the most powerful first: a board verifies each for a second or so, in a small memory.
+        """
         digest, validators = self._waiting[height]
         found = self._signatures.get(height, {})
-        attestations: list[list[object]] = []
-        power = 0
-        for place, validator in enumerate(validators):
-            signed, signature = found.get(validator.public, (b"", b""))
-            if signed == digest:
-                attestations.append([place, signature])
-                power += validator.power
-        if 3 * power <= 2 * sum(validator.power for validator in validators):
-            return None
-        del self._waiting[height], self._signatures[height]
-        return attestations
+        signed = [
+            (-v.power, place, v) for place, v in enumerate(validators) if found.get(v.public, (b"",))[0] == digest
+        ]
+        whole, power, enough = sum(validator.power for validator in validators), 0, []
+        for _, place, validator in sorted(signed, key=lambda row: row[:2]):
+            power += validator.power
+            enough.append((place, found[validator.public][1]))
+            if 3 * power > 2 * whole:
+                del self._waiting[height], self._signatures[height]
+                return [[place, signature] for place, signature in sorted(enough)]
+        return None
 
     def publish_certificate(self, certificate: Certificate) -> None:
         """Leave the newest certificate at the broker for whoever comes."""

@@ -146,7 +146,8 @@ class Application:
     def _check_tx(self, request: abci.RequestCheckTx) -> abci.ResponseCheckTx:
         ledger = self._ledger
         try:
-            tx = self._pool.check(ledger.state, ledger.env(ledger.time_ms), request.tx)
+            again = request.type == abci.RECHECK
+            tx = self._pool.check(ledger.state, ledger.env(ledger.time_ms), request.tx, again=again)
         except (Rejection, WaitsError) as refusal:
             return abci.ResponseCheckTx(code=REFUSED, log=str(refusal), codespace=refusal.code)
         self._pool.add(ledger.state, tx)

@@ -199,8 +199,9 @@ class CometEngine:
                 checked = self._pool.check(self._ledger.state, self._ledger.env(self._ledger.time_ms), tx)
             except WaitsError as error:
                 raise BusyError(f"{error}; send again after the next block") from error
-        if bounded and len(self._outbox) >= MAX_OUTBOX:
-            raise BusyError("too many transactions wait for the next block; send again in a moment")
+            if bounded and len(self._outbox) >= MAX_OUTBOX:
+                raise BusyError("too many transactions wait for the next block; send again in a moment")
+            self._pool.add(self._ledger.state, checked)  # now, so that nothing else takes its place on the way
         self._outbox[checked.id] = (checked, tx, time.monotonic())
         self._sender.send(tx)
         return checked
@@ -281,15 +282,22 @@ class CometEngine:
             if now_s - sent_s < SEND_AGAIN_S:
                 break  # in order of sending
             del self._outbox[tx_id]
+            if self._may_still_succeed(tx, data):
+                self._outbox[tx_id] = (tx, data, now_s)
+                self._sender.send(data)
+            else:  # nor can what its sender numbered after it
+                for later in [i for i, (t, _, _) in self._outbox.items() if t.sender == tx.sender]:
+                    del self._outbox[later]
+
+    def _may_still_succeed(self, tx: Transaction, data: bytes) -> bool:
+        with self._ledger.lock:
+            if self._pool.holds(tx):
+                return True
             try:
-                with self._ledger.lock:
-                    self._pool.check(self._ledger.state, self._ledger.env(self._ledger.time_ms), data)
-            except WaitsError:
-                pass
-            except Rejection:
-                continue
-            self._outbox[tx_id] = (tx, data, now_s)
-            self._sender.send(data)
+                self._pool.check(self._ledger.state, self._ledger.env(self._ledger.time_ms), data)
+            except (Rejection, WaitsError):
+                return False
+            return True
 
     # --- messages of the other nodes -----------------------------------------------------------------------------
 

@@ -30,7 +30,7 @@ class Pool:
 
     def __init__(self) -> None:
         self._sequences: dict[str, dict[int, bytes]] = {}  # by party: the transaction that waits with a sequence
-        self._proofs: dict[tuple[str, int], bytes] = {}  # (pile, sequence) -> the transaction that brings it
+        self._proofs: dict[tuple[str, int], Transaction] = {}  # (pile, sequence) -> what brings it
 
     def clear(self) -> None:
         """A block was committed: CometBFT will ask again for what is left."""
@@ -45,8 +45,19 @@ class Pool:
             due += 1
         return due
 
-    def check(self, state: State, env: Env, data: bytes) -> Transaction:
+    def holds(self, tx: Transaction) -> bool:
+        """Whether this very transaction waits."""
+        return self._sequences.get(tx.sender, {}).get(tx.sequence) == tx.id
+
+    def check(self, state: State, env: Env, data: bytes, *, again: bool = False) -> Transaction:
         """The transaction, if it may wait: what costs least is looked at first, its signature last.
+
+        Args:
+            state: after the last committed block.
+            env: of the block to come.
+            data: the transaction.
+            again: it waits since before the last block. It may stay though its proofs are known by now: others of its
+                sender are numbered after it.
 
         Raises:
             Rejection: it cannot succeed. WaitsError: what it says waits already.
@@ -60,7 +71,7 @@ class Pool:
                 raise Rejection("sequence_gap", f"{sender.id} is at sequence {sender.sequence}")
         if self._sequences.get(tx.sender, {}).get(tx.sequence, tx.id) != tx.id:
             raise WaitsError(f"another transaction of {tx.sender} waits with sequence {tx.sequence}")
-        if isinstance(tx.body, SubmitProofs) and not self._new_proofs(state, tx.id, tx.body):
+        if not again and isinstance(tx.body, SubmitProofs) and not self._new_proofs(state, tx.id, tx.body):
             raise WaitsError("every proof in it is known, or waits already")
         return check_tx(state, env, data)
 
@@ -77,16 +88,24 @@ class Pool:
                 continue
             pile, place = state.get(Pile, key.pile), (key.pile, proof.sequence)
             is_fork = proof.sequence == pile.last_sequence and proof_hash(message) != pile.last_hash
-            if (is_fork or proof.sequence > pile.last_sequence) and self._proofs.get(place, tx_id) == tx_id:
+            if (is_fork or proof.sequence > pile.last_sequence) and not self._is_brought(state, place, tx_id):
                 new.append(place)
         return new
+
+    def _is_brought(self, state: State, place: tuple[str, int], tx_id: bytes) -> bool:
+        """Whether another transaction brings this proof, and waits for none that is not here."""
+        holder = self._proofs.get(place)
+        if holder is None or holder.id == tx_id:
+            return False
+        committed = state.get(Party, holder.sender).sequence
+        return committed < holder.sequence < self.next_sequence(holder.sender, committed)
 
     def add(self, state: State, tx: Transaction) -> None:
         """Note that a transaction waits."""
         self._sequences.setdefault(tx.sender, {})[tx.sequence] = tx.id
         if isinstance(tx.body, SubmitProofs):
             for place in self._new_proofs(state, tx.id, tx.body):
-                self._proofs[place] = tx.id
+                self._proofs[place] = tx
 
 
 class Turns:
