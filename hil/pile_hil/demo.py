@@ -26,6 +26,7 @@ from pile_shared.units import LOT_WH
 
 RATE = 180  # three minutes of charging a second
 NETWORK_RATE = 90  # blocks of a network take a second, in which this much passes
+NETWORK_HEAP = "66k"  # in 64k a fourth accounting node leaves too little to check certificates with, most of the time
 ZONE = "north"
 SETTLE_SECONDS = 40 * RATE  # of the site's time
 
@@ -61,7 +62,7 @@ def run(out: Path, *, network: bool = False) -> int:
         old.unlink()
     with tempfile.TemporaryDirectory(prefix="pilechain-demo-") as folder:
         try:
-            piles = _piles(console)
+            piles = _piles(console, network=network)
             make = (
                 NetworkSite(Path(folder), piles, rate=NETWORK_RATE) if network else Site(Path(folder), piles, rate=RATE)
             )
@@ -78,7 +79,7 @@ def run(out: Path, *, network: bool = False) -> int:
     return 0
 
 
-def _piles(console: Console) -> list[PileSpec]:
+def _piles(console: Console, *, network: bool) -> list[PileSpec]:
     board = find_micropython() is not None
     if not board:
         console.print("No MicroPython wheel for this platform: both piles run on CPython.")
@@ -93,6 +94,7 @@ def _piles(console: Console) -> list[PileSpec]:
             23000042,
             battery_wh=EVA_BATTERY_WH,
             interpreter="micropython" if board else "cpython",
+            heap=NETWORK_HEAP if network else BOARD_HEAP,
         ),
     ]
 
@@ -126,7 +128,7 @@ def _open_site(story: _Story) -> list[SiteProcess]:
         wait_for(lambda p=process: "connected" in p.text(), 20, f"{process.name} to connect", process)  # type: ignore[misc]
     for pile in site.piles.values():
         bus = "Modbus TCP" if pile.bus["kind"] == "tcp" else "Modbus RTU on a pty"
-        agent = f"MicroPython, {BOARD_HEAP}B heap" if pile.interpreter == "micropython" else "CPython"
+        agent = f"MicroPython, {pile.heap}B heap" if pile.interpreter == "micropython" else "CPython"
         story.say(f"   {pile.id} of {pile.owner}: {pile.model} over {bus}, agent on {agent}")
     story.say(
         f"   accounting nodes {', '.join(v.party for v in site.genesis.validators)}; every account opens with 20 CNY"

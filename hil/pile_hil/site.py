@@ -55,6 +55,7 @@ class PileSpec:
     rated_power_w: int = 7000
     start_energy_wh: int = 1_234_560
     interpreter: str = "cpython"
+    heap: str = BOARD_HEAP  # of a MicroPython one
     timing: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -290,7 +291,7 @@ class Site:
             return [sys.executable, "-m", "pile_edge.cli", action, "--config", str(folder / "pile.toml")], {}
         if find_micropython() is None:
             raise SiteError("no MicroPython here; use interpreter cpython")
-        return board_command(self._flash(), str(folder / "pile.cbor"), action, heap=BOARD_HEAP), {}
+        return board_command(self._flash(), str(folder / "pile.cbor"), action, heap=pile.heap), {}
 
     def _flash(self) -> Path:
         """The image a board has in flash: made once, the same for all of them."""

@@ -88,6 +88,7 @@ class CometEngine:
         self._pool = Pool()
         self._snapshots = Snapshots(data / "snapshots", self._ledger, snapshot_interval, log)
         self._attestations = Attestations(self.chain_id, own)
+        self._attestations.know(self._ledger.validators_at(self._ledger.height + 1))
         self.own_party = own[0]
         self.description = f"accounting node {own[0]}, CometBFT at {home.rpc_address()}"
         self.topics = node_topics(self.chain_id)
