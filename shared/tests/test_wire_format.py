@@ -57,6 +57,7 @@ from pile_coordinator.chain.transactions import (
     sign_transaction,
 )
 from pile_coordinator.desk import QueryDesk
+from pile_coordinator.engines.attesting import Attestations
 from pile_coordinator.engines.solo import SoloEngine
 from pile_coordinator.evidence.exporter import Exporter
 from pile_coordinator.service import Coordinator
@@ -421,8 +422,23 @@ def live(day):
         ("pile-status", encode([1, "pile-1", 7, bytes(32), validators_hash(day.genesis.validators), "quorum"])),
         ("handover", Chain().hand_over(Chain(powers=(1, 2), first_key=2000))),
         ("pile-status", encode([0, "pile-1", 0])),
+        *node_messages(day),
         ("validators", encode([v.fields() for v in day.genesis.validators])),
     ]
+
+
+def node_messages(day):
+    """What accounting nodes tell each other about the first block."""
+    block = day.engine.block(1)
+    validators = list(day.genesis.validators)
+    told = []
+    for one in validators:
+        desk = Attestations(day.chain, (one.party, key(one.party + "/attest")))
+        desk.publish = lambda topic, payload, _retained: told.append((topic.rpartition("/")[2], payload))
+        desk.sign(block, validators)
+        desk.ask(7)
+        desk.publish_certificate(block.certificate)
+    return [("certificate" if kind == "certificate" else f"node-{kind}", payload) for kind, payload in told]
 
 
 def enrol(day):

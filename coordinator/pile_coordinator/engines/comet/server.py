@@ -8,9 +8,9 @@ closed and costs the others nothing; an application that raises ends everything,
 import selectors
 import socket
 import threading
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 from google.protobuf.message import DecodeError
 
@@ -19,21 +19,21 @@ from pile_coordinator.engines.comet.messages import abci_pb2 as abci
 from pile_shared.errors import ConfigError
 
 MAX_CONNECTIONS = 16  # a node opens four; some more while one that was restarted still has the old ones
+MAX_TURN = 32  # requests of one connection before the others have their turn: some milliseconds of checking
 _READ_BYTES = 1 << 18
 _SEND_BYTES = 1 << 20
 _BACKLOG = 16
-
-T = TypeVar("T")
 
 Handler = Callable[[abci.Request], abci.Response]
 
 
 class _Peer:
-    """One connection: what it sent so far of a message, and what it has still to be sent."""
+    """One connection: what it sent so far of a message, what it asked and waits for, and what it has still to be sent."""
 
     def __init__(self, connection: socket.socket) -> None:
         self.connection = connection
         self.deframer = Deframer()
+        self.asked: deque[abci.Request] = deque()
         self.unsent = bytearray()
 
 
@@ -92,9 +92,11 @@ class Server:
     def serve(self) -> None:
         """Carry out requests until `stop`. Whatever the handler raises is raised here, with all connections closed."""
         try:
+            waiting: list[_Peer] = []  # with more to ask than one turn allows
             while not self._stopping.is_set():
-                for key, events in self._selector.select():
-                    self._attend(key, events)
+                ready = self._selector.select(0 if waiting else None)
+                peers = dict.fromkeys([*waiting, *(key.data for key, events in ready if self._read(key, events))])
+                waiting = [peer for peer in peers if self._answer(peer)]
         finally:
             self._close()
 
@@ -103,28 +105,39 @@ class Server:
         self._stopping.set()
         self._waker.send(b"\x00")
 
-    def _attend(self, key: selectors.SelectorKey, events: int) -> None:
+    def _read(self, key: selectors.SelectorKey, events: int) -> bool:
+        """Take in what has arrived; whether it is somebody who may have asked something."""
         if key.fileobj is self._listener:
             self._accept()
-        elif key.fileobj is not self._woken:
-            peer: _Peer = key.data
-            requests = self._quietly(peer, self._receive) if events & selectors.EVENT_READ else None
-            for request in requests or ():
-                peer.unsent += frame(self._handle(request).SerializeToString())
-            self._quietly(peer, self._send)
+        if not isinstance(key.data, _Peer):
+            return False
+        if events & selectors.EVENT_READ:
+            self._quietly(key.data, self._receive)
+        return True
 
-    def _quietly(self, peer: _Peer, act: Callable[[_Peer], T]) -> T | None:
-        """What `act` returns; None, and the connection is closed, if it cannot be used any more."""
+    def _answer(self, peer: _Peer) -> bool:
+        """Carry out a turn's requests of a connection; whether it has more that can be carried out now.
+
+        A node that floods us with transactions to check still gets its block in between.
+        """
         if peer.connection.fileno() < 0:
-            return None
+            return False
+        for _ in range(min(len(peer.asked), MAX_TURN)):
+            peer.unsent += frame(self._handle(peer.asked.popleft()).SerializeToString())
+        self._quietly(peer, self._send)
+        return bool(peer.asked)
+
+    def _quietly(self, peer: _Peer, act: Callable[[_Peer], None]) -> None:
+        """Do `act`; the connection is closed if it cannot be used any more."""
+        if peer.connection.fileno() < 0:
+            return
         try:
-            return act(peer)
+            act(peer)
         except (OSError, FramingError, DecodeError, EOFError) as error:
             if not isinstance(error, EOFError):
                 self._log(f"ABCI connection closed: {error or 'not an ABCI message'}")
             self._selector.unregister(peer.connection)
             peer.connection.close()
-            return None
 
     def _accept(self) -> None:
         try:
@@ -139,24 +152,24 @@ class Server:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._selector.register(connection, selectors.EVENT_READ, _Peer(connection))
 
-    def _receive(self, peer: _Peer) -> list[abci.Request]:
+    def _receive(self, peer: _Peer) -> None:
         data = peer.connection.recv(_READ_BYTES)
         if not data:
             raise EOFError
         requests = [abci.Request.FromString(message) for message in peer.deframer.feed(data)]
         if any(request.WhichOneof("value") is None for request in requests):
             raise FramingError("a request of no kind that this release knows")
-        return requests
+        peer.asked += requests
 
     def _send(self, peer: _Peer) -> None:
-        """Send what the connection takes now; while something is left, nothing more is read from it."""
+        """Send what the connection takes now; while something is left, or to be answered, nothing more is read from it."""
         while peer.unsent:
             try:
                 sent = peer.connection.send(memoryview(peer.unsent)[:_SEND_BYTES])
             except BlockingIOError:
                 break
             del peer.unsent[:sent]
-        events = selectors.EVENT_WRITE if peer.unsent else selectors.EVENT_READ
+        events = selectors.EVENT_WRITE if peer.unsent or peer.asked else selectors.EVENT_READ
         if self._selector.get_key(peer.connection).events != events:
             self._selector.modify(peer.connection, events, peer)
 
