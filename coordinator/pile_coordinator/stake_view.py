@@ -36,7 +36,7 @@ def stake_answer(state: State, height: int, party: str) -> dict[str, object]:
         "pot_micro": staking.pot_micro if staking else 0,
         "rules": _rules(rules) if rules else None,
         "upgrades": [[one.name, one.height] for one in state.each(Upgrade)[:MAX_ROWS]],
-        "votes": [[one.name, one.votes] for one in state.each(UpgradeVotes)[:MAX_ROWS]],
+        "votes": [[one.name, *vote] for one in state.each(UpgradeVotes) for vote in one.votes][:MAX_ROWS],
     }
 
 
