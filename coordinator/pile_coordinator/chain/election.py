@@ -93,7 +93,7 @@ def _fields(validators: list[Validator] | None) -> list[list[object]]:
     return [validator.fields() for validator in validators or []]
 
 
-def forget_old_sets(state: State, env: Env, rules: StakeRules) -> None:
+def forget_old_sets(state: State, env: Env, journal: Journal, rules: StakeRules) -> None:
     """Drop sets under which nothing can be accused any more, and pay back the stake that backed no later one."""
     sets = state.validator_sets()
     gone = 0
@@ -101,7 +101,7 @@ def forget_old_sets(state: State, env: Env, rules: StakeRules) -> None:
         state.drop(ValidatorSet, sets[gone].from_height)
         gone += 1
     if gone:
-        stake.release_unbonded(state, _from(sets[gone]))
+        stake.release_unbonded(state, journal, _from(sets[gone]))
 
 
 def _is_too_old(old: ValidatorSet, following: ValidatorSet, env: Env, rules: StakeRules) -> bool:
@@ -214,5 +214,6 @@ def _pay(state: State, journal: Journal, candidate: Candidate, share_micro: int)
     for party, part in sorted(parts.items()):
         accounts.post(state, accounts.FEES, accounts.party_account(party), part)
         orders.wake(state, party)
-    journal.leaves.append(encode([LEAF_REWARD, candidate.party, sum(parts.values()), commission]))
+    paid = [[party, part] for party, part in sorted(parts.items()) if part]
+    journal.leaves.append(encode([LEAF_REWARD, candidate.party, commission, paid]))
     return sum(parts.values())
