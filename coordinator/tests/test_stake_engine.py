@@ -9,6 +9,7 @@ import pytest
 from stake_world import FOUNDERS, RULES
 from world import HOUR, NOW, consensus, genesis, key, stake_json
 
+from pile_coordinator.certificates import OrderCertificate
 from pile_coordinator.chain.election import LEAF_ENGINE
 from pile_coordinator.chain.records import Candidate, Contract, Party
 from pile_coordinator.chain.transactions import (
@@ -29,9 +30,10 @@ from pile_coordinator.engines.store import StoreError
 from pile_coordinator.evidence import queries
 from pile_coordinator.evidence.exporter import Exporter
 from pile_coordinator.replay import Replay, ReplayError, audit, open_ledger
+from pile_coordinator.verify import VerifyError, verify_order
 from pile_edge.light import LightClient
 from pile_edge.ports.cpython_storage import Storage
-from pile_shared.certificate import Certificate, Header, attest, decode_handover
+from pile_shared.certificate import Certificate, Header, Inclusion, attest, decode_handover
 from pile_shared.codec import decode, encode
 from pile_shared.errors import CertificateError, ConfigError
 from pile_shared.terms import LEAF_CONTRACT
@@ -221,6 +223,83 @@ def test_a_damaged_block_of_a_staking_chain_is_refused(chain: Chain, column: str
     database.close()
     with pytest.raises(StoreError):
         SoloEngine(chain.path, chain.genesis, chain.signers)
+
+
+# --- order certificates ------------------------------------------------------------------------------------------------
+
+
+def closed_under_other_nodes(chain: Chain, folder: Path) -> OrderCertificate:
+    """A contract that was matched under the set of genesis and is closed under the fourth; nobody came."""
+    evidence = Exporter(folder / "evidence.sqlite")
+    chain.engine.on_block(evidence.write)
+    contract = chain.open_market()
+    chain.change_sets()
+    chain.time_ms += 200 * HOUR
+    chain.block()
+    assert chain.engine.state.find(Contract, contract) is None
+    certificate = queries.order_certificate(evidence.db, chain.engine, contract)
+    evidence.close()
+    return certificate
+
+
+def test_an_order_certificate_leads_from_genesis_through_every_set(chain: Chain, tmp_path: Path) -> None:
+    certificate = closed_under_other_nodes(chain, tmp_path)
+    assert len(certificate.handovers) == 3
+    verified = verify_order(certificate.encoded(), chain.genesis)
+    assert (verified.outcome, verified.signed_height) == ("defaulted", 3)
+
+
+def test_what_is_wrong_with_handovers_breaks_the_certificate(chain: Chain, tmp_path: Path) -> None:
+    certificate = closed_under_other_nodes(chain, tmp_path)
+    first, second, third = certificate.handovers
+    header, _ = decode_handover(second)
+    other_set = encode([header.fields(), encode([v.fields() for v in chain.genesis.validators])])
+    for handovers in (
+        (),
+        (first,),
+        (first, second),
+        (first, third),
+        (second, third),
+        (first, second, third, first),
+        (first, first, second, third),
+        (second, first, third),
+        (first, other_set, third),
+        (first, second[:-1], third),
+        (first, b"x", third),
+    ):
+        with pytest.raises(VerifyError) as caught:
+            verify_order(replace(certificate, handovers=handovers).encoded(), chain.genesis)
+        assert caught.value.link == "signature", handovers
+    with pytest.raises(VerifyError) as caught:
+        verify_order(replace(certificate, handovers=(b"",)).encoded(), chain.genesis)
+    assert caught.value.link == "format"
+
+
+def test_an_old_set_is_not_believed_for_later_blocks(chain: Chain, tmp_path: Path) -> None:
+    """The nodes of genesis sign another closing, of a height at which they were none any more."""
+    certificate = closed_under_other_nodes(chain, tmp_path)
+    header = certificate.closing.certificate.header
+    fields = {name: getattr(header, name) for name in Header.__init__.__code__.co_varnames[1:13]}
+    names = chain.engine.block(1).header.validators_hash
+    data = Header(**fields | {"validators_hash": names, "next_validators_hash": names}).encoded()
+    signed: list[list[object]] = [
+        [place, attest(data, key(validator.party + "/attest"), chain.genesis.chain_id)]
+        for place, validator in enumerate(chain.genesis.validators)
+    ]
+    closing = certificate.closing
+    forged = Inclusion(Certificate(data, signed), closing.leaf, closing.index, closing.path)
+    for handovers in (certificate.handovers, ()):
+        with pytest.raises(VerifyError) as caught:
+            verify_order(replace(certificate, closing=forged, handovers=handovers).encoded(), chain.genesis)
+        assert caught.value.link == "signature" or not handovers
+
+
+def test_a_chain_that_elects_nobody_takes_no_handovers(chain: Chain, tmp_path: Path) -> None:
+    certificate = closed_under_other_nodes(chain, tmp_path)
+    plain = replace(chain.genesis, stake=None)
+    shown = replace(certificate, chain_id=plain.chain_id)
+    with pytest.raises(VerifyError, match="never change"):
+        verify_order(shown.encoded(), plain)
 
 
 # --- computing it again ------------------------------------------------------------------------------------------------

@@ -41,7 +41,12 @@ PARTY, CONSENSUS, ATTESTATION, POWER, STAKE = range(5)  # of a member
 def certified_set(state: State, height: int) -> list[Validator] | None:
     """Who attests a block, as light clients know it: after block H known up to H + 2. None if nobody is elected here."""
     found = state.set_at(height)
-    return None if found is None else [Validator(m[PARTY], m[ATTESTATION], m[POWER]) for m in found.members]  # type: ignore[arg-type]
+    return None if found is None else certified(found.members)
+
+
+def certified(members: list[Member]) -> list[Validator]:
+    """What light clients are told of a set's members, as a record or a leaf has them."""
+    return [Validator(m[PARTY], m[ATTESTATION], m[POWER]) for m in members]  # type: ignore[arg-type]
 
 
 def addresses_at(state: State, height: int, parties: frozenset[str] | set[str]) -> tuple[bytes, ...]:

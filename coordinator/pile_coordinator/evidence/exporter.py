@@ -80,6 +80,8 @@ class Exporter:
             )
             self._write_transactions(block)
             self._write_events(block)
+            if header.next_validators_hash != header.validators_hash:
+                self._insert("handover", (header.height,))
             self.db.execute("UPDATE mark SET height = ?", (header.height,))
         except BaseException:
             self.db.execute("ROLLBACK")
@@ -238,8 +240,11 @@ class Exporter:
     def _write_node_event(self, at: Where, row: list[object]) -> None:
         """What accounting nodes are, did and earned; other leaves say nothing that a table has."""
         if row[0] == election.LEAF_SET:
+            self.db.execute(
+                "DELETE FROM accounting_node WHERE from_height = ?", (row[1],)
+            )  # an edge and a punishment in one
             for party, _, _, power, stake_micro in cast("list[list[object]]", row[2]):
-                self._insert("accounting_node", (row[1], party, power, stake_micro, *at), verb="REPLACE")
+                self._insert("accounting_node", (row[1], party, power, stake_micro, *at))
         elif row[0] == election.LEAF_PUNISHED:
             _, party, reason, offence_height, cost_micro = row
             self._insert("punishment", (*at, party, reason, offence_height, cost_micro))

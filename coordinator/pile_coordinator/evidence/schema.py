@@ -102,6 +102,8 @@ CREATE TABLE ruling (contract BLOB NOT NULL, height INTEGER NOT NULL, position I
 -- source and item tell apart what one transaction or leaf moved.
 CREATE TABLE accounting_node (from_height INTEGER NOT NULL, party TEXT NOT NULL, power INTEGER NOT NULL,
   stake_micro INTEGER NOT NULL, height INTEGER NOT NULL, leaf INTEGER NOT NULL, PRIMARY KEY (from_height, party)) WITHOUT ROWID;
+-- The last blocks of certified sets; the set that follows is that of accounting_node from the next height on.
+CREATE TABLE handover (height INTEGER PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE punishment (height INTEGER NOT NULL, leaf INTEGER NOT NULL, party TEXT NOT NULL, reason TEXT NOT NULL,
   offence_height INTEGER NOT NULL, cost_micro INTEGER NOT NULL, PRIMARY KEY (height, leaf)) WITHOUT ROWID;
 CREATE TABLE stake_posting (height INTEGER NOT NULL, source TEXT NOT NULL, place INTEGER NOT NULL, item INTEGER NOT NULL,
