@@ -309,11 +309,15 @@ def test_bounds_on_candidates_and_stake(monkeypatch: pytest.MonkeyPatch) -> None
     world.ok()
     monkeypatch.setattr(stake, "MAX_STAKES_OF_CANDIDATE", 2)
     assert world.refused("user-2", Delegate("grid", 5)) == "limit"
+    assert world.accepts("user-1", Undelegate("grid", 4)), "what enters needs no record"
     world.send("user-1", Delegate("grid", 5))  # grows what enters
     world.send("grid", Delegate("grid", 5))  # a node's own bond always finds room
     world.ok()
-    monkeypatch.setattr(stake, "MAX_STAKES_OF_PARTY", 1)
     world.edge()
+    assert world.refused("user-1", Undelegate("grid", 9)) == "limit"
+    monkeypatch.setattr(stake, "MAX_STAKES_OF_CANDIDATE", 1000)
+    assert world.accepts("user-1", Undelegate("grid", 9))
+    monkeypatch.setattr(stake, "MAX_STAKES_OF_PARTY", 1)
     assert world.refused("user-1", Delegate("grid", 5)) == "limit"
     assert world.refused("user-1", Undelegate("grid", 9)) == "limit"
     world.send("user-1", Undelegate("grid", 10))  # a whole record needs no place

@@ -159,7 +159,7 @@ def double_attestation(state: State, env: Env, journal: Journal, sender: str, bo
     if candidate.tombstoned:
         raise Rejection("phase", f"{candidate.party} was punished for this already")
     height = _height_of(env.chain_id, body)
-    if height < int.from_bytes(state.validator_sets()[0].from_height, "big"):
+    if height < int.from_bytes(state.oldest_sets(1)[0].from_height, "big"):
         raise Rejection("late", f"block {height} is too long ago")
     if height > env.height or not _was_member(state, candidate.party, height):
         raise Rejection("evidence", f"{candidate.party} attests no block {height}")

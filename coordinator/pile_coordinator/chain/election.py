@@ -83,7 +83,7 @@ def come_into_force(state: State, env: Env, journal: Journal) -> None:
 
     A pile believes the newest set only (docs/adr/0014), so the new set says again what binds it.
     """
-    if set_key(env.height) not in {kept.from_height for kept in state.validator_sets()} or env.height == 1:
+    if env.height == 1 or state.find(ValidatorSet, set_key(env.height)) is None:
         return
     before = state.set_at(env.height - 1)
     if before is not None:
@@ -100,13 +100,13 @@ def _fields(validators: list[Validator] | None) -> list[list[object]]:
 
 def forget_old_sets(state: State, env: Env, journal: Journal, rules: StakeRules) -> None:
     """Drop sets under which nothing can be accused any more, and pay back the stake that backed no later one."""
-    sets = state.validator_sets()
-    gone = 0
-    while gone + 1 < len(sets) and _is_too_old(sets[gone], sets[gone + 1], env, rules):
-        state.drop(ValidatorSet, sets[gone].from_height)
-        gone += 1
-    if gone:
-        stake.release_unbonded(state, journal, _from(sets[gone]))
+    oldest = state.oldest_sets(2)
+    is_any_gone = False
+    while len(oldest) == 2 and _is_too_old(oldest[0], oldest[1], env, rules):
+        state.drop(ValidatorSet, oldest[0].from_height)
+        oldest, is_any_gone = state.oldest_sets(2), True
+    if is_any_gone:
+        stake.release_unbonded(state, journal, _from(oldest[0]))
 
 
 def _is_too_old(old: ValidatorSet, following: ValidatorSet, env: Env, rules: StakeRules) -> bool:
@@ -133,7 +133,7 @@ def turn(state: State, env: Env, journal: Journal) -> None:
         if candidate.commission_permille != candidate.next_commission_permille:
             state.put(replace(candidate, commission_permille=candidate.next_commission_permille))
     from_height = env.height + ACTS_AFTER_BLOCKS
-    stake.turn(state, from_height, _from(state.validator_sets()[0]))
+    stake.turn(state, from_height, _from(state.oldest_sets(1)[0]))
     elected = elect(state, rules)
     if not elected:
         elected = _latest(state).members  # a chain without accounting nodes could never elect any
@@ -181,7 +181,8 @@ def remove(state: State, env: Env, party: str, journal: Journal) -> None:
 
 
 def _latest(state: State) -> ValidatorSet:
-    return state.validator_sets()[-1]
+    (latest,) = state.newest_sets(1)
+    return latest
 
 
 def _decide(state: State, from_height: int, members: list[Member], journal: Journal) -> None:

@@ -125,7 +125,9 @@ def _pay_in(state: State, candidate: str, delegator: str, amount_micro: int) -> 
 def undelegate(state: State, journal: Journal, sender: str, body: Undelegate) -> None:
     """Stake goes back, the newest first: at once where it has backed nothing yet, else after unbonding."""
     candidate = find_candidate(state, body.candidate).party
-    own = [stake for stake in state.stakes_of(candidate) if stake.delegator == sender]
+    stakes = state.stakes_of(candidate)
+    own = [stake for stake in stakes if stake.delegator == sender]
+    is_full = len(own) >= MAX_STAKES_OF_PARTY or (len(stakes) >= MAX_STAKES_OF_CANDIDATE and sender != candidate)
     free = [stake for stake in own if stake.phase in {ENTERING, BONDED}]
     if sum(stake.amount_micro for stake in free) < body.amount_micro:
         have = sum(stake.amount_micro for stake in free)
@@ -135,17 +137,19 @@ def undelegate(state: State, journal: Journal, sender: str, body: Undelegate) ->
         part = min(left, stake.amount_micro)
         left -= part
         if part:
-            _take_back(state, journal, stake, part, len(own))
+            _take_back(state, journal, stake, part, is_full=is_full)
 
 
-def _take_back(state: State, journal: Journal, stake: Stake, part_micro: int, count: int) -> None:
+def _take_back(state: State, journal: Journal, stake: Stake, part_micro: int, *, is_full: bool) -> None:
+    """Of a whole record no new one comes; so what is there can always be taken back."""
     if stake.phase == ENTERING:
         reduce_stake(state, stake, part_micro)
         release(state, journal, stake, part_micro)
         return
-    is_split = part_micro < stake.amount_micro
-    if is_split and count >= MAX_STAKES_OF_PARTY:
-        raise Rejection("limit", f"{stake.delegator} has {count} stakes for {stake.candidate}: take back whole ones")
+    if is_full and part_micro < stake.amount_micro:
+        raise Rejection(
+            "limit", f"{stake.candidate} has too many stakes: take back a whole one, of {stake.amount_micro} micro"
+        )
     reduce_stake(state, stake, part_micro)
     add_stake(state, stake.candidate, stake.delegator, LEAVING, stake.since_height, 0, part_micro)
 
