@@ -161,8 +161,10 @@ def voters(tmp_path):
     """A town whose accounting nodes are elected; `third` is a party that may stand."""
     require(find_mosquitto() is not None, "mosquitto is not installed")
     with Mosquitto(tmp_path / "broker") as broker, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pile_coordinator.service.log", lambda _: None)
+        logged: list[str] = []
+        patch.setattr("pile_coordinator.service.log", logged.append)
         town = Town(tmp_path / "site", broker.port, stake_rules=STAKE_RULES)
+        town.logged = logged
         town.admit_party("third", "third-party")
         yield town
         town.close()
@@ -199,6 +201,8 @@ def test_the_stake_guides_commands_do_what_it_says(voters, monkeypatch, tmp_path
             "until_height": 0,
         }
     ]
+    voters.until_logged(r"grid is punished for double-attestation at block 1: 0\.500000 CNY of stake")
+    voters.until_logged(r"accounting nodes from block \d+ on, with their power: auditor 10, operator 10$")
     names = ("own_micro", "stake_micro", "power", "tombstoned")
     nodes = {row["party"]: tuple(row[name] for name in names) for row in shown["candidates"]}
     assert nodes["third"] == (25_000_000, 40_000_000, 0, False)

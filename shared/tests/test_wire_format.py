@@ -290,6 +290,7 @@ def genesis():
     return genesis_from_json(
         {
             "stake": {"rules": STAKE_RULES, "candidates": candidates},
+            "upgrades": [{"name": "later", "height": 1_000_000}],
             "name": "wire",
             "time_ms": NOW,
             "params": PARAMS,

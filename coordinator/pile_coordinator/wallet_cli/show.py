@@ -165,7 +165,7 @@ def _is_inner(value: object) -> bool:
 _COLUMNS = {
     "postings": ("from", "to", "amount_micro"),
     "fills": ("pile", "energy_wh", "price_micro_per_kwh", "on_curve"),
-    "upgrades": ("name", "height"),
+    "upgrades": ("name", "height", "known"),
     "votes": ("name", "node", "height"),
     "rulings": ("arbiter", "measured_wh", "cause"),
     "periods": ("from_minute", "name", "sell_micro_per_kwh", "buy_micro_per_kwh"),
