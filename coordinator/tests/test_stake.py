@@ -18,6 +18,7 @@ from world import HOUR, NOW, World, bounded, consensus, genesis, key, stake_json
 from pile_coordinator.chain import accounts, election, founding, stake, upgrades
 from pile_coordinator.chain.conduct import DOUBLE_ATTESTATION, DOUBLE_SIGN, DOWNTIME
 from pile_coordinator.chain.election import capped
+from pile_coordinator.chain.env import Misbehaviour
 from pile_coordinator.chain.genesis import Genesis, genesis_from_json
 from pile_coordinator.chain.invariants import check_in_full
 from pile_coordinator.chain.records import (
@@ -180,6 +181,19 @@ def test_between_elections_the_others_are_cut_anew() -> None:
     world.catch("grid", world.height)
     world.ok()
     assert world.powers() == {"auditor": 5, "node-1": 5, "operator": 5, "third": 5}
+
+
+def test_who_signs_twice_is_replaced_by_the_next_candidate_at_the_next_epoch() -> None:
+    world = StakeWorld(FOUNDERS | {"third": 8_000_000})
+    assert set(world.powers(1)) == set(FOUNDERS)
+    world.catch("grid", world.height)
+    assert world.ok().updates == [(consensus("grid"), 0)]
+    assert set(world.powers()) == {"auditor", "node-1", "operator"}
+    outcome = world.edge()
+    assert dict(outcome.updates)[consensus("third")] == 8
+    assert world.powers() == dict.fromkeys(("auditor", "node-1", "operator", "third"), 8), (
+        "four are equal, as the least"
+    )
 
 
 def test_the_grid_gets_no_votes_for_money_that_it_owes() -> None:
@@ -379,6 +393,20 @@ def test_misbehaviour_of_nobody_is_passed_over() -> None:
     before = world.state.balance_micro("S:grid")
     world.ok()
     assert (world.state.balance_micro("S:grid"), world.state.balance_micro("S:third")) == (before, 1_000_000)
+
+
+def test_nothing_is_heard_in_the_first_block_or_without_a_report() -> None:
+    world = World(stake=stake_json(FOUNDERS), more=[("node-1", "third-party")])
+    liar = Misbehaviour(stake.address_of(consensus("grid")), 1)
+    first = replace(world.env(), signed=(), misbehaviour=(liar,))
+    apply_block(world.state, first, [])
+    assert not any(candidate.tombstoned or candidate.missed_blocks for candidate in world.state.each(Candidate))
+    world.seal()
+    world.height = 1
+    silent = replace(world.env(), signed=None, misbehaviour=(liar,))
+    outcome = apply_block(world.state, silent, [])
+    assert outcome.leaves == []
+    assert not any(candidate.tombstoned or candidate.missed_blocks for candidate in world.state.each(Candidate))
 
 
 # --- upgrades ----------------------------------------------------------------------------------------------------------

@@ -29,13 +29,18 @@ def begin_block(state: State, env: Env, journal: Journal) -> None:
         return
     if env.height == 1:
         _note_founding(state, journal)
-    if env.signed is not None:
-        _note_engine(state, env, journal)
-        _count_block(state, env, journal, rules)
-    for found in env.misbehaviour[:MAX_MISBEHAVIOUR]:
-        _punish_misbehaviour(state, env, journal, rules, found)
+    elif env.signed is not None:
+        _hear_engine(state, env, journal, rules)
     election.come_into_force(state, env, journal)
     election.forget_old_sets(state, env, journal, rules)
+
+
+def _hear_engine(state: State, env: Env, journal: Journal, rules: StakeRules) -> None:
+    """Nothing of this counts unless the block says it too, or nobody could compute the block again."""
+    _note_engine(state, env, journal)
+    _count_block(state, env, journal, rules)
+    for found in env.misbehaviour[:MAX_MISBEHAVIOUR]:
+        _punish_misbehaviour(state, env, journal, rules, found)
 
 
 def _note_founding(state: State, journal: Journal) -> None:
