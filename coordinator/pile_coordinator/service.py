@@ -33,6 +33,7 @@ from pile_coordinator.evidence.queries import last_receipt
 from pile_coordinator.ingest import READY, WAITING, ProofDesk
 from pile_coordinator.keys import load_key
 from pile_coordinator.mqtt import Connection
+from pile_coordinator.stake_view import node_event
 from pile_coordinator.stops import KEPT, KNOWN, PASSED_BY, KeptStops
 from pile_shared import cose, topics
 from pile_shared.certificate import MAX_LEAF_BYTES
@@ -319,6 +320,8 @@ class Coordinator:
             log(f"block {height}: a tariff of {len(cast('list[object]', leaf[3]))} periods is in force")
         elif kind == LEAF_CLOSED:
             self._closed(block, index, cast("bytes", leaf[1]), cast("str", leaf[2]))
+        elif said := node_event(leaf, self.config.genesis.params.currency):
+            log(f"block {height}: {said}")
 
     def _closed(self, block: Block, index: int, order: bytes, outcome: str) -> None:
         """An order or contract ended. The pile of a contract that was signed hears of it."""

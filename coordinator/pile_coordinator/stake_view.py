@@ -2,7 +2,9 @@
 
 from dataclasses import fields
 from itertools import islice
+from typing import cast
 
+from pile_coordinator.amounts import money
 from pile_coordinator.chain import election, stake
 from pile_coordinator.chain.epochs import EPOCH
 from pile_coordinator.chain.records import (
@@ -17,6 +19,7 @@ from pile_coordinator.chain.records import (
     UpgradeVotes,
 )
 from pile_coordinator.chain.state import State
+from pile_coordinator.chain.upgrades import KNOWN
 
 MAX_ROWS = 500  # of each kind in one answer
 
@@ -35,9 +38,25 @@ def stake_answer(state: State, height: int, party: str) -> dict[str, object]:
         "own": [_stake_row(one) for one in islice(own, MAX_ROWS)],
         "pot_micro": staking.pot_micro if staking else 0,
         "rules": _rules(rules) if rules else None,
-        "upgrades": [[one.name, one.height] for one in state.each(Upgrade)[:MAX_ROWS]],
-        "votes": [[one.name, one.votes] for one in state.each(UpgradeVotes)[:MAX_ROWS]],
+        "upgrades": [[one.name, one.height, one.name in KNOWN] for one in state.each(Upgrade)[:MAX_ROWS]],
+        "votes": [[one.name, *vote] for one in state.each(UpgradeVotes) for vote in one.votes][:MAX_ROWS],
     }
+
+
+def node_event(leaf: list[object], currency: str) -> str:
+    """What a leaf says about accounting nodes, for people; "" for one that says nothing they must know at once."""
+    if leaf[0] == election.LEAF_SET:
+        _, first, members = leaf
+        powers = ", ".join(
+            str(m[election.PARTY]) + f" {m[election.POWER]!r}" for m in cast("list[election.Member]", members)
+        )
+        return f"accounting nodes from block {first} on, with their power: {powers}"
+    if leaf[0] == election.LEAF_PUNISHED:
+        _, party, reason, height, cost_micro = leaf
+        return (
+            f"{party} is punished for {reason} at block {height}: {money(cast('int', cost_micro))} {currency} of stake"
+        )
+    return ""
 
 
 def _rules(rules: StakeRules) -> dict[str, int]:

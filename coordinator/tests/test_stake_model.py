@@ -335,7 +335,7 @@ def slash_takes_from_who_came_later(patch: pytest.MonkeyPatch) -> None:
 
 def released_early(patch: pytest.MonkeyPatch) -> None:
     real = stake.release_unbonded
-    patch.setattr(stake, "release_unbonded", lambda state, oldest: real(state, oldest + 2))
+    patch.setattr(stake, "release_unbonded", lambda state, journal, oldest: real(state, journal, oldest + 2))
 
 
 def commission_at_once(patch: pytest.MonkeyPatch) -> None:

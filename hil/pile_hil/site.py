@@ -28,11 +28,13 @@ from pile_edge.config_file import compile_config
 from pile_hil.broker import free_port
 from pile_hil.process import RigProcess
 from pile_shared.errors import PilechainError
+from pile_shared.platform import sha256
 
 ACCOUNTING_NODES = ("auditor", "grid", "operator")
 FOUNDERS = {"auditor": "third-party", "coordinator": "operator", "grid": "grid", "operator": "operator"}
 __all__ = ["HOUR_MS", "PARAMS", "TARIFF", "PileSpec", "Site", "SiteError", "SiteProcess", "wait_for"]
 BOARD_HEAP = "64k"
+BOND_MICRO = 10_000_000  # of each accounting node, where they are elected
 
 
 class SiteError(PilechainError):
@@ -116,9 +118,21 @@ class SiteProcess:
 class Site:
     """Keys, genesis, configuration and processes of one site. Use as a context manager."""
 
-    def __init__(self, folder: Path, piles: list[PileSpec], *, rate: int, port: int | None = None) -> None:
-        """Write everything below `folder`; nothing runs yet. Time runs `rate` times as fast from now on."""
+    def __init__(
+        self,
+        folder: Path,
+        piles: list[PileSpec],
+        *,
+        rate: int,
+        port: int | None = None,
+        stake_rules: Mapping[str, int] | None = None,
+    ) -> None:
+        """Write everything below `folder`; nothing runs yet. Time runs `rate` times as fast from now on.
+
+        With `stake_rules`, those of a genesis file, the accounting nodes are elected.
+        """
         self.folder = folder
+        self.stake_rules = stake_rules
         folder.mkdir(parents=True, exist_ok=True)
         self.piles = {pile.id: pile for pile in piles}
         self.clock = Clock(rate, time.time_ns() // 1_000_000)
@@ -150,7 +164,8 @@ class Site:
         return self.folder / "keys" / f"{party}.key"
 
     def _write_genesis(self) -> Genesis:
-        document = {
+        power = BOND_MICRO // 1_000_000 if self.stake_rules else 1
+        document: dict[str, object] = {
             "name": "demo",
             "time_ms": self.clock.origin_ms,
             "params": PARAMS,
@@ -160,12 +175,28 @@ class Site:
                 for party, role in FOUNDERS.items()
             ],
             "validators": [
-                {"party": node, "public": load_key(self.key_file(f"{node}-attest")).public.hex(), "power": 1}
+                {"party": node, "public": load_key(self.key_file(f"{node}-attest")).public.hex(), "power": power}
                 for node in ACCOUNTING_NODES
             ],
         }
+        if self.stake_rules:
+            document["stake"] = {
+                "rules": dict(self.stake_rules),
+                "candidates": [*map(self._candidate, ACCOUNTING_NODES)],
+            }
         (self.folder / "genesis.json").write_text(json.dumps(document, indent=2) + "\n")
         return genesis_from_json(document)
+
+    def _candidate(self, node: str) -> dict[str, object]:
+        """A founding node. No CometBFT runs here, so nothing ever signs with its consensus key."""
+        attestation = load_key(self.key_file(f"{node}-attest")).public
+        return {
+            "party": node,
+            "consensus": sha256(attestation).hex(),
+            "attestation": attestation.hex(),
+            "commission_permille": 100,
+            "bond_micro": BOND_MICRO,
+        }
 
     def write_coordinator(self) -> Path:
         """Write the coordinator's configuration; its path."""

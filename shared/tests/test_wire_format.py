@@ -291,6 +291,7 @@ def genesis():
     return genesis_from_json(
         {
             "stake": {"rules": STAKE_RULES, "candidates": candidates},
+            "upgrades": [{"name": "later", "height": 1_000_000}],
             "name": "wire",
             "time_ms": NOW,
             "params": PARAMS,
@@ -623,7 +624,7 @@ def test_nothing_was_left_unsaid(said):
     payloads = [decode(cose.parse1(data, MOST).payload, MOST) for rule, data in said if rule.endswith("n-message")]
     assert {row[1] for row in payloads if isinstance(row[1], str)} == set(BODIES)
     leaves = [decode(data, MOST) for rule, data in said if rule == "leaf"]
-    assert {leaf[0] for leaf in leaves} == set(range(13))
+    assert {leaf[0] for leaf in leaves} == set(range(14))
     assert {leaf[2] for leaf in leaves if leaf[0] == 5} == OUTCOMES
     statements = [decode_statement(data) for rule, data in said if rule == "statement"]
     assert {s.verdict.basis for s in statements if s.verdict} == set(BASES)

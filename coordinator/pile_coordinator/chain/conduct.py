@@ -27,13 +27,27 @@ def begin_block(state: State, env: Env, journal: Journal) -> None:
     rules = state.stake_rules
     if rules is None:
         return
-    if env.signed is not None:
-        _note_engine(state, env, journal)
-        _count_block(state, env, journal, rules)
+    if env.height == 1:
+        _note_founding(state, journal)
+    elif env.signed is not None:
+        _hear_engine(state, env, journal, rules)
+    election.come_into_force(state, env, journal)
+    election.forget_old_sets(state, env, journal, rules)
+
+
+def _hear_engine(state: State, env: Env, journal: Journal, rules: StakeRules) -> None:
+    """Nothing of this counts unless the block says it too, or nobody could compute the block again."""
+    _note_engine(state, env, journal)
+    _count_block(state, env, journal, rules)
     for found in env.misbehaviour[:MAX_MISBEHAVIOUR]:
         _punish_misbehaviour(state, env, journal, rules, found)
-    election.come_into_force(state, env, journal)
-    election.forget_old_sets(state, env, rules)
+
+
+def _note_founding(state: State, journal: Journal) -> None:
+    """What genesis put up, in the first block: before it there is none to say so."""
+    for candidate in state.each(Candidate):
+        account = accounts.stake_account(candidate.party)
+        stake.note_posting(journal, accounts.OUTSIDE, account, state.balance_micro(account))
 
 
 # --- what the engine said, for whoever computes the block again ----------------------------------------------------------
@@ -121,9 +135,9 @@ def unjail(state: State, env: Env, sender: str) -> None:
 
 
 def _punish_misbehaviour(state: State, env: Env, journal: Journal, rules: StakeRules, found: Misbehaviour) -> None:
-    """Passed over: addresses that are nobody's, heights of sets that are gone, and who was punished already."""
+    """Passed over: addresses that are nobody's, heights of sets that are gone or to come, and who was punished already."""
     key = state.find(NodeKey, found.address)
-    if key is None or not _was_member(state, key.candidate, found.height):
+    if key is None or found.height > env.height or not _was_member(state, key.candidate, found.height):
         return
     candidate = state.get(Candidate, key.candidate)
     if not candidate.tombstoned:
@@ -150,7 +164,7 @@ def double_attestation(state: State, env: Env, journal: Journal, sender: str, bo
     if candidate.tombstoned:
         raise Rejection("phase", f"{candidate.party} was punished for this already")
     height = _height_of(env.chain_id, body)
-    if height < int.from_bytes(state.validator_sets()[0].from_height, "big"):
+    if height < int.from_bytes(state.oldest_sets(1)[0].from_height, "big"):
         raise Rejection("late", f"block {height} is too long ago")
     if height > env.height or not _was_member(state, candidate.party, height):
         raise Rejection("evidence", f"{candidate.party} attests no block {height}")
@@ -163,7 +177,7 @@ def double_attestation(state: State, env: Env, journal: Journal, sender: str, bo
     assert rules is not None, "there are candidates"
     cost = _punish_double(state, env, journal, rules, candidate, DOUBLE_ATTESTATION, height)
     if upgrades.in_force(state, env.height, upgrades.REPORTER_PART):
-        _pay_reporter(state, sender, cost // REPORTER_PART)
+        _pay_reporter(state, journal, sender, cost // REPORTER_PART)
 
 
 def _height_of(chain_id: str, body: DoubleAttestation) -> int:
@@ -181,10 +195,11 @@ def _is_pair(chain_id: str, first: Header, second: Header) -> bool:
     return first.chain_id == second.chain_id == chain_id and first.height == second.height
 
 
-def _pay_reporter(state: State, reporter: str, amount_micro: int) -> None:
-    staking = state.get(Staking, stake.STAKING)
+def _pay_reporter(state: State, journal: Journal, reporter: str, amount_micro: int) -> None:
+    staking, account = state.get(Staking, stake.STAKING), accounts.party_account(reporter)
     state.put(replace(staking, collectable_micro=staking.collectable_micro - amount_micro))
-    accounts.post(state, accounts.FEES, accounts.party_account(reporter), amount_micro)
+    accounts.post(state, accounts.FEES, account, amount_micro)
+    stake.note_posting(journal, accounts.FEES, account, amount_micro)
 
 
 # --- what it costs -----------------------------------------------------------------------------------------------------

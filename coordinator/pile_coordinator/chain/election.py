@@ -41,7 +41,12 @@ PARTY, CONSENSUS, ATTESTATION, POWER, STAKE = range(5)  # of a member
 def certified_set(state: State, height: int) -> list[Validator] | None:
     """Who attests a block, as light clients know it: after block H known up to H + 2. None if nobody is elected here."""
     found = state.set_at(height)
-    return None if found is None else [Validator(m[PARTY], m[ATTESTATION], m[POWER]) for m in found.members]  # type: ignore[arg-type]
+    return None if found is None else certified(found.members)
+
+
+def certified(members: list[Member]) -> list[Validator]:
+    """What light clients are told of a set's members, as a record or a leaf has them."""
+    return [Validator(m[PARTY], m[ATTESTATION], m[POWER]) for m in members]  # type: ignore[arg-type]
 
 
 def addresses_at(state: State, height: int, parties: frozenset[str] | set[str]) -> tuple[bytes, ...]:
@@ -78,7 +83,7 @@ def come_into_force(state: State, env: Env, journal: Journal) -> None:
 
     A pile believes the newest set only (docs/adr/0014), so the new set says again what binds it.
     """
-    if set_key(env.height) not in {kept.from_height for kept in state.validator_sets()} or env.height == 1:
+    if env.height == 1 or state.find(ValidatorSet, set_key(env.height)) is None:
         return
     before = state.set_at(env.height - 1)
     if before is not None:
@@ -93,15 +98,15 @@ def _fields(validators: list[Validator] | None) -> list[list[object]]:
     return [validator.fields() for validator in validators or []]
 
 
-def forget_old_sets(state: State, env: Env, rules: StakeRules) -> None:
+def forget_old_sets(state: State, env: Env, journal: Journal, rules: StakeRules) -> None:
     """Drop sets under which nothing can be accused any more, and pay back the stake that backed no later one."""
-    sets = state.validator_sets()
-    gone = 0
-    while gone + 1 < len(sets) and _is_too_old(sets[gone], sets[gone + 1], env, rules):
-        state.drop(ValidatorSet, sets[gone].from_height)
-        gone += 1
-    if gone:
-        stake.release_unbonded(state, _from(sets[gone]))
+    oldest = state.oldest_sets(2)
+    is_any_gone = False
+    while len(oldest) == 2 and _is_too_old(oldest[0], oldest[1], env, rules):
+        state.drop(ValidatorSet, oldest[0].from_height)
+        oldest, is_any_gone = state.oldest_sets(2), True
+    if is_any_gone:
+        stake.release_unbonded(state, journal, _from(oldest[0]))
 
 
 def _is_too_old(old: ValidatorSet, following: ValidatorSet, env: Env, rules: StakeRules) -> bool:
@@ -128,7 +133,7 @@ def turn(state: State, env: Env, journal: Journal) -> None:
         if candidate.commission_permille != candidate.next_commission_permille:
             state.put(replace(candidate, commission_permille=candidate.next_commission_permille))
     from_height = env.height + ACTS_AFTER_BLOCKS
-    stake.turn(state, from_height, _from(state.validator_sets()[0]))
+    stake.turn(state, from_height, _from(state.oldest_sets(1)[0]))
     elected = elect(state, rules)
     if not elected:
         elected = _latest(state).members  # a chain without accounting nodes could never elect any
@@ -176,7 +181,8 @@ def remove(state: State, env: Env, party: str, journal: Journal) -> None:
 
 
 def _latest(state: State) -> ValidatorSet:
-    return state.validator_sets()[-1]
+    (latest,) = state.newest_sets(1)
+    return latest
 
 
 def _decide(state: State, from_height: int, members: list[Member], journal: Journal) -> None:
@@ -214,5 +220,6 @@ def _pay(state: State, journal: Journal, candidate: Candidate, share_micro: int)
     for party, part in sorted(parts.items()):
         accounts.post(state, accounts.FEES, accounts.party_account(party), part)
         orders.wake(state, party)
-    journal.leaves.append(encode([LEAF_REWARD, candidate.party, sum(parts.values()), commission]))
+    paid = [[party, part] for party, part in sorted(parts.items()) if part]
+    journal.leaves.append(encode([LEAF_REWARD, candidate.party, commission, paid]))
     return sum(parts.values())

@@ -33,8 +33,8 @@ class Env:
         seed: hash of the previous header, which orders ties so that nobody chooses the order.
         verify: the signature check.
         signed: addresses of the consensus keys that signed the last block, in any order; None if the engine does not say,
-            as for block 1 and for questions about a block that is not made. misbehaviour: what the engine found.
-            Both count only on a chain with stake rules.
+            as for questions about a block that is not made. misbehaviour: what the engine found. Both count only on a chain
+            with stake rules, from block 2 on, and misbehaviour only beside `signed`.
     """
 
     chain_id: str

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from pile_coordinator.chain import accounts, orders
+from pile_coordinator.chain.env import Journal
 from pile_coordinator.chain.records import (
     BONDED,
     ENTERING,
@@ -29,8 +30,10 @@ from pile_coordinator.chain.transactions import (
     Undelegate,
 )
 from pile_shared import cose
+from pile_shared.codec import encode
 from pile_shared.platform import sha256
 
+LEAF_POSTING = 13
 STAKING = "staking"
 ADDRESS_BYTES = 20
 MAX_CANDIDATES = 128  # for ever: three alliances of the largest size, and an election looks at each
@@ -119,10 +122,12 @@ def _pay_in(state: State, candidate: str, delegator: str, amount_micro: int) -> 
     add_stake(state, candidate, delegator, ENTERING, 0, 0, amount_micro)
 
 
-def undelegate(state: State, sender: str, body: Undelegate) -> None:
+def undelegate(state: State, journal: Journal, sender: str, body: Undelegate) -> None:
     """Stake goes back, the newest first: at once where it has backed nothing yet, else after unbonding."""
     candidate = find_candidate(state, body.candidate).party
-    own = [stake for stake in state.stakes_of(candidate) if stake.delegator == sender]
+    stakes = state.stakes_of(candidate)
+    own = [stake for stake in stakes if stake.delegator == sender]
+    is_full = len(own) >= MAX_STAKES_OF_PARTY or (len(stakes) >= MAX_STAKES_OF_CANDIDATE and sender != candidate)
     free = [stake for stake in own if stake.phase in {ENTERING, BONDED}]
     if sum(stake.amount_micro for stake in free) < body.amount_micro:
         have = sum(stake.amount_micro for stake in free)
@@ -132,26 +137,34 @@ def undelegate(state: State, sender: str, body: Undelegate) -> None:
         part = min(left, stake.amount_micro)
         left -= part
         if part:
-            _take_back(state, stake, part, len(own))
+            _take_back(state, journal, stake, part, is_full=is_full)
 
 
-def _take_back(state: State, stake: Stake, part_micro: int, count: int) -> None:
+def _take_back(state: State, journal: Journal, stake: Stake, part_micro: int, *, is_full: bool) -> None:
+    """Of a whole record no new one comes; so what is there can always be taken back."""
     if stake.phase == ENTERING:
         reduce_stake(state, stake, part_micro)
-        release(state, stake, part_micro)
+        release(state, journal, stake, part_micro)
         return
-    is_split = part_micro < stake.amount_micro
-    if is_split and count >= MAX_STAKES_OF_PARTY:
-        raise Rejection("limit", f"{stake.delegator} has {count} stakes for {stake.candidate}: take back whole ones")
+    if is_full and part_micro < stake.amount_micro:
+        raise Rejection(
+            "limit", f"{stake.candidate} has too many stakes: take back a whole one, of {stake.amount_micro} micro"
+        )
     reduce_stake(state, stake, part_micro)
     add_stake(state, stake.candidate, stake.delegator, LEAVING, stake.since_height, 0, part_micro)
 
 
-def release(state: State, stake: Stake, amount_micro: int) -> None:
+def release(state: State, journal: Journal, stake: Stake, amount_micro: int) -> None:
     """Stake is its party's money again."""
-    account = accounts.stake_account(stake.candidate)
-    accounts.post(state, account, accounts.party_account(stake.delegator), amount_micro)
+    account, owner = accounts.stake_account(stake.candidate), accounts.party_account(stake.delegator)
+    accounts.post(state, account, owner, amount_micro)
+    note_posting(journal, account, owner, amount_micro)
     orders.wake(state, stake.delegator)
+
+
+def note_posting(journal: Journal, debit: str, credit: str, amount_micro: int) -> None:
+    """A leaf about money of stake that no transaction names: the evidence accounts for every micro."""
+    journal.leaves.append(encode([LEAF_POSTING, debit, credit, amount_micro]))
 
 
 # --- the records -----------------------------------------------------------------------------------------------------
@@ -199,12 +212,12 @@ def turn(state: State, from_height: int, oldest_height: int) -> None:
                 add_stake(state, stake.candidate, stake.delegator, phase, since, until, stake.amount_micro)
 
 
-def release_unbonded(state: State, oldest_height: int) -> None:
+def release_unbonded(state: State, journal: Journal, oldest_height: int) -> None:
     """Pay back what backed no block that can still be accused: none from `oldest_height` on."""
     for stake in state.each(Stake):
         if stake.phase == UNBONDING and stake.until_height <= oldest_height:
             state.drop(Stake, stake.id)
-            release(state, stake, stake.amount_micro)
+            release(state, journal, stake, stake.amount_micro)
 
 
 def bonded_micro(stakes: Iterable[Stake]) -> int:

@@ -144,7 +144,15 @@ class State:
 
     def validator_sets(self) -> list[ValidatorSet]:
         """The kept sets of accounting nodes, oldest first."""
-        return [self.get(ValidatorSet, set_key(height)) for height in self._set_heights]
+        return self.oldest_sets(len(self._set_heights))
+
+    def oldest_sets(self, count: int) -> list[ValidatorSet]:
+        """The first so many of them, or all."""
+        return [self.get(ValidatorSet, set_key(height)) for height in self._set_heights[:count]]
+
+    def newest_sets(self, count: int) -> list[ValidatorSet]:
+        """The last so many of them (at least 1), or all."""
+        return [self.get(ValidatorSet, set_key(height)) for height in self._set_heights[-count:]]
 
     def set_at(self, height: int) -> ValidatorSet | None:
         """The accounting nodes of a block; None if they are not kept any more, or nobody is elected."""

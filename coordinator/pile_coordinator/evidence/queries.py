@@ -5,10 +5,11 @@ from typing import cast
 
 from pile_coordinator.certificates import DisputeRecord, OrderCertificate, TariffChange
 from pile_coordinator.chain.contracts import NO_EVIDENCE, UNSIGNED
+from pile_coordinator.chain.election import certified
 from pile_coordinator.chain.settlement import BASIS_RULING, MAX_STATEMENT_BYTES, Statement, decode_statement
 from pile_coordinator.chain.tariff import tariff_hash
 from pile_coordinator.engines.engine import Engine
-from pile_shared.certificate import Inclusion
+from pile_shared.certificate import MAX_LEAF_BYTES, Inclusion, encode_handover
 from pile_shared.codec import array, decode
 from pile_shared.errors import PilechainError
 from pile_shared.platform import sha256
@@ -135,6 +136,7 @@ class _Maker:
             confirmations=self._txs("confirmation"),
             cancellation=next(iter(self._txs("cancellation")), None),
             dispute=dispute,
+            handovers=self._handovers(),
         )
 
     # --- where things stand ---
@@ -142,6 +144,18 @@ class _Maker:
     def _leaf(self, row: dict[str, object], prefix: str = "") -> Inclusion:
         height, leaf = cast("int", row[f"{prefix}height"]), cast("int", row[f"{prefix}leaf"])
         return self._engine.block(height).inclusion(leaf)
+
+    def _handovers(self) -> tuple[bytes, ...]:
+        """How the accounting nodes of genesis became those of the closing."""
+        query = "SELECT height FROM handover WHERE height < ? ORDER BY height"
+        return tuple(self._handover(height) for (height,) in self._db.execute(query, (self._row["closed_height"],)))
+
+    def _handover(self, height: int) -> bytes:
+        """The set stands in the block that decided it; the state has forgotten old ones."""
+        query = "SELECT height, leaf FROM accounting_node WHERE from_height = ? LIMIT 1"
+        decided, leaf = self._db.execute(query, (height + 1,)).fetchone()
+        _, _, members = array(decode(self._engine.block(decided).leaves[leaf], MAX_LEAF_BYTES), 3)
+        return encode_handover(self._engine.block(height).certificate, certified(members))
 
     def _tx(self, height: object, position: object) -> bytes:
         return self._engine.block(cast("int", height)).txs[cast("int", position)]

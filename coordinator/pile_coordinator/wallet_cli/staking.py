@@ -127,7 +127,7 @@ NODES = (
         "Stand for election as an accounting node, with your node's keys and a bond.",
         lambda w, o: sent(w, RegisterCandidate(o.consensus, o.attestation, o.commission, o.amount)),
         _register_arguments,
-        "register-candidate --consensus HEX --attestation HEX --commission 100 --amount 1000",
+        "register-candidate --consensus CONSENSUS --attestation HEX --commission 100 --amount 1000",
     ),
     Action(
         "set-commission",
