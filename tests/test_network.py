@@ -15,12 +15,17 @@ import pytest
 
 from pile_coordinator.chain.rejections import Rejection
 from pile_coordinator.chain.transactions import Deposit
+from pile_coordinator.clock import Clock
+from pile_coordinator.engines.comet.network import Stake
 from pile_coordinator.network_cli import write_state_sync
+from pile_coordinator.new_chain import STAKE_RULES
 from pile_coordinator.replay import audit, open_ledger
 from pile_coordinator.wallet import WalletError
 from pile_hil.broker import Mosquitto, find_mosquitto
 from pile_hil.network import NAMES, Network, has_cometbft
 from pile_hil.requirements import require
+from pile_shared.certificate import decode_handover, validators_from, validators_hash
+from pile_shared.codec import decode
 from pile_shared.errors import LinkError
 
 pytestmark = pytest.mark.timeout(300)
@@ -79,8 +84,6 @@ def check_all(network: Network, load: Load, *, whole: tuple[str, ...] = NAMES) -
         store = open_ledger(network.folder / name / "data" / "ledger.sqlite", network.genesis)
         blocks = [store.block(height) for height in range(store.first_height(), store.height() + 1)]
         rows[name] = {block.header.height: block.header.encoded() for block in blocks}
-        for block in blocks:
-            block.certificate.verify(network.genesis.chain_id, list(network.genesis.validators))
         for tx_id, height in load.acknowledged:
             assert height < store.first_height() or store.find_tx(tx_id)[0] == height
         if name in whole:
@@ -199,3 +202,56 @@ def test_a_supervisor_stops_cleanly(tmp_path, broker):
         network.wait("it to end", lambda: not network.processes["grid"].running, 30)
         for pid in pids.values():
             assert not Path(f"/proc/{pid}").exists()
+
+
+RULES = STAKE_RULES | {"max_validators": 4, "min_self_bond_micro": 1_000_000, "downtime_window_blocks": 10_000}
+RATE = 10  # an epoch of a minute in six seconds
+
+
+def test_a_double_signer_is_slashed_and_replaced_and_readers_follow(tmp_path, broker):
+    """A validator's keys run in two places; five candidates, of whom four are elected."""
+    names = ("node-1", "node-2", "node-3", "node-4", "operator-1")
+    clock = Clock(RATE, time.time_ns() // 1_000_000)
+    options = {"names": names, "clock": clock, "stake": Stake(RULES, 10_000_000), "params": {"epoch_ms": 60_000}}
+    with Network(tmp_path / "network", broker.port, **options) as network:
+        elected = [validator.party for validator in network.genesis.validators]
+        (spare,) = set(names) - set(elected)
+        guilty = next(name for name in elected if name != "operator-1")
+        network.start()
+        with Load(network) as load:
+            load.wait_for(2)
+            network.start_twin(guilty)
+            ledger = network.folder / "operator-1" / "data" / "evidence.sqlite"
+            network.wait("the punishment", lambda: punished(ledger) == [(guilty, "double-sign", 500_000)], 120)
+            network.wait("the replacement", lambda: network.status(spare).get("power", 0) > 0, 60)
+            load.wait_for(2)
+        network.close()
+        headers = {}
+        for name in names:
+            store = open_ledger(network.folder / name / "data" / "ledger.sqlite", network.genesis)
+            headers[name] = [store.block(height).header for height in range(1, store.height() + 1)]
+            if name == "operator-1":
+                for tx_id, height in load.acknowledged:
+                    assert store.find_tx(tx_id)[0] == height
+                assert follow(store, network) == sorted({*names} - {guilty})
+            store.close()
+        common = min(map(len, headers.values()))
+        assert common > 20
+        assert len({header[common - 1].hash() for header in headers.values()}) == 1
+
+
+def punished(evidence: Path) -> list[tuple]:
+    db = sqlite3.connect(f"{evidence.as_uri()}?mode=ro", uri=True)
+    rows = db.execute("SELECT party, reason, cost_micro FROM punishment ORDER BY height").fetchall()
+    db.close()
+    return rows
+
+
+def follow(store, network: Network) -> list[str]:
+    """Whom a reader believes in the end who pinned genesis and follows every handover."""
+    believed = list(network.genesis.validators)
+    while (message := store.handover_from(validators_hash(believed))) is not None:
+        certificate, following = decode_handover(message)
+        certificate.verify(network.genesis.chain_id, believed)
+        believed = validators_from(decode(following, 8192))
+    return [validator.party for validator in believed]

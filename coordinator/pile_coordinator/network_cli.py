@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pile_coordinator.clock import Clock
+from pile_coordinator.config import load_toml
 from pile_coordinator.engines.comet.home import Home
 from pile_coordinator.engines.comet.network import FIRST_PORT, Pace, Stake, plan_nodes, write_network
 from pile_coordinator.engines.comet.rpc import Rpc
@@ -197,6 +198,11 @@ def write_state_sync(folder: Path, servers: Sequence[str]) -> tuple[int, str]:
         raise ConfigError(f"give --rpc at least {MIN_SERVERS} times: one node alone could lie")
     if (folder / "data" / "ledger.sqlite").exists():
         raise ConfigError(f"{folder / 'data'} holds a ledger already; a node with one catches up by itself")
+    if "party" in load_toml(folder / "coordinator.toml"):
+        raise ConfigError(
+            f"{folder / 'coordinator.toml'}: a node that serves piles and wallets needs every block since genesis; take"
+            " party and key out, or let it fetch all blocks"
+        )
     height, hashes = 0, set()
     for server in servers:
         rpc = Rpc(server)

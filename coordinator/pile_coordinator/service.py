@@ -81,6 +81,7 @@ class Coordinator:
         self._verifier = SecondCoreVerifier()
         self.engine = self._open_engine()
         self.evidence = Exporter(config.data / "evidence.sqlite")
+        self._check_history()
         self.evidence.catch_up(self.engine)
         self.desk = ProofDesk(self.chain_id, self.engine.verify)
         self.stops = KeptStops(config.data / "stops.sqlite", self.engine.state)
@@ -111,6 +112,15 @@ class Coordinator:
             log=log,
             snapshot_interval=config.comet.snapshot_interval,
         )
+
+    def _check_history(self) -> None:
+        """What happened before a snapshot is not here: who began with one can answer no question about it."""
+        if self.signer is not None and self.engine.first_height > 1:
+            self.engine.close()
+            raise ConfigError(
+                "this node began with a snapshot and knows nothing from before it: take party and key out of its file, or"
+                " delete data and node/data except priv_validator_state.json, to begin with the first block"
+            )
 
     def _check_party(self) -> None:
         if self.signer is None:
@@ -286,7 +296,8 @@ class Coordinator:
             self._note(PASSED_BY, f"batch of {len(batch.proofs)} proofs: {waits}")
 
     def _after_block(self, block: Block) -> None:
-        self.evidence.write(block)
+        if self.engine.first_height == 1:
+            self.evidence.write(block)
         self.desk.committed(self.engine.state)
         height = block.header.height
         for result in block.results:

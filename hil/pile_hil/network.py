@@ -8,6 +8,7 @@ import contextlib
 import os
 import random
 import re
+import shutil
 import signal
 import socket
 import sys
@@ -170,6 +171,24 @@ class Network:
             )
             self.processes[name] = process
             process.start()
+
+    def start_twin(self, name: str) -> None:
+        """Run a node's voting key in a second place, which is what makes an honest party sign twice."""
+        twin, plan = f"{name}-twin", self.plan(name)
+        first = free_ports(PORTS_PER_NODE)
+        shutil.copytree(self.folder / name, self.folder / twin, ignore=shutil.ignore_patterns("data"))
+        home = self.folder / twin / "node"
+        config = home / "config" / "config.toml"
+        text = config.read_text()
+        for number, port in enumerate((plan.p2p_port, plan.rpc_port, plan.app_port)):
+            text = re.sub(
+                rf"(laddr|proxy_app) = \"tcp://127.0.0.1:{port}\"", rf'\1 = "tcp://127.0.0.1:{first + number}"', text
+            )
+        config.write_text(text)
+        (home / "config" / "node_key.json").unlink()  # CometBFT makes a new one
+        (home / "data").mkdir()
+        (home / "data" / "priv_validator_state.json").write_text('{"height": "0", "round": 0, "step": 0}')
+        self.start(twin)
 
     def stop(self, name: str) -> None:
         """Stop a node the polite way."""

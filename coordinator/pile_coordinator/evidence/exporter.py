@@ -64,7 +64,10 @@ class Exporter:
 
     def catch_up(self, engine: Engine) -> None:
         """Write every block the engine has and the database lacks."""
-        for height in range(max(self.height + 1, engine.first_height), engine.height + 1):
+        heights = (
+            range(self.height + 1, engine.height + 1) if engine.first_height == 1 else ()
+        )  # all of a chain, or none
+        for height in heights:
             self.write(engine.block(height))
 
     def write(self, block: Block) -> None:
