@@ -21,7 +21,8 @@ from pile_coordinator.network_cli import write_state_sync
 from pile_coordinator.new_chain import STAKE_RULES
 from pile_coordinator.replay import audit, open_ledger
 from pile_coordinator.wallet import WalletError
-from pile_hil.broker import Mosquitto, find_mosquitto
+from pile_hil.broker import Mosquitto, find_mosquitto, free_port
+from pile_hil.namespaces import Namespaces, has_namespaces
 from pile_hil.network import NAMES, Network, has_cometbft
 from pile_hil.requirements import require
 from pile_shared.certificate import decode_handover, validators_from, validators_hash
@@ -123,6 +124,42 @@ def test_one_of_four_may_be_away_and_two_stop_the_chain(tmp_path, broker):
             network.start("grid")
             load.wait_for(3)
         check_all(network, load)
+
+
+def test_a_network_that_falls_apart_heals(tmp_path):
+    """Real networks: three of four go on without the fourth; two and two stand still; together they go on as one."""
+    require(has_cometbft(), "cometbft is not installed; run tools/servers")
+    require(find_mosquitto() is not None, "mosquitto is not installed; run tools/servers")
+    require(has_namespaces(), "network namespaces need root and iproute2")
+    with Namespaces(4) as spaces:
+        port = free_port()
+        listen = (f"listener {port} {spaces.broker_host}",)
+        options = {
+            "broker_host": spaces.broker_host,
+            "hosts": spaces.hosts,
+            "prefix": {name: spaces.prefix(number) for number, name in enumerate(NAMES)},
+        }
+        with (
+            Mosquitto(tmp_path / "broker", extra_config=listen),
+            Network(tmp_path / "network", port, **options) as network,
+        ):
+            network.start()
+            with Load(network) as load:
+                load.wait_for(3)
+                spaces.cut_off(0)
+                load.wait_for(3)
+                spaces.cut_off(0, 1)
+                network.wait("the chain to stand", lambda: stands(network), 60)
+                spaces.heal()
+                load.wait_for(5, seconds=120)
+            check_all(network, load)
+
+
+def stands(network: Network) -> bool:
+    """Whether nobody makes blocks for five seconds, five times what an idle chain takes for one."""
+    heights = network.heights()
+    time.sleep(5)
+    return network.heights() == heights
 
 
 DIE_ONCE = """

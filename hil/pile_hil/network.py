@@ -5,17 +5,19 @@ loopback, or inside network namespaces of its own, and is stopped by `close`.
 """
 
 import contextlib
+import json
 import os
 import random
 import re
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from pile_coordinator.clock import Clock
 from pile_coordinator.engines.comet.home import Home
@@ -220,7 +222,11 @@ class Network:
 
     def status(self, name: str) -> dict[str, Any]:
         """As `pilechain network status` has it."""
-        return node_status(self.folder / name)
+        if name not in self._prefix:
+            return node_status(self.folder / name)
+        words = [sys.executable, "-m", "pile_coordinator.cli", "network", "status", "--json", str(self.folder / name)]
+        done = subprocess.run([*self._prefix[name], *words], capture_output=True, text=True, check=False)  # noqa: S603
+        return cast("dict[str, Any]", json.loads(done.stdout or "{}"))
 
     def wait(self, what: str, condition: Callable[[], bool], seconds: float = 60) -> None:
         """Return once `condition()` holds; SiteError, with the end of the logs, after `seconds`."""
