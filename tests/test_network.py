@@ -21,12 +21,13 @@ from pile_coordinator.network_cli import write_state_sync
 from pile_coordinator.new_chain import STAKE_RULES
 from pile_coordinator.replay import audit, open_ledger
 from pile_coordinator.wallet import WalletError
+from pile_edge.light import LightClient
+from pile_edge.ports.cpython_storage import Storage
 from pile_hil.broker import Mosquitto, find_mosquitto, free_port
 from pile_hil.namespaces import Namespaces, has_namespaces
 from pile_hil.network import NAMES, Network, has_cometbft
 from pile_hil.requirements import require
-from pile_shared.certificate import decode_handover, validators_from, validators_hash
-from pile_shared.codec import decode
+from pile_shared.certificate import decode_handover, validators_hash
 from pile_shared.errors import LinkError
 
 pytestmark = pytest.mark.timeout(300)
@@ -270,7 +271,7 @@ def test_a_double_signer_is_slashed_and_replaced_and_readers_follow(tmp_path, br
             if name == "operator-1":
                 for tx_id, height in load.acknowledged:
                     assert store.find_tx(tx_id)[0] == height
-                assert follow(store, network) == sorted({*names} - {guilty})
+                assert follow(store, network, tmp_path) == sorted({*names} - {guilty})
             store.close()
         common = min(map(len, headers.values()))
         assert common > 20
@@ -284,11 +285,19 @@ def punished(evidence: Path) -> list[tuple]:
     return rows
 
 
-def follow(store, network: Network) -> list[str]:
-    """Whom a reader believes in the end who pinned genesis and follows every handover."""
-    believed = list(network.genesis.validators)
-    while (message := store.handover_from(validators_hash(believed))) is not None:
-        certificate, following = decode_handover(message)
-        certificate.verify(network.genesis.chain_id, believed)
-        believed = validators_from(decode(following, 8192))
-    return [validator.party for validator in believed]
+def follow(store, network: Network, folder: Path) -> list[str]:
+    """Whom a pile believes in the end that pinned genesis and follows every handover."""
+    pile = LightClient(
+        chain_id=network.genesis.chain_id,
+        validators=list(network.genesis.validators),
+        pile_id="pile-1",
+        public=bytes(65),
+        meter_serial="1",
+        storage=Storage(str(folder / "pile")),
+    )
+    while (message := store.handover_from(validators_hash(pile.validators))) is not None:
+        assert pile.follow(*decode_handover(message))
+    certified = (block for block in map(store.block, range(store.height(), 0, -1)) if block.certificate.attestations)
+    newest = next(certified)
+    assert pile.verify(newest.inclusion(0)).height == newest.header.height
+    return [validator.party for validator in pile.validators]

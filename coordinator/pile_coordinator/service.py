@@ -55,6 +55,7 @@ BATCH_VALID_BLOCKS = 1000
 MAX_STATUS_BYTES = 512  # a status has some 120
 LOG_EVERY_MS = 1000  # per reason
 MAX_TAKEN = 4096  # messages taken from the queue at once: what the other core can check while a full block is applied
+MAX_AWAITED = 8192  # transactions whose senders are owed a result: twice what an engine takes
 FEW_TAKEN = 64  # fewer are handled at once: telling the other core of them would cost more than checking them
 FULL_BLOCK_PROOFS = 2048  # a block is made early when this many proofs are ready
 
@@ -240,8 +241,10 @@ class Coordinator:
             height, position = committed
             result = self.engine.block(height).results[position]
             return self._reply(party, "result", [tx_id, height, result.code, result.message])
-        if tx_id in self._awaited:
+        if tx_id in self._awaited and self.engine.waits(tx_id):
             return None
+        if len(self._awaited) >= MAX_AWAITED:  # those that the engine gave up nobody will hear of
+            self._awaited = {waiting: sender for waiting, sender in self._awaited.items() if self.engine.waits(waiting)}
         try:
             tx = self.engine.submit(payload)
         except (Rejection, BusyError) as refusal:
@@ -298,6 +301,11 @@ class Coordinator:
     def _after_block(self, block: Block) -> None:
         if self.engine.first_height == 1:
             self.evidence.write(block)
+        with self.engine.turn():
+            self._tell_of(block)
+
+    def _tell_of(self, block: Block) -> None:
+        """Answer who waits for a block's transactions, and pass its events on."""
         self.desk.committed(self.engine.state)
         height = block.header.height
         for result in block.results:

@@ -134,6 +134,10 @@ class Engine(Protocol):
         """Take a transaction for a coming block. Rejection if it cannot succeed; BusyError if too many wait."""
         ...
 
+    def waits(self, tx_id: bytes) -> bool:
+        """Whether a submitted transaction may still come into a block."""
+        ...
+
     def next_sequence(self, party: str) -> int:
         """The sequence a registered party's next transaction must have, those that wait included."""
         ...

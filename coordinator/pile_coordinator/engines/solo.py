@@ -137,6 +137,10 @@ class SoloEngine:
         self._sequences[checked.sender] = checked.sequence + 1
         return checked
 
+    def waits(self, tx_id: bytes) -> bool:
+        """Whether a transaction is for the next block."""
+        return any(checked.id == tx_id for checked, _ in self._waiting)
+
     def next_sequence(self, party: str) -> int:
         """The sequence a registered party's next transaction must have, those that wait included."""
         return self._sequences.get(party, self.state.get(Party, party).sequence + 1)

@@ -68,7 +68,7 @@ class CometEngine:
         log: Callable[[str], None],
         snapshot_interval: int,
     ) -> None:
-        """Open the ledger in `data` and begin to serve the node whose configuration is in `home`.
+        """Open the ledger in `data` and listen for the node whose configuration is in `home`; `connect` begins to serve it.
 
         Args:
             data: folder of ledger and snapshots.
@@ -104,7 +104,6 @@ class CometEngine:
         application = Application(self._ledger, self._pool, self._snapshots, self._on_commit, lambda: self._certified)
         self._server = Server(home.app_address(), application.handle, log)
         self._thread = threading.Thread(target=self._serve, name="abci", daemon=True)
-        self._thread.start()
 
     def _serve(self) -> None:
         """CometBFT's requests. After an error of ours nothing may be answered any more, so the process ends with it."""
@@ -129,11 +128,13 @@ class CometEngine:
         """Use `publish` to talk to the other nodes; `wake` makes the thread that calls `advance` call it soon."""
         self._attestations.publish = publish
         self._wake = wake
+        self._thread.start()  # the node has been able to connect since we listen, and was not answered until now
 
     def close(self) -> None:
         """Stop serving and close the ledger."""
-        self._server.stop()
-        self._thread.join(10)
+        if self._thread.is_alive():
+            self._server.stop()
+            self._thread.join(10)
         self._sender.close()
         self._snapshots.wait()
         self._ledger.close()
@@ -183,6 +184,10 @@ class CometEngine:
         with self._ledger.lock:
             found = self._ledger.store.find_tx(tx_id)
         return found if found is not None and found[0] <= self._certified else None
+
+    def waits(self, tx_id: bytes) -> bool:
+        """Whether a transaction is handed to the node again until it is in a block."""
+        return tx_id in self._outbox
 
     def next_sequence(self, party: str) -> int:
         """The sequence a registered party's next transaction must have, those handed to the node included."""
