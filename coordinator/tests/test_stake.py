@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from stake_world import FOUNDERS, MONEY, RULES, StakeWorld, elected, rewarded
 from world import HOUR, NOW, World, bounded, consensus, genesis, key, stake_json
 
-from pile_coordinator.chain import accounts, election, founding, stake, upgrades
+from pile_coordinator.chain import accounts, conduct, election, founding, stake, upgrades
 from pile_coordinator.chain.conduct import DOUBLE_ATTESTATION, DOUBLE_SIGN, DOWNTIME
 from pile_coordinator.chain.election import capped
 from pile_coordinator.chain.env import Misbehaviour
@@ -407,6 +407,41 @@ def test_nothing_is_heard_in_the_first_block_or_without_a_report() -> None:
     outcome = apply_block(world.state, silent, [])
     assert outcome.leaves == []
     assert not any(candidate.tombstoned or candidate.missed_blocks for candidate in world.state.each(Candidate))
+
+
+ADDRESSES = st.sampled_from([stake.address_of(consensus(name)) for name in (*FOUNDERS, "third", "nobody")]) | st.binary(
+    max_size=40
+)
+HEIGHTS = st.integers(0, 12) | st.integers(-(1 << 63), (1 << 63) - 1)
+
+
+@given(
+    st.lists(
+        st.tuples(st.lists(ADDRESSES, max_size=8), st.lists(st.tuples(ADDRESSES, HEIGHTS), max_size=4)), max_size=12
+    )
+)
+@bounded(150)
+def test_whatever_an_engine_says_keeps_the_invariants_and_can_be_computed_again(
+    said: list[tuple[list[bytes], list[tuple[bytes, int]]]],
+) -> None:
+    """In any order, of anybody and of any height; the leaf of the block is enough to come to the same root."""
+    world = StakeWorld(jail_ms=0, epoch_ms=HOUR)
+    for signed, found in said:
+        world.time_ms += HOUR // 3
+        liars = tuple(Misbehaviour(*one) for one in found)
+        env = replace(world.env(), signed=tuple(signed), misbehaviour=liars)
+        again, other_way = (State.load(world.rows.items(), world.root) for _ in range(2))
+        outcome = apply_block(world.state, env, [])
+        heard, seen = conduct.engine_report(again, env.height, outcome.leaves)
+        assert seen == liars
+        assert apply_block(again, replace(env, signed=heard, misbehaviour=seen), []).leaves == outcome.leaves
+        shuffled = replace(env, signed=(*reversed(signed), *signed))
+        assert apply_block(other_way, shuffled, []).updates == outcome.updates
+        world.root = world.seal()
+        world.height += 1
+        check_in_full(world.state)
+        assert again.seal()[0] == other_way.seal()[0] == world.root
+        assert world.powers()
 
 
 # --- upgrades ----------------------------------------------------------------------------------------------------------
