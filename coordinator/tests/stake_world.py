@@ -47,8 +47,9 @@ class StakeWorld(Market):
 
     def edge(self) -> Outcome:
         """The first block of the next epoch."""
-        passed = (self.time_ms - self.genesis.time_ms) // EPOCH_MS
-        return self.ok(time_ms=self.genesis.time_ms + (passed + 1) * EPOCH_MS)
+        length_ms = self.state.params.epoch_ms
+        passed = (self.time_ms - self.genesis.time_ms) // length_ms
+        return self.ok(time_ms=self.genesis.time_ms + (passed + 1) * length_ms)
 
     def stand(self, party: str, micro: int, commission: int = 0) -> None:
         """Queue a candidacy."""

@@ -13,9 +13,9 @@ from every_phase import twice_attested
 from hypothesis import given
 from hypothesis import strategies as st
 from stake_world import FOUNDERS, MONEY, RULES, StakeWorld, elected, rewarded
-from world import HOUR, NOW, World, bounded, consensus, genesis, key, stake_json
+from world import HOUR, NOW, START, World, bounded, consensus, genesis, key, stake_json
 
-from pile_coordinator.chain import accounts, election, founding, stake, upgrades
+from pile_coordinator.chain import accounts, conduct, election, founding, stake, upgrades
 from pile_coordinator.chain.conduct import DOUBLE_ATTESTATION, DOUBLE_SIGN, DOWNTIME
 from pile_coordinator.chain.election import capped
 from pile_coordinator.chain.env import Misbehaviour
@@ -409,10 +409,54 @@ def test_nothing_is_heard_in_the_first_block_or_without_a_report() -> None:
     assert not any(candidate.tombstoned or candidate.missed_blocks for candidate in world.state.each(Candidate))
 
 
+ADDRESSES = st.sampled_from([stake.address_of(consensus(name)) for name in (*FOUNDERS, "third", "nobody")]) | st.binary(
+    max_size=40
+)
+HEIGHTS = st.integers(0, 12) | st.integers(-(1 << 63), (1 << 63) - 1)
+
+
+@given(
+    st.lists(
+        st.tuples(st.lists(ADDRESSES, max_size=8), st.lists(st.tuples(ADDRESSES, HEIGHTS), max_size=4)), max_size=12
+    )
+)
+@bounded(150)
+def test_whatever_an_engine_says_keeps_the_invariants_and_can_be_computed_again(
+    said: list[tuple[list[bytes], list[tuple[bytes, int]]]],
+) -> None:
+    """In any order, of anybody and of any height; the leaf of the block is enough to come to the same root."""
+    world = StakeWorld(jail_ms=0, epoch_ms=HOUR)
+    for signed, found in said:
+        world.time_ms += HOUR // 3
+        liars = tuple(Misbehaviour(*one) for one in found)
+        env = replace(world.env(), signed=tuple(signed), misbehaviour=liars)
+        again, other_way = (State.load(world.rows.items(), world.root) for _ in range(2))
+        outcome = apply_block(world.state, env, [])
+        heard, seen = conduct.engine_report(again, env.height, outcome.leaves)
+        assert seen == liars
+        assert apply_block(again, replace(env, signed=heard, misbehaviour=seen), []).leaves == outcome.leaves
+        shuffled = replace(env, signed=(*reversed(signed), *signed))
+        assert apply_block(other_way, shuffled, []).updates == outcome.updates
+        world.root = world.seal()
+        world.height += 1
+        check_in_full(world.state)
+        assert again.seal()[0] == other_way.seal()[0] == world.root
+        assert world.powers()
+
+
 # --- upgrades ----------------------------------------------------------------------------------------------------------
 
 
-def test_two_thirds_of_the_power_decide_on_a_rule() -> None:
+def test_two_thirds_of_the_power_are_not_enough_to_decide() -> None:
+    world = StakeWorld(dict.fromkeys(("auditor", "grid", "operator"), 5_000_000))
+    for number, name in enumerate(("auditor", "grid", "operator")):
+        assert world.state.each(Upgrade) == [], number
+        world.send(name, VoteUpgrade("reporter-part", 500))
+        world.ok()
+    assert world.state.each(Upgrade) == [Upgrade("reporter-part", 500)]
+
+
+def test_more_than_two_thirds_of_the_power_decide_on_a_rule() -> None:
     world = StakeWorld()
     at = world.height + 200
     assert world.refused("third", VoteUpgrade("reporter-part", at)) == "not_yours"
@@ -559,22 +603,28 @@ def test_founding_bonds_are_money_from_outside() -> None:
 # --- light clients -----------------------------------------------------------------------------------------------------
 
 
-def test_the_first_block_of_a_set_repeats_open_contracts() -> None:
-    world = StakeWorld(piles=3)
-    for pile in ("pile-1", "pile-2", "pile-3"):
-        world.offer(pile, end=NOW + 90 * HOUR)
-    for pile in ("pile-1", "pile-2"):
-        world.bid(pile=pile, start=NOW + 40 * HOUR, end=NOW + 50 * HOUR)
-    world.bid(pile="pile-3", start=NOW + 40 * HOUR, end=NOW + 50 * HOUR, explicit=True)
-    world.ok()
+def test_the_first_block_of_a_set_repeats_what_a_pile_must_still_serve() -> None:
+    """Signed and active contracts; a proposal binds no pile yet, a session that was measured no more."""
+    world = StakeWorld(piles=4, epoch_ms=2 * HOUR, sign_window_ms=100 * HOUR, confirm_window_ms=100 * HOUR)
+    far = NOW + 40 * HOUR
+    for i in range(1, 5):
+        world.offer(f"pile-{i}", end=NOW + 90 * HOUR)
+    world.bid(pile="pile-1", start=far, end=far + HOUR, explicit=True)
+    world.bid(pile="pile-2", start=far, end=far + HOUR)
+    world.bid(pile="pile-3")
+    world.bid(pile="pile-4")
     world.stand("third", 20_000_000)
     world.ok()
-    phases = {contract.id: contract.phase for contract in world.state.each(Contract)}
-    assert sorted(phases.values()) == ["proposed", "signed", "signed"]
+    of_pile = {world.state.terms_of(contract).pile: contract for contract in world.state.each(Contract)}
+    proofs = [world.begin(pile=pile, contract=of_pile[pile].id) for pile in ("pile-3", "pile-4")]
+    proofs.append(world.end(START + 60_000, 100_100, 1, pile="pile-4", contract=of_pile["pile-4"].id))
+    world.submit(*proofs, time_ms=START + 61_000)
     world.edge()
+    phases = {world.state.terms_of(contract).pile: contract.phase for contract in world.state.each(Contract)}
+    assert phases == {"pile-1": "proposed", "pile-2": "signed", "pile-3": "active", "pile-4": "measured"}
     assert repeated(world.ok()) == []
-    signed = [contract.terms for contract in world.state.each(Contract) if contract.phase == "signed"]
-    assert repeated(world.ok()) == signed
+    serving = [contract.terms for contract in world.state.each(Contract) if contract.phase in {"signed", "active"}]
+    assert repeated(world.ok()) == serving
     world.edge()
     assert [repeated(world.ok()) for _ in range(3)] == [[], [], []], "the set is the same, so nothing is repeated"
 

@@ -229,6 +229,10 @@ def test_downtime_jails_and_the_set_changes_two_blocks_later() -> None:
     everybody = {"auditor", "grid", "node-1", "operator"}
     assert [set(world.powers(world.height + ahead)) for ahead in (0, 1)] == [everybody, everybody]
     assert set(world.powers(world.height + 2)) == everybody - {"grid"}
+    world.absent = {"grid"}
+    world.ok()
+    world.ok()
+    assert world.candidate("grid").missed_blocks == 0, "who is in jail misses nothing"
     world.edge()
     assert set(world.powers()) == everybody - {"grid"}, "not elected while in jail"
 
@@ -263,7 +267,7 @@ def test_who_signed_twice_is_never_elected_again() -> None:
     offence = world.height
     world.catch("grid", offence)
     world.ok()
-    assert world.candidate("grid").tombstoned
+    assert (world.candidate("grid").tombstoned, world.candidate("grid").weight) == (True, 0), "and earns nothing"
     assert set(world.powers()) == {"auditor", "node-1", "operator"}
     world.catch("grid", offence)
     assert punished(world.ok()) == [], "once"
