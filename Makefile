@@ -1,16 +1,17 @@
 # make demo   the whole path once, about half a minute: meters, piles, broker, coordinator, drivers, certificates
+# make demo-network   the same with four accounting nodes that run CometBFT, two operators; about two minutes
 # make test   everything: style, types, tests; installs the servers the tests need
 # make check  style and types only          make bench  figures with their limits, into bench/out/
 # make lock   refresh requirements.lock     make clean  remove what the others made
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench lock clean servers vectors
+.PHONY: help demo demo-network test check bench lock clean servers vectors
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 help:
-	@sed -n '1,4s/^# //p' Makefile
+	@sed -n '1,5s/^# //p' Makefile
 
 $(READY): requirements.lock pyproject.toml tools/setup
 	@tools/setup $(VENV) $(PYTHON)
@@ -18,6 +19,9 @@ $(READY): requirements.lock pyproject.toml tools/setup
 
 demo: $(READY)
 	@$(BIN)/pilechain demo --out demo-out
+
+demo-network: servers
+	@$(BIN)/pilechain demo --network --out demo-out
 
 check: $(READY)
 	@$(BIN)/ruff check .

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from pile_coordinator.cli import _parser as pilechain_parser
 from pile_coordinator.cli import main as pilechain
 from pile_coordinator.config import load_config
 from pile_coordinator.wallet_cli.command import GROUPS
@@ -264,3 +265,46 @@ def test_every_command_explains_itself():
         )
         assert "usage: " in done.stdout
         assert len(done.stdout) > 200
+
+
+def test_the_network_pages_commands_parse_and_its_configuration_loads(tmp_path):
+    page = (DOCS / "network.md").read_text()
+    lines = [line for block in blocks("network.md", "text") for line in block.splitlines() if "pilechain " in line]
+    assert {" ".join(shlex.split(line)[1:3]) for line in lines} >= {"init network", "network status", "network join"}
+    for line in lines:
+        assert pilechain_parser().parse_args(shlex.split(line)[1:]).run
+    (block,) = blocks("network.md", "toml")
+    site = Site(tmp_path, [], rate=1, port=1883)
+    path = site.folder / "documented.toml"
+    path.write_text(block)
+    config = load_config(path)
+    assert (config.engine, config.comet.snapshot_interval) == ("comet", 1000)
+    ours = "".join(path.read_text() for path in (ROOT / "coordinator/pile_coordinator/engines").rglob("*.py"))
+    for kind in re.findall(r"node/<party>/(\w+)` \|", page):
+        assert f'"{kind}"' in ours
+    for said in ("stopped before it could answer wrongly", "CometBFT's genesis file is for", "other_header", "ended"):
+        assert said in ours
+        assert said in page
+
+
+def test_the_networks_documented_network_is_written(tmp_path):
+    """Every `init` line of the page, in a folder of its own; no node has a key of another, and nothing is for everybody."""
+    lines = [line for block in blocks("network.md", "text") for line in block.splitlines() if " init " in line]
+    site = Site(tmp_path / "site", [], rate=1, port=1883)
+    for number, line in enumerate(lines):
+        words = [str(site.folder / "genesis.json") if w == "genesis.json" else w for w in shlex.split(line)[1:]]
+        words[words.index("network")] = str(tmp_path / f"network-{number}")
+        assert pilechain(words) == 0
+        folders = [p for p in (tmp_path / f"network-{number}").iterdir() if p.name != "parties"]
+        assert len(folders) == 4
+        secrets = [p.read_text() for folder in folders for p in folder.rglob("*key*") if p.is_file()]
+        assert len(set(secrets)) == len(secrets)
+        for folder in folders:
+            config = load_config(folder / "coordinator.toml")
+            assert config.comet is not None
+            assert all(p.stat().st_mode & 0o77 == 0 for p in folder.rglob("*key*") if p.is_file())
+            text = (folder / "node" / "config" / "config.toml").read_text()
+            assert "0.0.0.0" not in text
+            listening = re.findall(r'(?:laddr|proxy_app) = "tcp://([\d.]+):', text)
+            assert len(listening) == 3
+            assert listening.count("127.0.0.1") >= 2

@@ -11,15 +11,16 @@ from dataclasses import dataclass
 from pile_coordinator.chain.orders import MAX_PIECES
 from pile_coordinator.chain.settlement import MAX_ARBITERS
 from pile_coordinator.chain.transactions import MAX_TX_BYTES
-from pile_shared.certificate import Inclusion, inclusion_from
+from pile_shared.certificate import MAX_HANDOVER_BYTES, Inclusion, inclusion_from
 from pile_shared.codec import array, decode, encode, items
 from pile_shared.errors import CodecError
 from pile_shared.proof import MAX_PROOF_BYTES
 from pile_shared.units import check_bytes, check_id, check_int
 
-VERSION = 2
+VERSION = 3
 MAX_CERTIFICATE_BYTES = 16 << 20  # a week of proofs, one a minute, is 2 MB; the longest row of key changes as much
 MAX_PROOFS = 50_000
+MAX_HANDOVERS = 1000  # of the accounting nodes since genesis: one a day for three years
 MAX_KEY_CHANGES = 8192  # of all that signed something: more than one a minute for a contract's longest window
 
 
@@ -78,7 +79,8 @@ class OrderCertificate:
         `restore-key` transactions by which the keys of what follows came to be their parties', in order. proofs: of the
         pile from the one that began the session to the last of it. confirmations: the parties' signatures under the
         digest of the (first) settlement. cancellation: the `cancel-contract` transaction, or None. dispute: None for a
-        contract that nobody disputed.
+        contract that nobody disputed. handovers: the messages that lead from the accounting nodes of genesis to those of
+        the closing, in order of height.
     """
 
     chain_id: str
@@ -96,6 +98,7 @@ class OrderCertificate:
     confirmations: tuple[bytes, ...]
     cancellation: bytes | None
     dispute: DisputeRecord | None
+    handovers: tuple[bytes, ...] = ()
 
     def encoded(self) -> bytes:
         """Deterministic CBOR."""
@@ -117,13 +120,14 @@ class OrderCertificate:
                 list(self.confirmations),
                 self.cancellation,
                 self.dispute.fields() if self.dispute else None,
+                list(self.handovers),
             ]
         )
 
 
 def decode_order_certificate(data: bytes) -> OrderCertificate:
     """A certificate from its bytes; typed errors for anything else. Nothing in it is checked yet."""
-    row = array(decode(data, MAX_CERTIFICATE_BYTES), 16)
+    row = array(decode(data, MAX_CERTIFICATE_BYTES), 17)
     if type(row[0]) is not int or row[0] != VERSION:  # true would equal 1
         raise CodecError(f"not a version {VERSION} order certificate")
     return OrderCertificate(
@@ -142,6 +146,7 @@ def decode_order_certificate(data: bytes) -> OrderCertificate:
         confirmations=_txs("confirmation", row[13], 2),
         cancellation=None if row[14] is None else _tx("cancellation", row[14]),
         dispute=None if row[15] is None else _dispute(row[15]),
+        handovers=tuple(check_bytes("handover", h, 1, MAX_HANDOVER_BYTES) for h in items(row[16], MAX_HANDOVERS)),
     )
 
 

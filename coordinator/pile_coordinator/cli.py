@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import signal
 import sys
 from collections.abc import Sequence
 from importlib.metadata import entry_points, version
@@ -12,11 +11,13 @@ from typing import NoReturn, cast
 from rich.console import Console
 from rich.table import Table
 
-from pile_coordinator import replay_cli
+from pile_coordinator import network_cli, replay_cli
 from pile_coordinator.amounts import money
 from pile_coordinator.chain.settlement import USER
-from pile_coordinator.config import load_config, load_genesis
-from pile_coordinator.service import Coordinator
+from pile_coordinator.config import COMET, SOLO, CoordinatorConfig, load_config, load_genesis
+from pile_coordinator.engines.comet.home import Home
+from pile_coordinator.engines.comet.supervise import Supervisor, on_signals
+from pile_coordinator.service import Coordinator, log
 from pile_coordinator.verify import Verified, VerifyError, verify_order
 from pile_coordinator.wallet_cli import command as wallet
 from pile_shared.errors import ConfigError, PilechainError
@@ -64,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"pilechain {version('pilechain')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_run(commands)
+    network_cli.add_commands(commands)
     wallet.add_command(commands)
     _add_verify(commands)
     replay_cli.add_command(commands)
@@ -76,18 +78,40 @@ def _add_run(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     run = commands.add_parser(
         "run",
         help="run a coordinator",
-        description="Run a coordinator with the solo engine: one process, no fault tolerance. Stop it with Ctrl-C or SIGTERM.",
-        epilog="Example: pilechain run --config coordinator.toml (docs/operator.md explains every key)",
+        description="Run a coordinator. With the solo engine it is one process, without fault tolerance. With the comet engine"
+        " it is a node of a network: the application and its CometBFT are started together and kept up, and the node"
+        " serves piles and wallets too if its file names a party. Stop it with Ctrl-C or SIGTERM.",
+        epilog="Example: pilechain run --config coordinator.toml (docs/operator.md and docs/network.md explain every key)",
     )
     run.add_argument("--config", type=Path, required=True, metavar="FILE", help="the coordinator's TOML file")
+    run.add_argument(
+        "--engine", choices=(SOLO, COMET), help="what the file must say, to be sure (default: what it says)"
+    )
+    run.add_argument(
+        "--without-node",
+        action="store_true",
+        help="the application alone: you keep CometBFT up yourself (comet engine)",
+    )
+    run.add_argument("--parent", type=int, help=argparse.SUPPRESS)  # ends with this process
     run.set_defaults(run=_run)
 
 
 def _run(options: argparse.Namespace) -> int:
-    coordinator = Coordinator(load_config(options.config))
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: coordinator.stop())
-    coordinator.run()
+    config = load_config(options.config)
+    if options.engine not in {None, config.engine}:
+        raise ConfigError(f'{options.config}: engine = "{config.engine}"; expected "{options.engine}", as you ask for')
+    if config.comet is not None and not options.without_node:
+        supervisor = Supervisor(options.config, Home(config.comet.home), log)
+        on_signals(supervisor.stop)
+        supervisor.run()
+        return 0
+    return _run_here(config, options.parent)
+
+
+def _run_here(config: CoordinatorConfig, parent: int | None) -> int:
+    coordinator = Coordinator(config)
+    on_signals(coordinator.stop)
+    coordinator.run(while_parent=parent)
     return 0
 
 

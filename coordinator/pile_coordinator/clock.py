@@ -16,5 +16,8 @@ class Clock:
 
     def now_ms(self) -> int:
         """Unix milliseconds."""
-        real_ms = time.time_ns() // 1_000_000
+        return self.at_ms(time.time_ns() // 1_000_000)
+
+    def at_ms(self, real_ms: int) -> int:
+        """What this clock shows at a moment of real time, both unix milliseconds."""
         return self.origin_ms + (real_ms - self.origin_ms) * self.rate

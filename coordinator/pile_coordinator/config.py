@@ -16,6 +16,17 @@ from pile_shared.units import check_id
 T = TypeVar("T")
 
 
+SOLO, COMET = "solo", "comet"
+
+
+@dataclass(frozen=True, slots=True)
+class CometConfig:
+    """CometBFT's folder, and how many of its heights lie between two snapshots (0 for none)."""
+
+    home: Path
+    snapshot_interval: int
+
+
 @dataclass(frozen=True, slots=True)
 class CoordinatorConfig:
     """What `pilechain run` needs. Paths are absolute.
@@ -24,16 +35,20 @@ class CoordinatorConfig:
         genesis: the chain. data: folder of the ledger and the evidence. party, key: who signs batches and replies.
         attestation: key files of the accounting nodes this process signs for, by party. broker: where to meet.
         block_interval_ms: real time between blocks when something waits. clock: real time, or a rig's.
+        engine: "solo" or "comet". comet: what that engine needs, None for solo. A node of the comet engine that serves
+        nobody has no party, and no key.
     """
 
     genesis: Genesis
     data: Path
     party: str
-    key: Path
+    key: Path | None
     attestation: dict[str, Path]
     broker: Broker
     block_interval_ms: int
     clock: Clock
+    engine: str = SOLO
+    comet: CometConfig | None = None
 
 
 class _Section:
@@ -103,21 +118,34 @@ def load_genesis(path: Path) -> Genesis:
 
 
 def load_config(path: Path) -> CoordinatorConfig:
-    """The coordinator's configuration; ConfigError naming file, key and expected form."""
+    """The configuration of a coordinator or accounting node; ConfigError naming file, key and expected form."""
     path = path.resolve()
     top, base = _Section(path, "", load_toml(path)), path.parent
     genesis = load_genesis(base / top.take("genesis", str, "the path of a genesis file"))
     data = base / top.take("data", str, "the path of a folder")
-    party = top.take("party", str, "the id of a party in genesis that may submit proofs", ok=_is_id)
-    key = base / top.take("key", str, "the path of a key file")
+    engine = top.take("engine", str, "solo or comet", default=SOLO, ok=lambda v: v in {SOLO, COMET})
+    nobody = "" if engine == COMET else None  # an accounting node may serve nobody
+    form = "the id of a party in genesis that may submit proofs"
+    party = top.take("party", str, form, default=nobody, ok=lambda v: v == nobody or _is_id(v))
+    key = top.take("key", str, "the path of a key file", default=None if party else nobody)
     interval = top.take(
         "block_interval_ms", int, "milliseconds from 10 to 60000", default=1000, ok=lambda v: 10 <= v <= 60_000
     )
     attestation = {p: base / f for p, f in top.section("attestation").rest("the path of a key file").items()}
     broker = _broker(top.section("mqtt"))
     clock = _clock(top.section("clock", required=False))
+    comet = _comet(top.section("comet"), base) if engine == COMET else None
     top.end()
-    return CoordinatorConfig(genesis, data, party, key, attestation, broker, interval, clock)
+    keys = base / key if key else None
+    return CoordinatorConfig(genesis, data, party, keys, attestation, broker, interval, clock, engine, comet)
+
+
+def _comet(section: _Section, base: Path) -> CometConfig:
+    home = base / section.take("home", str, "the path of CometBFT's folder", default="node")
+    form = "heights from 0 to 1000000"
+    interval = section.take("snapshot_interval", int, form, default=1000, ok=lambda v: 0 <= v <= 1_000_000)
+    section.end()
+    return CometConfig(home, interval)
 
 
 def _is_id(value: str) -> bool:

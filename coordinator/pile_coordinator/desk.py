@@ -32,9 +32,10 @@ from pile_coordinator.chain.records import (
 )
 from pile_coordinator.chain.settlement import Statement, decode_statement
 from pile_coordinator.chain.transactions import PlaceBid
-from pile_coordinator.engines.solo import SoloEngine
+from pile_coordinator.engines.engine import Engine
 from pile_coordinator.evidence import queries
 from pile_coordinator.quote import Quote, quote
+from pile_coordinator.stake_view import stake_answer
 from pile_coordinator.stops import KeptStops
 from pile_coordinator.troubles import Trouble, Troubles
 from pile_shared import cose
@@ -60,7 +61,7 @@ class QueryDesk:
 
     def __init__(
         self,
-        engine: SoloEngine,
+        engine: Engine,
         evidence: sqlite3.Connection,
         *,
         stops: KeptStops | None = None,
@@ -94,6 +95,7 @@ class QueryDesk:
             "withdrawals": lambda party, _: self._withdrawals(party),
             "disputes": lambda party, _: self._disputes(party),
             "piles": lambda party, _: self._piles(party),
+            "stake": lambda party, _: stake_answer(self._engine.state, self._engine.height, party.id),
         }
 
     def answer(self, party_id: str, payload: bytes) -> list[object] | str:
@@ -120,7 +122,7 @@ class QueryDesk:
 
     @property
     def _time_ms(self) -> int:
-        return max(self._engine.time_ms, self._now_ms())
+        return self._engine.env(self._now_ms()).time_ms
 
     # --- one's own -----------------------------------------------------------------------------------------------
 
@@ -320,8 +322,13 @@ class QueryDesk:
         return cast("str", row[0]) if row else None
 
     def where_signed(self, contract: bytes) -> tuple[int, int] | None:
-        """(height, leaf) of the block that made a match a contract; None while it is proposed."""
+        """(height, leaf) of the newest block that says that a match is a contract; None while it is proposed."""
         return queries.where_signed(self._evidence, contract)
+
+    def was_repeated(self, contract: bytes) -> bool:
+        """Whether a later set of accounting nodes has certified a contract again."""
+        query = "SELECT 1 FROM repeated WHERE contract = ?"
+        return self._evidence.execute(query, (contract,)).fetchone() is not None
 
 
 def _measured_wh(contract: Contract) -> int:

@@ -68,7 +68,8 @@ class Connection:
         if reason.is_failure:
             self.last_error = f"refused by the broker: {reason}"
             return
-        client.subscribe([(topic, 1) for topic in self._topics])
+        if self._topics:
+            client.subscribe([(topic, 1) for topic in self._topics])
 
     def _acknowledged(self, _client: paho.Client, _data: Any, _mid: int, reasons: Any, _properties: Any) -> None:
         if any(reason.is_failure for reason in reasons):
@@ -113,9 +114,13 @@ class Connection:
             messages.append(message)
         return messages
 
-    def publish(self, topic: str, payload: bytes) -> None:
-        """Send with QoS 1; paho keeps it, bounded, until the broker has it."""
-        self._client.publish(topic, payload, qos=1)
+    def publish(self, topic: str, payload: bytes, retained: bool = False) -> None:
+        """Send with QoS 1; paho keeps it, bounded, until the broker has it, and a broker keeps the last retained one."""
+        self._client.publish(topic, payload, qos=1, retain=retained)
+
+    def wake(self) -> None:
+        """Make a `get` or `take` that waits return at once, with a message of no topic. May be called from any thread."""
+        self._queue.put(("", b""))
 
     def drain(self, timeout_s: float) -> None:
         """Return once the broker has everything that was published; LinkError after `timeout_s`."""

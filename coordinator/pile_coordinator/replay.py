@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pile_coordinator.chain import invariants
-from pile_coordinator.chain.env import Env
+from pile_coordinator.chain import conduct, invariants
+from pile_coordinator.chain.env import Env, Misbehaviour
 from pile_coordinator.chain.genesis import Genesis
 from pile_coordinator.chain.proofs import BAD_SIGNATURE
 from pile_coordinator.chain.rejections import BrokenInvariantError
 from pile_coordinator.chain.transition import Outcome, TxResult, apply_block
 from pile_coordinator.chain.tree import StateTree
-from pile_coordinator.engines.engine import Block, CachingVerifier
+from pile_coordinator.engines.engine import Block, CachingVerifier, set_hashes, validators_at
 from pile_coordinator.engines.store import Store, StoreError
 from pile_shared import merkle
 from pile_shared.certificate import Header
@@ -82,15 +82,26 @@ class Replay:
             ReplayError: it is not what it should be; the replay cannot go on.
         """
         header = self._header(block)
-        env = Env(header.chain_id, header.height, header.time_ms, self._previous, self._verifier(block))
+        signed, misbehaviour = self._engine_report(block)
+        verify = self._verifier(block)
+        env = Env(header.chain_id, header.height, header.time_ms, self._previous, verify, signed, misbehaviour)
         try:
             outcome = apply_block(self.state, env, block.txs)
         except BrokenInvariantError as error:
             raise ReplayError(header.height, f"breaks an invariant: {error}") from error
         state_root, changes = self.state.seal()
         _compare(header, block, outcome, state_root)
+        if (header.validators_hash, header.next_validators_hash) != set_hashes(self.genesis, self.state, header.height):
+            raise ReplayError(header.height, "its header names other accounting nodes than were elected")
         self.height, self.time_ms, self._previous = header.height, header.time_ms, header.hash()
         return changes
+
+    def _engine_report(self, block: Block) -> tuple[tuple[bytes, ...] | None, tuple[Misbehaviour, ...]]:
+        """What entered the block besides its transactions; its leaves say it, and must come of it again."""
+        try:
+            return conduct.engine_report(self.state, self.height + 1, block.leaves)
+        except _DAMAGE as error:
+            raise ReplayError(self.height + 1, f"its events are damaged ({error})") from error
 
     def _header(self, block: Block) -> Header:
         """The header, if it follows the last one, is attested, and is that of these transactions."""
@@ -98,7 +109,7 @@ class Replay:
         certificate = block.certificate
         try:
             if not self._trusts:
-                certificate.verify(self.genesis.chain_id, list(self.genesis.validators))
+                certificate.verify(self.genesis.chain_id, validators_at(self.genesis, self.state, expected))
             header = certificate.header
         except PilechainError as error:
             raise ReplayError(expected, str(error)) from error

@@ -8,6 +8,7 @@ A pile or wallet that hears nothing sends again; everything here is safe to repe
 """
 
 import gc
+import os
 import sys
 import time
 from collections import Counter
@@ -18,22 +19,26 @@ from pile_coordinator.chain.contracts import UNSIGNED
 from pile_coordinator.chain.records import Pile, Zone
 from pile_coordinator.chain.rejections import Rejection
 from pile_coordinator.chain.settlement import USER
-from pile_coordinator.chain.transactions import sign_transaction
+from pile_coordinator.chain.transactions import SubmitProofs, sign_transaction
 from pile_coordinator.config import CoordinatorConfig
 from pile_coordinator.desk import QueryDesk
-from pile_coordinator.engines.engine import Block
-from pile_coordinator.engines.solo import BusyError, SoloEngine
+from pile_coordinator.engines.attesting import only_attester
+from pile_coordinator.engines.comet.engine import CometEngine
+from pile_coordinator.engines.comet.home import Home
+from pile_coordinator.engines.engine import Block, BusyError, Engine
+from pile_coordinator.engines.solo import SoloEngine
 from pile_coordinator.engines.verifier import Claim, SecondCoreVerifier, claim_of_proof, claim_of_transaction
 from pile_coordinator.evidence.exporter import Exporter
 from pile_coordinator.evidence.queries import last_receipt
 from pile_coordinator.ingest import FORK, READY, REPLAYED, WAITING, ProofDesk
 from pile_coordinator.keys import load_key
 from pile_coordinator.mqtt import Connection
+from pile_coordinator.stake_view import node_event
 from pile_coordinator.stops import KEPT, KNOWN, PASSED_BY, KeptStops
 from pile_coordinator.troubles import Troubles
 from pile_shared import cose, topics
 from pile_shared.certificate import MAX_LEAF_BYTES
-from pile_shared.codec import decode, encode, items
+from pile_shared.codec import array, decode, encode, items
 from pile_shared.errors import BoundsError, ConfigError, PilechainError
 from pile_shared.platform import sha256
 from pile_shared.terms import (
@@ -45,13 +50,15 @@ from pile_shared.terms import (
     LEAF_TARIFF,
     decode_terms,
 )
+from pile_shared.units import check_bytes
 
 BATCH_VALID_BLOCKS = 1000
 LOG_EVERY_MS = 1000  # per reason
 MAX_TAKEN = 4096  # messages taken from the queue at once: what the other core can check while a full block is applied
+MAX_AWAITED = 8192  # transactions whose senders are owed a result: twice what an engine takes
 FEW_TAKEN = 64  # fewer are handled at once: telling the other core of them would cost more than checking them
 ONLINE = 1  # a pile's status begins with it when the pile comes online
-STATUS_ITEMS = 6  # and then has so many, the last of which is the code of what the pile refuses
+STATUS_ITEMS = 6  # and then has so many, the last two of which are the validators it believes in and what it refuses
 FULL_BLOCK_PROOFS = 2048  # a block is made early when this many proofs are ready
 
 _QUIET = {
@@ -70,15 +77,14 @@ class Coordinator:
     def __init__(self, config: CoordinatorConfig) -> None:
         """Open ledger and evidence, bring the evidence up to date, and start connecting."""
         self.config = config
-        genesis = config.genesis
-        self.chain_id = genesis.chain_id
-        self.signer = load_key(config.key)
-        config.data.mkdir(parents=True, exist_ok=True)
-        attesters = {party: load_key(path) for party, path in config.attestation.items()}
-        self._verifier = SecondCoreVerifier()
-        self.engine = SoloEngine(config.data / "ledger.sqlite", genesis, attesters, self._verifier)
+        self.chain_id = config.genesis.chain_id
+        self.signer = load_key(config.key) if config.key is not None else None
         self._check_party()
+        config.data.mkdir(parents=True, exist_ok=True)
+        self._verifier = SecondCoreVerifier()
+        self.engine = self._open_engine()
         self.evidence = Exporter(config.data / "evidence.sqlite")
+        self._check_history()
         self.evidence.catch_up(self.engine)
         self.desk = ProofDesk(self.chain_id, self.engine.verify)
         self.stops = KeptStops(config.data / "stops.sqlite", self.engine.state)
@@ -97,26 +103,57 @@ class Coordinator:
         gc.freeze()  # what was loaded stays: the collector need not look at it again
         self.connect()
 
+    def _open_engine(self) -> Engine:
+        config = self.config
+        attesters = {party: load_key(path) for party, path in config.attestation.items()}
+        if config.comet is None:
+            return SoloEngine(config.data / "ledger.sqlite", config.genesis, attesters, self._verifier)
+        return CometEngine(
+            config.data,
+            config.genesis,
+            Home(config.comet.home),
+            only_attester(attesters),
+            verify=self._verifier,
+            clock=config.clock,
+            log=log,
+            snapshot_interval=config.comet.snapshot_interval,
+        )
+
+    def _check_history(self) -> None:
+        """What happened before a snapshot is not here: who began with one can answer no question about it."""
+        if self.signer is not None and self.engine.first_height > 1:
+            self.engine.close()
+            raise ConfigError(
+                "this node began with a snapshot and knows nothing from before it: take party and key out of its file, or"
+                " delete data and node/data except priv_validator_state.json, to begin with the first block"
+            )
+
     def _check_party(self) -> None:
+        if self.signer is None:
+            return
         party = next((p for p in self.config.genesis.parties if p[0] == self.config.party), None)
         if party is None or party[2] != self.signer.public or party[1] not in {"grid", "operator"}:
             raise ConfigError(f"{self.config.party} with this key is not a grid or operator party of the genesis")
 
-    def run(self) -> None:
-        """Serve until `stop`: take messages, and make a block each interval in which there is something to do."""
-        log(
-            f"chain {self.chain_id} at block {self.engine.height}; solo engine: no fault tolerance; press Ctrl-C to stop"
-        )
-        while not self._stopping:
+    def run(self, while_parent: int | None = None) -> None:
+        """Serve until `stop`: take messages, and make a block each interval in which there is something to do.
+
+        With `while_parent` it also ends when that process, which started this one, does.
+        """
+        log(f"chain {self.chain_id} at block {self.engine.height}; {self.engine.description}; press Ctrl-C to stop")
+        while not self._stopping and while_parent in {None, os.getppid()}:
             self.step(0.2)
         self.close()
 
     def connect(self) -> None:
         """Start connecting; the broker keeps what comes for us while we are away."""
-        up = [topics.pile_topic(self.chain_id, "+", kind) for kind in (*topics.PILE_UP, "session")]
-        up += [topics.party_topic(self.chain_id, "+", kind) for kind in topics.PARTY_UP]
-        client_id = f"coordinator-{self.config.party}-{self.chain_id}"
+        up = list(self.engine.topics)
+        if self.signer is not None:
+            up += [topics.pile_topic(self.chain_id, "+", kind) for kind in (*topics.PILE_UP, "session")]
+            up += [topics.party_topic(self.chain_id, "+", kind) for kind in topics.PARTY_UP]
+        client_id = f"coordinator-{self.config.party or next(iter(self.config.attestation))}-{self.chain_id}"
         self.connection = Connection(self.config.broker, client_id, up)
+        self.engine.connect(self.connection.publish, self.connection.wake)
 
     def step(self, wait_s: float) -> None:
         """Wait at most `wait_s` for messages and handle them; make a block when it is time, or many proofs are ready.
@@ -166,6 +203,15 @@ class Coordinator:
 
     def handle(self, topic: str, payload: bytes) -> None:
         """One message from the broker. Never raises for what it contains."""
+        if not topic:
+            return None  # only to wake us
+        outcome = self.engine.handle(topic, payload)
+        if outcome is not None:
+            return self._note(outcome, f"{len(payload)} bytes from {topic}") if outcome else None
+        with self.engine.turn():
+            return self._handle(topic, payload)
+
+    def _handle(self, topic: str, payload: bytes) -> None:
         try:
             chain_id, side, who, kind = _parse_topic(topic)
         except BoundsError:
@@ -203,16 +249,17 @@ class Coordinator:
         """A hint only, unsigned: piles that come online hear what they missed, and people what a pile complains of."""
         try:
             status = items(decode(payload, topics.MAX_STATUS_BYTES), STATUS_ITEMS)
+            if not status or status[0] != ONLINE:
+                return None
+            _, _, _, _, believed, code = array(status, STATUS_ITEMS)
+            check_bytes("validators", believed, 32, 32)
         except PilechainError as error:
             return self._note(error.code, f"status from {pile_id}")
-        if not status or status[0] != ONLINE:
-            return None
         if self.engine.state.find(Pile, pile_id) is None:
             return self._note("unknown_pile", f"status from {pile_id}")
-        code = status[-1] if len(status) == STATUS_ITEMS else ""
         if self.troubles.says(pile_id, code):
             log(f"{pile_id} says: {self.troubles.said(pile_id) or 'all is well again'}")
-        return self._catch_up_pile(pile_id)
+        return self._catch_up_pile(pile_id, believed)
 
     def _take_transaction(self, party: str, payload: bytes) -> None:
         tx_id = sha256(payload)
@@ -221,8 +268,10 @@ class Coordinator:
             height, position = committed
             result = self.engine.block(height).results[position]
             return self._reply(party, "result", [tx_id, height, result.code, result.message])
-        if tx_id in self._awaited:
+        if tx_id in self._awaited and self.engine.waits(tx_id):
             return None
+        if len(self._awaited) >= MAX_AWAITED:  # those that the engine gave up nobody will hear of
+            self._awaited = {waiting: sender for waiting, sender in self._awaited.items() if self.engine.waits(waiting)}
         try:
             tx = self.engine.submit(payload)
         except (Rejection, BusyError) as refusal:
@@ -239,6 +288,8 @@ class Coordinator:
         self._reply(party, "answer", answer)
 
     def _reply(self, party: str, kind: str, value: list[object]) -> None:
+        if self.signer is None:
+            return  # we serve nobody: a coordinator answers
         reply = encode(value)
         if len(reply) > 60_000:  # a certificate: signed by its hash, as COSE payload lengths have 16 bits here
             signed = cose.sign1(sha256(reply), self.signer, cose.purpose(cose.REPLY, self.chain_id))
@@ -258,26 +309,38 @@ class Coordinator:
     # --- blocks --------------------------------------------------------------------------------------------------
 
     def make_block(self) -> Block | None:
-        """Turn what is ready into a block; None if there is nothing to do."""
-        now_ms = self.config.clock.now_ms()
-        party = self.config.party
+        """Hand over what is ready, and let the engine do what is to be done; the last block it made known, if any."""
         for batch in self.desk.take_batches():
-            sequence = self.engine.next_sequence(party)
-            until = self.engine.height + BATCH_VALID_BLOCKS
-            tx = sign_transaction(self.signer, self.chain_id, party, sequence, until, batch)
+            self._submit(batch)
+        return self.engine.advance(self.config.clock.now_ms())
+
+    def _submit(self, batch: SubmitProofs) -> None:
+        assert self.signer is not None
+        party = self.config.party
+        sequence = self.engine.next_sequence(party)
+        until = self.engine.height + BATCH_VALID_BLOCKS
+        tx = sign_transaction(self.signer, self.chain_id, party, sequence, until, batch)
+        try:
             self.engine.submit(tx, bounded=False)  # the desk bounds them
-        if not self.engine.has_work(now_ms):
-            return None
-        return self.engine.make_block(now_ms)
+        except BusyError as waits:  # another coordinator brings the same proofs
+            self._note(PASSED_BY, f"batch of {len(batch.proofs)} proofs: {waits}")
 
     def _after_block(self, block: Block) -> None:
-        self.evidence.write(block)
+        if self.engine.first_height == 1:
+            self.evidence.write(block)
+        with self.engine.turn():
+            self._tell_of(block)
+
+    def _tell_of(self, block: Block) -> None:
+        """Answer who waits for a block's transactions, and pass its events on."""
         self.desk.committed(self.engine.state)
         height = block.header.height
         for result in block.results:
             sender = self._awaited.pop(result.tx_id, None)
             if sender is not None:
                 self._reply(sender, "result", [result.tx_id, height, result.code, result.message])
+        if block.header.validators_hash != block.header.next_validators_hash:
+            self._hand_over(block)
         for index in range(len(block.txs), len(block.leaves)):
             self._tell(block, index)
         self._log_pauses(height)
@@ -291,7 +354,8 @@ class Coordinator:
         elif kind in {LEAF_CONTRACT, LEAF_PROPOSED}:
             terms = decode_terms(cast("bytes", leaf[1]))
             word = "signed" if kind == LEAF_CONTRACT else "are to sign"
-            log(f"block {height}: {terms.user} and {terms.owner} {word} {terms.energy_wh} Wh on {terms.pile}")
+            if kind == LEAF_PROPOSED or not self.queries.was_repeated(terms.contract_id()):
+                log(f"block {height}: {terms.user} and {terms.owner} {word} {terms.energy_wh} Wh on {terms.pile}")
             if kind == LEAF_CONTRACT:
                 self._to_pile(terms.pile, "contract", block, index)
         elif kind == LEAF_DISPUTE:
@@ -302,6 +366,8 @@ class Coordinator:
             log(f"block {height}: a tariff of {len(cast('list[object]', leaf[3]))} periods is in force")
         elif kind == LEAF_CLOSED:
             self._closed(block, index, cast("bytes", leaf[1]), cast("str", leaf[2]))
+        elif said := node_event(leaf, self.config.genesis.params.currency):
+            log(f"block {height}: {said}")
 
     def _closed(self, block: Block, index: int, order: bytes, outcome: str) -> None:
         """An order or contract ended. The pile of a contract that was signed hears of it."""
@@ -327,16 +393,38 @@ class Coordinator:
         return {zone.id: zone.paused_until_ms for zone in self.engine.state.each(Zone) if zone.paused_until_ms}
 
     def _to_pile(self, pile: str, kind: str, block: Block, index: int) -> None:
+        if self.signer is None:
+            return  # we serve nobody: a coordinator tells it
         topic = topics.pile_topic(self.chain_id, pile, kind)
         self.connection.publish(topic, block.inclusion(index).encoded())
 
-    def _catch_up_pile(self, pile_id: str) -> None:
-        """A pile came online: tell it again about its open contracts and its last receipt."""
+    def _hand_over(self, block: Block) -> None:
+        """The last block of a validator set: every pile has to follow to the next one."""
+        log(f"block {block.header.height}: other accounting nodes from the next block on")
+        message = self.engine.handover_from(block.header.validators_hash)
+        for pile in self.engine.state.each(Pile):
+            if message is not None and self.signer is not None and not pile.retired:
+                self.connection.publish(topics.pile_topic(self.chain_id, pile.id, "validators"), message)
+
+    def _catch_up_pile(self, pile_id: str, believed: bytes) -> None:
+        """A pile came online: lead it to the present accounting nodes, then tell it of its open contracts and last receipt.
+
+        It follows one handover at a time, and says after each which set it believes then.
+        """
+        handover = self.engine.handover_from(believed)
+        if handover is not None and not self._is_present(believed):
+            return self.connection.publish(topics.pile_topic(self.chain_id, pile_id, "validators"), handover)
         self._repeat_receipt(pile_id)
         for contract in self.engine.state.contracts_on(pile_id):
             found = self.queries.where_signed(contract.id)
             if found is not None:
                 self._to_pile(pile_id, "contract", self.engine.block(found[0]), found[1])
+        return None
+
+    def _is_present(self, set_hash: bytes) -> bool:
+        """Whether these accounting nodes attest the next block."""
+        height = self.engine.height
+        return height > 0 and self.engine.block(height).header.next_validators_hash == set_hash
 
     def _repeat_receipt(self, pile_id: str) -> None:
         found = last_receipt(self.evidence.db, pile_id)

@@ -109,6 +109,7 @@ class _Check:
         self.shown = certificate
         self.params = genesis.params
         self.notary = Notary(genesis)
+        self.notary.follow(certificate.handovers)
 
     def run(self) -> Verified:
         shown = self.shown

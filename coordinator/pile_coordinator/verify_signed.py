@@ -4,6 +4,7 @@ Everything starts from the pinned genesis: its validators, the keys of its parti
 contract's terms. A party may have had another key since; the transactions that gave it to them are carried and checked.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -12,9 +13,19 @@ from pile_coordinator.chain.genesis import Genesis
 from pile_coordinator.chain.records import EV_OWNER, GRID, OPERATOR, PILE_OWNER
 from pile_coordinator.chain.transactions import Body, RestoreKey, RotateKey, Transaction, decode_transaction
 from pile_shared import cose
-from pile_shared.certificate import MAX_LEAF_BYTES, Header, Inclusion, validators_hash
+from pile_shared.certificate import (
+    MAX_HANDOVER_BYTES,
+    MAX_LEAF_BYTES,
+    Header,
+    Inclusion,
+    Validator,
+    decode_handover,
+    validators_from,
+    validators_hash,
+)
 from pile_shared.codec import array, decode
 from pile_shared.errors import CertificateError, PilechainError
+from pile_shared.platform import sha256
 from pile_shared.terms import Terms
 
 LINKS = ("format", "signature", "inclusion", "chain", "price", "posting")
@@ -51,22 +62,49 @@ class Notary:
         """Pin a genesis."""
         self.genesis = genesis
         self.chain_id = genesis.chain_id
-        self._validators = list(genesis.validators)
+        self._sets = [list(genesis.validators)]
+        self._last_heights: list[int] = []  # of all sets but the newest
         self._roles = {party: role for party, role, _ in genesis.parties}
         self._founders = {party: [public] for party, _, public in genesis.parties}
         self._parties: dict[str, list[bytes]] = {}
 
     # --- blocks ---
 
+    def follow(self, handovers: tuple[bytes, ...]) -> None:
+        """Learn the sets of accounting nodes after that of genesis, each certified by the one before; VerifyError otherwise.
+
+        Each is believed for blocks from its own first to its own last one. Whoever has the keys of two thirds of a set that is
+        long gone can make blocks of its time: who must exclude that compares the header with one that the chain keeps.
+        """
+        if handovers and self.genesis.stake is None:
+            raise VerifyError("signature", "the accounting nodes of this genesis never change")
+        for message in handovers:
+            with breaking("signature"):
+                certificate, following = decode_handover(message)
+                header = certificate.verify(self.chain_id, self._sets[-1])
+                validators = validators_from(decode(following, MAX_HANDOVER_BYTES))
+            if header.next_validators_hash != sha256(following):
+                raise VerifyError("signature", f"block {header.height} hands over to other accounting nodes")
+            if self._last_heights and header.height <= self._last_heights[-1]:
+                raise VerifyError("signature", "handovers are not in order of height")
+            self._sets.append(validators)
+            self._last_heights.append(header.height)
+
+    def _validators_of(self, inclusion: Inclusion) -> list[Validator]:
+        with breaking("signature"):
+            height = inclusion.certificate.header.height
+        return self._sets[bisect_left(self._last_heights, height)]
+
     def open(self, inclusion: Inclusion, kinds: tuple[int, ...], length: int) -> tuple[Header, list[object]]:
         """The header, and the leaf of one of these kinds and of `length` items, once quorum and path hold."""
+        validators = self._validators_of(inclusion)
         try:
-            header = inclusion.verify(self.chain_id, self._validators)
+            header = inclusion.verify(self.chain_id, validators)
         except CertificateError as error:
             raise VerifyError("inclusion" if error.code == "inclusion" else "signature", str(error)) from error
         except PilechainError as error:
             raise VerifyError("signature", str(error)) from error
-        if header.next_validators_hash != validators_hash(self._validators):
+        if self.genesis.stake is None and header.next_validators_hash != validators_hash(validators):
             raise VerifyError("signature", "the validator set changed; pin the set of that height")
         with breaking("chain"):
             row = array(decode(inclusion.leaf, MAX_LEAF_BYTES), length)

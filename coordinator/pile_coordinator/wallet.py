@@ -50,6 +50,7 @@ class Wallet:
         down = [topics.party_topic(self.chain_id, party, kind) for kind in topics.PARTY_DOWN]
         client_id = f"wallet-{party}-{random_bytes(4).hex()}"
         self._connection = Connection(broker, client_id, down, persistent=False)
+        self._coordinator: bytes | None = None  # the key of the one that answered last
 
     @property
     def kid(self) -> bytes:
@@ -133,9 +134,14 @@ class Wallet:
         self._connection.publish(topics.pile_topic(self.chain_id, pile, "session"), message)
 
     def _exchange(self, kind: str, message: bytes, ours: Callable[[str, list[object]], bool]) -> list[object]:
-        """Send until the reply comes; sending twice is safe, as the coordinator recognises what it has seen."""
+        """Send until the reply comes; sending twice is safe, as the coordinator recognises what it has seen.
+
+        Where several answer, the one that answered last is believed, so that a question never comes to one that has not seen
+        the block of the transaction before it; another only if that one is silent.
+        """
         deadline = time.monotonic() + self._timeout_s
         self._connection.wait_connected(self._timeout_s)
+        any_from_s = time.monotonic() + 2 * RESEND_S
         send_at = 0.0
         while time.monotonic() < deadline:
             if time.monotonic() >= send_at:
@@ -144,25 +150,28 @@ class Wallet:
             received = self._connection.get(0.2)
             if received is None:
                 continue
-            row = self._opened(received[1])
-            if row is not None and ours(received[0].rsplit("/", 1)[1], row):
+            kid, row = self._opened(received[1])
+            if row is None or not ours(received[0].rsplit("/", 1)[1], row):
+                continue
+            if self._coordinator in {None, kid} or time.monotonic() >= any_from_s:
+                self._coordinator = kid
                 return row
         raise LinkError(
             f"no coordinator answered within {self._timeout_s:g} s; is `pilechain run` up for {self.chain_id}?"
         )
 
-    def _opened(self, message: bytes) -> list[object] | None:
-        """The content of a reply signed by a coordinator we trust, else None: forged replies are as good as none."""
+    def _opened(self, message: bytes) -> tuple[bytes, list[object] | None]:
+        """Whose key signed a reply, and its content if that is a coordinator we trust: forged replies are as good as none."""
         try:
             envelope, detached = array(decode(message, MAX_MESSAGE_BYTES), 2)
             signed = cose.parse1(envelope, len(envelope))
             public = self._trusted.get(signed.kid)
             if public is None:
-                return None
+                return signed.kid, None
             signed.verify(public, cose.purpose(cose.REPLY, self.chain_id))
             content = signed.payload if detached is None else detached
             if detached is not None and sha256(detached) != signed.payload:
-                return None
-            return cast("list[object]", decode(content, MAX_MESSAGE_BYTES))
+                return signed.kid, None
+            return signed.kid, cast("list[object]", decode(content, MAX_MESSAGE_BYTES))
         except (PilechainError, TypeError):
-            return None
+            return b"", None

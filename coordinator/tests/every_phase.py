@@ -6,16 +6,18 @@ hold, and how to tell that a transaction left no trace.
 
 from dataclasses import dataclass
 
-from world import HOUR, NOW, START, Market, key
+from world import HOUR, NOW, START, Market, consensus, key, stake_json
 
-from pile_coordinator.chain.env import Journal
-from pile_coordinator.chain.records import Bid, Contract, Listing, Zone
+from pile_coordinator.chain.env import Journal, Misbehaviour
+from pile_coordinator.chain.records import Bid, Candidate, Contract, Listing, Zone
 from pile_coordinator.chain.settlement import decode_statement
+from pile_coordinator.chain.stake import address_of
 from pile_coordinator.chain.state import State, _deadline_ms
 from pile_coordinator.chain.transactions import (
     GROUND_CAUSE,
     CollectFees,
     Confirm,
+    Delegate,
     Deposit,
     Object,
     RegisterParty,
@@ -26,11 +28,13 @@ from pile_coordinator.chain.transactions import (
 )
 from pile_coordinator.chain.transition import TxResult, apply_tx
 from pile_shared import cose
+from pile_shared.certificate import Header, attest
 from pile_shared.codec import encode
 from pile_shared.proof import HEARTBEAT
 
 PHASES = ("proposed", "signed", "active", "measured", "disputed", "closed")
 ROLES = ("grid", "operator", "pile-owner", "ev-owner", "third-party")
+NODES = ("arbiter-2", "auditor", "false-node", "grid", "operator")  # that genesis elects
 AT = START + HOUR // 2  # the time of the last block
 FAR = NOW + 6 * HOUR  # the window of the contract that is still only signed
 CLOCK = 1_700_000_000  # what a stop command was given at, by the user's own clock
@@ -97,12 +101,42 @@ class EveryPhase:
             "object": ("user-4", [c["measured"], "energy", 5000, "it was more"]),
             "answer": ("owner-5", [c["disputed"], self.stop(c["disputed"], "user-5")]),
             "rule": ("auditor", [c["disputed"], 3000, "pile"]),
+            "register-candidate": ("arbiter", [consensus("arbiter"), key("arbiter/attest").public, 100, 1_000_000]),
+            "delegate": ("user-1", ["grid", 1_000_000]),
+            "undelegate": ("user-2", ["grid", 400_000]),
+            "set-commission": ("grid", [200]),
+            "unjail": ("operator", []),
+            "double-attestation": ("user-3", ["auditor", *twice_attested(self.market, "auditor", 2)]),
+            "vote-upgrade": ("grid", ["reporter-part", 1000]),
         }
 
 
 def every_phase() -> EveryPhase:
-    """Build it. The same every time."""
-    market = Market(7, 6, rulings_needed=2, sign_window_ms=100 * HOUR, cancel_cutoff_ms=100 * HOUR)
+    """Build it. The same every time.
+
+    The accounting node of operator may leave its jail, that of arbiter-2 not yet, and false-node signed twice.
+    """
+    rules = {
+        "reward_permille": 0,
+        "double_sign_ppm": 0,
+        "downtime_ppm": 0,
+        "downtime_window_blocks": 3,
+        "jail_ms": HOUR // 2,
+    }
+    market = Market(
+        7,
+        6,
+        rulings_needed=2,
+        sign_window_ms=100 * HOUR,
+        cancel_cutoff_ms=100 * HOUR,
+        stake=stake_json(dict.fromkeys(NODES, 10_000_000), max_validators=5, **rules),
+        upgrades=[{"name": "decided", "height": 1_000_000}],
+        more=[("arbiter-2", "third-party"), ("false-node", "third-party")],
+    )
+    market.absent = {"operator"}
+    market.ok()
+    market.ok()
+    market.absent = {"arbiter-2"}
     for i in range(1, 7):
         market.offer(f"pile-{i}")
     bids = [market.bid(f"user-{i}", pile=f"pile-{i}", explicit=i == 1, start=FAR, end=FAR + HOUR) for i in (1, 2)]
@@ -112,6 +146,7 @@ def every_phase() -> EveryPhase:
     contracts = {phase: found[bid] for phase, bid in zip(PHASES, bids, strict=True)}
     _sessions(market, contracts)
     _admin(market)
+    _stake(market)
     resting = market.bid("user-2", limit=1, start=FAR, end=FAR + HOUR)
     listing = market.offer("pile-7", ask=1_000_000, end=FAR)
     withdrawal = market.send("user-1", Withdraw(1_000_000, "bank"))
@@ -158,6 +193,40 @@ def _admin(market: Market) -> None:
     market.ok()
 
 
+def _stake(market: Market) -> None:
+    """One node signs twice, and user-2 backs `grid` from the next epoch edge on."""
+    market.absent = set()
+    market.misbehaviour = (Misbehaviour(address_of(consensus("false-node")), 1),)
+    market.send("user-2", Delegate("grid", 500_000))
+    market.send("grid", Deposit("arbiter", 5_000_000, "arbiter"))
+    market.send("arbiter", Delegate("grid", 1))
+    market.ok()
+    jailed = {c.party: c.jailed_until_ms for c in market.state.each(Candidate) if c.jailed_until_ms}
+    assert jailed["operator"] <= AT < jailed["arbiter-2"]
+    assert [c.party for c in market.state.each(Candidate) if c.tombstoned] == ["false-node"]
+    voted = market.state.set_at(market.height + 2)
+    assert voted is not None
+    assert [member[0] for member in voted.members] == ["auditor", "grid"]
+
+
+def twice_attested(market: Market, node: str, height: int, **over: object) -> list[bytes]:
+    """Two headers of one height, each with a node's attestation."""
+    signer, parts = key(str(over.get("signer", node + "/attest"))), []
+    for number in (0, 1):
+        header = Header(
+            chain_id=str(over.get("chain_id", market.chain_id)),
+            height=height + number * int(over.get("apart", 0)),  # type: ignore[call-overload]
+            time_ms=NOW + number,
+            proposer=node,
+            tx_count=0,
+            result_count=0,
+            **dict.fromkeys(("previous", "tx_root", "result_root", "state_root"), bytes(32)),
+            **dict.fromkeys(("validators_hash", "next_validators_hash"), bytes(32)),
+        ).encoded()
+        parts += [header, attest(header, signer, market.chain_id)]
+    return parts
+
+
 # --- no trace ------------------------------------------------------------------------------------------------------------
 
 
@@ -185,6 +254,8 @@ def indexes(state: State) -> dict[str, object]:
             for owner, zones in state._listed.items()
             if any(zones.values())
         },
+        "_stakes_by_candidate": _keys(state._stakes_by_candidate),  # type: ignore[arg-type]
+        "_set_heights": list(state._set_heights),
         "_terms": {contract: terms.encoded() for contract, terms in state._terms.items()},
         "totals": _sums(state.totals),
         "owed": _sums(state.owed),

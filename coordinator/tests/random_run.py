@@ -8,12 +8,25 @@ import random
 from collections import Counter
 from pathlib import Path
 
-from world import Market, key
+from every_phase import twice_attested
+from world import Market, consensus, key, stake_json
 
-from pile_coordinator.chain.env import Env
+from pile_coordinator.chain.env import Env, Misbehaviour
 from pile_coordinator.chain.invariants import check_in_full
-from pile_coordinator.chain.records import Bid, Contract, Dispute, Listing, Party, Pile, Withdrawal, Zone
+from pile_coordinator.chain.records import (
+    Bid,
+    Candidate,
+    Contract,
+    Dispute,
+    Listing,
+    Party,
+    Pile,
+    Stake,
+    Withdrawal,
+    Zone,
+)
 from pile_coordinator.chain.settlement import CAUSE_PILE, CAUSE_USER, decode_statement
+from pile_coordinator.chain.stake import address_of
 from pile_coordinator.chain.transactions import (
     AT_MARKET,
     Answer,
@@ -22,12 +35,15 @@ from pile_coordinator.chain.transactions import (
     CancelContract,
     CollectFees,
     Confirm,
+    Delegate,
     Deposit,
+    DoubleAttestation,
     List,
     Object,
     PayOut,
     PlaceBid,
     RefuseWithdrawal,
+    RegisterCandidate,
     RegisterParty,
     RegisterPile,
     RestoreKey,
@@ -35,18 +51,22 @@ from pile_coordinator.chain.transactions import (
     RevokeKey,
     RotateKey,
     Rule,
+    SetCommission,
     SetTariff,
     Sign,
     SubmitProofs,
+    Undelegate,
+    Unjail,
     Unlist,
+    VoteUpgrade,
     Withdraw,
 )
 from pile_coordinator.chain.transition import Outcome, apply_block
-from pile_coordinator.engines.engine import Block
+from pile_coordinator.engines.engine import Block, set_hashes, validators_at
 from pile_coordinator.engines.store import Store
 from pile_coordinator.replay import NO_PREVIOUS
 from pile_shared import cose, merkle
-from pile_shared.certificate import Certificate, Header, attest, validators_hash
+from pile_shared.certificate import Certificate, Header, attest
 from pile_shared.codec import encode
 from pile_shared.proof import ALARM, BEGIN, END, HEARTBEAT, PERIODIC
 
@@ -66,6 +86,16 @@ PARAMS: dict[str, object] = {
     "breaker_pause_ms": 40 * MINUTE,
     "objection_bond_micro": 300_000,
     "rulings_needed": 2,
+    "stake": stake_json(
+        {"grid": 9_000_000, "operator": 8_000_000, "auditor": 7_500_000, "node-1": 30_000_000, "node-2": 3_000_000},
+        {"node-1": 100},
+        max_validators=5,
+        evidence_age_blocks=60,
+        evidence_age_ms=12 * 60 * MINUTE,
+        downtime_window_blocks=8,
+        jail_ms=2 * 60 * MINUTE,
+    ),
+    "more": [("node-1", "third-party"), ("node-2", "third-party")],
     "tariff": {
         "utc_offset_minutes": 480,
         "periods": [
@@ -92,7 +122,7 @@ class RecordedMarket(Market):
 
     def env(self, time_ms: int | None = None) -> Env:
         env = super().env(time_ms)
-        return Env(env.chain_id, env.height, env.time_ms, self.previous, env.verify)
+        return Env(env.chain_id, env.height, env.time_ms, self.previous, env.verify, env.signed, env.misbehaviour)
 
     def seal(self) -> bytes:
         root, changes = self.state.seal()
@@ -111,6 +141,7 @@ class RecordedMarket(Market):
         for party in self.state.each(Party):
             self.sequences[party.id] = party.sequence
         self.queue.clear()
+        self.misbehaviour = ()
         self.root = self.seal()
         self.height += 1
         check_in_full(self.state)
@@ -121,8 +152,8 @@ class RecordedMarket(Market):
         return outcome
 
     def _write(self, env: Env, txs: list[bytes], outcome: Outcome) -> None:
-        validators = self.genesis.validators
-        names = validators_hash(list(validators))
+        validators = validators_at(self.genesis, self.state, env.height)
+        now, following = set_hashes(self.genesis, self.state, env.height)
         header = Header(
             chain_id=self.chain_id,
             height=env.height,
@@ -134,8 +165,8 @@ class RecordedMarket(Market):
             tx_root=merkle.root(txs),
             result_root=merkle.root(outcome.leaves),
             state_root=self.root,
-            validators_hash=names,
-            next_validators_hash=names,
+            validators_hash=now,
+            next_validators_hash=following,
         )
         data = header.encoded()
         signed: list[list[object]] = [
@@ -163,6 +194,7 @@ class RandomRun:
             (6, self.offer), (16, self.bid), (1, self.unlist), (3, self.cancel), (6, self.sign), (3, self.call_off),
             (2, self.withdraw), (2, self.pay), (3, self.deposit), (1, self.collect), (1, self.set_tariff),
             (1, self.register), (1, self.rotate), (1, self.revoke), (2, self.restore), (1, self.retire), (2, self.nonsense),
+            (2, self.delegate), (2, self.undelegate), (1, self.commission), (1, self.vote),
         ]  # fmt: skip
 
     # --- how it runs ---
@@ -178,6 +210,7 @@ class RandomRun:
         self.hand_in_proofs()
         for contract in market.state.each(Contract):
             {"measured": self.settle, "disputed": self.argue}.get(contract.phase, lambda _: None)(contract)
+        self.nodes_act(number)
         for _ in range(rng.randint(4, 12)):
             rng.choices([act for _, act in self.acts], [weight for weight, _ in self.acts])[0]()
         extra = [self.late.pop()] if self.late and rng.random() < 0.1 else []
@@ -440,6 +473,65 @@ class RandomRun:
         if piles and self.rng.random() < 0.3:
             pile = self.rng.choice(piles)
             self.send(self.rng.choice([pile.owner, "operator"]), RetirePile(pile.id))
+
+    # --- accounting nodes ---
+
+    def nodes_act(self, number: int) -> None:
+        """Now and then a node is away for a while, signs twice, or attests twice; new ones stand, and old ones come back."""
+        market, rng = self.market, self.rng
+        candidates = market.state.each(Candidate)
+        if number % 12 == 0:
+            market.absent = {rng.choice(candidates).party} if rng.random() < 0.6 else set()
+        if number % 40 == 20:
+            self.stand()
+        for candidate in candidates:
+            if candidate.jailed_until_ms and rng.random() < 0.3:
+                self.send(candidate.party, Unjail())
+        voted = market.state.set_at(market.height)
+        assert voted is not None
+        nodes = [str(member[0]) for member in voted.members if str(member[0]).startswith("node")]
+        if number % 70 == 45 and nodes:
+            self.send(
+                "user-2", DoubleAttestation(nodes[0], *twice_attested(market, nodes[0], market.height, signer="eve"))
+            )
+            self.send("user-1", DoubleAttestation(nodes[0], *twice_attested(market, nodes[0], market.height)))
+        if number % 90 == 80 and nodes:
+            liar = address_of(market.state.get(Candidate, nodes[-1]).consensus)
+            market.misbehaviour = (Misbehaviour(liar, market.height - rng.randint(0, 20)),)
+        if number == 100:
+            for member in voted.members:
+                self.send(str(member[0]), VoteUpgrade("reporter-part", market.height + 110))
+
+    def stand(self) -> None:
+        name, rng = self.fresh("node"), self.rng
+        self.keys[key(name).public] = name
+        self.send("operator", RegisterParty(name, "third-party", key(name).public))
+        self.send("grid", Deposit(name, 40_000_000, name))
+        body = RegisterCandidate(
+            consensus(name), key(name + "/attest").public, rng.randint(0, 300), rng.randint(5, 35) * 1_000_000
+        )
+        self.send(name, body)
+
+    def delegate(self) -> None:
+        names = [candidate.party for candidate in self.market.state.each(Candidate)]
+        party = self.any_party("pile-owner", "ev-owner", "operator", "third-party")
+        chosen = self.rng.choice([*names, *names, "nobody"])
+        self.send(party, Delegate(chosen, self.rng.randint(1, 3_000_000)))
+
+    def undelegate(self) -> None:
+        stakes = self.market.state.each(Stake)
+        stake = self.rng.choice(stakes)
+        amount = stake.amount_micro if self.rng.random() < 0.3 else self.rng.randint(1, 2_000_000)
+        self.send(stake.delegator, Undelegate(stake.candidate, amount))
+
+    def commission(self) -> None:
+        self.send(self.any_party("operator", "third-party"), SetCommission(self.rng.randint(0, 500)))
+
+    def vote(self) -> None:
+        name = self.rng.choice(["reporter-part", "other-rule"])
+        self.send(
+            self.any_party("operator", "third-party"), VoteUpgrade(name, self.market.height + self.rng.randint(90, 500))
+        )
 
     def nonsense(self) -> None:
         """What comes from outside and is refused at once."""

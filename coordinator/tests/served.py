@@ -18,8 +18,8 @@ PILE = cose.SoftwareSigner(sha256(b"pile-1"))
 class Served:
     """A coordinator serving in a thread, wallets, and a raw connection that may say anything."""
 
-    def __init__(self, folder, port) -> None:
-        self.site = Site(folder, [], rate=1, port=port)
+    def __init__(self, folder, port, **site) -> None:
+        self.site = Site(folder, [], rate=1, port=port, **site)
         self.chain_id = self.site.genesis.chain_id
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._serve)

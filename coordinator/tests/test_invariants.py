@@ -4,13 +4,25 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
-from world import END, HOUR, START, Market
+from world import END, HOUR, NOW, START, Market, consensus, stake_json
 
-from pile_coordinator.chain import accounts, clearing, contracts, orders, proofs, settlement, transition, treasury
+from pile_coordinator.chain import (
+    accounts,
+    clearing,
+    contracts,
+    election,
+    orders,
+    proofs,
+    settlement,
+    stake,
+    transition,
+    treasury,
+)
 from pile_coordinator.chain.curve import Curve
-from pile_coordinator.chain.env import Journal
+from pile_coordinator.chain.env import Journal, Misbehaviour
 from pile_coordinator.chain.invariants import _some, check, check_in_full
 from pile_coordinator.chain.records import Account, Bid, Contract, Dispute, Pile, Record, Tally, Withdrawal, Zone
 from pile_coordinator.chain.rejections import BrokenInvariantError, Rejection
@@ -318,7 +330,49 @@ def proving(market: Market) -> Names:
     return {"pile": "pile pile-1"}
 
 
+def punishing(market: Market) -> Names:
+    market.ok()
+    market.misbehaviour = (Misbehaviour(stake.address_of(consensus("grid")), 1),)
+    return {}
+
+
+def rewarding(market: Market) -> Names:
+    """The block that comes next is the first of an epoch, and there is something to pay."""
+    market.ok()
+    market.ok()
+    accounts.post(market.state, "P:user-1", "F", 100_000)
+    market.ok()
+    market.time_ms = NOW + 24 * HOUR
+    return {}
+
+
 Patch = pytest.MonkeyPatch
+
+
+def slashed_only_in_the_account(patch: Patch) -> None:
+    patch.setattr(stake, "reduce_stake", lambda *_: None)
+
+
+def slashed_only_in_the_records(patch: Patch) -> None:
+    real = accounts.post
+    patch.setattr(accounts, "post", lambda s, debit, *rest: None if debit[0] == "S" else real(s, debit, *rest))
+
+
+def paid_from_the_treasurys_part(patch: Patch) -> None:
+    real = accounts.post
+
+    def post(state: State, debit: str, credit: str, amount_micro: int) -> None:
+        real(state, debit, credit, 2 * amount_micro if debit == "F" else amount_micro)
+
+    patch.setattr(accounts, "post", post)
+
+
+def nothing_cut(patch: Patch) -> None:
+    patch.setattr(election, "capped", lambda powers: powers)
+
+
+def votes_for_nothing(patch: Patch) -> None:
+    patch.setattr(election, "capped", lambda powers: [0] * len(powers))
 
 
 def post_credits_less(patch: Patch) -> None:
@@ -494,8 +548,15 @@ TIGHT = {
 }  # an escrow of p x Q alone
 NEARLY_FLAT = TIGHT | {"crr_numerator": 99, "crr_denominator": 100, "capacity_hours": 8760}
 
+STAKED = {
+    "stake": stake_json(
+        {"grid": 90_000_000} | dict.fromkeys(("auditor", "operator", "n-1", "n-2"), 5_000_000), max_validators=5
+    ),
+    "more": [("n-1", "third-party"), ("n-2", "third-party")],
+}
+
 # Invariant, planted bug, the story whose last block meets it, parameters, what the message must contain.
-PLANTS: list[tuple[int, Callable[[Patch], None], Story, dict[str, int], str]] = [
+PLANTS: list[tuple[int, Callable[[Patch], None], Story, dict[str, Any], str]] = [
     (1, post_credits_less, deposit, {}, "accounts sum to -1 micro, not 0; this block moved accounts {account}"),
     (1, money_from_nowhere, deposit, {}, "accounts sum to 5 micro, not 0; this block moved accounts {account}"),
     (2, bond_not_dropped, confirming, {}, "B:{contract} holds 650000 micro, should hold 0"),
@@ -525,6 +586,11 @@ PLANTS: list[tuple[int, Callable[[Patch], None], Story, dict[str, int], str]] = 
     (8, end_noted_twice, cancelling, {}, "order {bid} was closed twice in one block"),
     (8, proof_does_not_advance, proving, {}, "{pile} is at sequence 0 after 1 proofs"),
     (8, proof_not_counted, proving, {}, "{pile} is at sequence 1 after 0 proofs"),
+    (2, slashed_only_in_the_account, punishing, STAKED, "S:grid holds 85500000 micro, should hold 90000000"),
+    (2, slashed_only_in_the_records, punishing, STAKED, "S:grid holds 90000000 micro, should hold 85500000"),
+    (9, paid_from_the_treasurys_part, rewarding, STAKED, "F holds"),
+    (10, nothing_cut, rewarding, STAKED, "gives 90 of 110 votes to one node"),
+    (10, votes_for_nothing, rewarding, STAKED, "has 5 accounting nodes with 0 votes"),
 ]
 NAMES = [f"{plant[0]}-{plant[1].__name__}" for plant in PLANTS]
 ONLY_THE_BLOCK_KNOWS = {cancelled_bid_stays, end_noted_twice}  # they contradict what the block says, and no record
@@ -534,7 +600,7 @@ def test_there_is_a_bug_for_every_invariant() -> None:
     guide = Path(__file__).parents[2] / "docs" / "ledger.md"
     listed = guide.read_text().split("\n## Invariants\n")[1].split("\n## ")[0]
     numbers = [int(line.split(".")[0]) for line in listed.splitlines() if line[:1].isdigit()]
-    assert sorted({plant[0] for plant in PLANTS}) == numbers == list(range(1, 9))
+    assert sorted({plant[0] for plant in PLANTS}) == numbers == list(range(1, 11))
 
 
 @pytest.mark.parametrize(("number", "plant", "story", "params", "names"), PLANTS, ids=NAMES)

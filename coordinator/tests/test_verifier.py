@@ -162,7 +162,7 @@ def test_the_claims_of_transactions_and_proofs_are_what_the_chain_asks_for() -> 
     claims = [claim_of_transaction(market.state, market.chain_id, tx) for tx in txs]
     claims.insert(1, claim_of_proof(market.state, market.chain_id, proof))
     env = market.env
-    market.env = lambda: type(env())(*[getattr(env(), n) for n in env().__slots__[:-1]], verify)  # type: ignore[method-assign]
+    market.env = lambda: type(env())(*[verify if n == "verify" else getattr(env(), n) for n in env().__slots__])  # type: ignore[method-assign]
     market.ok()
     assert asked == claims
 

@@ -9,8 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
+from every_phase import twice_attested
 from served import Served
-from world import HOUR, key
+from world import HOUR, STAKE_RULES, consensus, key
 
 from pile_coordinator.advice import NEXT, next_step
 from pile_coordinator.amounts import money, parse_money
@@ -19,10 +20,12 @@ from pile_coordinator.cli import main
 from pile_coordinator.config import load_genesis
 from pile_coordinator.keys import load_key, make_key
 from pile_coordinator.verify import verify_order
+from pile_coordinator.wallet_cli import staking
 from pile_coordinator.wallet_cli.command import GROUPS
 from pile_hil.broker import Mosquitto, find_mosquitto
 from pile_hil.requirements import require
 from pile_shared import cose, topics
+from pile_shared.certificate import attest
 from pile_shared.codec import decode
 from pile_shared.platform import sha256
 from pile_shared.proof import BEGIN, END, NO_PREVIOUS, Origin, Proof, proof_hash
@@ -36,8 +39,8 @@ USER_STOPPED = 1  # the stop reason a pile signs
 class Town(Served):
     """A served chain whose parties act through the command line only."""
 
-    def __init__(self, folder, port) -> None:
-        super().__init__(folder, port)
+    def __init__(self, folder, port, **site) -> None:
+        super().__init__(folder, port, **site)
         self.proofs = dict.fromkeys(PILES, (0, NO_PREVIOUS))
         for party, role in (("olga", "pile-owner"), ("dan", "ev-owner"), ("eva", "ev-owner")):
             self.admit_party(party, role)
@@ -153,6 +156,83 @@ def town(tmp_path_factory):
         town.close()
 
 
+@pytest.fixture
+def voters(tmp_path):
+    """A town whose accounting nodes are elected; `third` is a party that may stand."""
+    require(find_mosquitto() is not None, "mosquitto is not installed")
+    with Mosquitto(tmp_path / "broker") as broker, pytest.MonkeyPatch.context() as patch:
+        logged: list[str] = []
+        patch.setattr("pile_coordinator.service.log", logged.append)
+        town = Town(tmp_path / "site", broker.port, stake_rules=STAKE_RULES)
+        town.logged = logged
+        town.admit_party("third", "third-party")
+        yield town
+        town.close()
+
+
+# --- accounting nodes ------------------------------------------------------------------------------------------------
+
+
+def test_the_stake_guides_commands_do_what_it_says(voters, monkeypatch, tmp_path):
+    """Line by line; what a line is refused for is what the guide says, where nothing has happened that it could be for."""
+    monkeypatch.chdir(tmp_path)
+    signer = load_key(voters.site.key_file("grid-attest"))
+    headers = twice_attested(voters, "grid", 1)[::2]
+    for name, header in zip(("a.bin", "b.bin"), headers, strict=True):
+        Path(name).write_bytes(header + attest(header, signer, voters.chain_id))
+    keys = {"CONSENSUS": consensus("third").hex(), "HEX": key("third/attest").public.hex()}
+    guide = Path(__file__).parents[2] / "docs" / "stake.md"
+    lines = guide.read_text().split("## Wallet")[1].split("```text\n")[1].split("```")[0].splitlines()
+    answers = {}
+    for line in lines:
+        _, _, _, key_file, action, *words = line.split()
+        words = [keys.get(word, "25" if word == "1000" else word) for word in words]  # everybody here has 50
+        status, out, _ = voters.call(key_file.removesuffix(".key"), action, *words)
+        answers[action] = json.loads(out) | {"status": status}
+    assert {a: found.get("error") for a, found in answers.items() if found["status"]} == {"unjail": "phase"}
+    assert {action.name for group in (staking.EVERYBODY, staking.NODES) for action in group} == set(answers)
+    shown = voters.ask("dan", "stake")
+    assert shown["own"] == [
+        {
+            "amount_micro": 15_000_000,
+            "candidate": "third",
+            "phase": "entering",
+            "since_height": 0,
+            "until_height": 0,
+        }
+    ]
+    voters.until_logged(r"grid is punished for double-attestation at block 1: 0\.500000 CNY of stake")
+    voters.until_logged(r"accounting nodes from block \d+ on, with their power: auditor 10, operator 10$")
+    names = ("own_micro", "stake_micro", "power", "tombstoned")
+    nodes = {row["party"]: tuple(row[name] for name in names) for row in shown["candidates"]}
+    assert nodes["third"] == (25_000_000, 40_000_000, 0, False)
+    assert nodes["grid"][3] is True
+    assert shown["votes"] == [["reporter-part", "grid", 250000]]
+    _, printed, _ = voters.call("dan", "stake", as_json=False)
+    assert re.search(r"^jail \(s\) +1$", printed, re.MULTILINE)
+    assert re.search(r"^reporter-part +grid +250000$", printed, re.MULTILINE)
+    assert re.search(r"^third +.* 25\.000000 ", printed, re.MULTILINE), printed
+
+
+def test_refusals_about_stake_say_what_to_do_next(voters, tmp_path):
+    assert voters.refused("dan", "delegate", "--candidate", "nobody", "--amount", "1")["error"] == "unknown_candidate"
+    assert voters.refused("dan", "delegate", "--candidate", "grid", "--amount", "51")["error"] == "funds"
+    assert voters.refused("dan", "undelegate", "--candidate", "grid", "--amount", "1")["error"] == "funds"
+    assert voters.refused("dan", "set-commission", "--commission", "5")["error"] == "wrong_role"
+    assert voters.refused("third", "vote-upgrade", "--name", "x", "--height", "500")["error"] == "not_yours"
+    short = tmp_path / "short.bin"
+    short.write_bytes(bytes(64))
+    words = ["double-attestation", "--candidate", "grid", "--first", str(short), "--second"]
+    assert "not a header followed by" in voters.refused("dan", *words, str(short))["message"]
+    assert "No such file" in voters.refused("dan", *words[:-2], str(tmp_path / "none"), "--second", "x")["message"]
+    for wrong in (["--commission", "1001"], ["--commission", "x"]):
+        assert voters.call("grid", "set-commission", *wrong)[0] == 2
+    for wrong in ("0", "-1", "soon"):
+        assert voters.call("grid", "vote-upgrade", "--name", "x", "--height", wrong)[0] == 2
+    keys = ["--consensus", "00", "--attestation", key("x").public.hex(), "--commission", "1", "--amount", "1"]
+    assert voters.call("third", "register-candidate", *keys)[0] == 2
+
+
 # --- what everybody can rely on --------------------------------------------------------------------------------------
 
 
@@ -197,7 +277,7 @@ def test_the_example_of_every_action_parses(tmp_path, monkeypatch):
     """Up to the point where the key file is missing."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "winter.json").write_text("{}")
-    ids = {"ORDER": "ab" * 32, "LISTING": "ab" * 32, "WITHDRAWAL": "ab" * 32, "HEX": "04" * 65}
+    ids = {"ORDER": "ab" * 32, "LISTING": "ab" * 32, "WITHDRAWAL": "ab" * 32, "HEX": "04" * 65, "CONSENSUS": "04" * 32}
     import shlex
 
     for _, group in GROUPS:

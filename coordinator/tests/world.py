@@ -4,8 +4,9 @@ from collections.abc import Callable
 
 from hypothesis import HealthCheck, settings
 
-from pile_coordinator.chain import accounts
-from pile_coordinator.chain.env import Env
+from pile_coordinator.chain import accounts, election
+from pile_coordinator.chain.env import Env, Misbehaviour
+from pile_coordinator.chain.founding import founding_from_json
 from pile_coordinator.chain.genesis import Genesis, genesis_from_json
 from pile_coordinator.chain.invariants import check_in_full
 from pile_coordinator.chain.records import MEASURED, Account, Contract, Party, Pile
@@ -70,12 +71,66 @@ def key(name: str) -> cose.SoftwareSigner:
 FLAT = {"from_minute": 0, "name": "flat", "sell_micro_per_kwh": 650_000, "buy_micro_per_kwh": 400_000}
 
 
-def genesis(*, tariff: dict[str, object] | None = None, **params: object) -> Genesis:
-    """Three founders and the site's parameters. A flat tariff, unless `tariff` is given; catalog_* change its prices."""
+STAKE_RULES: dict[str, object] = {
+    "max_validators": 4,
+    "min_self_bond_micro": 1_000_000,
+    "reward_permille": 500,
+    "evidence_age_blocks": 100_000,
+    "evidence_age_ms": 48 * HOUR,
+    "double_sign_ppm": 50_000,
+    "downtime_ppm": 100,
+    "downtime_window_blocks": 4,
+    "jail_ms": 1000,
+}
+
+
+def consensus(name: str) -> bytes:
+    """The 32 bytes that stand for the ed25519 key of a node; nothing in the chain verifies with it."""
+    return sha256(f"{name}/consensus".encode())
+
+
+def stake_json(
+    founders: dict[str, int], commissions: dict[str, int] | None = None, **rules: object
+) -> dict[str, object]:
+    """The `stake` of a genesis file: candidates by party and bond in micro, and rules that differ from STAKE_RULES."""
+    rows = [
+        {
+            "party": party,
+            "consensus": consensus(party).hex(),
+            "attestation": key(party + "/attest").public.hex(),
+            "commission_permille": (commissions or {}).get(party, 0),
+            "bond_micro": bond,
+        }
+        for party, bond in sorted(founders.items())
+    ]
+    return {"rules": STAKE_RULES | rules, "candidates": rows}
+
+
+def elected(stake: dict[str, object], parties: list[tuple[str, str]]) -> dict[str, int]:
+    """The powers that the chain itself gives founders; tests of elections say what they should be."""
+    founding = founding_from_json(stake, tuple((party, role, key(party).public) for party, role in parties))
+    return {validator.party: validator.power for validator in founding.validators()}
+
+
+def genesis(
+    *,
+    tariff: dict[str, object] | None = None,
+    stake: dict[str, object] | None = None,
+    upgrades: list[dict[str, object]] | None = None,
+    powers: dict[str, int] | None = None,
+    more: list[tuple[str, str]] | None = None,
+    **params: object,
+) -> Genesis:
+    """Three founders and the site's parameters. A flat tariff, unless `tariff` is given; catalog_* change its prices.
+
+    `stake` makes it elect: its founders, or `powers`, are the validators. `more` are founding parties by id and role.
+    """
     flat = dict(FLAT)
     for name in ("sell_micro_per_kwh", "buy_micro_per_kwh"):
         flat[name] = params.pop(f"catalog_{name}", flat[name])
-    founders = [("grid", "grid"), ("operator", "operator"), ("auditor", "third-party")]
+    founders = [("grid", "grid"), ("operator", "operator"), ("auditor", "third-party"), *(more or [])]
+    attesting = powers or (elected(stake, founders) if stake else {p: 1 for p, _ in founders})
+    optional = {name: given for name, given in (("stake", stake), ("upgrades", upgrades)) if given is not None}
     return genesis_from_json(
         {
             "name": "test",
@@ -84,9 +139,11 @@ def genesis(*, tariff: dict[str, object] | None = None, **params: object) -> Gen
             "tariff": tariff or {"utc_offset_minutes": 0, "periods": [flat]},
             "parties": [{"id": p, "role": r, "public": key(p).public.hex()} for p, r in founders],
             "validators": [
-                {"party": p, "public": key(p + "/attest").public.hex(), "power": 1} for p, _ in sorted(founders)
+                {"party": p, "public": key(p + "/attest").public.hex(), "power": power}
+                for p, power in sorted(attesting.items())
             ],
         }
+        | optional
     )
 
 
@@ -105,10 +162,21 @@ class World:
         self.salt = b""  # another one is another history, so other seeds
         self.sequences: dict[str, int] = {}
         self.proofs: dict[str, tuple[int, bytes]] = {}
+        self.absent: set[str] = set()  # accounting nodes that do not sign
+        self.misbehaviour: tuple[Misbehaviour, ...] = ()  # what the engine finds in the next block
 
     def env(self, time_ms: int | None = None) -> Env:
         height = self.height + 1
-        return Env(self.chain_id, height, time_ms or self.time_ms, sha256(self.salt + str(height).encode()), VERIFY)
+        seed = sha256(self.salt + str(height).encode())
+        return Env(self.chain_id, height, time_ms or self.time_ms, seed, VERIFY, self.reported(), self.misbehaviour)
+
+    def reported(self) -> tuple[bytes, ...] | None:
+        """Who signed the last block, as an engine reports it; None before there is one, and where nobody is elected."""
+        voted = self.state.set_at(self.height)
+        if voted is None or self.height == 0:
+            return None
+        present = [str(member[0]) for member in voted.members if member[0] not in self.absent]
+        return election.addresses_at(self.state, self.height, set(present))
 
     def seal(self) -> bytes:
         """End a block; `rows` is then what a store would hold."""
@@ -154,6 +222,7 @@ class World:
         for party in self.state.each(Party):
             self.sequences[party.id] = party.sequence
         self.queue.clear()
+        self.misbehaviour = ()
         self.root = self.seal()
         self.height += 1
         check_in_full(self.state)

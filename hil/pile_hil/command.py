@@ -18,6 +18,11 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         " charge, settle both orders, and write one certificate each. Everything listens on 127.0.0.1 only.",
     )
     demo.add_argument("--out", type=Path, default=Path("demo-out"), metavar="DIR", help="default: %(default)s")
+    demo.add_argument(
+        "--network",
+        action="store_true",
+        help="with four accounting nodes on CometBFT and two operators, instead of one coordinator (about two minutes)",
+    )
     demo.set_defaults(run=_run)
 
 
@@ -29,4 +34,8 @@ def _run(options: argparse.Namespace) -> int:
         )
     from pile_hil.demo import run  # noqa: PLC0415 - what it needs is an extra
 
-    return run(options.out)
+    if options.network:
+        from pile_coordinator.engines.comet.supervise import find_cometbft  # noqa: PLC0415 - likewise
+
+        find_cometbft()  # says how to get it
+    return run(options.out, network=options.network)

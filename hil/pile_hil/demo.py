@@ -20,12 +20,15 @@ from pile_coordinator.chain.transactions import AT_MARKET, List, PlaceBid
 from pile_coordinator.verify import Verified, verify_order
 from pile_coordinator.wallet import START, Wallet
 from pile_edge.board.bundle import find_micropython
+from pile_hil.network_site import NetworkSite
 from pile_hil.site import BOARD_HEAP, HOUR_MS, PileSpec, Site, SiteError, SiteProcess, wait_for
 from pile_shared.units import LOT_WH
 
 RATE = 180  # three minutes of charging a second
+NETWORK_RATE = 90  # blocks of a network take a second, in which this much passes
+NETWORK_HEAP = "66k"  # in 64k a fourth accounting node leaves too little to check certificates with, most of the time
 ZONE = "north"
-SETTLE_SECONDS = 40
+SETTLE_SECONDS = 40 * RATE  # of the site's time
 
 DAN_WH, EVA_WH, EVA_BATTERY_WH = 4000, 3000, 1500
 DAN_CAP, EVA_LIMIT = 800_000, 680_000  # micro per kWh: above and below the price under both orders' load
@@ -46,23 +49,37 @@ class _Story:
         return wallet.contract(self.orders[who])
 
 
-def run(out: Path) -> int:
-    """Run the demo and write certificates and genesis into `out`; the exit status."""
+def run(out: Path, *, network: bool = False) -> int:
+    """Run the demo and write certificates and genesis into `out`; the exit status.
+
+    Args:
+        out: where certificates, genesis, ledger and logs go.
+        network: with four accounting nodes on CometBFT, two operators with a coordinator each, instead of one coordinator.
+    """
     console = Console(highlight=False, soft_wrap=True)
     out.mkdir(parents=True, exist_ok=True)
     for old in (*out.glob("*.cbor"), *out.glob("*.log"), *out.glob("genesis.json"), *out.glob("ledger.sqlite")):
         old.unlink()
     with tempfile.TemporaryDirectory(prefix="pilechain-demo-") as folder:
         try:
-            with Site(Path(folder), _piles(console), rate=RATE) as site:
+            piles = _piles(console, network=network)
+            make = (
+                NetworkSite(Path(folder), piles, rate=NETWORK_RATE) if network else Site(Path(folder), piles, rate=RATE)
+            )
+            with make as site:
                 _tell(_Story(site, console, {}), out)
         finally:
-            for left in (*Path(folder).glob("*.log"), *Path(folder).glob("coordinator/ledger.sqlite")):
+            logs = (*Path(folder).glob("*.log"), *Path(folder).glob("network/*.log"))
+            ledgers = (
+                *Path(folder).glob("coordinator/ledger.sqlite"),
+                *Path(folder).glob("network/auditor/data/ledger.sqlite"),
+            )
+            for left in (*logs, *ledgers):
                 shutil.copy(left, out)
     return 0
 
 
-def _piles(console: Console) -> list[PileSpec]:
+def _piles(console: Console, *, network: bool) -> list[PileSpec]:
     board = find_micropython() is not None
     if not board:
         console.print("No MicroPython wheel for this platform: both piles run on CPython.")
@@ -77,6 +94,7 @@ def _piles(console: Console) -> list[PileSpec]:
             23000042,
             battery_wh=EVA_BATTERY_WH,
             interpreter="micropython" if board else "cpython",
+            heap=NETWORK_HEAP if network else BOARD_HEAP,
         ),
     ]
 
@@ -98,7 +116,7 @@ def _tell(story: _Story, out: Path) -> None:
 
 def _open_site(story: _Story) -> list[SiteProcess]:
     site = story.site
-    story.say(f"[bold]1. A site opens[/] (time runs {RATE} times as fast)")
+    story.say(f"[bold]1. A site opens[/] (time runs {site.clock.rate} times as fast)")
     broker = site.start_broker()
     site.start_rig()
     coordinator = site.start_coordinator()
@@ -110,11 +128,13 @@ def _open_site(story: _Story) -> list[SiteProcess]:
         wait_for(lambda p=process: "connected" in p.text(), 20, f"{process.name} to connect", process)  # type: ignore[misc]
     for pile in site.piles.values():
         bus = "Modbus TCP" if pile.bus["kind"] == "tcp" else "Modbus RTU on a pty"
-        agent = f"MicroPython, {BOARD_HEAP}B heap" if pile.interpreter == "micropython" else "CPython"
+        agent = f"MicroPython, {pile.heap}B heap" if pile.interpreter == "micropython" else "CPython"
         story.say(f"   {pile.id} of {pile.owner}: {pile.model} over {bus}, agent on {agent}")
     story.say(
         f"   accounting nodes {', '.join(v.party for v in site.genesis.validators)}; every account opens with 20 CNY"
     )
+    if isinstance(site, NetworkSite):
+        story.say("   each runs CometBFT and its own ledger; operator-1 and operator-2 serve piles and wallets")
     return [broker, coordinator, *piles]
 
 
@@ -184,11 +204,12 @@ def _charge(story: _Story, wallet: Wallet, who: str, pile: str, watched: list[Si
         console=story.console, transient=True, disable=not story.console.is_terminal,
     ) as progress:  # fmt: skip
         bar = progress.add_task("metered and proven", total=energy_wh)
-        deadline = time.monotonic() + SETTLE_SECONDS
+        settle_s = SETTLE_SECONDS // site.clock.rate
+        deadline = time.monotonic() + settle_s
         while found["phase"] in {"signed", "active"}:
             if time.monotonic() > deadline:
                 logs = "\n".join(process.text()[-2000:] for process in watched)
-                raise SiteError(f"{who}'s session did not end in {SETTLE_SECONDS} s\n{logs}")
+                raise SiteError(f"{who}'s session did not end in {settle_s} s\n{logs}")
             time.sleep(0.2)
             found = story.contract(wallet, who)
             progress.update(bar, completed=cast("int", found["measured_wh"]))

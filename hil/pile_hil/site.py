@@ -20,6 +20,7 @@ from pile_coordinator.chain.transactions import Deposit, RegisterParty, Register
 from pile_coordinator.clock import Clock
 from pile_coordinator.keys import load_key, make_key
 from pile_coordinator.mqtt import Broker
+from pile_coordinator.new_chain import HOUR_MS, PARAMS, TARIFF
 from pile_coordinator.wallet import Wallet
 from pile_edge.board.bundle import build_romfs, find_micropython, link_bundle
 from pile_edge.board.unix_flash import board_command
@@ -27,45 +28,13 @@ from pile_edge.config_file import compile_config
 from pile_hil.broker import free_port
 from pile_hil.process import RigProcess
 from pile_shared.errors import PilechainError
+from pile_shared.platform import sha256
 
 ACCOUNTING_NODES = ("auditor", "grid", "operator")
 FOUNDERS = {"auditor": "third-party", "coordinator": "operator", "grid": "grid", "operator": "operator"}
+__all__ = ["HOUR_MS", "PARAMS", "TARIFF", "PileSpec", "Site", "SiteError", "SiteProcess", "wait_for"]
 BOARD_HEAP = "64k"
-
-HOUR_MS = 3_600_000
-PARAMS: dict[str, object] = {
-    "currency": "CNY",
-    "treasury": "grid",
-    "grid": "grid",
-    "crr_numerator": 4,
-    "crr_denominator": 5,
-    "capacity_hours": 2,
-    "tolerance_permille": 20,
-    "tolerance_min_wh": 100,
-    "overuse_permille": 100,
-    "fee_micro": 50_000,
-    "bond_permille": 200,
-    "penalty_permille": 500,
-    "no_show_permille": 300,
-    "begin_grace_ms": 6 * HOUR_MS,
-    "evidence_window_ms": 6 * HOUR_MS,
-    "confirm_window_ms": 6 * HOUR_MS,
-    "epoch_ms": 24 * HOUR_MS,
-    "band_permille": 2000,
-    "breaker_permille": 100,
-    "breaker_pause_ms": HOUR_MS // 2,
-    "sign_window_ms": HOUR_MS,
-    "cancel_cutoff_ms": HOUR_MS,
-    "dispute_window_ms": 48 * HOUR_MS,
-    "objection_bond_micro": 5_000_000,
-    "rulings_needed": 1,
-}
-TARIFF: dict[str, object] = {
-    "utc_offset_minutes": 480,
-    "periods": [
-        {"from_minute": 0, "name": "flat", "sell_micro_per_kwh": 650_000, "buy_micro_per_kwh": 400_000},
-    ],
-}
+BOND_MICRO = 10_000_000  # of each accounting node, where they are elected
 
 
 class SiteError(PilechainError):
@@ -88,6 +57,7 @@ class PileSpec:
     rated_power_w: int = 7000
     start_energy_wh: int = 1_234_560
     interpreter: str = "cpython"
+    heap: str = BOARD_HEAP  # of a MicroPython one
     timing: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -125,6 +95,16 @@ class SiteProcess:
         except subprocess.TimeoutExpired:
             self.kill()
 
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal, if it runs."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(number)
+
+    @property
+    def pid(self) -> int:
+        """Of the process that was started last; 0 before."""
+        return self._process.pid if self._process is not None else 0
+
     @property
     def running(self) -> bool:
         """Whether it is."""
@@ -138,9 +118,21 @@ class SiteProcess:
 class Site:
     """Keys, genesis, configuration and processes of one site. Use as a context manager."""
 
-    def __init__(self, folder: Path, piles: list[PileSpec], *, rate: int, port: int | None = None) -> None:
-        """Write everything below `folder`; nothing runs yet. Time runs `rate` times as fast from now on."""
+    def __init__(
+        self,
+        folder: Path,
+        piles: list[PileSpec],
+        *,
+        rate: int,
+        port: int | None = None,
+        stake_rules: Mapping[str, int] | None = None,
+    ) -> None:
+        """Write everything below `folder`; nothing runs yet. Time runs `rate` times as fast from now on.
+
+        With `stake_rules`, those of a genesis file, the accounting nodes are elected.
+        """
         self.folder = folder
+        self.stake_rules = stake_rules
         folder.mkdir(parents=True, exist_ok=True)
         self.piles = {pile.id: pile for pile in piles}
         self.clock = Clock(rate, time.time_ns() // 1_000_000)
@@ -172,7 +164,8 @@ class Site:
         return self.folder / "keys" / f"{party}.key"
 
     def _write_genesis(self) -> Genesis:
-        document = {
+        power = BOND_MICRO // 1_000_000 if self.stake_rules else 1
+        document: dict[str, object] = {
             "name": "demo",
             "time_ms": self.clock.origin_ms,
             "params": PARAMS,
@@ -182,12 +175,28 @@ class Site:
                 for party, role in FOUNDERS.items()
             ],
             "validators": [
-                {"party": node, "public": load_key(self.key_file(f"{node}-attest")).public.hex(), "power": 1}
+                {"party": node, "public": load_key(self.key_file(f"{node}-attest")).public.hex(), "power": power}
                 for node in ACCOUNTING_NODES
             ],
         }
+        if self.stake_rules:
+            document["stake"] = {
+                "rules": dict(self.stake_rules),
+                "candidates": [*map(self._candidate, ACCOUNTING_NODES)],
+            }
         (self.folder / "genesis.json").write_text(json.dumps(document, indent=2) + "\n")
         return genesis_from_json(document)
+
+    def _candidate(self, node: str) -> dict[str, object]:
+        """A founding node. No CometBFT runs here, so nothing ever signs with its consensus key."""
+        attestation = load_key(self.key_file(f"{node}-attest")).public
+        return {
+            "party": node,
+            "consensus": sha256(attestation).hex(),
+            "attestation": attestation.hex(),
+            "commission_permille": 100,
+            "bond_micro": BOND_MICRO,
+        }
 
     def write_coordinator(self) -> Path:
         """Write the coordinator's configuration; its path."""
@@ -313,7 +322,7 @@ class Site:
             return [sys.executable, "-m", "pile_edge.cli", action, "--config", str(folder / "pile.toml")], {}
         if find_micropython() is None:
             raise SiteError("no MicroPython here; use interpreter cpython")
-        return board_command(self._flash(), str(folder / "pile.cbor"), action, heap=BOARD_HEAP), {}
+        return board_command(self._flash(), str(folder / "pile.cbor"), action, heap=pile.heap), {}
 
     def _flash(self) -> Path:
         """The image a board has in flash: made once, the same for all of them."""

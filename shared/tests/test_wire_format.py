@@ -29,12 +29,15 @@ from pile_coordinator.chain.transactions import (
     CancelContract,
     CollectFees,
     Confirm,
+    Delegate,
     Deposit,
+    DoubleAttestation,
     List,
     Object,
     PayOut,
     PlaceBid,
     RefuseWithdrawal,
+    RegisterCandidate,
     RegisterParty,
     RegisterPile,
     RestoreKey,
@@ -42,14 +45,19 @@ from pile_coordinator.chain.transactions import (
     RevokeKey,
     RotateKey,
     Rule,
+    SetCommission,
     SetTariff,
     Sign,
     SubmitProofs,
+    Undelegate,
+    Unjail,
     Unlist,
+    VoteUpgrade,
     Withdraw,
     sign_transaction,
 )
 from pile_coordinator.desk import QueryDesk
+from pile_coordinator.engines.attesting import Attestations
 from pile_coordinator.engines.solo import SoloEngine
 from pile_coordinator.evidence.exporter import Exporter
 from pile_coordinator.service import Coordinator
@@ -59,7 +67,7 @@ from pile_hil.peer import Chain
 from pile_hil.requirements import require
 from pile_hil.site import PARAMS, TARIFF
 from pile_shared import cose
-from pile_shared.certificate import validators_hash
+from pile_shared.certificate import Header, attest, validators_hash
 from pile_shared.codec import decode, encode
 from pile_shared.errors import CodecError
 from pile_shared.platform import sha256
@@ -256,16 +264,41 @@ def key(name):
     return cose.SoftwareSigner(sha256(name.encode()))
 
 
+STAKE_RULES = {
+    "max_validators": 4,
+    "min_self_bond_micro": 1_000_000,
+    "reward_permille": 500,
+    "evidence_age_blocks": 100,
+    "evidence_age_ms": HOUR,
+    "double_sign_ppm": 50_000,
+    "downtime_ppm": 100,
+    "downtime_window_blocks": 2,
+    "jail_ms": 1000,
+}
+
+
 def genesis():
     founders = [("grid", "grid"), ("judge", "third-party"), ("operator", "operator")]
+    candidates = [
+        {
+            "party": party,
+            "consensus": key(party + "/consensus").public[1:33].hex(),
+            "attestation": key(party + "/attest").public.hex(),
+            "commission_permille": 100,
+            "bond_micro": 5_000_000,
+        }
+        for party, _ in founders
+    ]
     return genesis_from_json(
         {
+            "stake": {"rules": STAKE_RULES, "candidates": candidates},
+            "upgrades": [{"name": "later", "height": 1_000_000}],
             "name": "wire",
             "time_ms": NOW,
             "params": PARAMS,
             "tariff": TARIFF,
             "parties": [{"id": p, "role": r, "public": key(p).public.hex()} for p, r in founders],
-            "validators": [{"party": p, "public": key(p + "/attest").public.hex(), "power": 1} for p, _ in founders],
+            "validators": [{"party": p, "public": key(p + "/attest").public.hex(), "power": 5} for p, _ in founders],
         }
     )
 
@@ -381,6 +414,7 @@ def live(day):
     dispute(day)
     set_tariff(day)
     move_money(day)
+    elect(day)
     day.reply("result", [bytes(32), 7, "ok", ""])
     day.reply("result", [bytes(32), 0, "replayed", "dan is at sequence 3"])
     contract = bytes(32)
@@ -393,8 +427,23 @@ def live(day):
         ("pile-status", encode([1, "pile-1", 7, bytes(32), validators_hash(day.genesis.validators), "quorum"])),
         ("handover", Chain().hand_over(Chain(powers=(1, 2), first_key=2000))),
         ("pile-status", encode([0, "pile-1", 0])),
+        *node_messages(day),
         ("validators", encode([v.fields() for v in day.genesis.validators])),
     ]
+
+
+def node_messages(day):
+    """What accounting nodes tell each other about the first block."""
+    block = day.engine.block(1)
+    validators = list(day.genesis.validators)
+    told = []
+    for one in validators:
+        desk = Attestations(day.chain, (one.party, key(one.party + "/attest")))
+        desk.publish = lambda topic, payload, _retained: told.append((topic.rpartition("/")[2], payload))
+        desk.sign(block, validators)
+        desk.ask(7)
+        desk.publish_certificate(block.certificate)
+    return [("certificate" if kind == "certificate" else f"node-{kind}", payload) for kind, payload in told]
 
 
 def enrol(day):
@@ -528,6 +577,41 @@ def move_money(day):
     day.ask("account", None, "grid")
 
 
+def elect(day):
+    """A node that nobody here runs stands, is elected, misses blocks, comes back, and attests two headers of one height."""
+    day.ask("stake", None)
+    day.block(
+        ("operator", RegisterParty("watch", "third-party", key("watch").public)),
+        ("grid", Deposit("watch", 50_000_000, "watch")),
+    )
+    day.block(
+        ("watch", RegisterCandidate(key("watch/c").public[1:33], key("watch/attest").public, 50, 9_000_000)),
+        ("dan", Delegate("watch", 3_000_000)),
+        ("judge", SetCommission(200)),
+        ("grid", VoteUpgrade("reporter-part", day.engine.height + 500)),
+    )
+    day.ask("stake", None)
+    day.block(at=day.time_ms + 24 * HOUR)
+    for _ in range(6):
+        day.block()
+    day.block(("watch", Unjail()), ("dan", Undelegate("watch", 1_000_000)))
+    day.block(at=day.time_ms + 24 * HOUR)
+    day.block()
+    day.block()
+    day.ask("stake", None)
+    shown = []
+    for name in ("watch", "judge"):
+        header = replace_header(day.engine.block(day.engine.height).header, proposer=name)
+        shown += [header, attest(header, key("watch/attest"), day.chain)]
+    day.block(("dan", DoubleAttestation("watch", *shown)))
+
+
+def replace_header(header, **other):
+    """The bytes of a header that differs."""
+    names = Header.__init__.__code__.co_varnames[1:13]
+    return Header(**{name: getattr(header, name) for name in names} | other).encoded()
+
+
 @pytest.fixture(scope="session")
 def said(tmp_path_factory):
     day = Day(tmp_path_factory.mktemp("day"))
@@ -546,7 +630,7 @@ def test_nothing_was_left_unsaid(said):
     payloads = [decode(cose.parse1(data, MOST).payload, MOST) for rule, data in said if rule.endswith("n-message")]
     assert {row[1] for row in payloads if isinstance(row[1], str)} == set(BODIES)
     leaves = [decode(data, MOST) for rule, data in said if rule == "leaf"]
-    assert {leaf[0] for leaf in leaves} == set(range(9))
+    assert {leaf[0] for leaf in leaves} == set(range(14))
     assert {leaf[2] for leaf in leaves if leaf[0] == 5} == OUTCOMES
     statements = [decode_statement(data) for rule, data in said if rule == "statement"]
     assert {s.verdict.basis for s in statements if s.verdict} == set(BASES)
@@ -677,7 +761,7 @@ def shape_of(value):
     return value if isinstance(value, int) and 0 <= value < 6 else type(value).__name__
 
 
-BARE = {"account", "orders", "tariff", "withdrawals", "disputes", "piles"}  # questions without arguments
+BARE = {"account", "orders", "tariff", "withdrawals", "disputes", "piles", "stake"}  # questions without arguments
 
 
 def excused(rule, whole, other):

@@ -2,8 +2,8 @@
 
 Names: `X` the world outside (deposits come from it), `F` fees, `P:<party>` a party's money, `E:<hex id>` the escrow of a
 bid or contract, `B:<hex id>` the owner's bond in a contract, `D:<hex id>` the bond of an objection to its settlement,
-`W:<hex id>` a withdrawal that has not been paid out. The grid party may owe: what it provides or takes is balanced outside
-the chain. No other account but X falls below zero.
+`W:<hex id>` a withdrawal that has not been paid out, `S:<candidate>` what all have put up for a candidate. The grid party may
+owe: what it provides or takes is balanced outside the chain. No other account but X falls below zero.
 """
 
 from typing import TYPE_CHECKING
@@ -17,9 +17,16 @@ if TYPE_CHECKING:
 OUTSIDE = "X"
 FEES = "F"
 
-ESCROWS, BONDS, OBJECTIONS, WITHDRAWALS, NOTES = "E", "B", "D", "W", "N"
-SET_ASIDE = (ESCROWS, BONDS, OBJECTIONS, WITHDRAWALS, NOTES)  # kinds whose balance something open must account for
-_CLOSES_WHEN_EMPTY = frozenset({ESCROWS, BONDS, OBJECTIONS, WITHDRAWALS})
+ESCROWS, BONDS, OBJECTIONS, WITHDRAWALS, NOTES, STAKES = "E", "B", "D", "W", "N", "S"
+SET_ASIDE = (
+    ESCROWS,
+    BONDS,
+    OBJECTIONS,
+    WITHDRAWALS,
+    NOTES,
+    STAKES,
+)  # kinds whose balance something open must account for
+_CLOSES_WHEN_EMPTY = frozenset({ESCROWS, BONDS, OBJECTIONS, WITHDRAWALS, STAKES})
 
 
 def party_account(party: str) -> str:
@@ -47,8 +54,13 @@ def withdrawal_account(withdrawal: bytes) -> str:
     return "W:" + withdrawal.hex()
 
 
+def stake_account(candidate: str) -> str:
+    """What all parties have put up for a candidate."""
+    return "S:" + candidate
+
+
 def kind_of(account: str) -> str:
-    """X, F, N, P, E, B, D or W."""
+    """X, F, N, P, E, B, D, W or S."""
     return account[0]
 
 

@@ -13,6 +13,18 @@ class Verifier(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Misbehaviour:
+    """The engine has proof that a node signed two things of one height.
+
+    Attributes:
+        address: of its consensus key, 20 bytes. height: at which it did.
+    """
+
+    address: bytes
+    height: int
+
+
+@dataclass(frozen=True, slots=True)
 class Env:
     """The block being applied.
 
@@ -20,6 +32,9 @@ class Env:
         chain_id: the chain. height: of this block, from 1. time_ms: its header's time, never before the last block's.
         seed: hash of the previous header, which orders ties so that nobody chooses the order.
         verify: the signature check.
+        signed: addresses of the consensus keys that signed the last block, in any order; None if the engine does not say,
+            as for questions about a block that is not made. misbehaviour: what the engine found. Both count only on a chain
+            with stake rules, from block 2 on, and misbehaviour only beside `signed`.
     """
 
     chain_id: str
@@ -27,6 +42,8 @@ class Env:
     time_ms: int
     seed: bytes
     verify: Verifier
+    signed: tuple[bytes, ...] | None = None
+    misbehaviour: tuple[Misbehaviour, ...] = ()
 
 
 @dataclass(slots=True)

@@ -22,16 +22,17 @@ def zone_curve(params: Params, zone: Zone, catalog_micro_per_kwh: int) -> Curve:
     return curve(params, zone.capacity_wh, catalog_micro_per_kwh)
 
 
-def cross_edge(state: State, env: Env, journal: Journal) -> None:
+def cross_edge(state: State, env: Env, journal: Journal) -> bool:
     """If this block is the first of a new epoch: tariff, capacities and breakers move on, and every zone is cleared."""
     epoch, length_ms = state.get(Epoch, EPOCH), state.params.epoch_ms
     if env.time_ms < epoch.next_edge_ms:
-        return
+        return False
     passed = (env.time_ms - epoch.next_edge_ms) // length_ms + 1
     state.put(replace(epoch, next_edge_ms=epoch.next_edge_ms + passed * length_ms))
     tariff.put_in_force(state, env, journal)
     for zone in state.each(Zone):
         state.put(replace(_anchored(state, zone), reference_wh=zone.open_wh, dirty=True))
+    return True
 
 
 def change_capacity(state: State, zone: Zone, power_w: int) -> None:

@@ -7,8 +7,10 @@ deterministic CBOR, whose first bytes are part of the chain id, so that two chai
 from dataclasses import dataclass, fields
 from typing import cast
 
+from pile_coordinator.chain import founding
 from pile_coordinator.chain.curve import MAX_CRR_TERM
-from pile_coordinator.chain.records import GRID, ROLES, Epoch, Params, Party, PartyKey, Tally, Tariff
+from pile_coordinator.chain.founding import Founding
+from pile_coordinator.chain.records import GRID, ROLES, Epoch, Params, Party, PartyKey, Tally, Tariff, Upgrade
 from pile_coordinator.chain.settlement import MAX_ARBITERS
 from pile_coordinator.chain.state import State
 from pile_coordinator.chain.transactions import Deposit, SetTariff
@@ -21,6 +23,7 @@ from pile_shared.units import MAX_TIME_MS, check_bytes, check_id, check_int, che
 
 MAX_NAME_LENGTH = 20
 _KEYS = {"name", "time_ms", "params", "tariff", "parties", "validators"}
+_OPTIONAL_KEYS = {"stake", "upgrades"}
 _PERIOD_KEYS = ("from_minute", "name", "sell_micro_per_kwh", "buy_micro_per_kwh")
 _PERMILLE = 1000
 _WEEK_MS = 7 * 24 * 3600 * 1000
@@ -54,7 +57,11 @@ _RANGES = {
 
 @dataclass(frozen=True, slots=True)
 class Genesis:
-    """A chain's beginning. `parties` are (id, role, public key)."""
+    """A chain's beginning. `parties` are (id, role, public key).
+
+    `stake` is None where nobody is elected and `validators` stay for ever; otherwise they are the set that it elects.
+    `upgrades` are changes of rules by (name, height), in order of name.
+    """
 
     name: str
     time_ms: int
@@ -62,13 +69,19 @@ class Genesis:
     tariff: Tariff
     parties: tuple[tuple[str, str, bytes], ...]
     validators: tuple[Validator, ...]
+    stake: Founding | None = None
+    upgrades: tuple[tuple[str, int], ...] = ()
 
     def encoded(self) -> bytes:
-        """Deterministic CBOR: what the genesis hash covers."""
+        """Deterministic CBOR: what the genesis hash covers. Without stake and upgrades they are left out."""
         params = {field.name: getattr(self.params, field.name) for field in fields(self.params)}
         rows = [list(party) for party in self.parties]
         tariff = [self.tariff.utc_offset_minutes, self.tariff.periods]
-        return encode([self.name, self.time_ms, params, tariff, rows, [v.fields() for v in self.validators]])
+        whole: list[object] = [self.name, self.time_ms, params, tariff, rows, [v.fields() for v in self.validators]]
+        if self.stake is not None or self.upgrades:
+            elected = self.stake.fields() if self.stake else None
+            whole += [elected, [list(upgrade) for upgrade in self.upgrades]]
+        return encode(whole)
 
     def hash(self) -> bytes:
         """SHA-256 of the encoding: what a person compares."""
@@ -89,13 +102,22 @@ class Genesis:
         for party, role, public in self.parties:
             state.put(Party(party, role, public, 0, 0))
             state.put(PartyKey(cose.key_id(public), party))
+        for name, height in self.upgrades:
+            state.put(Upgrade(name, height))
+        if self.stake is not None:
+            self.stake.put(state)
         return state
 
     def to_json(self) -> dict[str, object]:
         """For people and files."""
         params = {field.name: getattr(self.params, field.name) for field in fields(self.params)}
         del params["name"]
-        return {
+        more: dict[str, object] = {}
+        if self.stake is not None:
+            more["stake"] = self.stake.to_json()
+        if self.upgrades:
+            more["upgrades"] = [{"name": name, "height": height} for name, height in self.upgrades]
+        return more | {
             "name": self.name,
             "time_ms": self.time_ms,
             "params": params,
@@ -124,6 +146,8 @@ def genesis_from_json(document: object) -> Genesis:
         time_ms = check_int("time_ms", document["time_ms"], 0, MAX_TIME_MS)
         tariff = tariff_from_json(document["tariff"], time_ms)
         _check_parties(params, parties)
+        founded = founding.founding_from_json(document["stake"], parties) if "stake" in document else None
+        upgrades = _upgrades(document.get("upgrades", []))
     except KeyError as error:
         raise ConfigError(f"genesis lacks the key {error}") from error
     except (TypeError, ValueError) as error:
@@ -132,11 +156,15 @@ def genesis_from_json(document: object) -> Genesis:
         raise
     except PilechainError as error:
         raise ConfigError(f"genesis: {error}") from error
-    if set(document) != _KEYS:
-        raise ConfigError(f"genesis: unknown keys {', '.join(sorted(map(str, set(document) - _KEYS)))}")
+    if set(document) - _OPTIONAL_KEYS != _KEYS:
+        unknown = set(document) - _KEYS - _OPTIONAL_KEYS
+        raise ConfigError(f"genesis: unknown keys {', '.join(sorted(map(str, unknown)))}")
     if len(name) > MAX_NAME_LENGTH:
         raise ConfigError(f"genesis: name must be at most {MAX_NAME_LENGTH} characters")
-    return Genesis(name, time_ms, params, tariff, parties, validators)
+    genesis = Genesis(name, time_ms, params, tariff, parties, validators, founded, upgrades)
+    if founded is not None:
+        founding.check_validators(founded, list(validators))
+    return genesis
 
 
 def tariff_from_json(document: object, from_ms: int) -> Tariff:
@@ -150,6 +178,15 @@ def tariff_from_json(document: object, from_ms: int) -> Tariff:
     body = SetTariff(from_ms, document["utc_offset_minutes"], rows)
     body.check()
     return Tariff("now", body.from_ms, body.utc_offset_minutes, body.periods)
+
+
+def _upgrades(rows: list[dict[str, object]]) -> tuple[tuple[str, int], ...]:
+    found = sorted(
+        (check_id("upgrades.name", r["name"]), check_int("upgrades.height", r["height"], 1, 1 << 53)) for r in rows
+    )
+    if len({name for name, _ in found}) != len(found) or any(set(row) != {"name", "height"} for row in rows):
+        raise ConfigError("genesis: upgrades are objects with the keys name and height, each name once")
+    return tuple(found)
 
 
 def _params(given: dict[str, object]) -> Params:

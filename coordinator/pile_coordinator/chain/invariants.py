@@ -5,9 +5,22 @@ keeps running totals, and looks one by one at what this block touched; `check_in
 culprit, and is what tests and start-up use.
 """
 
-from pile_coordinator.chain import accounts, epochs, settlement
+from pile_coordinator.chain import accounts, election, epochs, settlement, stake
 from pile_coordinator.chain.env import Journal
-from pile_coordinator.chain.records import Account, Bid, Contract, Dispute, Listing, Pile, Tally, Withdrawal, Zone
+from pile_coordinator.chain.records import (
+    Account,
+    Bid,
+    Contract,
+    Dispute,
+    Listing,
+    Pile,
+    Stake,
+    Staking,
+    Tally,
+    ValidatorSet,
+    Withdrawal,
+    Zone,
+)
 from pile_coordinator.chain.rejections import BrokenInvariantError
 from pile_coordinator.chain.state import State
 
@@ -15,7 +28,7 @@ MAX_NAMED = 8  # accounts or orders in one message
 
 
 def check(state: State, journal: Journal) -> None:
-    """Invariants 1 to 8, from running totals and for what this block touched.
+    """Invariants 1 to 10, from running totals and for what this block touched.
 
     Where a total is broken, everything is recounted so that BrokenInvariantError names the account, order or zone.
     """
@@ -32,6 +45,12 @@ def check(state: State, journal: Journal) -> None:
         _check_cover(state, zone, state.covered.get(zone.id, {}))
     for pile in state.touched(Pile):
         _check_proofs(pile)
+    if state.stake_rules is not None:
+        for candidate in sorted({one.candidate for one in state.touched(Stake)}):
+            _check_stake(state, candidate)
+        _check_fees(state)
+        for elected in state.touched(ValidatorSet):
+            _check_set(elected)
 
 
 def check_in_full(state: State) -> None:
@@ -111,6 +130,35 @@ def _check_proofs(pile: Pile) -> None:
         raise BrokenInvariantError(f"pile {pile.id} is at sequence {pile.last_sequence} after {pile.admitted} proofs")
 
 
+def _check_stake(state: State, candidate: str) -> None:
+    """2: an account of stake is the sum of what its parties have there, each at least 1."""
+    stakes = state.stakes_of(candidate)
+    whole, held = sum(one.amount_micro for one in stakes), state.balance_micro(accounts.stake_account(candidate))
+    if whole != held or any(one.amount_micro <= 0 for one in stakes):
+        raise BrokenInvariantError(f"{accounts.stake_account(candidate)} holds {held} micro, should hold {whole}")
+
+
+def _check_fees(state: State) -> None:
+    """9: what the fee account owes to accounting nodes and treasury is there."""
+    staking, fees = state.get(Staking, stake.STAKING), state.balance_micro(accounts.FEES)
+    if min(staking.pot_micro, staking.collectable_micro, fees - staking.pot_micro - staking.collectable_micro) < 0:
+        divided = f"{staking.pot_micro} for accounting nodes and {staking.collectable_micro} for the treasury"
+        raise BrokenInvariantError(f"F holds {fees} micro, {divided}")
+
+
+def _check_set(elected: ValidatorSet) -> None:
+    """10: a set is never empty, names nobody and no key twice, and nobody in it has more than a quarter of the power."""
+    rows, name = elected.members, f"the set from block {int.from_bytes(elected.from_height, 'big')}"
+    powers = [int(row[election.POWER]) for row in rows]
+    if not 1 <= len(rows) <= election.MAX_VALIDATORS or min(powers) < 1 or sum(powers) > election.MAX_TOTAL_POWER:
+        raise BrokenInvariantError(f"{name} has {len(rows)} accounting nodes with {sum(powers)} votes")
+    for column in (election.PARTY, election.CONSENSUS, election.ATTESTATION):
+        if len({row[column] for row in rows}) != len(rows):
+            raise BrokenInvariantError(f"{name} has a node or key twice")
+    if len(rows) >= election.MOST_OF_POWER and election.MOST_OF_POWER * max(powers) > sum(powers):
+        raise BrokenInvariantError(f"{name} gives {max(powers)} of {sum(powers)} votes to one node")
+
+
 def _check_load(zone: Zone, open_wh: int) -> None:
     """4: a zone's load is its open curve energy."""
     if open_wh != zone.open_wh:
@@ -146,6 +194,10 @@ def _recount(state: State) -> None:
     _check_zones(state)
     for pile in state.each(Pile):
         _check_proofs(pile)
+    for elected in state.validator_sets():
+        _check_set(elected)
+    if state.stake_rules is not None:
+        _check_fees(state)
 
 
 def _check_set_aside(state: State) -> None:
@@ -161,6 +213,9 @@ def _check_set_aside(state: State) -> None:
         expected[accounts.objection_account(dispute.contract)] = dispute.bond_micro
     for withdrawal in state.each(Withdrawal):
         expected[accounts.withdrawal_account(withdrawal.id)] = withdrawal.amount_micro
+    for one in state.each(Stake):
+        name = accounts.stake_account(one.candidate)
+        expected[name] = expected.get(name, 0) + one.amount_micro
     held = {a.name: a.balance_micro for a in state.each(Account) if accounts.kind_of(a.name) in accounts.SET_ASIDE}
     for name in sorted(expected.keys() | held.keys()):
         if expected.get(name, 0) != held.get(name, 0):

@@ -12,6 +12,7 @@ from pile_shared.codec import encode
 GRID, OPERATOR, PILE_OWNER, EV_OWNER, THIRD_PARTY = "grid", "operator", "pile-owner", "ev-owner", "third-party"
 ROLES = (GRID, OPERATOR, PILE_OWNER, EV_OWNER, THIRD_PARTY)
 
+ENTERING, BONDED, LEAVING, UNBONDING = "entering", "bonded", "leaving", "unbonding"
 PROPOSED, SIGNED, ACTIVE, MEASURED, DISPUTED = "proposed", "signed", "active", "measured", "disputed"
 
 Key = str | bytes
@@ -283,8 +284,105 @@ class Tally(Record):
     unpaid_wh: int
 
 
+@dataclass(frozen=True, slots=True)
+class StakeRules(Record):
+    """How accounting nodes are elected, paid and punished; set by genesis. A chain without this record elects nobody."""
+
+    TABLE: ClassVar[int] = 18
+    name: str  # always "stake-rules"
+    max_validators: int  # N: so many are elected at most
+    min_self_bond_micro: int  # less of one's own, and a candidate is not elected
+    reward_permille: int  # of the fees that come in, to the accounting nodes; the treasury may collect the rest
+    evidence_age_blocks: int  # an offence may be punished while it is no older than this many blocks ...
+    evidence_age_ms: int  # ... or no older than this; CometBFT's max_age_num_blocks and max_age_duration
+    double_sign_ppm: int  # of the stake at the offence's height, in millionths
+    downtime_ppm: int
+    downtime_window_blocks: int  # who misses more than half of a window is jailed
+    jail_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Staking(Record):
+    """How the fee account is divided. What came in since the last division is in neither of the two."""
+
+    TABLE: ClassVar[int] = 19
+    name: str  # always "staking"
+    pot_micro: int  # for the accounting nodes, at the next epoch edge
+    collectable_micro: int  # for the treasury to collect
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate(Record):
+    """A party that stands for election as an accounting node. It keeps its place for ever, so that no key is another's."""
+
+    TABLE: ClassVar[int] = 20
+    party: str
+    consensus: bytes  # ed25519, 32 bytes: the key of its CometBFT node
+    attestation: bytes  # P-256, 65 bytes: signs headers for light clients
+    commission_permille: int
+    next_commission_permille: int  # from the next epoch edge
+    jailed_until_ms: int  # 0 if it is not in jail; it leaves only by `unjail`
+    tombstoned: bool  # signed two things of one height: never elected again
+    missed_blocks: int  # in the present window
+    weight: int  # sum of its power over the blocks it has signed since the epoch edge
+
+
+@dataclass(frozen=True, slots=True)
+class Stake(Record):
+    """What one party has put up for one candidate, and counts for the same heights. Its key is made of the other fields."""
+
+    TABLE: ClassVar[int] = 21
+    id: str
+    candidate: str
+    delegator: str
+    phase: str  # "entering", "bonded", "leaving" or "unbonding"
+    since_height: int  # the first block whose set it backs; 0 while it enters, 1 also for "longer than can be accused"
+    until_height: int  # the first block whose set it backs no more; 0 before it is unbonding
+    amount_micro: int
+
+
+@dataclass(frozen=True, slots=True)
+class NodeKey(Record):
+    """Finds a candidate by the address of its consensus key (20 bytes) or the id of its attestation key (8 bytes)."""
+
+    TABLE: ClassVar[int] = 22
+    name: bytes
+    candidate: str
+
+
+@dataclass(frozen=True, slots=True)
+class ValidatorSet(Record):
+    """The accounting nodes from a height on, in order of party: [party, consensus key, attestation key, power, stake].
+
+    It stays until nothing that was done under it can be punished any more.
+    """
+
+    TABLE: ClassVar[int] = 23
+    from_height: bytes  # 8 bytes, big-endian
+    members: list[list[str | bytes | int]]
+    ended_ms: int  # time of the first block of the next set; 0 before that
+
+
+@dataclass(frozen=True, slots=True)
+class Upgrade(Record):
+    """A change of rules that begins at a height."""
+
+    TABLE: ClassVar[int] = 24
+    name: str
+    height: int
+
+
+@dataclass(frozen=True, slots=True)
+class UpgradeVotes(Record):
+    """Who wants a change of rules to begin when: [accounting node, height], in order of node."""
+
+    TABLE: ClassVar[int] = 25
+    name: str
+    votes: list[list[str | int]]
+
+
 _KINDS: tuple[type[Record], ...] = (
     Params, Party, Pile, Zone, Listing, Bid, Contract, Account, PileKey, Payment, PartyKey, KeyRestore, Withdrawal, Tariff,
-    Epoch, Dispute, Tally,
+    Epoch, Dispute, Tally, StakeRules, Staking, Candidate, Stake, NodeKey, ValidatorSet, Upgrade, UpgradeVotes,
 )  # fmt: skip
 TABLES: dict[int, type[Record]] = {kind.TABLE: kind for kind in _KINDS}

@@ -27,18 +27,19 @@ CODES = (
     "unknown_order",  # no such open listing or resting bid
     "unknown_contract",  # no such open contract
     "unknown_withdrawal",  # no such open withdrawal
+    "unknown_candidate",  # no such candidate for accounting node
     "not_yours",  # only its owner may do this
     "exists",  # the id, key or payment reference is taken
     "window",  # the window is empty, past, too long or too far ahead, or nothing could begin in it any more
     "energy",  # not whole lots
     "band",  # an ask that no period's band contains
-    "limit",  # as many of something as there may be: open orders of a party, money, arbiters; or too few keys would be left
-    "phase",  # the contract is in another phase than this needs, or its party has done this already
+    "limit",  # as many of something as there may be: open orders of a party, money, candidates, stakes; or too few keys
+    "phase",  # the contract or candidate is in another phase than this needs, or its party has done this already
     "late",  # the time for this has passed
     "funds",  # the account does not cover it
     "busy",  # a contract is open on this pile
     "digest",  # not the digest of the settlement to confirm
-    "evidence",  # not the user's stop command of this contract
+    "evidence",  # not the user's stop command of this contract, or no proof of a double attestation
 )
 
 

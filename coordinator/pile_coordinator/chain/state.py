@@ -6,11 +6,11 @@ and indexes that keep each block's cost proportional to what it touches.
 """
 
 import heapq
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar, cast
 
-from pile_coordinator.chain.accounts import BONDS, ESCROWS, OBJECTIONS, WITHDRAWALS, kind_of
+from pile_coordinator.chain.accounts import BONDS, ESCROWS, OBJECTIONS, STAKES, WITHDRAWALS, kind_of
 from pile_coordinator.chain.records import (
     TABLES,
     Account,
@@ -22,6 +22,9 @@ from pile_coordinator.chain.records import (
     Listing,
     Params,
     Record,
+    Stake,
+    StakeRules,
+    ValidatorSet,
     Withdrawal,
     Zone,
 )
@@ -31,10 +34,18 @@ from pile_coordinator.chain.tree import StateProof, StateTree
 from pile_shared.codec import decode, encode
 from pile_shared.terms import Terms, decode_terms
 
-MAX_RECORD_BYTES = 8192  # the largest is a dispute with its rulings
+MAX_RECORD_BYTES = 8192  # the largest are a dispute with its rulings and a set of 36 accounting nodes
 
 R = TypeVar("R", bound=Record)
 T = TypeVar("T")
+
+
+K = TypeVar("K", str, bytes)
+
+
+def set_key(height: int) -> bytes:
+    """The key of the validator set that is in force from a height on."""
+    return height.to_bytes(8, "big")
 
 
 def store_key(kind: type[Record], key: Key) -> bytes:
@@ -59,6 +70,8 @@ class State:
         self._bids_by_limit: dict[str, list[tuple[int, bytes]]] = {}  # by zone: (limit, id), in order
         self._listed: dict[str, dict[str, int]] = {}  # owner -> zone -> open listings
         self._terms: dict[bytes, Terms] = {}
+        self._stakes_by_candidate: dict[str, dict[str, None]] = {}
+        self._set_heights: list[int] = []  # from which a validator set is in force, ascending
         self.totals: dict[str, int] = {}  # balances by kind of account
         self.owed: dict[str, int] = {}  # what open orders say those balances must be, by kind
         self.open_wh: dict[str, int] = {}  # by zone: what its open curve contracts say its load must be
@@ -119,6 +132,32 @@ class State:
     def zones_listed_by(self, owner: str) -> list[str]:
         """Zones in which an owner has open listings, in order."""
         return sorted(zone for zone, count in self._listed.get(owner, {}).items() if count)
+
+    @property
+    def stake_rules(self) -> StakeRules | None:
+        """How accounting nodes are elected, or None on a chain that elects nobody."""
+        return self.find(StakeRules, "stake-rules")
+
+    def stakes_of(self, candidate: str) -> list[Stake]:
+        """What all parties have put up for a candidate, by id."""
+        return [self.get(Stake, key) for key in sorted(self._stakes_by_candidate.get(candidate, ()))]
+
+    def validator_sets(self) -> list[ValidatorSet]:
+        """The kept sets of accounting nodes, oldest first."""
+        return self.oldest_sets(len(self._set_heights))
+
+    def oldest_sets(self, count: int) -> list[ValidatorSet]:
+        """The first so many of them, or all."""
+        return [self.get(ValidatorSet, set_key(height)) for height in self._set_heights[:count]]
+
+    def newest_sets(self, count: int) -> list[ValidatorSet]:
+        """The last so many of them (at least 1), or all."""
+        return [self.get(ValidatorSet, set_key(height)) for height in self._set_heights[-count:]]
+
+    def set_at(self, height: int) -> ValidatorSet | None:
+        """The accounting nodes of a block; None if they are not kept any more, or nobody is elected."""
+        place = bisect_right(self._set_heights, height)
+        return self.get(ValidatorSet, set_key(self._set_heights[place - 1])) if place else None
 
     def terms_of(self, contract: Contract) -> Terms:
         """The decoded terms of an open contract."""
@@ -207,6 +246,10 @@ class State:
             self._owe_change(OBJECTIONS, "bond_micro", before, after)
         elif kind is Withdrawal:
             self._owe_change(WITHDRAWALS, "amount_micro", before, after)
+        elif kind is Stake:
+            self._index_stake(cast("Stake | None", before), cast("Stake | None", after))
+        elif kind is ValidatorSet:
+            self._index_set(cast("bytes", key), before, after)
         elif kind is Zone and after is not None and cast("Zone", after).paused_until_ms:
             self._schedule(after)
 
@@ -265,6 +308,20 @@ class State:
             if covered[anchor] == (0, 0):
                 del covered[anchor]
 
+    def _index_stake(self, before: Stake | None, after: Stake | None) -> None:
+        self._owe_change(STAKES, "amount_micro", before, after)
+        if before is None and after is not None:
+            _enter(self._stakes_by_candidate, after.candidate, after.id, 1)
+        elif before is not None and after is None:
+            _enter(self._stakes_by_candidate, before.candidate, before.id, -1)
+
+    def _index_set(self, key: bytes, before: Record | None, after: Record | None) -> None:
+        height = int.from_bytes(key, "big")
+        if before is None and after is not None:
+            insort(self._set_heights, height)
+        elif before is not None and after is None:
+            self._set_heights.remove(height)
+
     def _owe_change(self, kind: str, field: str, before: Record | None, after: Record | None) -> None:
         self._owe(kind, (getattr(after, field) if after else 0) - (getattr(before, field) if before else 0))
 
@@ -313,7 +370,7 @@ class State:
         return state
 
 
-def _enter(index: dict[str, dict[bytes, None]], name: str, key: bytes, sign: int) -> None:
+def _enter(index: dict[str, dict[K, None]], name: str, key: K, sign: int) -> None:
     """Add a key under a name, or take it away; a name without keys is not kept."""
     keys = index.setdefault(name, {})
     if sign > 0:

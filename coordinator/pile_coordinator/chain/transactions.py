@@ -12,6 +12,7 @@ from pile_coordinator.chain.records import EV_OWNER, GRID, OPERATOR, PILE_OWNER,
 from pile_coordinator.chain.rejections import Rejection
 from pile_coordinator.chain.settlement import CAUSE_PILE, CAUSE_USER
 from pile_shared import cose
+from pile_shared.certificate import MAX_HEADER_BYTES
 from pile_shared.codec import decode, encode
 from pile_shared.errors import PilechainError
 from pile_shared.platform import sha256
@@ -35,9 +36,15 @@ MAX_BATCH_PROOFS = 256
 MAX_VALIDITY_BLOCKS = 100_000
 MAX_ORDER_WH = 1_000_000  # 1 MWh: a lorry depot's night, and it keeps every product inside 64 bits
 MAX_DECODED = 1024  # transactions of the blocks in hand; 130 MB if all were as long as they may be
+MAX_DECODED_SHORT = 16_384  # short ones, of which CometBFT's mempool holds 5,000 and asks again after each block; 60 MB
+SHORT_BYTES = 1024
 MAX_CATALOG_MICRO_PER_KWH = MAX_PRICE_MICRO_PER_KWH // 1000  # 1,000 of the currency; leaves room for the curve above it
 MAX_PERIODS = 24
 MAX_STOP_BYTES = 1024
+MAX_STAKE_MICRO = (
+    10_000_000_000_000_000  # for one candidate, 10^10 of the currency: weights of an epoch stay inside 64 bits
+)
+CONSENSUS_KEY_BYTES = 32  # ed25519
 AT_MARKET = -1
 
 GROUND_ENERGY, GROUND_CAUSE = "energy", "cause"
@@ -45,6 +52,7 @@ GROUNDS = (GROUND_ENERGY, GROUND_CAUSE)
 
 _ADMITTING = (GRID, OPERATOR)
 _TRADING = (PILE_OWNER, EV_OWNER)
+NODE_ROLES = (GRID, OPERATOR, THIRD_PARTY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -451,10 +459,116 @@ class Rule(Body):
             raise Rejection("bounds", f"cause must be {CAUSE_USER} or {CAUSE_PILE}")
 
 
+@dataclass(frozen=True, slots=True)
+class RegisterCandidate(Body):
+    """A party stands for election as an accounting node, with its node's keys and a bond of its own."""
+
+    TYPE: ClassVar[str] = "register-candidate"
+    ROLES: ClassVar[tuple[str, ...]] = NODE_ROLES
+    consensus: bytes
+    attestation: bytes
+    commission_permille: int
+    amount_micro: int
+
+    def check(self) -> None:
+        """Keys, commission and bond."""
+        check_bytes("consensus", self.consensus, CONSENSUS_KEY_BYTES, CONSENSUS_KEY_BYTES)
+        check_bytes("attestation", self.attestation, cose.PUBLIC_BYTES, cose.PUBLIC_BYTES)
+        check_int("commission_permille", self.commission_permille, 0, 1000)
+        check_int("amount_micro", self.amount_micro, 1, MAX_STAKE_MICRO)
+
+
+@dataclass(frozen=True, slots=True)
+class Delegate(Body):
+    """A party puts up stake for a candidate, itself or another; it counts from the next election."""
+
+    TYPE: ClassVar[str] = "delegate"
+    ROLES: ClassVar[tuple[str, ...]] = ROLES
+    candidate: str
+    amount_micro: int
+
+    def check(self) -> None:
+        """Candidate and amount."""
+        check_id("candidate", self.candidate)
+        check_int("amount_micro", self.amount_micro, 1, MAX_STAKE_MICRO)
+
+
+@dataclass(frozen=True, slots=True)
+class Undelegate(Body):
+    """A party takes stake back; it comes when nothing it stood for can be punished any more."""
+
+    TYPE: ClassVar[str] = "undelegate"
+    ROLES: ClassVar[tuple[str, ...]] = ROLES
+    candidate: str
+    amount_micro: int
+
+    def check(self) -> None:
+        """Candidate and amount."""
+        check_id("candidate", self.candidate)
+        check_int("amount_micro", self.amount_micro, 1, MAX_STAKE_MICRO)
+
+
+@dataclass(frozen=True, slots=True)
+class SetCommission(Body):
+    """A candidate changes what it keeps of its backers' rewards, from the next epoch edge."""
+
+    TYPE: ClassVar[str] = "set-commission"
+    ROLES: ClassVar[tuple[str, ...]] = NODE_ROLES
+    commission_permille: int
+
+    def check(self) -> None:
+        """The commission."""
+        check_int("commission_permille", self.commission_permille, 0, 1000)
+
+
+@dataclass(frozen=True, slots=True)
+class Unjail(Body):
+    """A candidate says that its node runs again; it may be elected at the next epoch edge."""
+
+    TYPE: ClassVar[str] = "unjail"
+    ROLES: ClassVar[tuple[str, ...]] = NODE_ROLES
+
+
+@dataclass(frozen=True, slots=True)
+class DoubleAttestation(Body):
+    """Anybody shows two headers of one height that one node has attested."""
+
+    TYPE: ClassVar[str] = "double-attestation"
+    ROLES: ClassVar[tuple[str, ...]] = ROLES
+    candidate: str
+    first: bytes
+    first_signature: bytes
+    second: bytes
+    second_signature: bytes
+
+    def check(self) -> None:
+        """Candidate, headers and signatures."""
+        check_id("candidate", self.candidate)
+        for name in ("first", "second"):
+            check_bytes(name, getattr(self, name), 1, MAX_HEADER_BYTES)
+            signature = name + "_signature"
+            check_bytes(signature, getattr(self, signature), cose.SIGNATURE_BYTES, cose.SIGNATURE_BYTES)
+
+
+@dataclass(frozen=True, slots=True)
+class VoteUpgrade(Body):
+    """An accounting node wants a change of rules to begin at a height."""
+
+    TYPE: ClassVar[str] = "vote-upgrade"
+    ROLES: ClassVar[tuple[str, ...]] = NODE_ROLES
+    name: str
+    height: int
+
+    def check(self) -> None:
+        """Name and height."""
+        check_id("name", self.name)
+        check_int("height", self.height, 1, (1 << 53) - 1)
+
+
 _KINDS: tuple[type[Body], ...] = (
     RegisterParty, RotateKey, RevokeKey, RestoreKey, RegisterPile, RetirePile, Deposit, Withdraw, PayOut, RefuseWithdrawal,
     CollectFees, SetTariff, List, Unlist, PlaceBid, CancelBid, Sign, CancelContract, SubmitProofs, Confirm, Object, Answer,
-    Rule,
+    Rule, RegisterCandidate, Delegate, Undelegate, SetCommission, Unjail, DoubleAttestation, VoteUpgrade,
 )  # fmt: skip
 BODIES: dict[str, type[Body]] = {kind.TYPE: kind for kind in _KINDS}
 _FIELDS = {kind: tuple(field.name for field in fields(kind)) for kind in _KINDS}
@@ -487,7 +601,6 @@ def sign_transaction(
     return cose.sign1(payload, signer, cose.purpose(cose.TRANSACTION, chain_id))
 
 
-@lru_cache(MAX_DECODED)
 def decode_transaction(data: bytes) -> Transaction:
     """A transaction from its bytes, form and ranges checked; Rejection otherwise. Its signature is not checked yet.
 
@@ -495,6 +608,10 @@ def decode_transaction(data: bytes) -> Transaction:
     """
     if len(data) > MAX_TX_BYTES:
         raise Rejection("oversized", f"a transaction has at most {MAX_TX_BYTES} bytes")
+    return _decode_short(data) if len(data) <= SHORT_BYTES else _decode_long(data)
+
+
+def _decode(data: bytes) -> Transaction:
     try:
         signed = cose.parse1(data, MAX_TX_BYTES)
         row = decode(signed.payload, MAX_TX_BYTES)
@@ -518,3 +635,6 @@ def decode_transaction(data: bytes) -> Transaction:
     except PilechainError as error:
         raise Rejection("bounds", str(error)) from error
     return Transaction(sha256(data), signed, chain_id, sender, sequence, valid_until_height, body)
+
+
+_decode_short, _decode_long = lru_cache(MAX_DECODED_SHORT)(_decode), lru_cache(MAX_DECODED)(_decode)

@@ -1,15 +1,30 @@
 """The law: `apply_block(state, env, txs) -> Outcome`. Read this first.
 
-A block crosses an epoch edge if there is one, runs what fell due, then its transactions in order, then clears the market,
-then acknowledges metering proofs, and ends by checking that nothing was made or lost. One result per transaction, in
-order. Only `Rejection` is caught; anything else is our mistake and stops the node before it can commit.
+A block hears what its engine says of the accounting nodes, crosses an epoch edge if there is one, runs what fell due, then
+its transactions in order, then clears the market, then acknowledges metering proofs, and ends by checking that nothing was
+made or lost. One result per transaction, in order. Only `Rejection` is caught; anything else is our mistake and stops the
+node before it can commit.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pile_coordinator.chain import contracts, disputes, epochs, invariants, orders, parties, proofs, tariff, treasury
+from pile_coordinator.chain import (
+    conduct,
+    contracts,
+    disputes,
+    election,
+    epochs,
+    invariants,
+    orders,
+    parties,
+    proofs,
+    stake,
+    tariff,
+    treasury,
+    upgrades,
+)
 from pile_coordinator.chain import transactions as tx_types
 from pile_coordinator.chain.clearing import clear
 from pile_coordinator.chain.env import Env, Journal
@@ -36,23 +51,37 @@ class TxResult:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a block did: a result per transaction, and all leaves of its result root (results first, then events)."""
+    """What a block did.
+
+    Attributes:
+        results: one per transaction. leaves: of its result root, results first, then events. updates: how the accounting
+        nodes change two blocks on: (ed25519 key, power), 0 for who leaves; differences only, in order of key.
+    """
 
     results: list[TxResult]
     leaves: list[bytes]
+    updates: list[tuple[bytes, int]] = field(default_factory=list)
 
 
 def apply_block(state: State, env: Env, txs: list[bytes]) -> Outcome:
     """Apply a block to the state in place. The caller seals the state afterwards, or throws it away on any exception."""
     journal = Journal()
-    epochs.cross_edge(state, env, journal)
-    _run_deadlines(state, env, journal)
+    _begin(state, env, journal)
     results = [apply_tx(state, env, journal, data) for data in txs]
     clear(state, env, journal)
     _acknowledge(state, journal)
     invariants.check(state, journal)
     heads = [encode([LEAF_RESULT, i, result.tx_id, result.code]) for i, result in enumerate(results)]
-    return Outcome(results, heads + journal.leaves)
+    return Outcome(results, heads + journal.leaves, election.updates(state, env.height))
+
+
+def _begin(state: State, env: Env, journal: Journal) -> None:
+    """What happens before a block's transactions."""
+    upgrades.check_known(state, env.height)
+    conduct.begin_block(state, env, journal)
+    if epochs.cross_edge(state, env, journal):
+        election.turn(state, env, journal)
+    _run_deadlines(state, env, journal)
 
 
 def apply_tx(state: State, env: Env, journal: Journal, data: bytes) -> TxResult:
@@ -89,8 +118,7 @@ def preview(
 
     def act() -> list[bytes]:
         journal = Journal()
-        epochs.cross_edge(state, env, journal)
-        _run_deadlines(state, env, journal)
+        _begin(state, env, journal)
         what_if(state)
         _CARRY_OUT[type(tx.body)](state, env, journal, tx, tx.body)
         clear(state, env, journal)
@@ -172,4 +200,11 @@ _CARRY_OUT: dict[type[Body], Callable[[State, Env, Journal, Transaction, Any], l
     tx_types.Object: lambda s, env, j, tx, body: disputes.object_to(s, env, j, tx.sender, body),
     tx_types.Answer: lambda s, env, j, tx, body: disputes.answer(s, env, j, tx.sender, body),
     tx_types.Rule: lambda s, _, j, tx, body: disputes.rule(s, j, tx.sender, body),
+    tx_types.RegisterCandidate: lambda s, _, __, tx, body: stake.register_candidate(s, tx.sender, body),
+    tx_types.Delegate: lambda s, _, __, tx, body: stake.delegate(s, tx.sender, body),
+    tx_types.Undelegate: lambda s, _, j, tx, body: stake.undelegate(s, j, tx.sender, body),
+    tx_types.SetCommission: lambda s, _, __, tx, body: stake.set_commission(s, tx.sender, body),
+    tx_types.Unjail: lambda s, env, _, tx, __: conduct.unjail(s, env, tx.sender),
+    tx_types.DoubleAttestation: lambda s, env, j, tx, body: conduct.double_attestation(s, env, j, tx.sender, body),
+    tx_types.VoteUpgrade: lambda s, env, _, tx, body: upgrades.vote(s, env, tx.sender, body),
 }

@@ -3,7 +3,7 @@
 The treasury books what happened outside. It can add money and say what was paid; it cannot take a party's.
 """
 
-from pile_coordinator.chain import accounts, orders
+from pile_coordinator.chain import accounts, orders, stake
 from pile_coordinator.chain.records import GRID, OPERATOR, Party, Payment, Withdrawal
 from pile_coordinator.chain.rejections import Rejection
 from pile_coordinator.chain.state import State
@@ -59,6 +59,7 @@ def collect_fees(state: State, sender: str, body: CollectFees) -> None:
         raise Rejection("unknown_party", f"{body.party} is no grid or operator party")
     if state.balance_micro(accounts.FEES) < body.amount_micro:
         raise Rejection("funds", f"{state.balance_micro(accounts.FEES)} micro of fees have come in")
+    stake.collect(state, body.amount_micro)
     accounts.post(state, accounts.FEES, accounts.party_account(body.party), body.amount_micro)
 
 

@@ -4,38 +4,46 @@ It makes a block when something waits or something fell due. Transactions are ac
 them is durable. N local attestation keys may sign, so that certificates have one format whatever the engine.
 """
 
-import gc
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from pile_coordinator.chain import invariants
+from pile_coordinator.chain import election
 from pile_coordinator.chain.env import Env
 from pile_coordinator.chain.genesis import Genesis
-from pile_coordinator.chain.records import Party, Zone
-from pile_coordinator.chain.rejections import BrokenInvariantError, Rejection
+from pile_coordinator.chain.records import Party
+from pile_coordinator.chain.rejections import Rejection
 from pile_coordinator.chain.state import State
 from pile_coordinator.chain.transactions import Transaction
 from pile_coordinator.chain.transition import Outcome, apply_block, check_tx
-from pile_coordinator.engines.engine import Block, CachingVerifier
+from pile_coordinator.engines.engine import (
+    ZERO_HASH,
+    Block,
+    BusyError,
+    CachingVerifier,
+    Publish,
+    handover_after,
+    has_work,
+    header_of,
+    load_state,
+    set_hashes,
+    validators_at,
+)
 from pile_coordinator.engines.store import Store, StoreError
-from pile_shared import cose, merkle
-from pile_shared.certificate import Certificate, Header, attest, validators_hash
+from pile_shared import cose
+from pile_shared.certificate import Certificate, Validator, attest
 from pile_shared.errors import ConfigError, PilechainError
 from pile_shared.platform import es256_verify
 
 MAX_WAITING = 4096  # transactions for the next block; at 256 proofs each that is a million proofs
 MAX_WAITING_BYTES = 32 << 20
-ZERO_HASH = b"\x00" * 32
-
-
-class BusyError(PilechainError):
-    """Too many transactions wait already; send again after the next block."""
-
-    code = "busy"
 
 
 class SoloEngine:
     """Blocks by one process, kept in one SQLite file. Used by one thread."""
+
+    description = "solo engine: no fault tolerance"
+    first_height = 1
 
     def __init__(
         self,
@@ -54,8 +62,10 @@ class SoloEngine:
         self.genesis = genesis
         self.chain_id = genesis.chain_id
         self.verify = verify or CachingVerifier(es256_verify)
-        self._attesters = _attesters(genesis, signers)
-        self._set_hash = validators_hash(list(genesis.validators))
+        self._signers = signers
+        if genesis.stake is None:  # they never change: no need to look into the ledger
+            _attesters(list(genesis.validators), signers)
+        self.topics: tuple[str, ...] = ()
         self._store = Store(path, genesis.hash())
         self._listeners: list[Callable[[Block], None]] = []
         self._waiting: list[tuple[Transaction, bytes]] = []
@@ -64,21 +74,25 @@ class SoloEngine:
         self._is_stopped = False
         self.height = self._store.height()
         self.state = self._load()
+        self._attesters()
+        if self.height:  # it may have been killed just before it kept this
+            last = self._store.block(self.height)
+            self._store.hand_over(handover_after(genesis, self.state, last), last.header)
 
     def _load(self) -> State:
         if self.height == 0:
             self.previous, self.time_ms = ZERO_HASH, self.genesis.time_ms
             return self.genesis.state()
         try:
-            header = self._store.block(self.height).certificate.verify(self.chain_id, list(self.genesis.validators))
+            certificate = self._store.block(self.height).certificate
+            header = certificate.header
         except PilechainError as error:
             raise StoreError(f"block {self.height} is damaged ({error}); restore a backup") from error
+        state = load_state(self._store, header)
         try:
-            state = _loaded(self._store, header.state_root)
-        except BrokenInvariantError as error:
-            message = f"the stored state does not have the root of block {self.height}; restore a backup"
-            raise StoreError(message) from error
-        invariants.check_in_full(state)
+            certificate.verify(self.chain_id, validators_at(self.genesis, state, self.height))
+        except (PilechainError, KeyError) as error:
+            raise StoreError(f"block {self.height} is damaged ({error}); restore a backup") from error
         self.previous, self.time_ms = header.hash(), header.time_ms
         return state
 
@@ -91,8 +105,15 @@ class SoloEngine:
         self._listeners.append(listener)
 
     def env(self, time_ms: int) -> Env:
-        """The block that would be made now."""
-        return Env(self.chain_id, self.height + 1, max(time_ms, self.time_ms), self.previous, self.verify)
+        """The block that would be made now. Of elected nodes, those whose keys are here have signed the last one."""
+        elects = self.state.stake_rules is not None and self.height > 0
+        signed = election.addresses_at(self.state, self.height, set(self._signers)) if elects else None
+        time_ms = max(time_ms, self.time_ms)
+        return Env(self.chain_id, self.height + 1, time_ms, self.previous, self.verify, signed)
+
+    def _attesters(self) -> list[tuple[int, cose.SoftwareSigner]]:
+        """Who attests the next block here; ConfigError if too few can."""
+        return _attesters(validators_at(self.genesis, self.state, self.height + 1), self._signers)
 
     def submit(self, tx: bytes, *, bounded: bool = True) -> Transaction:
         """Take a transaction for the next block: in turn for its sender, counting those that wait.
@@ -116,36 +137,54 @@ class SoloEngine:
         self._sequences[checked.sender] = checked.sequence + 1
         return checked
 
+    def waits(self, tx_id: bytes) -> bool:
+        """Whether a transaction is for the next block."""
+        return any(checked.id == tx_id for checked, _ in self._waiting)
+
     def next_sequence(self, party: str) -> int:
         """The sequence a registered party's next transaction must have, those that wait included."""
         return self._sequences.get(party, self.state.get(Party, party).sequence + 1)
 
     def has_work(self, time_ms: int) -> bool:
         """Whether a block made at `time_ms` would do anything."""
-        deadline_ms = self.state.next_deadline_ms()
-        is_due = deadline_ms is not None and deadline_ms <= time_ms
-        return bool(self._waiting) or is_due or any(zone.dirty for zone in self.state.each(Zone))
+        return bool(self._waiting) or has_work(self.state, time_ms)
 
     @property
     def waiting(self) -> int:
         """Transactions that wait for the next block."""
         return len(self._waiting)
 
+    def advance(self, time_ms: int) -> Block | None:
+        """Make a block if there is something to do."""
+        return self.make_block(time_ms) if self.has_work(time_ms) else None
+
+    def connect(self, publish: Publish, wake: Callable[[], None]) -> None:
+        """There is nobody to talk to."""
+
+    def handle(self, topic: str, payload: bytes) -> str | None:  # noqa: ARG002 - the port's
+        """No message is for us."""
+        return None
+
+    def turn(self) -> AbstractContextManager[object]:
+        """Nobody else has a turn here."""
+        return nullcontext()
+
     def make_block(self, time_ms: int) -> Block:
         """Apply what waits, commit it durably, and tell the listeners. Any exception but a Rejection is fatal."""
         self._check_running()
         txs = [tx for _, tx in self._waiting]
-        env = self.env(time_ms)
+        env, attesters = self.env(time_ms), self._attesters()
         self._is_stopped = True  # from here until the commit, the state in memory is ahead of the one on disk
         outcome = apply_block(self.state, env, txs)
         state_root, changes = self.state.seal()
-        block = self._sealed(env, txs, outcome, state_root)
+        block = self._sealed(env, txs, outcome, state_root, attesters)
         self._store.commit(block, changes)
         self._is_stopped = False
         self._waiting.clear()
         self._waiting_bytes = 0
         self._sequences.clear()
         self.height, self.time_ms, self.previous = env.height, env.time_ms, block.header.hash()
+        self._store.hand_over(handover_after(self.genesis, self.state, block), block.header)
         for listener in self._listeners:
             listener(block)
         return block
@@ -154,23 +193,21 @@ class SoloEngine:
         if self._is_stopped:
             raise StoreError("the engine stopped at an error before a commit; open the ledger again")
 
-    def _sealed(self, env: Env, txs: list[bytes], outcome: Outcome, state_root: bytes) -> Block:
-        header = Header(
-            chain_id=self.chain_id,
-            height=env.height,
-            time_ms=env.time_ms,
-            proposer=self.genesis.validators[env.height % len(self.genesis.validators)].party,
-            tx_count=len(txs),
-            result_count=len(outcome.leaves),
-            previous=self.previous,
-            tx_root=merkle.root(txs),
-            result_root=merkle.root(outcome.leaves),
-            state_root=state_root,
-            validators_hash=self._set_hash,
-            next_validators_hash=self._set_hash,
+    def _sealed(
+        self,
+        env: Env,
+        txs: list[bytes],
+        outcome: Outcome,
+        state_root: bytes,
+        attesters: list[tuple[int, cose.SoftwareSigner]],
+    ) -> Block:
+        validators = validators_at(self.genesis, self.state, env.height)
+        proposer = validators[env.height % len(validators)].party
+        header = header_of(
+            env, proposer, txs, outcome, state_root, set_hashes(self.genesis, self.state, env.height)
         ).encoded()
         attestations: list[list[object]] = [
-            [index, attest(header, signer, self.chain_id)] for index, signer in self._attesters
+            [index, attest(header, signer, self.chain_id)] for index, signer in attesters
         ]
         return Block(Certificate(header, attestations), txs, outcome.results, outcome.leaves)
 
@@ -178,33 +215,30 @@ class SoloEngine:
         """A committed block; KeyError if there is none of that height."""
         return self._store.block(height)
 
+    def handover_from(self, set_hash: bytes) -> bytes | None:
+        """The message by which a reader of this validator set follows to the next; None if it is the newest."""
+        return self._store.handover_from(set_hash)
+
     def find_tx(self, tx_id: bytes) -> tuple[int, int] | None:
         """(height, position) of an accepted transaction, or None."""
         return self._store.find_tx(tx_id)
 
 
-def _loaded(store: Store, root: bytes) -> State:
-    """The stored state. 100,000 open orders are millions of objects that all stay, and nothing for the collector to find."""
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        state = State.load(store.state_rows(), root)
-    finally:
-        if collecting:
-            gc.enable()
-    return state
-
-
-def _attesters(genesis: Genesis, signers: dict[str, cose.SoftwareSigner]) -> list[tuple[int, cose.SoftwareSigner]]:
+def _attesters(
+    validators: list[Validator], signers: dict[str, cose.SoftwareSigner]
+) -> list[tuple[int, cose.SoftwareSigner]]:
     attesters, power = [], 0
-    for index, validator in enumerate(genesis.validators):
+    for index, validator in enumerate(validators):
         signer = signers.get(validator.party)
         if signer is None:
             continue
         if signer.public != validator.public:
-            raise ConfigError(f"the attestation key of {validator.party} is not the one in genesis")
+            raise ConfigError(f"the attestation key of {validator.party} is not the one on the chain")
         attesters.append((index, signer))
         power += validator.power
-    if 3 * power <= 2 * sum(validator.power for validator in genesis.validators):
-        raise ConfigError("the solo engine needs the attestation keys of more than two thirds of the power in genesis")
+    if 3 * power <= 2 * sum(validator.power for validator in validators):
+        raise ConfigError(
+            "the solo engine needs the attestation keys of more than two thirds of the power: "
+            + ", ".join(f"{validator.party} {validator.power}" for validator in validators)
+        )
     return attesters

@@ -1,21 +1,25 @@
-"""The ledger store of the solo engine: blocks, and the state they lead to, in one SQLite file.
+"""The ledger store: blocks, and the state they lead to, in one SQLite file.
 
 A block, the records it changed and the height are written in ONE transaction (WAL, synchronous=FULL), so after any crash
-the file holds exactly the state after its last block.
+the file holds exactly the state after its last block. An engine may keep notes of its own beside them, in the same one.
 """
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
 from pile_coordinator.chain.transition import TxResult
-from pile_coordinator.engines.engine import Block
-from pile_shared.certificate import Certificate
+from pile_coordinator.engines.engine import Block, StoreError
+from pile_shared.certificate import Certificate, Header, decode_header
 from pile_shared.codec import decode, encode
-from pile_shared.errors import PilechainError
+
+__all__ = ["BASE", "MAX_STORED_BYTES", "Store", "StoreError"]
 
 SCHEMA_VERSION = 1
+HANDOVER = "handover/"  # the notes that hold what is said when a validator set ends, by its hash
+BASE = "base"  # the note that holds the header of the snapshot that a store began with
 MAX_STORED_BYTES = 1 << 28  # one column of one block; a block is bounded far below by what may wait for it
 
 _SCHEMA = """
@@ -24,15 +28,10 @@ CREATE TABLE block (
   height INTEGER PRIMARY KEY, header BLOB NOT NULL, attestations BLOB NOT NULL,
   txs BLOB NOT NULL, results BLOB NOT NULL, leaves BLOB NOT NULL
 );
+CREATE TABLE certificate (height INTEGER PRIMARY KEY, attestations BLOB NOT NULL);
 CREATE TABLE tx (id BLOB PRIMARY KEY, height INTEGER NOT NULL, position INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE state (key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 """
-
-
-class StoreError(PilechainError):
-    """The ledger store cannot be used; the message says which file and what to do."""
-
-    code = "store"
 
 
 class Store:
@@ -47,7 +46,7 @@ class Store:
             if read_only:
                 self._db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None)
             else:
-                self._db = sqlite3.connect(path, isolation_level=None)
+                self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)  # one at a time, though
                 self._prepare(genesis_hash)
             found = dict(self._db.execute("SELECT key, value FROM meta ORDER BY key").fetchall())
         except sqlite3.Error as error:
@@ -77,8 +76,26 @@ class Store:
 
     def height(self) -> int:
         """Of the last block; 0 if there is none."""
-        (height,) = self._db.execute("SELECT coalesce(max(height), 0) FROM block").fetchone()
-        return cast("int", height)
+        (height,) = self._db.execute("SELECT max(height) FROM block").fetchone()
+        if height is not None:
+            return cast("int", height)
+        base = self.note(BASE)
+        return 0 if base is None else decode_header(base).height
+
+    def first_height(self) -> int:
+        """Of the first block that is or will be here: 1, unless the store began with a snapshot."""
+        base = self.note(BASE)
+        return 1 if base is None else decode_header(base).height + 1
+
+    def last_header(self) -> bytes | None:
+        """The header of the last block, which may be one whose block is not here: the store began with a snapshot of it."""
+        row = self._db.execute("SELECT header FROM block ORDER BY height DESC LIMIT 1").fetchone()
+        return row[0] if row else self.note(BASE)
+
+    def note(self, name: str) -> bytes | None:
+        """What an engine keeps under a name, or None."""
+        row = self._db.execute("SELECT value FROM meta WHERE key = ?", (name,)).fetchone()
+        return row[0] if row else None
 
     def state_rows(self) -> Iterator[tuple[bytes, bytes]]:
         """The state after the last block; StoreError if the file is damaged."""
@@ -87,37 +104,73 @@ class Store:
         except sqlite3.Error as error:
             raise StoreError(f"the stored state cannot be read: {error}") from error
 
-    def commit(self, block: Block, changes: list[tuple[bytes, bytes | None]]) -> None:
-        """Write a block and the state after it, durably, or nothing; StoreError if the file system refuses."""
-        header = block.header
-        db = self._db
+    def commit(
+        self, block: Block | None, changes: list[tuple[bytes, bytes | None]], notes: Mapping[str, bytes] | None = None
+    ) -> None:
+        """Write a block, the state after it and an engine's notes, durably, or nothing; StoreError if that is impossible."""
+        with self._transaction(f"block {block.header.height}" if block else "a note"):
+            if block is not None:
+                self._insert(block)
+            self._db.executemany("DELETE FROM state WHERE key = ?", [(key,) for key, value in changes if value is None])
+            rows = [change for change in changes if change[1] is not None]
+            self._db.executemany("REPLACE INTO state VALUES (?, ?)", rows)
+            self._db.executemany("REPLACE INTO meta VALUES (?, ?)", list((notes or {}).items()))
+
+    def restore(self, header: bytes, rows: list[tuple[bytes, bytes]], notes: Mapping[str, bytes]) -> None:
+        """Begin with the state after a block that is not here; what was in the file before is dropped."""
+        with self._transaction("a snapshot"):
+            for table in ("block", "certificate", "tx", "state"):
+                self._db.execute(f"DELETE FROM {table}")  # noqa: S608 - ours
+            self._db.executemany("INSERT INTO state VALUES (?, ?)", rows)
+            self._db.executemany("REPLACE INTO meta VALUES (?, ?)", [*notes.items(), (BASE, header)])
+
+    def certify(self, height: int, attestations: list[list[object]]) -> None:
+        """Write down who attests a block, in place of what stood there; not in its row, which would be written again."""
+        with self._transaction(f"the certificate of block {height}"):
+            self._db.execute("REPLACE INTO certificate VALUES (?, ?)", (height, encode(attestations)))
+
+    @contextmanager
+    def _transaction(self, what: str) -> Iterator[None]:
         try:
-            db.execute("BEGIN IMMEDIATE")
-            db.execute(
-                "INSERT INTO block VALUES (?, ?, ?, ?, ?, ?)",
-                (
-                    header.height,
-                    block.certificate.header_bytes,
-                    encode(block.certificate.attestations),
-                    encode(block.txs),
-                    encode([[r.tx_id, r.code, r.message, list(r.details)] for r in block.results]),
-                    encode(block.leaves),
-                ),
-            )
-            accepted = [(r.tx_id, header.height, i) for i, r in enumerate(block.results) if r.code == "ok"]
-            db.executemany("INSERT INTO tx VALUES (?, ?, ?)", accepted)
-            db.executemany("DELETE FROM state WHERE key = ?", [(key,) for key, value in changes if value is None])
-            db.executemany("REPLACE INTO state VALUES (?, ?)", [change for change in changes if change[1] is not None])
-            db.execute("COMMIT")
+            self._db.execute("BEGIN IMMEDIATE")
+            yield
+            self._db.execute("COMMIT")
         except sqlite3.Error as error:
-            if db.in_transaction:  # SQLite has rolled back by itself when the disk is full
-                db.execute("ROLLBACK")
-            raise StoreError(f"block {header.height} could not be written: {error}") from error
+            if self._db.in_transaction:  # SQLite has rolled back by itself when the disk is full
+                self._db.execute("ROLLBACK")
+            raise StoreError(f"{what} could not be written: {error}") from error
+
+    def _insert(self, block: Block) -> None:
+        height = block.header.height
+        self._db.execute(
+            "INSERT INTO block VALUES (?, ?, ?, ?, ?, ?)",
+            (
+                height,
+                block.certificate.header_bytes,
+                encode(block.certificate.attestations),
+                encode(block.txs),
+                encode([[r.tx_id, r.code, r.message, list(r.details)] for r in block.results]),
+                encode(block.leaves),
+            ),
+        )
+        accepted = [(r.tx_id, height, i) for i, r in enumerate(block.results) if r.code == "ok"]
+        self._db.executemany("INSERT INTO tx VALUES (?, ?, ?)", accepted)
+
+    def reader(self) -> sqlite3.Connection:
+        """A connection of its own, for any thread, that sees the file as it is now until it is closed."""
+        (_, _, path) = self._db.execute("PRAGMA database_list").fetchone()
+        uri = f"{Path(path).as_uri()}?mode=ro"
+        reader = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+        reader.execute("BEGIN")
+        reader.execute("SELECT 1 FROM meta").fetchone()  # a read is what fixes what it sees
+        return reader
 
     def block(self, height: int) -> Block:
         """A block; KeyError if there is none of that height."""
         row = self._db.execute(
-            "SELECT header, attestations, txs, results, leaves FROM block WHERE height = ?", (height,)
+            "SELECT header, coalesce(c.attestations, b.attestations), txs, results, leaves"
+            " FROM block b LEFT JOIN certificate c USING (height) WHERE height = ?",
+            (height,),
         ).fetchone()
         if row is None:
             raise KeyError(height)
@@ -128,6 +181,18 @@ class Store:
             [TxResult(r[0], r[1], r[2], tuple(r[3])) for r in cast("list[list[object]]", results)],  # type: ignore[arg-type]
             cast("list[bytes]", leaves),
         )
+
+    def hand_over(self, message: bytes | None, header: Header) -> None:
+        """Keep what readers of a validator set must hear after its last block; nothing if `message` is None."""
+        if message is not None:
+            with self._transaction(f"the handover after block {header.height}"):
+                row = (HANDOVER + header.validators_hash.hex(), header.height.to_bytes(8, "big") + message)
+                self._db.execute("REPLACE INTO meta VALUES (?, ?)", row)
+
+    def handover_from(self, set_hash: bytes) -> bytes | None:
+        """What was kept for readers of a set, the last time it ended; None if it has not."""
+        kept = self.note(HANDOVER + set_hash.hex())
+        return None if kept is None else kept[8:]
 
     def find_tx(self, tx_id: bytes) -> tuple[int, int] | None:
         """(height, position) of an accepted transaction, or None."""

@@ -9,6 +9,7 @@ import sqlite3
 from pathlib import Path
 from typing import cast
 
+from pile_coordinator.chain import election, stake
 from pile_coordinator.chain import transactions as tx_types
 from pile_coordinator.chain.contracts import piece_name
 from pile_coordinator.chain.orders import MAX_PIECES
@@ -63,7 +64,10 @@ class Exporter:
 
     def catch_up(self, engine: Engine) -> None:
         """Write every block the engine has and the database lacks."""
-        for height in range(self.height + 1, engine.height + 1):
+        heights = (
+            range(self.height + 1, engine.height + 1) if engine.first_height == 1 else ()
+        )  # all of a chain, or none
+        for height in heights:
             self.write(engine.block(height))
 
     def write(self, block: Block) -> None:
@@ -79,6 +83,8 @@ class Exporter:
             )
             self._write_transactions(block)
             self._write_events(block)
+            if header.next_validators_hash != header.validators_hash:
+                self._insert("handover", (header.height,))
             self.db.execute("UPDATE mark SET height = ?", (header.height,))
         except BaseException:
             self.db.execute("ROLLBACK")
@@ -173,6 +179,10 @@ class Exporter:
             self.db.execute(ended, ("refused", *at, None, body.reason, body.withdrawal))
         elif isinstance(body, tx_types.CollectFees):
             self._insert("fee_collection", (*at, body.party, body.amount_micro))
+        elif isinstance(body, tx_types.RegisterCandidate | tx_types.Delegate):
+            candidate = body.candidate if isinstance(body, tx_types.Delegate) else tx.sender
+            key = (at[0], "transaction", at[1], 0)
+            self._write_stake(key, f"P:{tx.sender}", f"S:{candidate}", body.amount_micro)
 
     def _write_proofs(self, at: Where, proofs: list[bytes], details: tuple[object, ...]) -> None:
         rows = []
@@ -227,10 +237,37 @@ class Exporter:
                     "UPDATE dispute SET leaf = ?, bond_micro = ? WHERE contract = ?", (index, row[5], row[1])
                 )
                 self.db.execute("UPDATE contract SET state = 'disputed' WHERE id = ?", (row[1],))
+            else:
+                self._write_node_event(at, row)
+
+    def _write_node_event(self, at: Where, row: list[object]) -> None:
+        """What accounting nodes are, did and earned; other leaves say nothing that a table has."""
+        if row[0] == election.LEAF_SET:
+            self.db.execute(
+                "DELETE FROM accounting_node WHERE from_height = ?", (row[1],)
+            )  # an edge and a punishment in one
+            for party, _, _, power, stake_micro in cast("list[list[object]]", row[2]):
+                self._insert("accounting_node", (row[1], party, power, stake_micro, *at))
+        elif row[0] == election.LEAF_PUNISHED:
+            _, party, reason, offence_height, cost_micro = row
+            self._insert("punishment", (*at, party, reason, offence_height, cost_micro))
+            self._write_stake((at[0], "leaf", at[1], 0), f"S:{party}", "F", cost_micro)
+        elif row[0] == election.LEAF_REWARD:
+            for item, (party, amount_micro) in enumerate(cast("list[list[object]]", row[3])):
+                self._write_stake((at[0], "leaf", at[1], item), "F", f"P:{party}", amount_micro)
+        elif row[0] == stake.LEAF_POSTING:
+            _, debit, credit, amount_micro = row
+            self._write_stake((at[0], "leaf", at[1], 0), debit, credit, amount_micro)
+
+    def _write_stake(self, key: tuple[int, str, int, int], debit: object, credit: object, amount_micro: object) -> None:
+        self._insert("stake_posting", (*key, debit, credit, amount_micro))
 
     def _write_contract(self, at: Where, data: bytes) -> None:
-        """A match that is a contract at once, or a proposal that became one."""
+        """A match that is a contract at once, a proposal that became one, or a contract that a new set certifies again."""
         contract = sha256(data)
+        if self.db.execute("SELECT 1 FROM contract WHERE id = ? AND signed_height IS NOT NULL", (contract,)).fetchone():
+            self._insert("repeated", (contract, *at), verb="REPLACE")
+            return
         if not self.db.execute("SELECT 1 FROM contract WHERE id = ?", (contract,)).fetchone():
             self._write_match(at, data, "signed")
         sql = "UPDATE contract SET state = 'signed', signed_height = ?, signed_leaf = ? WHERE id = ?"

@@ -5,10 +5,11 @@ from typing import cast
 
 from pile_coordinator.certificates import DisputeRecord, OrderCertificate, TariffChange
 from pile_coordinator.chain.contracts import NO_EVIDENCE, UNSIGNED
+from pile_coordinator.chain.election import certified
 from pile_coordinator.chain.settlement import BASIS_RULING, MAX_STATEMENT_BYTES, Statement, decode_statement
 from pile_coordinator.chain.tariff import tariff_hash
 from pile_coordinator.engines.engine import Engine
-from pile_shared.certificate import Inclusion
+from pile_shared.certificate import MAX_LEAF_BYTES, Inclusion, encode_handover
 from pile_shared.codec import array, decode
 from pile_shared.errors import PilechainError
 from pile_shared.platform import sha256
@@ -69,9 +70,13 @@ def last_receipt(db: sqlite3.Connection, pile: str) -> tuple[int, int] | None:
 
 
 def where_signed(db: sqlite3.Connection, contract: bytes) -> tuple[int, int] | None:
-    """(height, leaf) of the block that made a match a contract; None for a proposal, or for no contract at all."""
-    row = db.execute("SELECT signed_height, signed_leaf FROM contract WHERE id = ?", (contract,)).fetchone()
-    return (row[0], row[1]) if row and row[0] is not None else None
+    """(height, leaf) of the newest block that says that a match is a contract; None while it is proposed."""
+    query = (
+        "SELECT coalesce(r.height, signed_height), coalesce(r.leaf, signed_leaf)"
+        " FROM contract LEFT JOIN repeated r ON r.contract = id WHERE id = ?"
+    )
+    row = db.execute(query, (contract,)).fetchone()
+    return None if row is None or row[0] is None else (row[0], row[1])
 
 
 def _rows(db: sqlite3.Connection, query: str, arguments: tuple[object, ...]) -> list[dict[str, object]]:
@@ -131,6 +136,7 @@ class _Maker:
             confirmations=self._txs("confirmation"),
             cancellation=next(iter(self._txs("cancellation")), None),
             dispute=dispute,
+            handovers=self._handovers(),
         )
 
     # --- where things stand ---
@@ -138,6 +144,18 @@ class _Maker:
     def _leaf(self, row: dict[str, object], prefix: str = "") -> Inclusion:
         height, leaf = cast("int", row[f"{prefix}height"]), cast("int", row[f"{prefix}leaf"])
         return self._engine.block(height).inclusion(leaf)
+
+    def _handovers(self) -> tuple[bytes, ...]:
+        """How the accounting nodes of genesis became those of the closing."""
+        query = "SELECT height FROM handover WHERE height < ? ORDER BY height"
+        return tuple(self._handover(height) for (height,) in self._db.execute(query, (self._row["closed_height"],)))
+
+    def _handover(self, height: int) -> bytes:
+        """The set stands in the block that decided it; the state has forgotten old ones."""
+        query = "SELECT height, leaf FROM accounting_node WHERE from_height = ? LIMIT 1"
+        decided, leaf = self._db.execute(query, (height + 1,)).fetchone()
+        _, _, members = array(decode(self._engine.block(decided).leaves[leaf], MAX_LEAF_BYTES), 3)
+        return encode_handover(self._engine.block(height).certificate, certified(members))
 
     def _tx(self, height: object, position: object) -> bytes:
         return self._engine.block(cast("int", height)).txs[cast("int", position)]

@@ -4,7 +4,7 @@ Heights, positions (of a transaction in its block) and leaves (under its result 
 from. Money is in micro, prices in micro per kWh, energy in Wh, times in unix ms.
 """
 
-VERSION = 2
+VERSION = 3
 
 SCHEMA = """
 CREATE TABLE mark (only_row INTEGER PRIMARY KEY CHECK (only_row = 1), schema INTEGER NOT NULL, height INTEGER NOT NULL);
@@ -66,6 +66,8 @@ CREATE TABLE contract (id BLOB PRIMARY KEY, height INTEGER NOT NULL, leaf INTEGE
   window_start_ms INTEGER NOT NULL, window_end_ms INTEGER NOT NULL, fee_micro INTEGER NOT NULL,
   escrow_micro INTEGER NOT NULL, bond_micro INTEGER NOT NULL, state TEXT NOT NULL, signed_height INTEGER,
   signed_leaf INTEGER, signed_position INTEGER, closed_height INTEGER, closed_leaf INTEGER, outcome TEXT) WITHOUT ROWID;
+-- Where a new set of accounting nodes has certified a contract again, the last time.
+CREATE TABLE repeated (contract BLOB PRIMARY KEY, height INTEGER NOT NULL, leaf INTEGER NOT NULL) WITHOUT ROWID;
 CREATE INDEX contract_bid ON contract (bid, piece);
 CREATE INDEX contract_listing ON contract (listing);
 CREATE INDEX contract_pile ON contract (pile, window_start_ms);
@@ -96,6 +98,18 @@ CREATE TABLE dispute (contract BLOB PRIMARY KEY, height INTEGER NOT NULL, positi
 CREATE TABLE ruling (contract BLOB NOT NULL, height INTEGER NOT NULL, position INTEGER NOT NULL, arbiter TEXT NOT NULL,
   measured_wh INTEGER NOT NULL, cause TEXT NOT NULL, PRIMARY KEY (contract, height, position)) WITHOUT ROWID;
 
+-- Where accounting nodes are elected: every set as it was decided, what nodes did and what it cost, and all money of stake;
+-- source and item tell apart what one transaction or leaf moved.
+CREATE TABLE accounting_node (from_height INTEGER NOT NULL, party TEXT NOT NULL, power INTEGER NOT NULL,
+  stake_micro INTEGER NOT NULL, height INTEGER NOT NULL, leaf INTEGER NOT NULL, PRIMARY KEY (from_height, party)) WITHOUT ROWID;
+-- The last blocks of certified sets; the set that follows is that of accounting_node from the next height on.
+CREATE TABLE handover (height INTEGER PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE punishment (height INTEGER NOT NULL, leaf INTEGER NOT NULL, party TEXT NOT NULL, reason TEXT NOT NULL,
+  offence_height INTEGER NOT NULL, cost_micro INTEGER NOT NULL, PRIMARY KEY (height, leaf)) WITHOUT ROWID;
+CREATE TABLE stake_posting (height INTEGER NOT NULL, source TEXT NOT NULL, place INTEGER NOT NULL, item INTEGER NOT NULL,
+  debit TEXT NOT NULL, credit TEXT NOT NULL, amount_micro INTEGER NOT NULL,
+  PRIMARY KEY (height, source, place, item)) WITHOUT ROWID;
+
 -- A contract and the statement that counts for it: the last one written.
 CREATE VIEW settled_contract AS
   SELECT contract.*, s.number, s.height AS settled_height, s.leaf AS settled_leaf, s.measured_wh, s.contracted_wh, s.grid_wh,
@@ -111,6 +125,7 @@ CREATE VIEW movement (height, debit, credit, amount_micro) AS
   UNION ALL SELECT ended_height, 'W:' || lower(hex(id)), CASE state WHEN 'paid' THEN 'X' ELSE 'P:' || party END, amount_micro
     FROM withdrawal WHERE state != 'requested'
   UNION ALL SELECT height, 'F', 'P:' || party, amount_micro FROM fee_collection
+  UNION ALL SELECT height, debit, credit, amount_micro FROM stake_posting
   UNION ALL SELECT height, 'P:' || user, 'E:' || lower(hex(id)), escrow_micro FROM contract
   UNION ALL SELECT height, 'P:' || owner, 'B:' || lower(hex(id)), bond_micro FROM contract
   UNION ALL SELECT height, 'P:' || party, 'D:' || lower(hex(contract)), bond_micro FROM dispute

@@ -11,7 +11,7 @@ from pile_coordinator.config import load_genesis
 from pile_coordinator.keys import load_key, make_key
 from pile_coordinator.mqtt import Broker
 from pile_coordinator.wallet import DEFAULT_TIMEOUT_S, Wallet
-from pile_coordinator.wallet_cli import everybody, officials, show, trading
+from pile_coordinator.wallet_cli import everybody, officials, show, staking, trading
 from pile_coordinator.wallet_cli.action import Action
 from pile_shared.errors import ConfigError, PilechainError
 from pile_shared.platform import sha256
@@ -27,6 +27,8 @@ GROUPS: tuple[tuple[str, tuple[Action, ...]], ...] = (
     ("operators and the grid", officials.OPERATORS),
     ("the treasury", officials.TREASURY),
     ("arbiters (third-party)", officials.ARBITERS),
+    ("who backs accounting nodes (everybody)", staking.EVERYBODY),
+    ("accounting nodes (grid, operator, third-party)", staking.NODES),
 )
 
 _DESCRIPTION = """\

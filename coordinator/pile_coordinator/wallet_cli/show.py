@@ -49,7 +49,10 @@ _NAMES = {
     "hold_micro": "puts up",
     "cost_micro": "costs as contracted",
     "most_micro": "costs at most",
+    "evidence_age_ms": "evidence age (s)",
+    "jail_ms": "jail (s)",
 }
+_DURATIONS = {"evidence_age_ms", "jail_ms"}
 _LAST = ("id", "transaction", "digest", "next")
 _ROW_WIDTH = 240  # ids are shown whole, so that they can be copied; a narrow terminal wraps the line
 _UNITS = (("_micro_per_kwh", " per kWh"), ("_micro", ""), ("_wh", " (Wh)"), ("_ms", " (UTC)"))
@@ -98,6 +101,8 @@ def text(name: str, value: object) -> str:
 
 
 def _number(name: str, value: int) -> str:
+    if name in _DURATIONS:
+        return str(value // 1000)
     if name.endswith("_ms"):
         return moment(value) if value else "-"
     if name == "from_minute":
@@ -146,18 +151,22 @@ def _write_fields(fields: dict[str, object]) -> None:
         sys.stdout.write(f"{heading(name)}:\n")
         if isinstance(value, dict):
             _write_fields(value)
+        elif isinstance(cast("list[object]", value)[0], dict):
+            _write_rows(cast("list[dict[str, object]]", value))
         else:
             _write_lists(name, cast("list[list[object]]", value))
 
 
 def _is_inner(value: object) -> bool:
-    return isinstance(value, dict) or (isinstance(value, list) and any(isinstance(item, list) for item in value))
+    return isinstance(value, dict) or (isinstance(value, list) and any(isinstance(item, list | dict) for item in value))
 
 
 # Rows that come without names for their items.
 _COLUMNS = {
     "postings": ("from", "to", "amount_micro"),
     "fills": ("pile", "energy_wh", "price_micro_per_kwh", "on_curve"),
+    "upgrades": ("name", "height", "known"),
+    "votes": ("name", "node", "height"),
     "rulings": ("arbiter", "measured_wh", "cause"),
     "periods": ("from_minute", "name", "sell_micro_per_kwh", "buy_micro_per_kwh"),
 }

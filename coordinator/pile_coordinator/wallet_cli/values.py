@@ -4,6 +4,7 @@ import argparse
 from datetime import UTC, datetime
 
 from pile_coordinator.amounts import parse_money
+from pile_coordinator.chain.transactions import CONSENSUS_KEY_BYTES
 from pile_shared.cose import PUBLIC_BYTES
 from pile_shared.errors import BoundsError
 from pile_shared.units import MAX_TIME_MS, check_id
@@ -45,6 +46,25 @@ def name(text: str) -> str:
         return check_id("an id", text)
     except BoundsError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def consensus_key(text: str) -> bytes:
+    """The ed25519 key of a CometBFT node."""
+    return _hex(text, CONSENSUS_KEY_BYTES, "an ed25519 key")
+
+
+def permille(text: str) -> int:
+    """Whole thousandths, at most all."""
+    if not (text.isascii() and text.isdigit()) or int(text) > 1000:
+        raise argparse.ArgumentTypeError("a share is in whole thousandths, 0 to 1000")
+    return int(text)
+
+
+def height(text: str) -> int:
+    """A block's number."""
+    if not (text.isascii() and text.isdigit()) or not 1 <= int(text) < 1 << 53:
+        raise argparse.ArgumentTypeError("a height is a whole number, like 250000")
+    return int(text)
 
 
 def energy_wh(text: str) -> int:

@@ -1,0 +1,249 @@
+"""Four validators on this machine: our application beside CometBFT's own kvstore, under the same load in the same run.
+
+Transactions are made and signed beforehand, spread over the four nodes' RPC, and counted when a block holds them; both
+networks have the same configuration but for the application. Both cores are shared by four nodes, four applications, the
+broker and the load, so figures are of a machine that is full, not of four machines.
+"""
+
+import base64
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+from bench.figures import Figure, report
+from pile_coordinator.chain.transactions import (
+    Body,
+    Deposit,
+    RegisterParty,
+    RegisterPile,
+    SubmitProofs,
+    Withdraw,
+    sign_transaction,
+)
+from pile_coordinator.engines.comet.network import Pace
+from pile_coordinator.engines.comet.rpc import Rpc
+from pile_coordinator.engines.comet.supervise import find_cometbft
+from pile_coordinator.keys import load_key
+from pile_hil.broker import Mosquitto
+from pile_hil.network import Network
+from pile_hil.site import SiteProcess, wait_for
+from pile_shared import cose
+from pile_shared.errors import LinkError
+from pile_shared.platform import sha256
+from pile_shared.proof import HEARTBEAT, NO_PREVIOUS, Proof, proof_hash
+from pile_shared.reading import Reading
+
+USERS, EACH = 100, 40
+PILES, PROOFS_EACH = 100, 80
+BATCH = 240  # proofs in a transaction of 65,000 bytes
+VALID = 100_000
+PACE = Pace(commit_ms=200, propose_ms=5000, vote_ms=2000, idle_ms=1000)
+PER_CALL = 10
+KVSTORE = "CometBFT's kvstore, same load, same run, in tx/s"
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a load did: transactions a second, s between blocks that hold some, s from handing over to a block."""
+
+    rate: float
+    block_s: float
+    p99_s: float
+
+
+def figures() -> Iterator[Figure]:
+    """Rates, block time and latency."""
+    with tempfile.TemporaryDirectory() as folder, Mosquitto(Path(folder) / "broker") as broker:
+        with Network(Path(folder) / "ours", broker.port, pace=PACE, snapshot_interval=0) as network:
+            network.start()
+            network.wait_height(2)
+            market = _Market(network)
+            market.admit()
+            ours = load(network, [market.withdrawals(user) for user in range(USERS)])
+            batches = market.batches()
+            proofs = load(network, [batches])
+            per_proof = proofs.rate * PILES * PROOFS_EACH / len(batches)
+        with _kvstore(Path(folder) / "kvstore", broker.port) as other:
+            size = len(market.withdrawals(0)[0])
+            theirs = load(other, [[_pair(user, i, size) for i in range(EACH)] for user in range(USERS)])
+    yield Figure("consensus-tx", ours.rate, "tx/s", theirs.rate, KVSTORE, ">= 0.5")
+    yield Figure("consensus-proofs", per_proof, "proofs/s", ours.rate, "single transactions, in tx/s", ">= 5.0")
+    yield Figure("consensus-block-time", ours.block_s, "s", theirs.block_s, "kvstore's", "")
+    yield Figure("consensus-p99", ours.p99_s, "s", theirs.p99_s, "kvstore's", "")
+
+
+# --- load ----------------------------------------------------------------------------------------------------------------
+
+
+def load(network: Network, senders: list[list[bytes]]) -> Run:
+    """Hand over every sender's transactions in order, a sender at one node; return when blocks hold them all."""
+    addresses = [network.home(name).rpc_address() for name in network.names]
+    queues = [
+        [tx for s, txs in enumerate(senders) if s % len(addresses) == n for tx in txs] for n in range(len(addresses))
+    ]
+    sent_s: dict[bytes, float] = {}
+    watch = _Watch(Rpc(addresses[0], timeout_s=60))
+    began_s = time.monotonic()
+    hands = [threading.Thread(target=_hand_over, args=(*row, sent_s)) for row in zip(addresses, queues, strict=True)]
+    for hand in hands:
+        hand.start()
+    while any(hand.is_alive() for hand in hands) or not watch.held_s.keys() >= sent_s.keys():
+        missing = len(sent_s.keys() - watch.held_s.keys())
+        assert time.monotonic() < began_s + 300, f"{missing} transactions are in no block"
+        time.sleep(0.02)
+        watch.look()
+    took_s = max(watch.held_s[tx] for tx in sent_s) - began_s
+    latencies = sorted(watch.held_s[tx] - sent_s[tx] for tx in sent_s)
+    gaps = [b - a for a, b in pairwise(watch.blocks_s)]
+    return Run(len(sent_s) / took_s, statistics.median(gaps or [took_s]), latencies[len(latencies) * 99 // 100])
+
+
+def _hand_over(address: str, txs: list[bytes], sent_s: dict[bytes, float]) -> None:
+    """One client of one node: as fast as the node takes them, whatever becomes of them."""
+    rpc = Rpc(address, timeout_s=60)
+    for start in range(0, len(txs), PER_CALL):
+        part = txs[start : start + PER_CALL]
+        now_s = time.monotonic()
+        answers = rpc.calls([("broadcast_tx_async", {"tx": base64.b64encode(tx).decode()}) for tx in part])
+        assert not any("error" in answer for answer in answers), answers
+        sent_s.update(dict.fromkeys(part, now_s))
+    rpc.close()
+
+
+class _Watch:
+    """Reads one node's blocks as they come: when each transaction was seen in one."""
+
+    def __init__(self, rpc: Rpc) -> None:
+        self._rpc = rpc
+        self._height = self._latest()
+        self.held_s: dict[bytes, float] = {}
+        self.blocks_s: list[float] = []
+
+    def _latest(self) -> int:
+        return int(self._rpc.call("status")["sync_info"]["latest_block_height"])
+
+    def look(self) -> None:
+        """Take in what is new."""
+        latest, now_s = self._latest(), time.monotonic()
+        while self._height < latest:
+            self._height += 1
+            txs = self._rpc.call("block", height=str(self._height))["block"]["data"]["txs"]
+            self.held_s |= {base64.b64decode(tx): now_s for tx in txs}
+            if txs:
+                self.blocks_s.append(now_s)
+
+
+# --- what is sent ----------------------------------------------------------------------------------------------------------
+
+
+class _Market:
+    """Parties of the network and what they send, signed for its chain."""
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+        self._chain = network.genesis.chain_id
+        self._grid, self._operator = (load_key(network.key_file(party)) for party in ("grid", "operator"))
+        self._sequences: dict[str, int] = {}
+
+    def _sign(self, signer: cose.SoftwareSigner, party: str, body: Body) -> bytes:
+        sequence = self._sequences[party] = self._sequences.get(party, 0) + 1
+        return sign_transaction(signer, self._chain, party, sequence, VALID, body)
+
+    def admit(self) -> None:
+        """Users with money, and piles."""
+        said: list[tuple[str, Body]] = [
+            ("operator", RegisterParty(f"user-{i}", "ev-owner", _key(f"user-{i}").public)) for i in range(USERS)
+        ]
+        said.append(("operator", RegisterParty("olga", "pile-owner", _key("olga").public)))
+        for i in range(PILES):
+            row = (_key(f"pile-{i}").public, "SDM630", f"m{i}", "north", 7000)
+            said.append(("operator", RegisterPile(f"pile-{i}", "olga", *row)))
+        said += [("grid", Deposit(f"user-{i}", 10**9, f"opening-{i}")) for i in range(USERS)]
+        signers = {"operator": self._operator, "grid": self._grid}
+        signed = [(party, self._sign(signers[party], party, body)) for party, body in said]
+        for party in ("operator", "grid"):  # in portions that a mempool takes of one party
+            queue = [tx for sender, tx in signed if sender == party]
+            for start in range(0, len(queue), 50):
+                load(self._network, [queue[start : start + 50]])
+
+    def withdrawals(self, user: int) -> list[bytes]:
+        """A user's transactions."""
+        name = f"user-{user}"
+        self._sequences[name] = 0
+        return [self._sign(_key(name), name, Withdraw(1 + i, "IBAN 1")) for i in range(EACH)]
+
+    def batches(self) -> list[bytes]:
+        """Proofs of all piles, in the transactions of a coordinator."""
+        chains = {f"pile-{i}": (0, NO_PREVIOUS) for i in range(PILES)}
+        proofs = []
+        now_ms = time.time_ns() // 1_000_000
+        for i in range(PROOFS_EACH):
+            for pile, (sequence, previous) in chains.items():
+                reading = Reading(now_ms + i, 2, (1000).to_bytes(8, "big"), 1000, 0, 0)
+                message = Proof(sequence + 1, previous, None, HEARTBEAT, [reading], 0, None).sign(
+                    _key(pile), self._chain
+                )
+                chains[pile] = sequence + 1, proof_hash(message)
+                proofs.append(message)
+        return [
+            self._sign(self._operator, "operator", SubmitProofs(proofs[at : at + BATCH]))
+            for at in range(0, len(proofs), BATCH)
+        ]
+
+
+_KEYS: dict[str, cose.SoftwareSigner] = {}
+
+
+def _key(name: str) -> cose.SoftwareSigner:
+    if name not in _KEYS:
+        _KEYS[name] = cose.SoftwareSigner(sha256(name.encode()))
+    return _KEYS[name]
+
+
+def _pair(user: int, number: int, size: int) -> bytes:
+    """What kvstore takes, as long as a transaction of ours."""
+    head = f"key-{user}-{number}="
+    return (head + "x" * (size - len(head))).encode()
+
+
+@contextmanager
+def _kvstore(folder: Path, broker_port: int) -> Iterator[Network]:
+    """The same network with CometBFT's example application in each node's own process."""
+    network = Network(folder, broker_port, pace=PACE, snapshot_interval=0)
+    processes = []
+    for name in network.names:
+        config = network.home(name).path / "config" / "config.toml"
+        lines = config.read_text().splitlines()
+        config.write_text("\n".join('proxy_app = "kvstore"' if row.startswith("proxy_app") else row for row in lines))
+        command = [find_cometbft(), "start", "--home", str(network.home(name).path)]
+        processes.append(SiteProcess(name, command, folder / f"{name}.log"))
+    try:
+        for process in processes:
+            process.start()
+        wait_for(lambda: _is_up(network), 60, "kvstore's first blocks", *processes)
+        yield network
+    finally:
+        for process in processes:
+            process.stop()
+
+
+def _is_up(network: Network) -> bool:
+    try:
+        for name in network.names:
+            rpc = Rpc(network.home(name).rpc_address())
+            if int(rpc.call("status")["sync_info"]["latest_block_height"]) < 2:
+                return False
+            rpc.close()
+    except LinkError:
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    report(figures())

@@ -1,0 +1,337 @@
+"""The comet engine: the port that a coordinator drives, on top of CometBFT.
+
+CometBFT's requests are carried out by one thread, the coordinator's work by another; they take turns. A committed block is
+told to the listeners once it is certified, so that whatever a pile or wallet hears can be proven.
+"""
+
+import os
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+
+from pile_coordinator.chain.env import Env
+from pile_coordinator.chain.genesis import Genesis
+from pile_coordinator.chain.records import Party
+from pile_coordinator.chain.rejections import Rejection
+from pile_coordinator.chain.state import State
+from pile_coordinator.chain.transactions import Transaction
+from pile_coordinator.clock import Clock
+from pile_coordinator.engines.attesting import (
+    ASK_AGAIN_S,
+    ATTESTATION,
+    MAX_AHEAD,
+    MAX_ANSWERED,
+    MISSING,
+    Attestations,
+    node_topics,
+    parse_node_topic,
+)
+from pile_coordinator.engines.comet.app import Application
+from pile_coordinator.engines.comet.home import Home
+from pile_coordinator.engines.comet.ledger import CometLedger
+from pile_coordinator.engines.comet.pool import Pool, WaitsError
+from pile_coordinator.engines.comet.rpc import Sender
+from pile_coordinator.engines.comet.server import Server
+from pile_coordinator.engines.comet.snapshots import Snapshots
+from pile_coordinator.engines.engine import Block, BusyError, CachingVerifier, Publish, handover_after
+from pile_shared import cose
+from pile_shared.certificate import MAX_POWER, Certificate
+from pile_shared.codec import decode
+from pile_shared.errors import PilechainError
+from pile_shared.units import check_int
+
+MAX_OUTBOX = 1024  # transactions handed to the node and not yet in a block; CometBFT's mempool takes 5,000
+MAX_FRESH = 16  # blocks of 2 MB
+SEND_AGAIN_S = 3.0  # a block takes a second or two; a node that was restarted has forgotten its mempool
+
+
+class CometEngine:
+    """An accounting node's engine. `advance`, `submit` and `handle` belong to one thread; requests of CometBFT to another.
+
+    Attributes:
+        verify: checks signatures, and remembers. chain_id: the chain.
+    """
+
+    def __init__(
+        self,
+        data: Path,
+        genesis: Genesis,
+        home: Home,
+        own: tuple[str, cose.SoftwareSigner],
+        *,
+        verify: CachingVerifier,
+        clock: Clock,
+        log: Callable[[str], None],
+        snapshot_interval: int,
+    ) -> None:
+        """Open the ledger in `data` and listen for the node whose configuration is in `home`; `connect` begins to serve it.
+
+        Args:
+            data: folder of ledger and snapshots.
+            genesis: the chain's.
+            home: CometBFT's folder.
+            own: this node's party and attestation key.
+            verify: checks signatures.
+            clock: real time, or that of the network's rig.
+            log: takes a line for people.
+            snapshot_interval: heights of CometBFT between snapshots; 0 for none.
+        """
+        self.genesis = genesis
+        self.chain_id = genesis.chain_id
+        self.verify = verify
+        self._log = log
+        self._ledger = CometLedger(data / "ledger.sqlite", genesis, home.consensus_keys(), verify, clock)
+        self._pool = Pool()
+        self._snapshots = Snapshots(data / "snapshots", self._ledger, snapshot_interval, log)
+        self._attestations = Attestations(self.chain_id, own)
+        self._attestations.know(self._ledger.validators_at(self._ledger.height + 1))
+        self.own_party = own[0]
+        self.description = f"accounting node {own[0]}, CometBFT at {home.rpc_address()}"
+        self.topics = node_topics(self.chain_id)
+        self._wake: Callable[[], None] = lambda: None
+        self._listeners: list[Callable[[Block], None]] = []
+        self._fresh: dict[int, Block] = {}  # committed and not yet told, to spare reading them again
+        self._signed = self._certified = self._certified_in_store()
+        if self._certified >= self._ledger.store.first_height():
+            self._keep_handover(self._ledger.store.block(self._certified))  # it may have been killed just before it did
+        self._asked_s = self._answered_s = 0.0
+        self._outbox: OrderedDict[bytes, tuple[Transaction, bytes, float]] = OrderedDict()
+        self._sender = Sender(home.rpc_address())
+        application = Application(self._ledger, self._pool, self._snapshots, self._on_commit, lambda: self._certified)
+        self._server = Server(home.app_address(), application.handle, log)
+        self._thread = threading.Thread(target=self._serve, name="abci", daemon=True)
+
+    def _serve(self) -> None:
+        """CometBFT's requests. After an error of ours nothing may be answered any more, so the process ends with it."""
+        try:
+            self._server.serve()
+        except Exception as error:  # noqa: BLE001 - whatever it is, a node that goes on could differ from the others
+            self._log(f"stopped before it could answer wrongly: {type(error).__name__}: {error}")
+            os._exit(1)
+
+    def _certified_in_store(self) -> int:
+        """The last height up to which every block in the store has its certificate."""
+        height, first = self._ledger.height, self._ledger.store.first_height()
+        while height >= first and not self._ledger.store.block(height).certificate.attestations:
+            height -= 1
+        return height
+
+    def _keep_handover(self, block: Block) -> None:
+        """Keep what readers must hear if a certified block was the last of its set."""
+        self._ledger.store.hand_over(handover_after(self.genesis, self._ledger.state, block), block.header)
+
+    def connect(self, publish: Publish, wake: Callable[[], None]) -> None:
+        """Use `publish` to talk to the other nodes; `wake` makes the thread that calls `advance` call it soon."""
+        self._attestations.publish = publish
+        self._wake = wake
+        self._thread.start()  # the node has been able to connect since we listen, and was not answered until now
+
+    def close(self) -> None:
+        """Stop serving and close the ledger."""
+        if self._thread.is_alive():
+            self._server.stop()
+            self._thread.join(10)
+        self._sender.close()
+        self._snapshots.wait()
+        self._ledger.close()
+
+    # --- the port ------------------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> State:
+        """After the last block that was decided."""
+        return self._ledger.state
+
+    @property
+    def height(self) -> int:
+        """Of the last block that is certified and told."""
+        return self._certified
+
+    @property
+    def waiting(self) -> int:
+        """Transactions handed to the node and not in a block yet."""
+        return len(self._outbox)
+
+    @property
+    def first_height(self) -> int:
+        """Of the oldest block kept: 1, unless the ledger began with a snapshot."""
+        with self._ledger.lock:
+            return self._ledger.store.first_height()
+
+    def turn(self) -> AbstractContextManager[object]:
+        """While it is held CometBFT waits for our answers."""
+        return self._ledger.lock
+
+    def env(self, time_ms: int) -> Env:
+        """The block of ours that would be made now."""
+        return self._ledger.env(time_ms)
+
+    def on_block(self, listener: Callable[[Block], None]) -> None:
+        """Call `listener` for every certified block, in order of height."""
+        self._listeners.append(listener)
+
+    def block(self, height: int) -> Block:
+        """A committed block; KeyError if there is none of that height."""
+        with self._ledger.lock:
+            return self._ledger.store.block(height)
+
+    def find_tx(self, tx_id: bytes) -> tuple[int, int] | None:
+        """(height, position) of an accepted transaction in a certified block, or None."""
+        with self._ledger.lock:
+            found = self._ledger.store.find_tx(tx_id)
+        return found if found is not None and found[0] <= self._certified else None
+
+    def waits(self, tx_id: bytes) -> bool:
+        """Whether a transaction is handed to the node again until it is in a block."""
+        return tx_id in self._outbox
+
+    def next_sequence(self, party: str) -> int:
+        """The sequence a registered party's next transaction must have, those handed to the node included."""
+        due = self._ledger.state.get(Party, party).sequence + 1
+        return max([due, *(tx.sequence + 1 for tx, _, _ in self._outbox.values() if tx.sender == party)])
+
+    def submit(self, tx: bytes, *, bounded: bool = True) -> Transaction:
+        """Hand a transaction to the node, again and again until it is in a block or cannot be in one.
+
+        Raises:
+            Rejection: it cannot succeed. BusyError: too many wait.
+        """
+        with self._ledger.lock:
+            try:
+                checked = self._pool.check(self._ledger.state, self._ledger.env(self._ledger.time_ms), tx)
+            except WaitsError as error:
+                raise BusyError(f"{error}; send again after the next block") from error
+            if bounded and len(self._outbox) >= MAX_OUTBOX:
+                raise BusyError("too many transactions wait for the next block; send again in a moment")
+            self._pool.add(self._ledger.state, checked)  # now, so that nothing else takes its place on the way
+        self._outbox[checked.id] = (checked, tx, time.monotonic())
+        self._sender.send(tx)
+        return checked
+
+    def handover_from(self, set_hash: bytes) -> bytes | None:
+        """The message by which a reader of this validator set follows to the next; None if it is the newest."""
+        with self._ledger.lock:
+            return self._ledger.store.handover_from(set_hash)
+
+    # --- what CometBFT's thread leaves, and what is done about it --------------------------------------------------
+
+    def _on_commit(self, block: Block | None) -> None:
+        if block is not None:
+            self._fresh[block.header.height] = block
+            while len(self._fresh) > MAX_FRESH:
+                del self._fresh[next(iter(self._fresh))]
+            self._wake()
+
+    def advance(self, time_ms: int) -> Block | None:
+        """Attest what was committed, tell the listeners what is certified; the last such block, if any.
+
+        Args:
+            time_ms: not used: CometBFT's validators agree on the time.
+        """
+        assert time_ms >= 0
+        self._sign_all()
+        told = self._tell_certified()
+        now_s = time.monotonic()
+        if self._certified < self._ledger.height and now_s - self._asked_s >= ASK_AGAIN_S:
+            if self._asked_s:
+                self._attestations.ask(self._certified + 1)
+            self._asked_s = now_s
+        self._send_again(now_s)
+        return told
+
+    def _sign_all(self) -> None:
+        """Attest every block up to the last committed one, those of an earlier run first."""
+        self._certified = max(self._certified, self.first_height - 1)  # a snapshot stands for what was before it
+        last = min(self._ledger.height, self._certified + MAX_AHEAD)
+        self._signed = max(self._signed, self._certified)
+        while self._signed < last:
+            height = self._signed + 1
+            with self._ledger.lock:
+                validators, following = (self._ledger.validators_at(h) for h in (height, height + 1))
+            self._attestations.sign(self._fresh.get(height) or self.block(height), validators)
+            self._attestations.know(following)
+            self._signed = height
+            self._asked_s = time.monotonic()
+
+    def _tell_certified(self) -> Block | None:
+        told = None
+        while self._certified < self._signed:
+            attestations = self._attestations.certificate(self._certified + 1)
+            if attestations is None:
+                break
+            height = self._certified + 1
+            fresh = self._fresh.pop(height, None) or self.block(height)
+            told = replace(fresh, certificate=Certificate(fresh.certificate.header_bytes, attestations))
+            with self._ledger.lock:
+                self._ledger.store.certify(height, attestations)
+                self._keep_handover(told)
+            self._certified = height
+            self._forget_sent(told)
+            for listener in self._listeners:
+                listener(told)
+        if told is not None:
+            self._attestations.publish_certificate(told.certificate)
+        return told
+
+    def _forget_sent(self, block: Block) -> None:
+        """What is in a block need not be sent again, whatever became of it."""
+        for result in block.results:
+            self._outbox.pop(result.tx_id, None)
+
+    def _send_again(self, now_s: float) -> None:
+        """Hand over again what the node may have forgotten; drop what can be in no block any more."""
+        for tx_id, (tx, data, sent_s) in list(self._outbox.items()):
+            if now_s - sent_s < SEND_AGAIN_S:
+                break  # in order of sending
+            del self._outbox[tx_id]
+            if self._may_still_succeed(tx, data):
+                self._outbox[tx_id] = (tx, data, now_s)
+                self._sender.send(data)
+            else:  # nor can what its sender numbered after it
+                for later in [i for i, (t, _, _) in self._outbox.items() if t.sender == tx.sender]:
+                    del self._outbox[later]
+
+    def _may_still_succeed(self, tx: Transaction, data: bytes) -> bool:
+        with self._ledger.lock:
+            if self._pool.holds(tx):
+                return True
+            try:
+                self._pool.check(self._ledger.state, self._ledger.env(self._ledger.time_ms), data)
+            except (Rejection, WaitsError):
+                return False
+            return True
+
+    # --- messages of the other nodes -----------------------------------------------------------------------------
+
+    def handle(self, topic: str, payload: bytes) -> str | None:
+        """Take a message from another node: "" or why it was refused; None if it is none."""
+        parsed = parse_node_topic(self.chain_id, topic)
+        if parsed is None:
+            return None
+        party, kind = parsed
+        if party == self.own_party:
+            return ""
+        if kind == ATTESTATION:
+            return self._attestations.offer(party, payload, self._certified)
+        return self._answer(payload) if kind == MISSING else "unknown_kind"
+
+    def _answer(self, payload: bytes) -> str:
+        """Another node lacks certificates: send our signatures again, a few, and not more often than they may ask."""
+        try:
+            start = check_int("height", decode(payload, 16), 1, MAX_POWER)
+        except PilechainError as error:
+            return error.code
+        now_s = time.monotonic()
+        if now_s - self._answered_s < ASK_AGAIN_S / 4:
+            return ""
+        self._answered_s = now_s
+        end = min(start + MAX_ANSWERED, self._ledger.height + 1)
+        for height in range(max(start, self.first_height), end):
+            with self._ledger.lock:
+                validators = self._ledger.validators_at(height)
+            self._attestations.answer(self.block(height), validators)
+        return ""

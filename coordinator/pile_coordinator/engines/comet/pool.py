@@ -1,0 +1,177 @@
+"""What waits in CometBFT's mempool, as far as we must know it: cheap checks first, and nothing that is there already.
+
+CometBFT keeps the transactions; this remembers only which sequences and proofs are among them. It asks again for each that
+is left after a block (recheck), so everything here is forgotten at Commit and built up anew.
+"""
+
+from pile_coordinator.chain.env import Env
+from pile_coordinator.chain.proofs import parse_proof
+from pile_coordinator.chain.records import Party, Pile, PileKey
+from pile_coordinator.chain.rejections import Rejection
+from pile_coordinator.chain.state import State
+from pile_coordinator.chain.transactions import SubmitProofs, Transaction, decode_transaction
+from pile_coordinator.chain.transition import check_tx
+from pile_shared.errors import PilechainError
+from pile_shared.proof import proof_hash
+
+# Of one party, beyond its sequence: gossip may bring a later one first, and a coordinator sends a few batches a second.
+# Bounds what one party can fill of a mempool of 5,000.
+MAX_AHEAD = 64
+
+
+class WaitsError(PilechainError):
+    """It, or another one in its place, waits in the mempool already: nothing is lost if this one is refused."""
+
+    code = "waits"
+
+
+class Pool:
+    """Sequences and proofs that wait. Used by who holds the ledger's lock."""
+
+    def __init__(self) -> None:
+        self._sequences: dict[str, dict[int, bytes]] = {}  # by party: the transaction that waits with a sequence
+        self._proofs: dict[tuple[str, int], Transaction] = {}  # (pile, sequence) -> what brings it
+
+    def clear(self) -> None:
+        """A block was committed: CometBFT will ask again for what is left."""
+        self._sequences.clear()
+        self._proofs.clear()
+
+    def next_sequence(self, party: str, committed: int) -> int:
+        """The first sequence after `committed` that none of a party's waiting transactions has."""
+        waiting = self._sequences.get(party, {})
+        due = committed + 1
+        while due in waiting:
+            due += 1
+        return due
+
+    def holds(self, tx: Transaction) -> bool:
+        """Whether this very transaction waits."""
+        return self._sequences.get(tx.sender, {}).get(tx.sequence) == tx.id
+
+    def check(self, state: State, env: Env, data: bytes, *, again: bool = False) -> Transaction:
+        """The transaction, if it may wait: what costs least is looked at first, its signature last.
+
+        Args:
+            state: after the last committed block.
+            env: of the block to come.
+            data: the transaction.
+            again: it waits since before the last block. It may stay though its proofs are known by now: others of its
+                sender are numbered after it.
+
+        Raises:
+            Rejection: it cannot succeed. WaitsError: what it says waits already.
+        """
+        tx = decode_transaction(data)
+        sender = state.find(Party, tx.sender)
+        if sender is not None:
+            if tx.sequence <= sender.sequence:
+                raise Rejection("replayed", f"{sender.id} is at sequence {sender.sequence}")
+            if tx.sequence > sender.sequence + MAX_AHEAD:
+                raise Rejection("sequence_gap", f"{sender.id} is at sequence {sender.sequence}")
+        if self._sequences.get(tx.sender, {}).get(tx.sequence, tx.id) != tx.id:
+            raise WaitsError(f"another transaction of {tx.sender} waits with sequence {tx.sequence}")
+        if not again and isinstance(tx.body, SubmitProofs) and not self._new_proofs(state, tx.id, tx.body):
+            raise WaitsError("every proof in it is known, or waits already")
+        return check_tx(state, env, data)
+
+    def _new_proofs(self, state: State, tx_id: bytes, body: SubmitProofs) -> list[tuple[str, int]]:
+        """Which proofs of a batch nobody else has brought, by pile and sequence; malformed ones are none."""
+        new = []
+        for message in body.proofs:
+            try:
+                signed, proof = parse_proof(message)
+            except PilechainError:
+                continue
+            key = state.find(PileKey, signed.kid)
+            if key is None:
+                continue
+            pile, place = state.get(Pile, key.pile), (key.pile, proof.sequence)
+            is_fork = proof.sequence == pile.last_sequence and proof_hash(message) != pile.last_hash
+            if (is_fork or proof.sequence > pile.last_sequence) and not self._is_brought(state, place, tx_id):
+                new.append(place)
+        return new
+
+    def _is_brought(self, state: State, place: tuple[str, int], tx_id: bytes) -> bool:
+        """Whether another transaction brings this proof, and waits for none that is not here."""
+        holder = self._proofs.get(place)
+        if holder is None or holder.id == tx_id:
+            return False
+        committed = state.get(Party, holder.sender).sequence
+        return committed < holder.sequence < self.next_sequence(holder.sender, committed)
+
+    def add(self, state: State, tx: Transaction) -> None:
+        """Note that a transaction waits."""
+        self._sequences.setdefault(tx.sender, {})[tx.sequence] = tx.id
+        if isinstance(tx.body, SubmitProofs):
+            for place in self._new_proofs(state, tx.id, tx.body):
+                self._proofs[place] = tx
+
+
+class Turns:
+    """What a correct proposer sends: well signed transactions, each in turn for its sender, by the committed state alone.
+
+    Whether they succeed is for the block to say, which every node applies alike; who proposes and who checks a proposal ask
+    the same of the same state, so they cannot disagree.
+    """
+
+    def __init__(self, state: State, env: Env) -> None:
+        """Begin a block after `state`."""
+        self._state = state
+        self._env = env
+        self._next: dict[str, int] = {}
+
+    def take(self, data: bytes) -> bool:
+        """Whether a transaction may come next in the block; if so, its sender's turn has passed."""
+        try:
+            tx = check_tx(self._state, self._env, data)
+        except Rejection:
+            return False
+        due = self._next.get(tx.sender, self._state.get(Party, tx.sender).sequence + 1)
+        if tx.sequence != due:
+            return False
+        self._next[tx.sender] = due + 1
+        return True
+
+
+def propose(state: State, env: Env, waiting: list[bytes], max_bytes: int) -> list[bytes]:
+    """The transactions of a proposal, in the order in which they came unless their senders numbered them otherwise.
+
+    Args:
+        state: after the last committed block.
+        env: of the block to come.
+        waiting: of the mempool, in its order.
+        max_bytes: how much they may take in a block, each with CometBFT's frame around it.
+    """
+    turns, chosen, left = Turns(state, env), [], max_bytes
+    for data in _in_sequence(waiting):
+        size = framed_bytes(data)
+        if size <= left and turns.take(data):
+            chosen.append(data)
+            left -= size
+    return chosen
+
+
+def _in_sequence(waiting: list[bytes]) -> list[bytes]:
+    """Every sender's transactions in order of sequence, on the places that the sender's transactions had."""
+    decoded = []
+    for data in waiting:
+        try:
+            decoded.append((decode_transaction(data), data))
+        except Rejection:
+            continue  # no correct node lets it into its mempool
+    by_sender: dict[str, list[tuple[int, bytes]]] = {}
+    for tx, data in decoded:
+        by_sender.setdefault(tx.sender, []).append((tx.sequence, data))
+    for rows in by_sender.values():
+        rows.sort(reverse=True)
+    return [by_sender[tx.sender].pop()[1] for tx, _ in decoded]
+
+
+def framed_bytes(data: bytes) -> int:
+    """What a transaction takes in CometBFT's block (types/tx.go, ComputeProtoSizeForTxs): a tag and its length before it."""
+    length, head = len(data), 2
+    while length >= 0x80:
+        length >>= 7
+        head += 1
+    return len(data) + head

@@ -1,0 +1,69 @@
+"""An ABCI application on a small chain, and requests as CometBFT sends them; no node."""
+
+from pathlib import Path
+
+from world import genesis, key
+
+from pile_coordinator.chain.genesis import Genesis
+from pile_coordinator.chain.stake import address_of
+from pile_coordinator.engines.comet.app import Application
+from pile_coordinator.engines.comet.ledger import CometLedger
+from pile_coordinator.engines.comet.messages import abci_pb2 as abci
+from pile_coordinator.engines.comet.pool import Pool
+from pile_coordinator.engines.comet.snapshots import Snapshots
+from pile_coordinator.engines.engine import Block, CachingVerifier
+from pile_shared.platform import es256_verify, sha256
+
+NODES = ("auditor", "grid", "operator")
+CONSENSUS = {party: sha256(f"{party} consensus".encode()) for party in NODES}
+
+
+class App:
+    """An application in a folder: closed and opened again it is a process that was restarted."""
+
+    def __init__(self, folder: Path, chain: Genesis | None = None, *, interval: int = 0, keys=CONSENSUS) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.logged: list[str] = []
+        self.blocks: list[Block] = []
+        self.genesis = chain or genesis()
+        self.keys = keys
+        self.ledger = CometLedger(folder / "ledger.sqlite", self.genesis, keys, CachingVerifier(es256_verify))
+        self.snapshots = Snapshots(folder / "snapshots", self.ledger, interval, self.logged.append)
+        heard = lambda block: block and self.blocks.append(block)  # noqa: E731
+        self.application = Application(self.ledger, Pool(), self.snapshots, heard, lambda: 0)
+
+    def ask(self, kind: str, **fields: object):
+        request = abci.Request(**{kind: getattr(abci, "Request" + _camel(kind))(**fields)})
+        response = self.application.handle(abci.Request.FromString(request.SerializeToString()))
+        assert response.WhichOneof("value") == kind, response
+        return getattr(response, kind)
+
+    def init_chain(self, **over: object):
+        powers = {v.party: v.power for v in self.genesis.validators}
+        validators = [{"pub_key": {"ed25519": self.keys[p]}, "power": powers[p]} for p in powers]
+        return self.ask("init_chain", **{"chain_id": self.genesis.chain_id, "validators": validators, **over})
+
+    def finalize(self, height: int, time_ms: int, txs: list[bytes], proposer: str = "grid", **over: object):
+        time = {"seconds": time_ms // 1000, "nanos": time_ms % 1000 * 1_000_000}
+        fields = {"hash": sha256(str(height).encode()), "proposer_address": address_of(self.keys[proposer]), **over}
+        return self.ask("finalize_block", height=height, time=time, txs=txs, **fields)
+
+    def decide(self, height: int, time_ms: int, txs: list[bytes], **over: object):
+        done = self.finalize(height, time_ms, txs, **over)
+        self.ask("commit")
+        return done
+
+    def check(self, tx: bytes, *, again: bool = False):
+        return self.ask("check_tx", tx=tx, type=abci.RECHECK if again else abci.NEW)
+
+    def close(self) -> None:
+        self.snapshots.wait()
+        self.ledger.close()
+
+
+def signers():
+    return {party: key(party + "/attest") for party in NODES}
+
+
+def _camel(name: str) -> str:
+    return "".join(part.capitalize() for part in name.split("_"))

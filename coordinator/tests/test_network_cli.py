@@ -1,0 +1,141 @@
+"""`pilechain init` and `network`: what they write, and what they say to a wrong call."""
+
+import json
+import tomllib
+
+import pytest
+from world import genesis
+
+from pile_coordinator.chain.stake import address_of
+from pile_coordinator.cli import main as pilechain
+from pile_coordinator.config import load_config, load_genesis
+from pile_coordinator.engines.comet.home import Home
+from pile_coordinator.network_cli import write_state_sync
+from pile_shared.errors import ConfigError, LinkError
+
+
+@pytest.fixture
+def network(tmp_path, capsys):
+    assert pilechain(["init", str(tmp_path / "net"), "--validators", "4", "--first-port", "23000", "--json"]) == 0
+    return tmp_path / "net", json.loads(capsys.readouterr().out)
+
+
+def test_a_network_belongs_together(network):
+    folder, said = network
+    chains = set()
+    for node, config in said["nodes"].items():
+        loaded = load_config(folder / node / "coordinator.toml")
+        assert str(folder / node / "coordinator.toml") == config
+        home = Home(loaded.comet.home)
+        assert list(loaded.attestation) == [node]
+        document = home.genesis()
+        assert document["chain_id"] == loaded.genesis.chain_id == said["chain"]
+        assert loaded.genesis.hash().hex() == said["genesis"]
+        keys = home.consensus_keys()
+        assert {row["name"]: row["address"] for row in document["validators"]} == {
+            party: address_of(key).hex().upper() for party, key in keys.items()
+        }
+        own = json.loads((home.path / "config" / "priv_validator_key.json").read_text())
+        assert own["address"] == address_of(keys[node]).hex().upper()
+        written = tomllib.loads((home.path / "config" / "config.toml").read_text())
+        assert len(written["p2p"]["persistent_peers"].split(",")) == 3
+        assert not any("0.0.0.0" in str(value) for value in (written, written["p2p"], written["rpc"]))
+        chains.add(json.dumps(document))
+    assert len(chains) == 1
+
+
+def test_a_genesis_file_is_kept_but_for_its_nodes(tmp_path):
+    given = genesis()
+    (tmp_path / "genesis.json").write_text(json.dumps(given.to_json()))
+    words = ["init", str(tmp_path / "net"), "--genesis", str(tmp_path / "genesis.json"), "--names", "b,a"]
+    assert pilechain(words) == 0
+    made = load_genesis(tmp_path / "net" / "a" / "genesis.json")
+    assert [validator.party for validator in made.validators] == ["a", "b"]
+    assert (made.params, made.tariff, made.parties) == (given.params, given.tariff, given.parties)
+
+
+def test_bonds_make_a_chain_that_elects(tmp_path):
+    assert pilechain(["init", str(tmp_path / "net"), "--bond", "2000000000"]) == 0
+    made = load_genesis(tmp_path / "net" / "node-1" / "genesis.json")
+    assert made.stake is not None
+    assert [validator.power for validator in made.validators] == [2000] * 4
+    document = Home(tmp_path / "net" / "node-1" / "node").genesis()
+    assert {row["power"] for row in document["validators"]} == {"2000"}
+
+
+WRONG = {
+    "--names a,a": "different names",
+    "--names A": "validator",
+    "--address 10.0.0.1 --address 10.0.0.2": "one for each",
+    "--address localhost": "not an address",
+    "--first-port 65530": "do not suffice",
+    "--broker nowhere": "HOST:PORT",
+    "--validators 0": "1 to 100",
+    "--bond 5": "min_self_bond",
+    "--bond 2000000000 --names grid,b,c,d": "a founder is",
+    "--genesis nowhere.json": "nowhere.json",
+}
+
+
+@pytest.mark.parametrize("words", WRONG)
+def test_a_wrong_call_is_told(tmp_path, capsys, words):
+    assert pilechain(["init", str(tmp_path / "net"), *words.split()]) in {1, 2}
+    assert WRONG[words] in capsys.readouterr().err
+
+
+def test_keys_are_never_overwritten(network, capsys):
+    folder, _ = network
+    assert pilechain(["init", str(folder)]) == 2
+    assert "not empty" in capsys.readouterr().err
+
+
+def test_nodes_that_are_away_are_named(network, capsys):
+    folder, _ = network
+    assert pilechain(["network", "status", str(folder / "node-1"), str(folder / "node-2")]) == 1
+    assert capsys.readouterr().out.count("does not answer") == 2
+    assert pilechain(["network", "status", "--json", str(folder / "node-1")]) == 1
+    assert "does not answer" in json.loads(capsys.readouterr().out)["error"]
+    assert pilechain(["network", "status", str(folder / "nobody")]) == 2
+
+
+def test_joining_is_refused_where_it_would_do_harm(network):
+    folder, _ = network
+    servers = ["tcp://127.0.0.1:9", "tcp://127.0.0.1:9"]
+    with pytest.raises(ConfigError, match="at least 2"):
+        write_state_sync(folder / "node-2", servers[:1])
+    with pytest.raises(ConfigError, match="serves piles"):
+        write_state_sync(folder / "node-1", servers)
+    with pytest.raises(LinkError, match="does not answer"):
+        write_state_sync(folder / "node-2", servers)
+    (folder / "node-2" / "data").mkdir()
+    (folder / "node-2" / "data" / "ledger.sqlite").touch()
+    with pytest.raises(ConfigError, match="holds a ledger"):
+        write_state_sync(folder / "node-2", servers)
+
+
+def test_run_says_what_it_needs(network, monkeypatch, capsys, tmp_path):
+    folder, _ = network
+    config = str(folder / "node-2" / "coordinator.toml")
+    assert pilechain(["run", "--config", config, "--engine", "solo"]) == 2
+    assert 'engine = "comet"' in capsys.readouterr().err
+    for name in ("PATH", "GOBIN", "GOPATH", "HOME"):
+        monkeypatch.setenv(name, str(tmp_path))
+    assert pilechain(["run", "--config", config]) == 2
+    assert "go install" in capsys.readouterr().err
+
+
+def test_a_comet_configuration_names_its_mistakes(network, capsys):
+    folder, _ = network
+    path = folder / "node-1" / "coordinator.toml"
+    text = path.read_text()
+    for old, new, told in (
+        ('engine = "comet"', 'engine = "raft"', "solo or comet"),
+        ("snapshot_interval = 1000", "snapshot_interval = -1", "heights from 0"),
+        ('key = "keys/coordinator.key"', "", "key is missing"),
+        ("[comet]", "[comets]", "table [comet] is missing"),
+        ('home = "node"', 'home = "node"\nhouse = 1', "unknown key comet.house"),
+    ):
+        path.write_text(text.replace(old, new))
+        with pytest.raises(ConfigError) as caught:
+            load_config(path)
+        assert told in str(caught.value)

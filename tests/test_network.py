@@ -1,0 +1,303 @@
+"""Four accounting nodes as real processes: what is killed, stopped or late, all end with the same chain.
+
+Money is booked all the time, and every booking that was acknowledged must be on every node's ledger in the end.
+"""
+
+import os
+import signal
+import sqlite3
+import threading
+import time
+from pathlib import Path
+from typing import Self
+
+import pytest
+
+from pile_coordinator.chain.rejections import Rejection
+from pile_coordinator.chain.transactions import Deposit
+from pile_coordinator.clock import Clock
+from pile_coordinator.engines.comet.network import Stake
+from pile_coordinator.network_cli import write_state_sync
+from pile_coordinator.new_chain import STAKE_RULES
+from pile_coordinator.replay import audit, open_ledger
+from pile_coordinator.wallet import WalletError
+from pile_edge.light import LightClient
+from pile_edge.ports.cpython_storage import Storage
+from pile_hil.broker import Mosquitto, find_mosquitto, free_port
+from pile_hil.namespaces import Namespaces, has_namespaces
+from pile_hil.network import NAMES, Network, has_cometbft
+from pile_hil.requirements import require
+from pile_shared.certificate import decode_handover, validators_hash
+from pile_shared.errors import LinkError
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture
+def broker(tmp_path):
+    require(has_cometbft(), "cometbft is not installed; run tools/servers")
+    require(find_mosquitto() is not None, "mosquitto is not installed; run tools/servers")
+    with Mosquitto(tmp_path / "broker") as running:
+        yield running
+
+
+class Load(threading.Thread):
+    """Books money for the operator as long as it runs; what was acknowledged is kept."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__(name="load")
+        self.network = network
+        self.done = threading.Event()
+        self.acknowledged: list[tuple[bytes, int]] = []
+        self.tries = 0
+
+    def run(self) -> None:
+        with self.network.wallet("grid") as wallet:
+            while not self.done.is_set():
+                self.tries += 1
+                try:
+                    self.acknowledged.append(wallet.send(Deposit("operator", 1, f"booking-{self.tries}")))
+                except (LinkError, Rejection, WalletError):
+                    continue  # it may or may not be on the chain: the next one has a reference of its own
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.done.set()
+        self.join(90)
+        assert not self.is_alive()
+
+    def wait_for(self, count: int, seconds: float = 60) -> None:
+        """Return once so many more were acknowledged."""
+        goal, deadline = len(self.acknowledged) + count, time.monotonic() + seconds
+        while len(self.acknowledged) < goal:
+            assert time.monotonic() < deadline, "\n".join(p.text()[-1500:] for p in self.network.processes.values())
+            time.sleep(0.05)
+
+
+def check_all(network: Network, load: Load, *, whole: tuple[str, ...] = NAMES) -> None:
+    """Every node has the same blocks, certified, and the same evidence; nothing acknowledged is missing."""
+    network.wait_agreed(*network.names)
+    network.close()
+    rows = {}
+    for name in network.names:
+        store = open_ledger(network.folder / name / "data" / "ledger.sqlite", network.genesis)
+        blocks = [store.block(height) for height in range(store.first_height(), store.height() + 1)]
+        rows[name] = {block.header.height: block.header.encoded() for block in blocks}
+        for tx_id, height in load.acknowledged:
+            assert height < store.first_height() or store.find_tx(tx_id)[0] == height
+        if name in whole:
+            audit(store, network.genesis)
+        store.close()
+    longest = max(rows.values(), key=len)
+    for name, headers in rows.items():
+        assert headers == {height: longest[height] for height in headers}, name
+        assert max(headers) == max(longest)
+    evidence = [tables(network.folder / name / "data" / "evidence.sqlite") for name in whole]
+    assert all(found == evidence[0] for found in evidence)
+    assert len(load.acknowledged) == len(set(load.acknowledged)) > 0
+
+
+def tables(path: Path) -> dict[str, list]:
+    db = sqlite3.connect(path)
+    names = [row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")]
+    found = {name: sorted(map(repr, db.execute(f"SELECT * FROM {name}"))) for name in names}
+    db.close()
+    return found
+
+
+def test_one_of_four_may_be_away_and_two_stop_the_chain(tmp_path, broker):
+    with Network(tmp_path / "network", broker.port) as network:
+        network.start()
+        with Load(network) as load:
+            load.wait_for(3)
+            network.pause("auditor")  # it holds its connections
+            load.wait_for(5)
+            network.stop("grid")  # 2 of 4
+            time.sleep(2)  # what was under way ends
+            heights = network.heights("operator-1", "operator-2")
+            time.sleep(3)
+            assert network.heights("operator-1", "operator-2") == heights
+            network.resume("auditor")
+            load.wait_for(3)
+            network.start("grid")
+            load.wait_for(3)
+        check_all(network, load)
+
+
+def test_a_network_that_falls_apart_heals(tmp_path):
+    """Real networks: three of four go on without the fourth; two and two stand still; together they go on as one."""
+    require(has_cometbft(), "cometbft is not installed; run tools/servers")
+    require(find_mosquitto() is not None, "mosquitto is not installed; run tools/servers")
+    require(has_namespaces(), "network namespaces need root and iproute2")
+    with Namespaces(4) as spaces:
+        port = free_port()
+        listen = (f"listener {port} {spaces.broker_host}",)
+        options = {
+            "broker_host": spaces.broker_host,
+            "hosts": spaces.hosts,
+            "prefix": {name: spaces.prefix(number) for number, name in enumerate(NAMES)},
+        }
+        with (
+            Mosquitto(tmp_path / "broker", extra_config=listen),
+            Network(tmp_path / "network", port, **options) as network,
+        ):
+            network.start()
+            with Load(network) as load:
+                load.wait_for(3)
+                spaces.cut_off(0)
+                load.wait_for(3)
+                spaces.cut_off(0, 1)
+                network.wait("the chain to stand", lambda: stands(network), 60)
+                spaces.heal()
+                load.wait_for(5, seconds=120)
+            check_all(network, load)
+
+
+def stands(network: Network) -> bool:
+    """Whether nobody makes blocks for five seconds, five times what an idle chain takes for one."""
+    heights = network.heights()
+    time.sleep(5)
+    return network.heights() == heights
+
+
+DIE_ONCE = """
+import os, signal
+from pathlib import Path
+from typing import Self
+where = os.environ.get("TEST_DIE_AT")
+if where:
+    from pile_coordinator.engines.comet.ledger import CometLedger
+    commit = CometLedger.commit
+    def dying(self):
+        flag = Path(where)
+        if self._finalized.block is not None and self.height >= 2 and not flag.exists():
+            flag.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return commit(self)
+    CometLedger.commit = dying
+"""
+
+
+def test_a_node_killed_between_finalize_and_commit_comes_back_the_same(tmp_path, broker):
+    """In three of four nodes, at the same block, the application is killed when the block is decided and not yet written."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(DIE_ONCE)
+    path = f"{tmp_path / 'site'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    dying = {name: {"PYTHONPATH": path, "TEST_DIE_AT": str(tmp_path / f"{name}.died")} for name in NAMES[:3]}
+    with Network(tmp_path / "network", broker.port, environment=dying) as network:
+        network.start()
+        with Load(network) as load:
+            network.wait("the kills", lambda: all((tmp_path / f"{name}.died").exists() for name in NAMES[:3]))
+            load.wait_for(5)
+        for name in NAMES[:3]:
+            assert "application ended by signal 9" in network.processes[name].text()
+        check_all(network, load)
+
+
+def test_random_kills_lose_nothing(tmp_path, broker):
+    with Network(tmp_path / "network", broker.port) as network:
+        network.start()
+        with Load(network) as load:
+            load.wait_for(2)
+            for name, which in (("auditor", "application"), ("grid", "cometbft"), ("operator-1", "application")):
+                network.wait("it to run", lambda n=name, w=which: w in network.pids(n))
+                network.kill(name, which)
+                load.wait_for(3)
+            network.kill("operator-2", "supervisor")  # its children notice
+            network.processes["operator-2"].stop()
+            load.wait_for(3)
+            network.start("operator-2")
+            load.wait_for(2)
+        check_all(network, load)
+
+
+def test_a_late_node_joins_by_state_sync(tmp_path, broker):
+    with Network(tmp_path / "network", broker.port, snapshot_interval=20) as network:
+        others = [name for name in network.names if name != "auditor"]
+        network.start(*others)
+        with Load(network) as load:
+            network.wait_height(25, *others)
+            write_state_sync(network.folder / "auditor", [network.home(name).rpc_address() for name in others[:2]])
+            network.start("auditor")
+            network.wait("it to catch up", lambda: network.status("auditor").get("catching_up") is False, 90)
+            load.wait_for(5)
+        store = open_ledger(network.folder / "auditor" / "data" / "ledger.sqlite", network.genesis)
+        assert store.first_height() > 1
+        store.close()
+        check_all(network, load, whole=tuple(others))
+
+
+def test_a_supervisor_stops_cleanly(tmp_path, broker):
+    with Network(tmp_path / "network", broker.port) as network:
+        network.start()
+        network.wait_height(2)
+        pids = network.pids("grid")
+        assert set(pids) == {"supervisor", "application", "cometbft"}
+        network.processes["grid"].signal(signal.SIGTERM)
+        network.wait("it to end", lambda: not network.processes["grid"].running, 30)
+        for pid in pids.values():
+            assert not Path(f"/proc/{pid}").exists()
+
+
+RULES = STAKE_RULES | {"max_validators": 4, "min_self_bond_micro": 1_000_000, "downtime_window_blocks": 10_000}
+RATE = 10  # an epoch of a minute in six seconds
+
+
+def test_a_double_signer_is_slashed_and_replaced_and_readers_follow(tmp_path, broker):
+    """A validator's keys run in two places; five candidates, of whom four are elected."""
+    names = ("node-1", "node-2", "node-3", "node-4", "operator-1")
+    clock = Clock(RATE, time.time_ns() // 1_000_000)
+    options = {"names": names, "clock": clock, "stake": Stake(RULES, 10_000_000), "params": {"epoch_ms": 60_000}}
+    with Network(tmp_path / "network", broker.port, **options) as network:
+        elected = [validator.party for validator in network.genesis.validators]
+        (spare,) = set(names) - set(elected)
+        guilty = next(name for name in elected if name != "operator-1")
+        network.start()
+        with Load(network) as load:
+            load.wait_for(2)
+            network.start_twin(guilty)
+            ledger = network.folder / "operator-1" / "data" / "evidence.sqlite"
+            network.wait("the punishment", lambda: punished(ledger) == [(guilty, "double-sign", 500_000)], 120)
+            network.wait("the replacement", lambda: network.status(spare).get("power", 0) > 0, 60)
+            load.wait_for(2)
+        network.close()
+        headers = {}
+        for name in names:
+            store = open_ledger(network.folder / name / "data" / "ledger.sqlite", network.genesis)
+            headers[name] = [store.block(height).header for height in range(1, store.height() + 1)]
+            if name == "operator-1":
+                for tx_id, height in load.acknowledged:
+                    assert store.find_tx(tx_id)[0] == height
+                assert follow(store, network, tmp_path) == sorted({*names} - {guilty})
+            store.close()
+        common = min(map(len, headers.values()))
+        assert common > 20
+        assert len({header[common - 1].hash() for header in headers.values()}) == 1
+
+
+def punished(evidence: Path) -> list[tuple]:
+    db = sqlite3.connect(f"{evidence.as_uri()}?mode=ro", uri=True)
+    rows = db.execute("SELECT party, reason, cost_micro FROM punishment ORDER BY height").fetchall()
+    db.close()
+    return rows
+
+
+def follow(store, network: Network, folder: Path) -> list[str]:
+    """Whom a pile believes in the end that pinned genesis and follows every handover."""
+    pile = LightClient(
+        chain_id=network.genesis.chain_id,
+        validators=list(network.genesis.validators),
+        pile_id="pile-1",
+        public=bytes(65),
+        meter_serial="1",
+        storage=Storage(str(folder / "pile")),
+    )
+    while (message := store.handover_from(validators_hash(pile.validators))) is not None:
+        assert pile.follow(*decode_handover(message))
+    certified = (block for block in map(store.block, range(store.height(), 0, -1)) if block.certificate.attestations)
+    newest = next(certified)
+    assert pile.verify(newest.inclusion(0)).height == newest.header.height
+    return [validator.party for validator in pile.validators]
