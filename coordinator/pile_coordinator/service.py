@@ -222,8 +222,8 @@ class Coordinator:
     def _from_pile(self, pile_id: str, kind: str, payload: bytes) -> None:
         if kind == "status":
             believed = _believed_set(payload)
-            if believed is not None:  # online; a hint only, so that piles hear what they missed
-                self._catch_up_pile(pile_id, believed)
+            if believed is not None:  # online; a hint only
+                self._lead(pile_id, believed)
             return None
         if kind == "session":
             env = self.engine.env(self.config.clock.now_ms())
@@ -379,21 +379,17 @@ class Coordinator:
             if message is not None and self.signer is not None and not pile.retired:
                 self.connection.publish(topics.pile_topic(self.chain_id, pile.id, "validators"), message)
 
-    def _catch_up_pile(self, pile_id: str, believed: bytes) -> None:
-        """A pile came online: lead it to the present accounting nodes, then tell it of its open contracts and last receipt.
+    def _lead(self, pile_id: str, believed: bytes) -> None:
+        """A pile says whom it believes: lead it to the present accounting nodes.
 
-        It follows one handover at a time, and says after each which set it believes then.
+        It follows one handover at a time, and says after each which set it believes then. Nothing else is said again: the
+        broker keeps what a pile missed, and a board has no room for more than it waits for.
         """
         if self.engine.state.find(Pile, pile_id) is None:
             return self._note("unknown_pile", f"status from {pile_id}")
         handover = self.engine.handover_from(believed)
         if handover is not None and not self._is_present(believed):
-            return self.connection.publish(topics.pile_topic(self.chain_id, pile_id, "validators"), handover)
-        self._repeat_receipt(pile_id)
-        for contract in self.engine.state.contracts_on(pile_id):
-            found = self.queries.where_signed(contract.id)
-            if found is not None:
-                self._to_pile(pile_id, "contract", self.engine.block(found[0]), found[1])
+            self.connection.publish(topics.pile_topic(self.chain_id, pile_id, "validators"), handover)
         return None
 
     def _is_present(self, set_hash: bytes) -> bool:
