@@ -380,16 +380,20 @@ class Coordinator:
                 self.connection.publish(topics.pile_topic(self.chain_id, pile.id, "validators"), message)
 
     def _lead(self, pile_id: str, believed: bytes) -> None:
-        """A pile says whom it believes: lead it to the present accounting nodes.
+        """A pile says whom it believes: lead it to the present accounting nodes, or tell it again of its open contracts.
 
-        It follows one handover at a time, and says after each which set it believes then. Nothing else is said again: the
-        broker keeps what a pile missed, and a board has no room for more than it waits for.
+        It follows one handover at a time, and says after each which set it believes then. A contract that came while its
+        board had no room to check it would be lost otherwise; a receipt comes with the next proof.
         """
         if self.engine.state.find(Pile, pile_id) is None:
             return self._note("unknown_pile", f"status from {pile_id}")
         handover = self.engine.handover_from(believed)
         if handover is not None and not self._is_present(believed):
-            self.connection.publish(topics.pile_topic(self.chain_id, pile_id, "validators"), handover)
+            return self.connection.publish(topics.pile_topic(self.chain_id, pile_id, "validators"), handover)
+        for contract in self.engine.state.contracts_on(pile_id):
+            found = self.queries.where_signed(contract.id)
+            if found is not None:
+                self._to_pile(pile_id, "contract", self.engine.block(found[0]), found[1])
         return None
 
     def _is_present(self, set_hash: bytes) -> bool:
