@@ -259,7 +259,7 @@ class Coordinator:
             return self._note("unknown_pile", f"status from {pile_id}")
         if self.troubles.says(pile_id, code):
             log(f"{pile_id} says: {self.troubles.said(pile_id) or 'all is well again'}")
-        return self._catch_up_pile(pile_id, believed)
+        return self._lead(pile_id, believed)
 
     def _take_transaction(self, party: str, payload: bytes) -> None:
         tx_id = sha256(payload)
@@ -406,8 +406,8 @@ class Coordinator:
             if message is not None and self.signer is not None and not pile.retired:
                 self.connection.publish(topics.pile_topic(self.chain_id, pile.id, "validators"), message)
 
-    def _catch_up_pile(self, pile_id: str, believed: bytes) -> None:
-        """A pile came online: lead it to the present accounting nodes, then tell it of its open contracts and last receipt.
+    def _lead(self, pile_id: str, believed: bytes) -> None:
+        """A pile came online: lead it to the present accounting nodes, then tell it of its last receipt and open contracts.
 
         It follows one handover at a time, and says after each which set it believes then.
         """
