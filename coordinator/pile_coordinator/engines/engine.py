@@ -13,7 +13,7 @@ from pile_coordinator.chain.genesis import Genesis
 from pile_coordinator.chain.records import Zone
 from pile_coordinator.chain.rejections import BrokenInvariantError
 from pile_coordinator.chain.state import State
-from pile_coordinator.chain.transactions import Transaction
+from pile_coordinator.chain.transactions import DoubleAttestation, Transaction
 from pile_coordinator.chain.transition import Outcome, TxResult
 from pile_shared import merkle
 from pile_shared.certificate import Certificate, Header, Inclusion, Validator, encode_handover, validators_hash
@@ -103,6 +103,7 @@ class Engine(Protocol):
     verify: "CachingVerifier"
     description: str  # for the log: which engine, and what it stands for
     topics: tuple[str, ...]  # of MQTT, that it needs to hear
+    charges: dict[str, DoubleAttestation]  # proven and not settled yet, by the accounting node that attested twice
 
     def connect(self, publish: "Publish", wake: Callable[[], None]) -> None:
         """Use `publish` to talk to other nodes; `wake` makes the thread that calls `advance` call it soon."""
@@ -165,6 +166,10 @@ class Engine(Protocol):
 
     def handover_from(self, set_hash: bytes) -> bytes | None:
         """The message by which a reader of this validator set follows to the next; None if it is the newest."""
+        ...
+
+    def settle(self, party: str) -> None:
+        """Forget the charge against a node: it was punished, or never can be."""
         ...
 
     def close(self) -> None:
