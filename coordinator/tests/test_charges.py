@@ -282,6 +282,14 @@ def test_a_forged_certificate_is_a_charge(node):
     assert decode_header(node.engine.charges[LIAR].second).height == 1
 
 
+def test_whose_own_key_is_used_elsewhere_is_told_and_does_not_charge_itself(node):
+    node.decide()
+    own = node.told[0]
+    assert node.engine.handle(*own) == ""
+    assert node.lie("node-1") == DOUBLE  # counted and logged as such
+    assert node.engine.charges == {}
+
+
 def test_who_asks_all_the_time_keeps_nobody_else_from_answers(node):
     node.decide()
     node.told.clear()

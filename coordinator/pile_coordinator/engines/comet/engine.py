@@ -328,10 +328,10 @@ class CometEngine:
         if parsed is None:
             return None
         party, kind = parsed
+        if kind == ATTESTATION:  # our own too: somebody else may have our key
+            return self._attestations.offer(party, payload, self._certified)
         if party == self.own_party:
             return ""
-        if kind == ATTESTATION:
-            return self._attestations.offer(party, payload, self._certified)
         if kind == CERTIFICATE:
             return self._attestations.offer_certificate(payload, self._certified)
         return self._answer(party, payload) if kind == MISSING else "unknown_kind"
@@ -380,7 +380,12 @@ class CometEngine:
         return None if certificate is None else (certificate, validators)
 
     def _charge(self, proof: DoubleAttestation) -> None:
-        """Keep the first proof against a node, durably, until the chain has heard it: it may never be heard again."""
+        """Keep the first proof against a node, durably, until the chain has heard it: it may never be heard again.
+
+        Nobody charges himself: if two headers have our signature, our key is in two places, which people must look into.
+        """
+        if proof.candidate == self.own_party:
+            return
         with self._ledger.lock:
             candidate = self._ledger.state.find(Candidate, proof.candidate)
             if candidate is None or candidate.tombstoned or proof.candidate in self.charges:
