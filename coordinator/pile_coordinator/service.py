@@ -127,7 +127,7 @@ class Coordinator:
             self.engine.close()
             raise ConfigError(
                 "this node began with a snapshot and knows nothing from before it: take party and key out of its file, or"
-                " delete data and node/data except priv_validator_state.json, to begin with the first block"
+                " delete data and node/data except priv_validator_state.json and attested_state, to begin with the first block"
             )
 
     def _check_party(self) -> None:

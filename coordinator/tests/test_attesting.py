@@ -98,7 +98,7 @@ def test_who_is_not_of_the_set_is_silent(desk):
     told = []
     desk.publish = lambda *message: told.append(message)
     desk.sign(block(), VALIDATORS[1:])
-    desk.answer(block(), VALIDATORS[1:])
+    desk.answer(block().certificate, VALIDATORS[1:])
     assert told == []
     desk.sign(block(2), VALIDATORS)
     desk.ask(3)
@@ -179,6 +179,14 @@ def attest_by(node: str) -> bytes:
     return attest(TRUE.certificate.header_bytes, key(node), CHAIN)
 
 
+def test_one_certificate_is_enough_for_who_was_away(desk):
+    """Whoever signed it need not be there any more, and this node need not attest it itself."""
+    desk.sign(TRUE, VALIDATORS, is_silent=True)
+    certificate = Certificate(TRUE.certificate.header_bytes, [[n, attest_by("abcd"[n])] for n in (0, 1, 3)])
+    assert desk.offer_certificate(encode(certificate.fields()), 0) == ""
+    assert desk.certificate(1) == certificate.attestations
+
+
 def test_a_forged_certificate_speaks_against_who_signed_it(desk):
     proofs = charged(desk)
     desk.sign(TRUE, VALIDATORS)
@@ -188,8 +196,10 @@ def test_a_forged_certificate_speaks_against_who_signed_it(desk):
     assert desk.offer_certificate(encode(honest.fields()), 1) == ""
     forged = FALSE.certificate.header_bytes
     rows = [[0, bytes(64)], [1, attest_by("b")], [2, attest(forged, key("c"), CHAIN)]]
-    assert desk.offer_certificate(encode([forged, rows]), 0) == ""  # cannot be judged yet
-    assert desk.offer_certificate(encode([forged, rows[:2]]), 1) == "other_header"
+    assert desk.offer_certificate(encode(block(2).certificate.fields()), 1) == ""  # cannot be judged yet
+    assert desk.offer_certificate(encode([forged, rows[:2]]), 1) == ""  # nobody's signature, nobody's lie
+    assert desk.offer_certificate(encode([forged, [[3, attest(forged, key("d"), CHAIN)]]]), 0) == DOUBLE
+    proofs.clear()
     assert desk.offer_certificate(encode([forged, rows]), 1) == DOUBLE
     assert [proof.candidate for proof in proofs] == ["c"]
     assert is_proof(proofs[0], "c")

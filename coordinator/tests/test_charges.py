@@ -15,6 +15,7 @@ from pile_coordinator.chain.transactions import Deposit, DoubleAttestation, deco
 from pile_coordinator.clock import Clock
 from pile_coordinator.engines.attesting import ATTESTATION, CERTIFICATE, DOUBLE, MISSING, node_topic
 from pile_coordinator.engines.comet import engine as comet
+from pile_coordinator.engines.comet.attested import NAME, Attested
 from pile_coordinator.engines.comet.home import Home
 from pile_coordinator.engines.comet.ledger import Decided
 from pile_coordinator.engines.comet.network import Pace, plan_nodes, write_network
@@ -23,6 +24,7 @@ from pile_coordinator.new_chain import FOUNDERS, founding_document
 from pile_hil.network import free_ports
 from pile_shared.certificate import Header, attest, decode_header
 from pile_shared.codec import decode, encode
+from pile_shared.errors import ConfigError
 from pile_shared.platform import es256_verify, sha256
 
 NODES = ("node-1", "node-2", "node-3", "node-4")
@@ -65,8 +67,8 @@ class Node:
         self.close()
         self.open()
 
-    def decide(self, *txs: bytes):
-        """A block: committed, attested by all, certified. Its results' codes."""
+    def finalize(self, *txs: bytes):
+        """A block, decided and committed."""
         ledger = self.engine._ledger
         height = ledger.comet_height + 1
         signed = tuple(address_of(consensus(node)) for node in NODES) if height > 1 else None
@@ -75,11 +77,16 @@ class Node:
         ledger.commit()
         self.engine._pool.clear()
         self.engine._on_commit(block)
+        return block
+
+    def decide(self, *txs: bytes):
+        """A block: committed, attested by all, certified. Its results' codes."""
+        block = self.finalize(*txs)
         self.engine.advance(0)
         for node in NODES[1:]:
             self.hear(node, block.header)
         self.engine.advance(0)
-        assert self.engine.height == height
+        assert self.engine.height == block.header.height
         self.header = block.header
         return [result.code for result in block.results]
 
@@ -107,7 +114,7 @@ def changed(header: Header) -> Header:
 
 @pytest.fixture
 def node(tmp_path, monkeypatch):
-    stake = stake_json(dict.fromkeys(NODES, 20_000_000))
+    stake = stake_json(dict.fromkeys(NODES, 20_000_000), evidence_age_blocks=4, evidence_age_ms=4)
     chain = genesis(stake=stake, more=[(name, "operator") for name in NODES])
     parties = {party: (role, key(party).public.hex()) for party, role in FOUNDERS.items()}
     plans = plan_nodes(NODES, ("127.0.0.1",), free_ports(12))
@@ -293,9 +300,67 @@ def test_whose_own_key_is_used_elsewhere_is_told_and_does_not_charge_itself(node
 def test_who_asks_all_the_time_keeps_nobody_else_from_answers(node):
     node.decide()
     node.told.clear()
+    node.engine._ledger.store.certify(1, [])  # not certified: it answers with a signature of its own
     ask = lambda party: node.engine.handle(node_topic(node.chain.chain_id, party, MISSING), encode(1))  # noqa: E731
     for _ in range(5):
         assert ask(LIAR) == ""
     assert ask("node-2") == ""
-    assert len(node.told) == 2
+    assert [topic.rpartition("/")[2] for topic, _ in node.told] == [ATTESTATION] * 2
     assert ask("olga") == "unknown_node"
+
+
+def test_a_certified_block_is_answered_with_its_certificate_however_old(node):
+    """The set of block 1 is kept no more after a while: it is not needed to answer."""
+    node.decide()
+    node.lie()
+    body = node.engine.charges[LIAR]
+    node.decide(sign_transaction(key("grid"), node.chain.chain_id, "grid", 1, 100, body))
+    for _ in range(8):
+        node.decide()
+    with pytest.raises(KeyError):
+        node.engine._ledger.validators_at(1)
+    node.told.clear()
+    assert node.engine.handle(node_topic(node.chain.chain_id, "node-2", MISSING), encode(1)) == ""
+    assert {topic.rpartition("/")[2] for topic, _ in node.told} == {CERTIFICATE}
+    assert len(node.told) == node.engine.height
+    node.restart()
+    assert node.lie("node-2", Header(**(vars(node.header) | {"height": 1}))) == "", "too long ago to be punished"
+
+
+def test_a_ledger_that_was_lost_is_made_again_and_attested_no_more(node):
+    """It may differ from the one that was attested; and an honest node whose disk failed is not to be punished."""
+    for _ in range(3):
+        node.decide()
+    certificates = [encode(node.engine.block(height).certificate.fields()) for height in (1, 2, 3)]
+    for remake in (1, 2):  # by the chain's blocks, in two runs
+        node.close()
+        if remake == 1:
+            (node.folder / "ledger.sqlite").unlink()
+        node.open()
+        own = node_topic(node.chain.chain_id, "node-1", ATTESTATION)
+        for certificate in certificates if remake == 1 else []:
+            node.finalize()
+            assert node.engine.advance(0) is None
+            assert node.engine.handle(node_topic(node.chain.chain_id, "node-2", CERTIFICATE), certificate) == ""
+            assert node.engine.advance(0)
+        assert own not in [topic for topic, _ in node.told]
+    assert "were attested by the one before" in node.logged[0]
+    node.engine._ledger.store.certify(2, [])
+    node.engine.handle(node_topic(node.chain.chain_id, "node-2", MISSING), encode(1))
+    assert own not in [topic for topic, _ in node.told], "nor when it is asked"
+    node.decide()
+    assert own in [topic for topic, _ in node.told]
+
+
+def test_a_damaged_note_of_what_was_attested_stops_the_node(tmp_path):
+    Attested(tmp_path, 0).close()
+    noted = Attested(tmp_path, 0)
+    noted.note(7)
+    noted.close()
+    for height, silent in ((7, 0), (8, 0), (6, 7), (9, 7)):
+        opened = Attested(tmp_path, height)
+        assert opened.silent_until == silent
+        opened.close()
+    (tmp_path / NAME).write_text("not a height\n")
+    with pytest.raises(ConfigError, match="what this node has attested"):
+        Attested(tmp_path, 0)

@@ -3,8 +3,8 @@
 Nodes tell each other their signatures over MQTT, `pilechain/1/<chain>/node/<party>/<kind>`:
 
     attestation   [header, signature]: this node attests the block
-    missing       height: this node has no certificate from this height on; who has signed sends it again
-    certificate   [header, attestations], retained: the last block that this node knows certified
+    missing       height: this node has no certificate from this height on; who has them, or has signed, sends that again
+    certificate   [header, attestations], retained: the last block that this node knows certified; or one that was missing
 
 Nothing here needs the broker to be honest: a signature that does not verify is passed over. The header travels whole, since
 its hash says neither of which height it is nor, to the chain, what was attested: so whoever attests two headers of one height
@@ -101,20 +101,23 @@ class Attestations:
         """Whose signatures to take for blocks that have not been committed here yet."""
         self._known = {validator.party: validator.public for validator in validators}
 
-    def sign(self, block: Block, validators: list[Validator]) -> None:
-        """A block was committed here that `validators` attest: do so, if this node is among them, and tell the others."""
+    def sign(self, block: Block, validators: list[Validator], *, is_silent: bool = False) -> None:
+        """A block was committed here that `validators` attest: do so, if this node is among them, and tell the others.
+
+        One that `is_silent` attests nothing, and certifies the block by the others' signatures alone.
+        """
         height, header = block.header.height, block.certificate.header_bytes
         self._blocks[height] = sha256(header), validators
-        if any(validator.public == self._signer.public for validator in validators):
+        if not is_silent and any(validator.public == self._signer.public for validator in validators):
             said = Said(header, sha256(header), attest(header, self._signer, self._chain_id))
             self._heard.setdefault(height, {})[self._signer.public] = [said]
             self._tell(said)
         for validator in validators:
             self._judge(validator.party, self._heard.get(height, {}).get(validator.public, []))
 
-    def answer(self, block: Block, validators: list[Validator]) -> None:
-        """Send the own signature under an old block again, to a node that lacks its certificate."""
-        header = block.certificate.header_bytes
+    def answer(self, certificate: Certificate, validators: list[Validator]) -> None:
+        """Send the own signature under a block again that has no certificate here either."""
+        header = certificate.header_bytes
         if any(validator.public == self._signer.public for validator in validators):
             self._tell(Said(header, sha256(header), attest(header, self._signer, self._chain_id)))
 
@@ -140,7 +143,9 @@ class Attestations:
         return self._take(party, header, Said(header_bytes, sha256(header_bytes), signature), certified)
 
     def offer_certificate(self, payload: bytes, certified: int) -> str:
-        """Look into a certificate that somebody published: one of another block than ours proves who attested it.
+        """Look into a certificate that somebody published, if its block has none here or is another than ours.
+
+        It is as good as the signatures in it: each counts as if its node had sent it, for the block or against the node.
 
         Returns:
             "" or why it was refused.
@@ -150,8 +155,8 @@ class Attestations:
             header = decode_header(check_bytes("header", header_bytes, 1, MAX_HEADER_BYTES))
             if header.chain_id != self._chain_id:
                 return "wrong_chain"
-            found = self._block(header.height) if header.height <= certified else None
-            if found is None or found[0] == sha256(header_bytes):
+            found = self._block(header.height)
+            if found is None or (found[0] == sha256(header_bytes) and header.height <= certified):
                 return ""  # ours, or one that this node cannot judge
             outcomes = [
                 self._offer_place(found[1], array(row, 2), header_bytes, certified)
@@ -159,7 +164,7 @@ class Attestations:
             ]
         except PilechainError as error:
             return error.code
-        return DOUBLE if DOUBLE in outcomes else OTHER_HEADER
+        return next((outcome for outcome in (DOUBLE, OTHER_HEADER) if outcome in outcomes), "")
 
     def _offer_place(self, validators: list[Validator], row: list[object], header: bytes, certified: int) -> str:
         place = check_int("validator index", row[0], 0, len(validators) - 1)
@@ -239,9 +244,9 @@ class Attestations:
             for height in [height for height in kept if height <= until]:
                 del kept[height]
 
-    def publish_certificate(self, certificate: Certificate) -> None:
-        """Leave the newest certificate at the broker for whoever comes."""
-        self.publish(node_topic(self._chain_id, self._party, CERTIFICATE), encode(certificate.fields()), True)
+    def publish_certificate(self, certificate: Certificate, *, retained: bool = True) -> None:
+        """Tell a certificate: the newest, which is left at the broker for whoever comes, or one that a node lacks."""
+        self.publish(node_topic(self._chain_id, self._party, CERTIFICATE), encode(certificate.fields()), retained)
 
 
 def _key_of(validators: list[Validator], party: str) -> bytes | None:

@@ -33,6 +33,7 @@ from pile_coordinator.engines.attesting import (
     parse_node_topic,
 )
 from pile_coordinator.engines.comet.app import Application
+from pile_coordinator.engines.comet.attested import Attested
 from pile_coordinator.engines.comet.home import Home
 from pile_coordinator.engines.comet.ledger import CometLedger
 from pile_coordinator.engines.comet.pool import Pool, WaitsError
@@ -94,6 +95,11 @@ class CometEngine:
         self.charges = {
             charge.candidate: charge for charge in map(_charge_from, self._ledger.store.notes(CHARGE).values())
         }
+        self._attested = Attested(home.path / "data", self._ledger.height)
+        if self._attested.silent_until > self._ledger.height:
+            log(
+                f"the ledger was lost or set back: blocks up to {self._attested.silent_until} were attested by the one before"
+            )
         self._attestations = Attestations(self.chain_id, own, self._recall)
         self._attestations.accuse = self._charge
         self._attestations.know(self._ledger.validators_at(self._ledger.height + 1))
@@ -147,6 +153,7 @@ class CometEngine:
         self._sender.close()
         self._snapshots.wait()
         self._ledger.close()
+        self._attested.close()
 
     # --- the port ------------------------------------------------------------------------------------------------
 
@@ -263,11 +270,13 @@ class CometEngine:
         self._certified = max(self._certified, self.first_height - 1)  # a snapshot stands for what was before it
         last = min(self._ledger.height, self._certified + MAX_AHEAD)
         self._signed = max(self._signed, self._certified)
+        self._attested.note(last)
         while self._signed < last:
             height = self._signed + 1
             with self._ledger.lock:
                 validators, following = (self._ledger.validators_at(h) for h in (height, height + 1))
-            self._attestations.sign(self._fresh.get(height) or self.block(height), validators)
+            is_silent = height <= self._attested.silent_until
+            self._attestations.sign(self._fresh.get(height) or self.block(height), validators, is_silent=is_silent)
             self._attestations.know(following)
             self._signed = height
             self._asked_s = time.monotonic()
@@ -353,10 +362,20 @@ class CometEngine:
         self._answered_s[party] = now_s
         end = min(start + MAX_ANSWERED, self._ledger.height + 1)
         for height in range(max(start, self.first_height), end):
-            with self._ledger.lock:
-                validators = self._ledger.validators_at(height)
-            self._attestations.answer(self.block(height), validators)
+            self._answer_one(height)
         return ""
+
+    def _answer_one(self, height: int) -> None:
+        """The certificate if there is one: it has what is needed, even if those who signed it are away now."""
+        with self._ledger.lock:
+            certificate = self._ledger.store.certificate(height)
+        assert certificate is not None, "a committed block has one, be it without attestations"
+        if certificate.attestations:
+            return self._attestations.publish_certificate(certificate, retained=False)
+        found = self._recall(height)
+        if found is not None and height > self._attested.silent_until:
+            self._attestations.answer(*found)
+        return None
 
     def _is_node(self, party: str) -> bool:
         """Whether a party has an accounting node: one of genesis, or a candidate, of whom there are 128 at most."""
