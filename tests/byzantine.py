@@ -26,6 +26,7 @@ from pile_shared.errors import LinkError
 
 FOLDER = "TEST_BYZANTINE"  # the environment variable that says where the node's files are
 PROPOSED = "proposed.log"  # in that folder: a line for each proposal, with what was wrong with it
+EXTENDED = "vote extension"  # a line of the same file, once: others' votes are extended, so ours must be
 LIES = (
     "gap", "backwards", "bad signature", "garbage", "twice", "oversized", "expired", "replayed", "wrong role",
     "another's name", "whole mempool",
@@ -49,7 +50,7 @@ class Liar(Application):
         self._party = f"coordinator-{self._folder.name}"
         self._key = load_key(self._folder / "keys" / "coordinator.key")
         self._committed: list[bytes] = []
-        self._turn = 0
+        self._turn, self._is_extended = 0, False
         self._methods["extend_vote"] = lambda _: abci.ResponseExtendVote(vote_extension=self._garbage(100))
         threading.Thread(target=self._flood, daemon=True).start()
 
@@ -96,15 +97,21 @@ class Liar(Application):
         what = LIES[self._turn % len(LIES)]
         self._turn += 1
         txs = self._lie(what, honest, waiting, request.max_tx_bytes)
+        self._note(what)
+        return abci.ResponsePrepareProposal(txs=txs)
+
+    def _note(self, what: str) -> None:
         with (self._folder / PROPOSED).open("a") as log:
             log.write(what + "\n")
-        return abci.ResponsePrepareProposal(txs=txs)
 
     def _process_proposal(self, _: abci.RequestProcessProposal) -> abci.ResponseProcessProposal:
         answer = abci.ResponseProcessProposal
         return answer(status=self._dice.choice((answer.ACCEPT, answer.REJECT)))
 
     def _verify_vote_extension(self, _: abci.RequestVerifyVoteExtension) -> abci.ResponseVerifyVoteExtension:
+        if not self._is_extended:
+            self._is_extended = True
+            self._note(EXTENDED)
         answer = abci.ResponseVerifyVoteExtension
         return answer(status=self._dice.choice((answer.ACCEPT, answer.ACCEPT, answer.REJECT)))
 
