@@ -15,13 +15,15 @@ from byzantine import EXTENDED, FOLDER, LIES, PROPOSED
 from test_network import RULES, Load, broker, follow, punished, tables
 
 from pile_coordinator.chain.conduct import DOUBLE_ATTESTATION
+from pile_coordinator.chain.invariants import check_in_full
 from pile_coordinator.chain.transactions import Body, DoubleAttestation, SetCommission, decode_transaction
 from pile_coordinator.clock import Clock
 from pile_coordinator.engines.attesting import ATTESTATION, CERTIFICATE, MISSING, node_topic
 from pile_coordinator.engines.comet.network import Pace, Stake
+from pile_coordinator.engines.engine import Block
 from pile_coordinator.keys import load_key
 from pile_coordinator.mqtt import Connection
-from pile_coordinator.replay import audit, open_ledger
+from pile_coordinator.replay import Replay, open_ledger
 from pile_coordinator.wallet import Wallet
 from pile_edge.light import LightClient
 from pile_edge.ports.cpython_storage import Storage
@@ -169,7 +171,7 @@ def test_a_node_that_lies_in_every_way_changes_nothing_but_its_own_stake(tmp_pat
         loads = [Load(network), *(NodeLoad(network, node) for node in correct)]
         with loads[0], loads[1], loads[2], loads[3], Gossip(network, liar) as gossip:
             lies = network.folder / liar / PROPOSED
-            network.wait("every lie to be proposed", lambda: {*LIES, EXTENDED} <= set(told(lies)), 120)
+            network.wait("every lie", lambda: {*LIES, EXTENDED} <= set(told(lies)) and gossip.count > 300, 120)
             assert punished(network.folder / spare / "data" / "evidence.sqlite") == []
             forged = gossip.lie()
             offence = [(liar, DOUBLE_ATTESTATION, 500_000)]
@@ -180,7 +182,6 @@ def test_a_node_that_lies_in_every_way_changes_nothing_but_its_own_stake(tmp_pat
             assert network.status(liar).get("power", 0) == 0
             for load in loads:
                 load.wait_for(2)
-        assert gossip.count > 500
         assert {name: network.pids(name) for name in (*correct, spare)} == pids, "nobody else has stopped"
         network.wait_agreed(*correct, spare)
         network.close()
@@ -214,7 +215,10 @@ def told(log: Path) -> list[str]:
 
 
 def check(network: Network, names: tuple[str, ...], acknowledged: list[tuple[bytes, int]]) -> None:
-    """Equal blocks, of correct transactions only, that lead to the stored state by the law; nothing lost; all told once."""
+    """Equal blocks, of correct transactions only, that keep the law; nothing lost; all told once.
+
+    Blocks go on until the nodes stop, which they do not do at one moment: the last block may be on some only.
+    """
     headers, charges, evidence = {}, [], {}
     for name in names:
         store = open_ledger(network.folder / name / "data" / "ledger.sqlite", network.genesis)
@@ -227,15 +231,27 @@ def check(network: Network, names: tuple[str, ...], acknowledged: list[tuple[byt
         bodies = [decode_transaction(tx).body for block in blocks for tx in block.txs]
         charges = [body for body in bodies if isinstance(body, DoubleAttestation)]
         assert store.notes("charge/") == {}
-        evidence[name] = tables(network.folder / name / "data" / "evidence.sqlite")
+        evidence[name] = tables(network.folder / name / "data" / "evidence.sqlite")["punishment"]
         assert "stopped before" not in network.processes[name].text()
         if name == names[0]:
-            audit(store, network.genesis)
+            keeps_the_law(network, blocks)
         store.close()
-    assert all(found == headers[names[0]] for found in headers.values())
+    common = min(map(len, headers.values()))
+    assert max(map(len, headers.values())) - common <= 2
+    assert common > 40
+    assert len({found[common - 1] for found in headers.values()}) == 1
     assert all(found == evidence[names[0]] for found in evidence.values())
     assert 1 <= len(charges) <= len(names)
     assert len(acknowledged) == len(set(acknowledged)) > 20
+
+
+def keeps_the_law(network: Network, blocks: list[Block]) -> None:
+    replay = Replay(network.genesis)
+    for block in blocks:
+        if block.certificate.attestations:  # the last may have none yet
+            replay.apply(block)
+    check_in_full(replay.state)
+    assert len(blocks) - replay.height <= 2
 
 
 def readers(network: Network, liar: str, forged: Header, folder: Path) -> None:
