@@ -26,6 +26,7 @@ from pile_coordinator.chain.transactions import (
     Withdraw,
     sign_transaction,
 )
+from pile_coordinator.engines.comet.bundle import pack, unpack
 from pile_coordinator.engines.comet.network import Pace
 from pile_coordinator.engines.comet.rpc import Rpc
 from pile_coordinator.engines.comet.supervise import find_cometbft
@@ -65,7 +66,7 @@ def figures() -> Iterator[Figure]:
             network.wait_height(2)
             market = _Market(network)
             market.admit()
-            ours = load(network, [market.withdrawals(user) for user in range(USERS)])
+            ours = load(network, [market.withdrawals(user) for user in range(USERS)], bundled=True)
             batches = market.batches()
             proofs = load(network, [batches])
             per_proof = proofs.rate * PILES * PROOFS_EACH / len(batches)
@@ -81,7 +82,7 @@ def figures() -> Iterator[Figure]:
 # --- load ----------------------------------------------------------------------------------------------------------------
 
 
-def load(network: Network, senders: list[list[bytes]]) -> Run:
+def load(network: Network, senders: list[list[bytes]], *, bundled: bool = False) -> Run:
     """Hand over every sender's transactions in order, a sender at one node; return when blocks hold them all."""
     addresses = [network.home(name).rpc_address() for name in network.names]
     queues = [
@@ -90,7 +91,9 @@ def load(network: Network, senders: list[list[bytes]]) -> Run:
     sent_s: dict[bytes, float] = {}
     watch = _Watch(Rpc(addresses[0], timeout_s=60))
     began_s = time.monotonic()
-    hands = [threading.Thread(target=_hand_over, args=(*row, sent_s)) for row in zip(addresses, queues, strict=True)]
+    hands = [
+        threading.Thread(target=_hand_over, args=(*row, sent_s, bundled)) for row in zip(addresses, queues, strict=True)
+    ]
     for hand in hands:
         hand.start()
     while any(hand.is_alive() for hand in hands) or not watch.held_s.keys() >= sent_s.keys():
@@ -104,13 +107,15 @@ def load(network: Network, senders: list[list[bytes]]) -> Run:
     return Run(len(sent_s) / took_s, statistics.median(gaps or [took_s]), latencies[len(latencies) * 99 // 100])
 
 
-def _hand_over(address: str, txs: list[bytes], sent_s: dict[bytes, float]) -> None:
+def _hand_over(address: str, txs: list[bytes], sent_s: dict[bytes, float], bundled: bool) -> None:
     """One client of one node: as fast as the node takes them, whatever becomes of them."""
     rpc = Rpc(address, timeout_s=60)
     for start in range(0, len(txs), PER_CALL):
         part = txs[start : start + PER_CALL]
         now_s = time.monotonic()
-        answers = rpc.calls([("broadcast_tx_async", {"tx": base64.b64encode(tx).decode()}) for tx in part])
+        answers = rpc.calls(
+            [("broadcast_tx_async", {"tx": base64.b64encode(tx).decode()}) for tx in (pack(part) if bundled else part)]
+        )
         assert not any("error" in answer for answer in answers), answers
         sent_s.update(dict.fromkeys(part, now_s))
     rpc.close()
@@ -134,7 +139,7 @@ class _Watch:
         while self._height < latest:
             self._height += 1
             txs = self._rpc.call("block", height=str(self._height))["block"]["data"]["txs"]
-            self.held_s |= {base64.b64decode(tx): now_s for tx in txs}
+            self.held_s |= {tx: now_s for entry in txs for tx in unpack(base64.b64decode(entry))}
             if txs:
                 self.blocks_s.append(now_s)
 

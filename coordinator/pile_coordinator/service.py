@@ -59,6 +59,11 @@ MAX_AWAITED = 8192  # transactions whose senders are owed a result: twice what a
 FEW_TAKEN = 64  # fewer are handled at once: telling the other core of them would cost more than checking them
 ONLINE = 1  # a pile's status begins with it when the pile comes online
 STATUS_ITEMS = 6  # and then has so many, the last two of which are the validators it believes in and what it refuses
+COLLECT = (
+    50_000,
+    10,
+    10,
+)  # transactions are many small objects, hardly ever in cycles: a tenth of a block's time by default
 FULL_BLOCK_PROOFS = 2048  # a block is made early when this many proofs are ready
 
 _QUIET = {
@@ -101,6 +106,7 @@ class Coordinator:
         self._next_block_s = 0.0
         self._taken: list[tuple[str, bytes]] = []
         gc.freeze()  # what was loaded stays: the collector need not look at it again
+        gc.set_threshold(*COLLECT)
         self.connect()
 
     def _open_engine(self) -> Engine:

@@ -92,7 +92,7 @@ def apply_tx(state: State, env: Env, journal: Journal, data: bytes) -> TxResult:
         tx = decode_transaction(data)
         tx_id = tx.id
         sender = authenticate(state, env, tx)
-        state.put(replace(sender, sequence=tx.sequence))
+        state.put(sender.at(tx.sequence))
         details = _CARRY_OUT[type(tx.body)](state, env, journal, tx, tx.body) or ()
     except Rejection as rejection:
         state.roll_back(mark)

@@ -11,7 +11,8 @@ from typing import Any
 from pile_coordinator.chain.env import Misbehaviour
 from pile_coordinator.chain.rejections import CODES, Rejection
 from pile_coordinator.chain.stake import address_of
-from pile_coordinator.chain.transition import OK
+from pile_coordinator.chain.transition import OK, TxResult
+from pile_coordinator.engines.comet.bundle import unpack
 from pile_coordinator.engines.comet.ledger import CometLedger, Decided
 from pile_coordinator.engines.comet.messages import abci_pb2 as abci
 from pile_coordinator.engines.comet.messages import keys_pb2 as keys
@@ -35,6 +36,18 @@ def _who_signed(commit: abci.CommitInfo) -> tuple[bytes, ...] | None:
         return None
     absent = (validator.BLOCK_ID_FLAG_ABSENT, validator.BLOCK_ID_FLAG_UNKNOWN)
     return tuple(vote.validator.address for vote in commit.votes if vote.block_id_flag not in absent)
+
+
+def _codes(results: list[TxResult], counts: list[int]) -> list[abci.ExecTxResult]:
+    """What CometBFT keeps of the results: of a transaction its code, of a bundle nothing, as ours tell of each in it."""
+    left = iter(results)
+    entries = [[next(left) for _ in range(count)] for count in counts]
+    return [
+        abci.ExecTxResult(code=_CODE_NUMBERS[entry[0].code], log=entry[0].message)
+        if len(entry) == 1
+        else abci.ExecTxResult()
+        for entry in entries
+    ]
 
 
 class Application:
@@ -115,19 +128,20 @@ class Application:
         return abci.ResponseInitChain(app_hash=ledger.app_hash)
 
     def _finalize_block(self, request: abci.RequestFinalizeBlock) -> abci.ResponseFinalizeBlock:
+        entries = [unpack(entry) for entry in request.txs]
         decided = Decided(
             request.height,
             request.hash,
             request.time.ToMilliseconds(),
             request.proposer_address,
-            tuple(request.txs),
+            tuple(tx for entry in entries for tx in entry),
             signed=_who_signed(request.decided_last_commit),
             misbehaviour=tuple(Misbehaviour(one.validator.address, one.height) for one in request.misbehavior),
         )
         done = self._ledger.finalize(decided)
         if done.block is None:
             return abci.ResponseFinalizeBlock(app_hash=self._ledger.app_hash)
-        codes = [abci.ExecTxResult(code=_CODE_NUMBERS[r.code], log=r.message) for r in done.block.results]
+        codes = _codes(done.block.results, [len(entry) for entry in entries])
         updates = [
             abci.ValidatorUpdate(pub_key=keys.PublicKey(ed25519=key), power=power) for key, power in done.updates
         ]
@@ -147,10 +161,9 @@ class Application:
         ledger = self._ledger
         try:
             again = request.type == abci.RECHECK
-            tx = self._pool.check(ledger.state, ledger.env(ledger.time_ms), request.tx, again=again)
+            self._pool.enter(ledger.state, ledger.env(ledger.time_ms), request.tx, again=again)
         except (Rejection, WaitsError) as refusal:
             return abci.ResponseCheckTx(code=REFUSED, log=str(refusal), codespace=refusal.code)
-        self._pool.add(ledger.state, tx)
         return abci.ResponseCheckTx(gas_wanted=1)
 
     def _prepare_proposal(self, request: abci.RequestPrepareProposal) -> abci.ResponsePrepareProposal:
@@ -160,7 +173,7 @@ class Application:
 
     def _process_proposal(self, request: abci.RequestProcessProposal) -> abci.ResponseProcessProposal:
         turns = Turns(self._ledger.state, self._ledger.env(self._ledger.time_ms))
-        accepted = all(turns.take(tx) for tx in request.txs)
+        accepted = all(turns.take(unpack(entry)) for entry in request.txs)
         status = abci.ResponseProcessProposal.ACCEPT if accepted else abci.ResponseProcessProposal.REJECT
         return abci.ResponseProcessProposal(status=status)
 

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pile_coordinator.chain.founding import founding_from_json
 from pile_coordinator.chain.genesis import Genesis, genesis_from_json
 from pile_coordinator.chain.stake import address_of
+from pile_coordinator.engines.comet.bundle import MAX_ENTRY_BYTES
 from pile_coordinator.keys import make_key
 from pile_shared.certificate import MAX_VALIDATORS
 from pile_shared.errors import ConfigError
@@ -187,7 +188,7 @@ allow_duplicate_ip = {relaxed}
 [mempool]
 type = "flood"
 max_txs_bytes = {MAX_MEMPOOL_BYTES}
-max_tx_bytes = 65536  # a transaction of ours has 65,000
+max_tx_bytes = {MAX_ENTRY_BYTES}
 
 [statesync]
 {statesync or "enable = false"}
