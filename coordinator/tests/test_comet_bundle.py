@@ -1,5 +1,6 @@
 """Bundles: an envelope that changes what CometBFT carries, and nothing that a block of ours says."""
 
+import itertools
 import random
 
 import pytest
@@ -68,7 +69,7 @@ def test_long_transactions_are_packed_as_far_as_they_fit(lengths):
     entries = pack(txs)
     assert [tx for entry in entries for tx in unpack(entry)] == txs
     assert all(len(entry) <= MAX_ENTRY_BYTES for entry in entries)
-    for one, other in zip(entries, entries[1:], strict=False):
+    for one, other in itertools.pairwise(entries):
         first = unpack(other)[0]
         assert len(one) + len(first) > MAX_ENTRY_BYTES - 12  # no smaller number of entries would hold them
 

@@ -7,7 +7,7 @@ node before it can commit.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from pile_coordinator.chain import (
