@@ -1,10 +1,13 @@
-"""What an accounting node's supervisor does about a CometBFT that should end and does not: real processes, some of which hang."""
+"""What a supervisor does about a CometBFT that should end and does not, or makes no blocks: real processes that hang."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -45,9 +48,40 @@ def is_running(pid: int) -> bool:
 
 
 @pytest.fixture
-def supervisor(tmp_path, monkeypatch):
+def rpc():
+    """Where CometBFT's RPC would be; `height` is what it says, None for an answer that makes no sense."""
+
+    class Status(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            result = {} if server.height is None else {"sync_info": {"latest_block_height": str(server.height)}}
+            body = json.dumps({"jsonrpc": "2.0", "id": 0, "result": result}).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+            server.asked += 1
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Status)
+    server.height, server.asked = 0, 0
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def supervisor(tmp_path, monkeypatch, rpc):
     """Of an application that does nothing, and a node that hears no SIGTERM."""
-    monkeypatch.setattr(supervise, "_END_S", 0.5)
+    for name, seconds in (("_END_S", 0.5), ("_STOP_S", 0.5), ("_STAND_S", 2.0), ("_ASK_S", 0.02)):
+        monkeypatch.setattr(supervise, name, seconds)
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "config.toml").write_text(f'[rpc]\nladdr = "tcp://127.0.0.1:{rpc.server_port}"\n')
     node = tmp_path / "cometbft"
     node.write_text(STUBBORN)
     node.chmod(0o755)
@@ -78,7 +112,7 @@ def test_a_node_that_hangs_when_its_application_has_died_is_killed_and_started_a
     tend(supervisor, lambda: supervisor.node.pid not in {0, first})
     assert supervisor.said == [
         "application ended by signal 9; started again in 0.2 s",
-        "CometBFT did not end within 0.5 s; killed",
+        "CometBFT did not end in time; killed",
         "CometBFT ended by signal 9; started again in 0.2 s",
     ]
     again = supervisor.node.pid
@@ -100,6 +134,43 @@ def test_a_node_that_ends_by_itself_is_given_the_time(supervisor):
     tend(supervisor, lambda: time.monotonic() >= begin + 1)  # longer than the first was given
     assert supervisor.node.pid == second
     assert is_running(second)
+
+
+def test_a_node_that_makes_no_block_is_started_again(supervisor, rpc):
+    rpc.height = 7
+    tend(supervisor, supervisor.starts.exists)
+    first, begin = supervisor.node.pid, time.monotonic()
+    tend(supervisor, lambda: supervisor.node.pid not in {0, first})
+    assert time.monotonic() >= begin + 2.5  # two for a block, half a one to end
+    assert supervisor.said == [
+        "CometBFT has made no block for 2 s; started again, to dial the other nodes anew",
+        "CometBFT did not end in time; killed",
+        "CometBFT ended by signal 9; started again in 0.2 s",
+    ]
+    second = supervisor.node.pid
+    tend(supervisor, lambda: supervisor.node.pid not in {0, second})  # as often as it takes
+
+
+def test_a_node_that_makes_blocks_and_then_says_nothing_is_started_again(supervisor, rpc):
+    tend(supervisor, supervisor.starts.exists)
+    first, begin = supervisor.node.pid, time.monotonic()
+
+    def grown() -> bool:
+        rpc.height = int((time.monotonic() - begin) / 0.3)
+        return rpc.height >= 10
+
+    tend(supervisor, grown)
+    assert supervisor.said == []
+    rpc.height = None
+    tend(supervisor, lambda: supervisor.node.pid not in {0, first})
+
+
+def test_a_node_that_has_no_block_yet_is_left_alone(supervisor, rpc):
+    tend(supervisor, supervisor.starts.exists)
+    begin = time.monotonic()
+    tend(supervisor, lambda: time.monotonic() >= begin + 3)
+    assert rpc.asked > 10
+    assert supervisor.said == []
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process with its parent")
