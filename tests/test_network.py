@@ -166,27 +166,51 @@ def stands(network: Network) -> bool:
 DIE_ONCE = """
 import os, signal
 from pathlib import Path
-from typing import Self
-where = os.environ.get("TEST_DIE_AT")
+where, moment = os.environ.get("TEST_DIE_AT"), os.environ.get("TEST_DIE_WHEN")
 if where:
     from pile_coordinator.engines.comet.ledger import CometLedger
-    commit = CometLedger.commit
-    def dying(self):
+    from pile_coordinator.engines.comet.server import Server
+    commit, answer = CometLedger.commit, Server._answer
+    ledgers = []
+    finalize = CometLedger.finalize
+    def noting(self, decided):
+        ledgers[:] = [self]
+        return finalize(self, decided)
+    def die():
+        (ledger,) = ledgers
         flag = Path(where)
-        if self._finalized.block is not None and self.height >= 2 and not flag.exists():
+        if ledger._finalized is not None and ledger._finalized.block is not None and ledger.height >= 2 and not flag.exists():
             flag.touch()
             os.kill(os.getpid(), signal.SIGKILL)
+    def dying_commit(self):
+        die()
         return commit(self)
-    CometLedger.commit = dying
+    def dying_answer(self, peer):
+        more = answer(self, peer)
+        if ledgers:
+            die()
+        return more
+    CometLedger.finalize = noting
+    if moment == "asked to commit":
+        CometLedger.commit = dying_commit
+    else:
+        Server._answer = dying_answer
 """
 
 
-def test_a_node_killed_between_finalize_and_commit_comes_back_the_same(tmp_path, broker):
-    """In three of four nodes, at the same block, the application is killed when the block is decided and not yet written."""
+@pytest.mark.parametrize("moment", ["asked to commit", "finalized"])
+def test_a_node_killed_between_finalize_and_commit_comes_back_the_same(tmp_path, broker, moment):
+    """In three of four nodes, at the same block, the application is killed when the block is decided and not yet written.
+
+    Killed when it has just said what the block did, the last thing it says, CometBFT mostly hangs in its own Commit.
+    """
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(DIE_ONCE)
     path = f"{tmp_path / 'site'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
-    dying = {name: {"PYTHONPATH": path, "TEST_DIE_AT": str(tmp_path / f"{name}.died")} for name in NAMES[:3]}
+    dying = {
+        name: {"PYTHONPATH": path, "TEST_DIE_AT": str(tmp_path / f"{name}.died"), "TEST_DIE_WHEN": moment}
+        for name in NAMES[:3]
+    }
     with Network(tmp_path / "network", broker.port, environment=dying) as network:
         network.start()
         with Load(network) as load:

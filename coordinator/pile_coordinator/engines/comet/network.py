@@ -199,7 +199,7 @@ timeout_prevote = "{pace.vote_ms}ms"
 timeout_precommit = "{pace.vote_ms}ms"
 timeout_commit = "{pace.commit_ms}ms"
 create_empty_blocks = false
-create_empty_blocks_interval = "{pace.idle_ms}ms"  # deadlines pass while nobody sends anything
+create_empty_blocks_interval = "{pace.idle_ms}ms"  # deadlines pass meanwhile; below 5 min, or it is taken for stuck
 
 [tx_index]
 indexer = "null"  # the evidence database knows better
