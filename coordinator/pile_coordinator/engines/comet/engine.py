@@ -98,7 +98,8 @@ class CometEngine:
         self._signed = self._certified = self._certified_in_store()
         if self._certified >= self._ledger.store.first_height():
             self._keep_handover(self._ledger.store.block(self._certified))  # it may have been killed just before it did
-        self._asked_s = self._answered_s = 0.0
+        self._moved_s = time.monotonic()  # when a certificate came, or none was missing, or was asked for
+        self._answered_s = 0.0
         self._outbox: OrderedDict[bytes, tuple[Transaction, bytes, float]] = OrderedDict()
         self._sender = Sender(home.rpc_address())
         application = Application(self._ledger, self._pool, self._snapshots, self._on_commit, lambda: self._certified)
@@ -191,7 +192,8 @@ class CometEngine:
 
     def next_sequence(self, party: str) -> int:
         """The sequence a registered party's next transaction must have, those handed to the node included."""
-        due = self._ledger.state.get(Party, party).sequence + 1
+        with self._ledger.lock:
+            due = self._ledger.state.get(Party, party).sequence + 1
         return max([due, *(tx.sequence + 1 for tx, _, _ in self._outbox.values() if tx.sender == party)])
 
     def submit(self, tx: bytes, *, bounded: bool = True) -> Transaction:
@@ -236,12 +238,17 @@ class CometEngine:
         self._sign_all()
         told = self._tell_certified()
         now_s = time.monotonic()
-        if self._certified < self._ledger.height and now_s - self._asked_s >= ASK_AGAIN_S:
-            if self._asked_s:
-                self._attestations.ask(self._certified + 1)
-            self._asked_s = now_s
+        self._ask(now_s, moves=told is not None)
         self._send_again(now_s)
         return told
+
+    def _ask(self, now_s: float, *, moves: bool) -> None:
+        """Ask the other nodes for what is missing, if it does not come by itself: new blocks go on meanwhile."""
+        if moves or self._certified >= self._ledger.height:
+            self._moved_s = now_s
+        elif now_s - self._moved_s >= ASK_AGAIN_S:
+            self._attestations.ask(self._certified + 1)
+            self._moved_s = now_s
 
     def _sign_all(self) -> None:
         """Attest every block up to the last committed one, those of an earlier run first."""
@@ -255,7 +262,6 @@ class CometEngine:
             self._attestations.sign(self._fresh.get(height) or self.block(height), validators)
             self._attestations.know(following)
             self._signed = height
-            self._asked_s = time.monotonic()
 
     def _tell_certified(self) -> Block | None:
         told = None
@@ -264,7 +270,8 @@ class CometEngine:
             if attestations is None:
                 break
             height = self._certified + 1
-            fresh = self._fresh.pop(height, None) or self.block(height)
+            with self._ledger.lock:  # which is what the thread holds that adds to it
+                fresh = self._fresh.pop(height, None) or self._ledger.store.block(height)
             told = replace(fresh, certificate=Certificate(fresh.certificate.header_bytes, attestations))
             with self._ledger.lock:
                 self._ledger.store.certify(height, attestations)

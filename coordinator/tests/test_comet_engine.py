@@ -1,0 +1,165 @@
+"""The comet engine between CometBFT and the other nodes: blocks are decided here, signatures come and get lost."""
+
+import base64
+import json
+from types import SimpleNamespace
+
+import pytest
+from comet_app import CONSENSUS, NODES, App
+from world import NOW, genesis, key
+
+from pile_coordinator.chain.transactions import Deposit, sign_transaction
+from pile_coordinator.clock import Clock
+from pile_coordinator.engines.attesting import ASK_AGAIN_S, ATTESTATION, MISSING, node_topic
+from pile_coordinator.engines.comet import engine as engine_module
+from pile_coordinator.engines.comet.engine import CometEngine
+from pile_coordinator.engines.comet.home import Home
+from pile_coordinator.engines.engine import CachingVerifier
+from pile_shared.codec import decode
+from pile_shared.platform import es256_verify
+
+
+def write_home(folder, keys) -> Home:
+    """A CometBFT folder as far as we read it; nothing listens at its RPC."""
+    config = folder / "node" / "config"
+    config.mkdir(parents=True, exist_ok=True)
+    (config / "config.toml").write_text('proxy_app = "tcp://127.0.0.1:0"\n[rpc]\nladdr = "tcp://127.0.0.1:9"\n')
+    rows = [{"name": party, "pub_key": {"value": base64.b64encode(k).decode()}} for party, k in keys.items()]
+    (config / "genesis.json").write_text(json.dumps({"validators": rows}))
+    return Home(folder / "node")
+
+
+class Node(App):
+    """An engine whose CometBFT is the test; what it tells the other nodes is kept."""
+
+    def __init__(self, folder, party: str, chain=None, keys=CONSENSUS) -> None:
+        self.genesis, self.keys = chain or genesis(), keys
+        self.sent: list[tuple[str, str, bytes]] = []
+        self.told = []
+        self.engine = CometEngine(
+            folder / party,
+            self.genesis,
+            write_home(folder / party, keys),
+            (party, key(party + "/attest")),
+            verify=CachingVerifier(es256_verify),
+            clock=Clock(),
+            log=print,
+            snapshot_interval=0,
+        )
+        self.ledger = self.engine._ledger
+        self.application = SimpleNamespace(handle=self.engine._server._handle)
+        self.engine.on_block(self.told.append)
+        self.engine.connect(self._publish, lambda: None)
+
+    def _publish(self, topic: str, payload: bytes, _retained: bool) -> None:
+        self.sent.append((topic, topic.rpartition("/")[2], payload))
+
+    def asked_for(self) -> list[int]:
+        return [decode(payload, 16) for _, kind, payload in self.sent if kind == MISSING]
+
+    def close(self) -> None:
+        self.engine.close()
+
+
+def deposit(sequence: int) -> bytes:
+    body = Deposit("operator", 5, f"n{sequence}")
+    return sign_transaction(key("grid"), genesis().chain_id, "grid", sequence, 1000, body)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """What the engine measures its patience with."""
+    held = SimpleNamespace(now_s=1000.0)
+    monkeypatch.setattr(engine_module, "time", SimpleNamespace(monotonic=lambda: held.now_s))
+    return held
+
+
+@pytest.fixture
+def nodes(tmp_path, clock):
+    opened = [Node(tmp_path, party) for party in NODES]
+    for node in opened:
+        node.init_chain()
+    yield opened
+    for node in opened:
+        node.close()
+
+
+def decide(nodes: list[Node], height: int) -> None:
+    for node in nodes:
+        node.decide(height, NOW + height, [deposit(height)])
+        node.engine.advance(0)
+
+
+def deliver(nodes: list[Node], *, lost: bool = False) -> None:
+    """Everybody hears what everybody said, unless it is lost."""
+    said = [message for node in nodes for message in node.sent]
+    for node in nodes:
+        node.sent.clear()
+        for topic, _, payload in said:
+            if not lost:
+                node.engine.handle(topic, payload)
+        node.engine.advance(0)
+
+
+def test_a_block_is_told_when_it_is_certified(nodes):
+    decide(nodes, 1)
+    assert [node.engine.height for node in nodes] == [0, 0, 0]
+    deliver(nodes)
+    assert [node.engine.height for node in nodes] == [1, 1, 1]
+    (block,) = nodes[0].told
+    block.certificate.verify(nodes[0].genesis.chain_id, list(nodes[0].genesis.validators))
+
+
+def test_a_lost_signature_is_asked_for_while_blocks_go_on(nodes, clock):
+    """Under load there is always a newer block whose signatures have just been sent."""
+    decide(nodes, 1)
+    deliver(nodes, lost=True)
+    for height in range(2, 6):
+        decide(nodes, height)
+        deliver(nodes)
+        clock.now_s += ASK_AGAIN_S / 2
+    for _ in range(2):  # the question, and what it brings
+        for node in nodes:
+            node.engine.advance(0)
+        deliver(nodes)
+    assert [node.engine.height for node in nodes] == [5, 5, 5]
+    assert [block.header.height for block in nodes[0].told] == [1, 2, 3, 4, 5]
+
+
+def test_nothing_is_asked_for_while_nothing_is_missing(nodes, clock):
+    for height in range(1, 6):
+        decide(nodes, height)
+        assert all(node.asked_for() == [] for node in nodes)
+        deliver(nodes)
+        for _ in range(3):  # an idle while
+            clock.now_s += ASK_AGAIN_S
+            for node in nodes:
+                node.engine.advance(0)
+    assert all(node.asked_for() == [] for node in nodes)
+
+
+def test_what_was_committed_is_taken_by_who_has_its_turn(nodes):
+    """CometBFT's thread drops the oldest of what is kept for a slow one; both at once would stop the node."""
+
+    class Kept(dict):
+        def pop(self, *args):
+            assert node.ledger.lock._is_owned()
+            return super().pop(*args)
+
+    node = nodes[0]
+    node.engine._fresh = Kept()
+    decide(nodes, 1)
+    deliver(nodes)
+    assert node.engine.height == 1
+
+
+def test_questions_of_other_nodes_cost_a_bounded_answer(nodes, clock):
+    node, chain_id = nodes[0], nodes[0].genesis.chain_id
+    topic = node_topic(chain_id, "operator", MISSING)
+    decide(nodes, 1)
+    deliver(nodes)
+    for payload in (b"", b"\x00", b"\x80", b"\x1b" + b"\xff" * 8):
+        assert node.engine.handle(topic, payload) != ""
+    assert node.engine.handle(topic, b"\x01") == ""
+    assert node.engine.handle(topic, b"\x01") == ""  # too soon: not answered
+    assert [kind for _, kind, _ in node.sent].count(ATTESTATION) == 1
