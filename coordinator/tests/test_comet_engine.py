@@ -5,16 +5,18 @@ import json
 from types import SimpleNamespace
 
 import pytest
-from comet_app import CONSENSUS, NODES, App
-from world import NOW, genesis, key
+from comet_app import CANDIDATE_KEYS, CANDIDATES, CONSENSUS, NODES, App, votes
+from world import HOUR, NOW, genesis, key, stake_json
 
+from pile_coordinator.chain.stake import address_of
 from pile_coordinator.chain.transactions import Deposit, sign_transaction
 from pile_coordinator.clock import Clock
 from pile_coordinator.engines.attesting import ASK_AGAIN_S, ATTESTATION, MISSING, node_topic
 from pile_coordinator.engines.comet import engine as engine_module
 from pile_coordinator.engines.comet.engine import CometEngine
 from pile_coordinator.engines.comet.home import Home
-from pile_coordinator.engines.engine import CachingVerifier
+from pile_coordinator.engines.comet.messages import abci_pb2 as abci
+from pile_coordinator.engines.engine import CachingVerifier, StoreError
 from pile_shared.codec import decode
 from pile_shared.platform import es256_verify
 
@@ -163,3 +165,37 @@ def test_questions_of_other_nodes_cost_a_bounded_answer(nodes, clock):
     assert node.engine.handle(topic, b"\x01") == ""
     assert node.engine.handle(topic, b"\x01") == ""  # too soon: not answered
     assert [kind for _, kind, _ in node.sent].count(ATTESTATION) == 1
+
+
+@pytest.fixture
+def forgetful(tmp_path, clock):
+    """A node of a chain on which nothing can be punished after ten blocks and a second: the first set is forgotten soon."""
+    bonds = {node: (20 if node != "node-5" else 10) * 1_000_000 for node in CANDIDATES}
+    rules = stake_json(bonds, evidence_age_blocks=10, evidence_age_ms=1000, downtime_window_blocks=1000)
+    chain = genesis(stake=rules, more=[(node, "operator") for node in CANDIDATES], epoch_ms=HOUR)
+    node = Node(tmp_path, "node-1", chain, {name: CANDIDATE_KEYS[name] for name in CANDIDATES[:4]})
+    node.init_chain()
+    guilty = abci.Misbehavior(
+        type=abci.DUPLICATE_VOTE,
+        validator=abci.Validator(address=address_of(CANDIDATE_KEYS["node-2"]), power=20),
+        height=2,
+    )
+    for height in range(1, 31):
+        shown = {"misbehavior": [guilty]} if height == 3 else {}
+        commit = votes(*CANDIDATES[:4]) if height > 1 else votes()
+        node.decide(height, NOW + height * HOUR, [], proposer="node-1", decided_last_commit=commit, **shown)
+    with pytest.raises(KeyError):
+        node.ledger.validators_at(1)
+    yield node
+    node.close()
+
+
+def test_a_question_for_blocks_whose_nodes_are_forgotten_stops_nobody(forgetful):
+    topic = node_topic(forgetful.genesis.chain_id, "node-3", MISSING)
+    assert forgetful.engine.handle(topic, b"\x01") == ""
+    assert forgetful.sent == []
+
+
+def test_a_node_that_fell_too_far_behind_says_what_to_do(forgetful):
+    with pytest.raises(StoreError, match="network join"):
+        forgetful.engine.advance(0)

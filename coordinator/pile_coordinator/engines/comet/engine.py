@@ -37,7 +37,7 @@ from pile_coordinator.engines.comet.pool import Pool, WaitsError
 from pile_coordinator.engines.comet.rpc import Sender
 from pile_coordinator.engines.comet.server import Server
 from pile_coordinator.engines.comet.snapshots import Snapshots
-from pile_coordinator.engines.engine import Block, BusyError, CachingVerifier, Publish, handover_after
+from pile_coordinator.engines.engine import Block, BusyError, CachingVerifier, Publish, StoreError, handover_after
 from pile_shared import cose
 from pile_shared.certificate import MAX_POWER, Certificate
 from pile_shared.codec import decode
@@ -257,8 +257,15 @@ class CometEngine:
         self._signed = max(self._signed, self._certified)
         while self._signed < last:
             height = self._signed + 1
-            with self._ledger.lock:
-                validators, following = (self._ledger.validators_at(h) for h in (height, height + 1))
+            try:
+                with self._ledger.lock:
+                    validators, following = (self._ledger.validators_at(h) for h in (height, height + 1))
+            except KeyError as error:
+                raise StoreError(
+                    f"block {height} has no certificate here, and it is so old that the chain has forgotten who attested"
+                    " it: this node fell too far behind. Delete data, and node/data except priv_validator_state.json,"
+                    " and begin with a snapshot: pilechain network join"
+                ) from error
             self._attestations.sign(self._fresh.get(height) or self.block(height), validators)
             self._attestations.know(following)
             self._signed = height
@@ -338,7 +345,10 @@ class CometEngine:
         self._answered_s = now_s
         end = min(start + MAX_ANSWERED, self._ledger.height + 1)
         for height in range(max(start, self.first_height), end):
-            with self._ledger.lock:
-                validators = self._ledger.validators_at(height)
+            try:
+                with self._ledger.lock:
+                    validators = self._ledger.validators_at(height)
+            except KeyError:
+                break  # so old that its set is forgotten
             self._attestations.answer(self.block(height), validators)
         return ""
