@@ -33,6 +33,7 @@ from pile_coordinator.evidence.queries import last_receipt
 from pile_coordinator.ingest import FORK, READY, REPLAYED, WAITING, ProofDesk
 from pile_coordinator.keys import load_key
 from pile_coordinator.mqtt import Connection
+from pile_coordinator.only_one import OnlyOne
 from pile_coordinator.stake_view import node_event
 from pile_coordinator.stops import KEPT, KNOWN, PASSED_BY, KeptStops
 from pile_coordinator.troubles import Troubles
@@ -81,6 +82,7 @@ class Coordinator:
         self.signer = load_key(config.key) if config.key is not None else None
         self._check_party()
         config.data.mkdir(parents=True, exist_ok=True)
+        self._only_one = OnlyOne(config.data / "coordinator.lock")
         self._verifier = SecondCoreVerifier()
         self.engine = self._open_engine()
         self.evidence = Exporter(config.data / "evidence.sqlite")
@@ -198,6 +200,7 @@ class Coordinator:
         self.engine.close()
         self.evidence.close()
         self.stops.close()
+        self._only_one.close()
 
     # --- messages ------------------------------------------------------------------------------------------------
 

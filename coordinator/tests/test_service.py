@@ -16,14 +16,16 @@ from pile_coordinator.chain.transactions import (
     PlaceBid,
     sign_transaction,
 )
+from pile_coordinator.config import load_config
 from pile_coordinator.keys import load_key
+from pile_coordinator.service import Coordinator
 from pile_coordinator.wallet import Wallet, WalletError
 from pile_hil.broker import Mosquitto, find_mosquitto
 from pile_hil.requirements import require
 from pile_shared import cose, topics
 from pile_shared.certificate import decode_inclusion
 from pile_shared.codec import decode, encode
-from pile_shared.errors import LinkError
+from pile_shared.errors import ConfigError, LinkError
 from pile_shared.platform import sha256
 from pile_shared.proof import HEARTBEAT, NO_PREVIOUS, Proof, proof_hash
 from pile_shared.reading import Reading
@@ -37,6 +39,11 @@ def served(tmp_path):
         served = Served(tmp_path / "site", broker.port)
         yield served
         served.close()
+
+
+def test_a_second_coordinator_on_the_same_folder_is_turned_away(served):
+    with pytest.raises(ConfigError, match="in use by process"):
+        Coordinator(load_config(served.site.write_coordinator()))
 
 
 def heartbeats(chain_id: str, count: int, now_ms: int) -> list[bytes]:
