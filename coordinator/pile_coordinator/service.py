@@ -27,7 +27,13 @@ from pile_coordinator.engines.comet.engine import CometEngine
 from pile_coordinator.engines.comet.home import Home
 from pile_coordinator.engines.engine import Block, BusyError, Engine
 from pile_coordinator.engines.solo import SoloEngine
-from pile_coordinator.engines.verifier import Claim, SecondCoreVerifier, claim_of_proof, claim_of_transaction
+from pile_coordinator.engines.verifier import (
+    BATCH_CLAIMS,
+    Claim,
+    SecondCoreVerifier,
+    claim_of_proof,
+    claim_of_transaction,
+)
 from pile_coordinator.evidence.exporter import Exporter
 from pile_coordinator.evidence.queries import last_receipt
 from pile_coordinator.ingest import FORK, READY, REPLAYED, WAITING, ProofDesk
@@ -167,11 +173,17 @@ class Coordinator:
         if len(self._taken) < FEW_TAKEN:  # no crowd: at once, and their signatures here
             before, self._taken = [*before, *self._taken], []
         else:
-            self._verifier.tell_ahead(self._claims(self._taken))
+            self._tell_ahead(self._taken)
         for message in before:
             self.handle(*message)
             self._make_block_if_due()  # between messages too: a quote on a large zone takes tens of milliseconds
         self._make_block_if_due()
+
+    def _tell_ahead(self, messages: list[tuple[str, bytes]]) -> None:
+        """Have signatures checked on the other core, a few at a time: whoever makes blocks waits for its turn meanwhile."""
+        for start in range(0, len(messages), BATCH_CLAIMS):
+            with self.engine.turn():
+                self._verifier.tell_ahead(self._claims(messages[start : start + BATCH_CLAIMS]))
 
     def _claims(self, messages: list[tuple[str, bytes]]) -> list[Claim]:
         """The signatures that are about to be asked for."""
@@ -196,8 +208,8 @@ class Coordinator:
     def close(self) -> None:
         """Close network and files."""
         self.connection.close()
+        self.engine.close()  # before the verifier: CometBFT's thread may be waiting for an answer of it
         self._verifier.close()
-        self.engine.close()
         self.evidence.close()
         self.stops.close()
         self._only_one.close()

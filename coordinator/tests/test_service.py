@@ -2,6 +2,7 @@
 
 import re
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -44,6 +45,26 @@ def served(tmp_path):
 def test_a_second_coordinator_on_the_same_folder_is_turned_away(served):
     with pytest.raises(ConfigError, match="in use by process"):
         Coordinator(load_config(served.site.write_coordinator()))
+
+
+def test_the_other_core_is_told_only_while_nobody_makes_a_block(served, monkeypatch):
+    """CometBFT's thread asks the same verifier about the same claims."""
+    served.admit()
+    coordinator, held, told = served.coordinator, [], []
+
+    @contextmanager
+    def turn():
+        held.append(True)
+        yield
+        held.pop()
+
+    monkeypatch.setattr(coordinator.engine, "turn", turn)
+    monkeypatch.setattr(coordinator._verifier, "tell_ahead", lambda claims: told.append((len(claims), len(held))))
+    proofs = heartbeats(served.chain_id, 300, served.site.clock.now_ms())
+    coordinator._tell_ahead([(topics.pile_topic(served.chain_id, "pile-1", "proof"), proof) for proof in proofs])
+    assert sum(count for count, _ in told) == 300
+    assert all(depth for _, depth in told)
+    assert len(told) > 1  # a block may come between
 
 
 def heartbeats(chain_id: str, count: int, now_ms: int) -> list[bytes]:
