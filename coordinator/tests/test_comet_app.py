@@ -1,5 +1,6 @@
 """The application as CometBFT uses it: nothing before Commit, everything twice, and the same blocks as the solo engine."""
 
+import json
 import os
 import sqlite3
 import subprocess
@@ -438,6 +439,16 @@ def test_two_snapshots_are_kept(tmp_path):
         app.decide(height, NOW + height * 10, [deposit(height, height - 1)])
         app.snapshots.wait()
     assert [s.height for s in app.ask("list_snapshots").snapshots] == [8, 10]
+    assert json.loads(app.ask("query", path="status").value)["snapshot"] == 10
+    app.close()
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_a_state_that_is_too_large_for_a_snapshot_is_said_and_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr("pile_coordinator.engines.comet.snapshots.MAX_CHUNKS", 3)
+    app = filled(tmp_path)
+    assert any("more than 3 chunks" in line for line in app.logged)
+    assert list((tmp_path / "snapshots").iterdir()) == []
     app.close()
 
 

@@ -183,6 +183,7 @@ class Application:
             "comet_height": ledger.comet_height,
             "app_hash": ledger.app_hash.hex(),
             "time_ms": ledger.time_ms,
+            "snapshot": self._snapshots.newest(),
         }
         return abci.ResponseQuery(value=json.dumps(facts).encode(), height=ledger.comet_height)
 
