@@ -206,6 +206,26 @@ def test_what_the_application_raises_ends_the_server_without_an_answer(serving):
     other.close()
 
 
+def test_stopping_twice_is_no_more_than_stopping_once(serving):
+    serving.close()
+    serving.server.stop()
+
+
+def test_a_unix_socket_is_ours_alone_and_gone_afterwards(tmp_path):
+    path = tmp_path / "app.sock"
+    left = socket.socket(socket.AF_UNIX)
+    left.bind(str(path))  # of a run that was killed
+    left.close()
+    served = Serving(f"unix://{path}")
+    assert path.stat().st_mode & 0o777 == 0o600
+    served.close()
+    assert not path.exists()
+    path.write_text("a file that somebody named by mistake")
+    with pytest.raises(ConfigError, match="cannot listen"):
+        Server(f"unix://{path}", lambda _: abci.Response(), print)
+    assert path.read_text() != ""
+
+
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:x", "http://127.0.0.1:1", "unix:///nowhere/at/all", "26658"])
 def test_an_address_that_is_none_is_named(address):
     with pytest.raises(ConfigError, match=address.partition("://")[2] or address):

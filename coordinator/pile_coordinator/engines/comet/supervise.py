@@ -21,7 +21,7 @@ from pile_shared.errors import ConfigError
 VERSION = "0.39.4"
 SERIES = ("0.38", "0.39")  # both speak ABCI 2.0 over a socket; others do not, or were retracted
 _STOP_S = 15  # CometBFT closes its databases, the application ends the block in hand
-_RESTART_S = (0.2, 1.0, 5.0, 15.0)  # waits before the first, second, ... start after an end; a good run begins anew
+RESTART_S = (0.2, 1.0, 5.0, 15.0)  # waits before the first, second, ... start after an end; a good run begins anew
 _GOOD_RUN_S = 60.0
 _POLL_S = 0.05
 
@@ -52,9 +52,10 @@ def check_version(program: str) -> None:
 class Child:
     """One of the two processes: running, or waiting to be started again."""
 
-    def __init__(self, name: str, command: list[str], log: Callable[[str], None]) -> None:
-        """Remember how to start it."""
+    def __init__(self, name: str, command: list[str], log: Callable[[str], None], folder: Path | None = None) -> None:
+        """Remember how to start it, and in which folder (default: ours)."""
         self.name = name
+        self._folder = folder
         self._command = command
         self._log = log
         self._process: subprocess.Popen[bytes] | None = None
@@ -65,7 +66,9 @@ class Child:
         """Start it, in a process group of its own: Ctrl-C is the supervisor's to handle."""
         self._started_s = time.monotonic()
         try:
-            self._process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, start_new_session=True)  # noqa: S603 - ours
+            self._process = subprocess.Popen(  # noqa: S603 - ours
+                self._command, stdin=subprocess.DEVNULL, start_new_session=True, cwd=self._folder
+            )
         except OSError as error:  # the program is just being replaced, or this machine has no memory left
             self._failed(f"could not be started: {error}")
 
@@ -85,7 +88,7 @@ class Child:
         """Say so, and note when to start it again."""
         now_s = time.monotonic()
         self._failures = 0 if now_s - self._started_s >= _GOOD_RUN_S else self._failures
-        wait_s = _RESTART_S[min(self._failures, len(_RESTART_S) - 1)]
+        wait_s = RESTART_S[min(self._failures, len(RESTART_S) - 1)]
         self._failures += 1
         self._log(f"{self.name} {how}; started again in {wait_s:g} s")
         self._process, self._start_at_s = None, now_s + wait_s
@@ -113,13 +116,14 @@ class Supervisor:
 
     def __init__(self, config: Path, home: Home, log: Callable[[str], None], program: str | None = None) -> None:
         """Supervise the node of a coordinator's configuration file, with `program` as CometBFT (default: found)."""
-        program = program or find_cometbft()
+        program = str(Path(program or find_cometbft()).absolute())
         check_version(program)
         words = [sys.executable, "-m", "pile_coordinator.cli", "run", "--config", str(config), "--engine", "comet"]
         self._home = home
         self._log = log
         self.app = Child("application", [*words, "--without-node", "--parent", str(os.getpid())], log)
-        self.node = Child("CometBFT", [program, "start", "--home", str(home.path)], log)
+        folder = home.path.resolve()  # to which a relative path in its configuration belongs
+        self.node = Child("CometBFT", [program, "start", "--home", str(folder)], log, folder)
         self._is_stopping = False
 
     def run(self) -> None:
