@@ -127,6 +127,12 @@ def test_idle_blocks_are_none_of_ours_and_keep_the_app_hash(app, tmp_path):
     app.close()
 
 
+def test_time_does_not_go_back(app):
+    app.decide(1, NOW + 5, [deposit(1, 1)])
+    app.decide(2, NOW + 3, [deposit(2, 2)])
+    assert [block.header.time_ms for block in app.blocks] == [NOW + 5, NOW + 5]
+
+
 def test_questions_and_votes_are_answered(app):
     assert app.ask("echo", message="x").message == "x"
     assert b'"height": 0' in app.ask("query", path="status").value

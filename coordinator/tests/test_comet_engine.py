@@ -8,6 +8,7 @@ import pytest
 from comet_app import CANDIDATE_KEYS, CANDIDATES, CONSENSUS, NODES, App, votes
 from world import HOUR, NOW, genesis, key, stake_json
 
+from pile_coordinator.chain.rejections import Rejection
 from pile_coordinator.chain.stake import address_of
 from pile_coordinator.chain.transactions import Deposit, sign_transaction
 from pile_coordinator.clock import Clock
@@ -16,7 +17,8 @@ from pile_coordinator.engines.comet import engine as engine_module
 from pile_coordinator.engines.comet.engine import CometEngine
 from pile_coordinator.engines.comet.home import Home
 from pile_coordinator.engines.comet.messages import abci_pb2 as abci
-from pile_coordinator.engines.engine import CachingVerifier, StoreError
+from pile_coordinator.engines.comet.pool import MAX_AHEAD
+from pile_coordinator.engines.engine import BusyError, CachingVerifier, StoreError
 from pile_shared.codec import decode
 from pile_shared.platform import es256_verify
 
@@ -165,6 +167,22 @@ def test_questions_of_other_nodes_cost_a_bounded_answer(nodes, clock):
     assert node.engine.handle(topic, b"\x01") == ""
     assert node.engine.handle(topic, b"\x01") == ""  # too soon: not answered
     assert [kind for _, kind, _ in node.sent].count(ATTESTATION) == 1
+
+
+def test_a_chain_that_stands_makes_its_coordinator_wait_and_does_not_stop_it(nodes):
+    """A coordinator hands over a batch each second, and a network may lack its majority for hours."""
+    node = nodes[0]
+    for sequence in range(1, MAX_AHEAD + 1):
+        assert node.engine.next_sequence("grid") == sequence
+        node.engine.submit(deposit(sequence), bounded=False)
+    for _ in range(3):
+        with pytest.raises(BusyError, match="after the next block"):
+            node.engine.submit(deposit(MAX_AHEAD + 1), bounded=False)
+    with pytest.raises(Rejection, match="sequence"):
+        node.engine.submit(deposit(MAX_AHEAD + 2))
+    decide(nodes, 1)
+    deliver(nodes)
+    node.engine.submit(deposit(MAX_AHEAD + 1), bounded=False)
 
 
 @pytest.fixture

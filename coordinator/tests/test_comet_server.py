@@ -13,7 +13,7 @@ from world import bounded
 
 from pile_coordinator.engines.comet.framing import Deframer, FramingError, frame
 from pile_coordinator.engines.comet.messages import abci_pb2 as abci
-from pile_coordinator.engines.comet.server import MAX_CONNECTIONS, Server
+from pile_coordinator.engines.comet.server import MAX_CONNECTIONS, MAX_TURN, Server
 from pile_shared.errors import ConfigError
 
 MESSAGES = [b"", b"\x01", bytes(127), bytes(128), bytes(16_384), b"last"]
@@ -66,6 +66,7 @@ class Serving:
         self.asked: list[str] = []
         self.logged: list[str] = []
         self.error: Exception | None = None
+        self.gate = threading.Event()  # what "hold" waits for
         self.server = Server(address, self.handle, self.logged.append)
         self.address = self.server.address
         self.thread = threading.Thread(target=self.run)
@@ -75,6 +76,8 @@ class Serving:
         if request.WhichOneof("value") == "flush":
             return abci.Response(flush=abci.ResponseFlush())
         self.asked.append(request.echo.message)
+        if request.echo.message == "hold":
+            assert self.gate.wait(10)
         if request.echo.message == "raise":
             raise OSError("the disk is full")
         return abci.Response(echo=abci.ResponseEcho(message=request.echo.message))
@@ -181,6 +184,20 @@ def test_a_request_that_nobody_reads_the_answer_of_holds_up_nobody(serving):
     other.sendall(echo("me"))
     assert answers(other, 1) == ["me"]
     stuck.close()
+    other.close()
+
+
+def test_who_asks_much_holds_up_nobody(serving):
+    """A flood of transactions to check must not delay a block."""
+    flood, other = serving.connect(), serving.connect()
+    other.sendall(echo("in"))
+    assert answers(other, 1) == ["in"]
+    flood.sendall(echo("hold") + echo("x") * 1000)
+    other.sendall(echo("me"))
+    serving.gate.set()
+    assert answers(flood, 1001)[0] == "hold"
+    assert serving.asked.index("me") < 4 * MAX_TURN
+    flood.close()
     other.close()
 
 

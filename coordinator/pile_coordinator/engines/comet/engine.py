@@ -18,7 +18,7 @@ from pile_coordinator.chain.genesis import Genesis
 from pile_coordinator.chain.records import Party
 from pile_coordinator.chain.rejections import Rejection
 from pile_coordinator.chain.state import State
-from pile_coordinator.chain.transactions import Transaction
+from pile_coordinator.chain.transactions import Transaction, decode_transaction
 from pile_coordinator.clock import Clock
 from pile_coordinator.engines.attesting import (
     ASK_AGAIN_S,
@@ -207,12 +207,23 @@ class CometEngine:
                 checked = self._pool.check(self._ledger.state, self._ledger.env(self._ledger.time_ms), tx)
             except WaitsError as error:
                 raise BusyError(f"{error}; send again after the next block") from error
+            except Rejection as refusal:
+                if self._is_in_turn(tx, refusal):
+                    raise BusyError("as many of this party wait as may; send again after the next block") from refusal
+                raise
             if bounded and len(self._outbox) >= MAX_OUTBOX:
                 raise BusyError("too many transactions wait for the next block; send again in a moment")
             self._pool.add(self._ledger.state, checked)  # now, so that nothing else takes its place on the way
         self._outbox[checked.id] = (checked, tx, time.monotonic())
         self._sender.send(tx)
         return checked
+
+    def _is_in_turn(self, tx: bytes, refusal: Rejection) -> bool:
+        """Whether nothing is wrong with a transaction but that no more of its sender's have room: the chain may stand."""
+        if refusal.code != "sequence_gap":
+            return False
+        asked = decode_transaction(tx)
+        return asked.sequence == self.next_sequence(asked.sender)
 
     def handover_from(self, set_hash: bytes) -> bytes | None:
         """The message by which a reader of this validator set follows to the next; None if it is the newest."""
