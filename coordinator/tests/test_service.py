@@ -10,6 +10,7 @@ import pytest
 from served import PILE, Served
 from world import HOUR
 
+from pile_coordinator import mqtt
 from pile_coordinator.chain.rejections import Rejection
 from pile_coordinator.chain.transactions import (
     AT_MARKET,
@@ -21,7 +22,7 @@ from pile_coordinator.config import load_config
 from pile_coordinator.keys import load_key
 from pile_coordinator.service import Coordinator
 from pile_coordinator.wallet import Wallet, WalletError
-from pile_hil.broker import Mosquitto, find_mosquitto
+from pile_hil.broker import Mosquitto, find_mosquitto, free_port
 from pile_hil.requirements import require
 from pile_shared import cose, topics
 from pile_shared.certificate import decode_inclusion
@@ -65,6 +66,15 @@ def test_the_other_core_is_told_only_while_nobody_makes_a_block(served, monkeypa
     assert sum(count for count, _ in told) == 300
     assert all(depth for _, depth in told)
     assert len(told) > 1  # a block may come between
+
+
+def test_what_a_broker_does_not_take_is_bounded(monkeypatch):
+    monkeypatch.setattr(mqtt, "MAX_UNSENT", 100)
+    connection = mqtt.Connection(mqtt.Broker("127.0.0.1", free_port()), "bounded", [])
+    for number in range(150):
+        connection.publish("topic", b"%d" % number)
+    assert len(connection._client._out_messages) == 100
+    connection.close()
 
 
 def heartbeats(chain_id: str, count: int, now_ms: int) -> list[bytes]:
