@@ -163,27 +163,36 @@ def stands(network: Network, *names: str) -> bool:
 DIE_ONCE = """
 import os, signal
 from pathlib import Path
-from typing import Self
-where = os.environ.get("TEST_DIE_AT")
+where, when = os.environ.get("TEST_DIE_AT"), os.environ.get("TEST_DIE_WHEN")
 if where:
     from pile_coordinator.engines.comet.ledger import CometLedger
     commit = CometLedger.commit
+    def die():
+        Path(where).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
     def dying(self):
-        flag = Path(where)
-        if self._finalized.block is not None and self.height >= 2 and not flag.exists():
-            flag.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return commit(self)
+        is_due = self._finalized.block is not None and self.height >= 2 and not Path(where).exists()
+        if is_due and when == "before":
+            die()
+        block = commit(self)
+        if is_due:
+            die()
+        return block
     CometLedger.commit = dying
 """
 
 
-def test_a_node_killed_between_finalize_and_commit_comes_back_the_same(tmp_path, broker):
-    """In three of four nodes, at the same block, the application is killed when the block is decided and not yet written."""
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_node_killed_around_its_commit_comes_back_the_same(tmp_path, broker, when):
+    """In three of four nodes, at the same block, the application is killed when the block is decided and not yet written, or
+    written and CometBFT not told."""
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(DIE_ONCE)
     path = f"{tmp_path / 'site'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
-    dying = {name: {"PYTHONPATH": path, "TEST_DIE_AT": str(tmp_path / f"{name}.died")} for name in NAMES[:3]}
+    dying = {
+        name: {"PYTHONPATH": path, "TEST_DIE_AT": str(tmp_path / f"{name}.died"), "TEST_DIE_WHEN": when}
+        for name in NAMES[:3]
+    }
     with Network(tmp_path / "network", broker.port, environment=dying) as network:
         network.start()
         with Load(network) as load:

@@ -5,6 +5,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections import Counter
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from pile_coordinator.chain.stake import address_of
 from pile_coordinator.chain.transactions import Deposit, RegisterParty, RegisterPile, SubmitProofs, sign_transaction
 from pile_coordinator.engines.comet.messages import abci_pb2 as abci
 from pile_coordinator.engines.comet.pool import MAX_AHEAD, framed_bytes
-from pile_coordinator.engines.comet.snapshots import chunks_of, describe
+from pile_coordinator.engines.comet.snapshots import Snapshots, chunks_of, describe
 from pile_coordinator.engines.engine import StoreError
 from pile_coordinator.engines.solo import SoloEngine
 from pile_shared.codec import encode
@@ -383,6 +384,26 @@ def test_a_snapshot_is_the_same_on_every_node_and_makes_the_state_again(tmp_path
     joiner = restarted(joiner, tmp_path / "joiner")
     assert (joiner.ledger.height, joiner.ledger.store.first_height()) == (3, 3)
     for opened in (app, twin, joiner):
+        opened.close()
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_blocks_that_are_committed_meanwhile_are_not_in_a_snapshot(tmp_path, monkeypatch):
+    twin, committed = filled(tmp_path / "twin"), threading.Event()
+
+    def slow(rows):
+        assert committed.wait(30)
+        return chunks_of(rows)
+
+    monkeypatch.setattr("pile_coordinator.engines.comet.snapshots.chunks_of", slow)
+    with pytest.MonkeyPatch.context() as unwaited:
+        unwaited.setattr(Snapshots, "wait", lambda _: None)
+        app = filled(tmp_path / "a")  # commits block 3 while the snapshot of block 2 is not begun
+    assert app.ledger.height == 3
+    committed.set()
+    app.snapshots.wait()
+    assert app.ask("list_snapshots") == twin.ask("list_snapshots")
+    for opened in (app, twin):
         opened.close()
 
 

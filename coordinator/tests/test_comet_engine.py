@@ -14,13 +14,13 @@ from pile_coordinator.chain.transactions import Deposit, sign_transaction
 from pile_coordinator.clock import Clock
 from pile_coordinator.engines.attesting import ASK_AGAIN_S, ATTESTATION, MISSING, node_topic
 from pile_coordinator.engines.comet import engine as engine_module
-from pile_coordinator.engines.comet.engine import CometEngine
+from pile_coordinator.engines.comet.engine import MAX_FRESH, SEND_AGAIN_S, CometEngine
 from pile_coordinator.engines.comet.home import Home
 from pile_coordinator.engines.comet.messages import abci_pb2 as abci
 from pile_coordinator.engines.comet.pool import MAX_AHEAD
 from pile_coordinator.engines.engine import BusyError, CachingVerifier, StoreError
 from pile_shared.codec import decode
-from pile_shared.platform import es256_verify
+from pile_shared.platform import es256_verify, sha256
 
 
 def write_home(folder, keys) -> Home:
@@ -65,8 +65,8 @@ class Node(App):
         self.engine.close()
 
 
-def deposit(sequence: int) -> bytes:
-    body = Deposit("operator", 5, f"n{sequence}")
+def deposit(sequence: int, reference: str = "n") -> bytes:
+    body = Deposit("operator", 5, f"{reference}{sequence}")
     return sign_transaction(key("grid"), genesis().chain_id, "grid", sequence, 1000, body)
 
 
@@ -108,8 +108,11 @@ def deliver(nodes: list[Node], *, lost: bool = False) -> None:
 def test_a_block_is_told_when_it_is_certified(nodes):
     decide(nodes, 1)
     assert [node.engine.height for node in nodes] == [0, 0, 0]
+    assert nodes[0].engine.find_tx(sha256(deposit(1))) is None
     deliver(nodes)
     assert [node.engine.height for node in nodes] == [1, 1, 1]
+    assert nodes[0].engine.find_tx(sha256(deposit(1))) == (1, 0)
+    assert nodes[0].engine.block(1).certificate.attestations == nodes[0].told[0].certificate.attestations
     (block,) = nodes[0].told
     block.certificate.verify(nodes[0].genesis.chain_id, list(nodes[0].genesis.validators))
 
@@ -183,6 +186,88 @@ def test_a_chain_that_stands_makes_its_coordinator_wait_and_does_not_stop_it(nod
     decide(nodes, 1)
     deliver(nodes)
     node.engine.submit(deposit(MAX_AHEAD + 1), bounded=False)
+
+
+def test_a_node_that_was_restarted_signs_what_it_committed_and_had_no_certificate_for(nodes, tmp_path):
+    for height in range(1, 4):
+        decide(nodes, height)
+        if height == 1:
+            deliver(nodes)
+    nodes[0].close()
+    nodes[0] = Node(tmp_path, NODES[0])
+    assert (nodes[0].engine.height, nodes[0].ledger.height) == (1, 3)
+    nodes[0].engine.advance(0)
+    deliver(nodes)
+    assert [node.engine.height for node in nodes] == [3, 3, 3]
+    assert [block.header.height for block in nodes[0].told] == [2, 3]
+
+
+def test_what_is_not_certified_yet_is_kept_within_bounds(nodes, monkeypatch):
+    """A node alone with its CometBFT catches up faster than the others can attest."""
+    monkeypatch.setattr(engine_module, "MAX_AHEAD", 8)
+    for height in range(1, 31):
+        for node in nodes:
+            node.decide(height, NOW + height, [deposit(height)])
+    assert len(nodes[0].engine._fresh) == MAX_FRESH
+    for node in nodes:
+        node.engine.advance(0)
+    assert [kind for _, kind, _ in nodes[0].sent].count(ATTESTATION) == 8
+    for _ in range(8):  # what one delivery certifies makes room to sign more
+        deliver(nodes)
+    assert [block.header.height for block in nodes[0].told] == list(range(1, 31))
+
+
+class Recorder:
+    """In the place of what hands transactions to the node."""
+
+    def __init__(self, node: Node) -> None:
+        node.engine._sender.close()
+        self.sent: list[bytes] = []
+        node.engine._sender = self
+
+    def send(self, tx: bytes) -> bool:
+        self.sent.append(tx)
+        return True
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_transaction_is_handed_over_again_until_it_is_in_a_block(nodes, clock):
+    node, recorder = nodes[0], Recorder(nodes[0])
+    node.engine.submit(deposit(1))
+    for _ in range(3):
+        assert node.engine.waits(sha256(deposit(1)))
+        node.engine.advance(0)  # too soon
+        clock.now_s += SEND_AGAIN_S
+        node.engine.advance(0)
+    assert recorder.sent == [deposit(1)] * 4
+    decide(nodes, 1)
+    deliver(nodes)
+    clock.now_s += SEND_AGAIN_S
+    node.engine.advance(0)
+    assert not node.engine.waits(sha256(deposit(1)))
+    assert len(recorder.sent) == 4
+
+
+def test_a_transaction_that_can_be_in_no_block_any_more_is_dropped(nodes, clock):
+    node, recorder = nodes[0], Recorder(nodes[0])
+    node.engine.submit(deposit(1))
+    for opened in nodes:  # the party has said something else elsewhere
+        opened.decide(1, NOW + 1, [deposit(1, "other")])
+    clock.now_s += SEND_AGAIN_S
+    node.engine.advance(0)
+    assert not node.engine.waits(sha256(deposit(1)))
+    assert recorder.sent == [deposit(1)]
+
+
+def test_what_waits_for_the_node_is_bounded(nodes, monkeypatch):
+    monkeypatch.setattr(engine_module, "MAX_OUTBOX", 2)
+    for sequence in (1, 2):
+        nodes[0].engine.submit(deposit(sequence))
+    with pytest.raises(BusyError, match="too many"):
+        nodes[0].engine.submit(deposit(3))
+    nodes[0].engine.submit(deposit(3), bounded=False)  # metering has its own bound
 
 
 @pytest.fixture
