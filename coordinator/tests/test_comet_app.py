@@ -67,6 +67,12 @@ def test_finalize_persists_nothing_and_commit_everything(app, tmp_path):
     app.close()
 
 
+def test_results_have_the_same_code_in_a_release_that_knows_other_refusals(app):
+    refused = [deposit(1, 1, "auditor"), deposit(1, 7), deposit(1, 1, chain_id="other-00000000"), b"x"]
+    done = app.finalize(1, NOW + 5, [deposit(1, 1), *refused])
+    assert [(result.code, result.log != "") for result in done.tx_results] == [(0, False)] + [(1, True)] * 4
+
+
 def test_finalize_may_be_asked_again_and_gives_the_same(app):
     first = app.finalize(1, NOW + 5, [deposit(1, 1)])
     assert app.finalize(1, NOW + 5, [deposit(1, 1)]) == first

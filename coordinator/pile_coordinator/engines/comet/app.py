@@ -22,8 +22,9 @@ from pile_coordinator.engines.engine import Block
 from pile_shared.errors import ConfigError
 
 APP_VERSION = 1  # raised by a release that changes what blocks mean
-REFUSED = 1  # the code of a refused CheckTx; the log has ours
-_CODE_NUMBERS = {code: number for number, code in enumerate((OK, *CODES))}  # part of what CometBFT's nodes agree on
+REFUSED = 1  # the code of whatever is refused; the log has ours
+# CometBFT's nodes agree on results' codes too, those of other releases among them: so no number says which of CODES it was.
+_CODE_NUMBERS = dict.fromkeys(CODES, REFUSED) | {OK: 0}
 
 _Snapshot = abci.ResponseOfferSnapshot
 _Chunk = abci.ResponseApplySnapshotChunk
