@@ -21,7 +21,7 @@ from pile_coordinator.engines.comet.snapshots import FORMAT, Snapshot, Snapshots
 from pile_coordinator.engines.engine import Block
 from pile_shared.errors import ConfigError
 
-APP_VERSION = 1  # raised by a release that changes what blocks mean
+APP_VERSION = 1  # stands in every header of CometBFT: rules change by height (chain/upgrades.py), and this does not
 REFUSED = 1  # the code of whatever is refused; the log has ours
 # CometBFT's nodes agree on results' codes too, those of other releases among them: so no number says which of CODES it was.
 _CODE_NUMBERS = dict.fromkeys(CODES, REFUSED) | {OK: 0}
