@@ -197,7 +197,8 @@ class Coordinator:
         return [claim for claim in claims if claim is not None]
 
     def _make_block_if_due(self) -> None:
-        if time.monotonic() >= self._next_block_s or self.desk.ready >= FULL_BLOCK_PROOFS:
+        is_time = time.monotonic() >= self._next_block_s
+        if is_time or self.engine.hurries or self.desk.ready >= FULL_BLOCK_PROOFS:
             self.make_block()
             self._next_block_s = time.monotonic() + self.config.block_interval_ms / 1000
 

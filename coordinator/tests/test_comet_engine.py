@@ -83,6 +83,7 @@ def nodes(tmp_path, clock):
     opened = [Node(tmp_path, party) for party in NODES]
     for node in opened:
         node.init_chain()
+        node.engine.advance(0)
     yield opened
     for node in opened:
         node.close()
@@ -115,6 +116,29 @@ def test_a_block_is_told_when_it_is_certified(nodes):
     assert nodes[0].engine.block(1).certificate.attestations == nodes[0].told[0].certificate.attestations
     (block,) = nodes[0].told
     block.certificate.verify(nodes[0].genesis.chain_id, list(nodes[0].genesis.validators))
+
+
+def test_a_block_and_an_attestation_are_not_kept_waiting(nodes):
+    """A coordinator comes by once in a while only, unless it hears that there is something to do."""
+    node, other = nodes[0], nodes[1]
+    assert not woken(node)
+    decide([other], 1)
+    node.decide(1, NOW + 1, [deposit(1)])
+    assert woken(node)
+    assert not woken(node)
+    for topic, kind, payload in other.sent:
+        assert kind == ATTESTATION
+        assert node.engine.handle(topic, payload) == ""
+    assert woken(node)
+    assert node.engine.handle(topic, b"x") != ""
+    assert not woken(node)
+
+
+def woken(node: Node) -> bool:
+    """Whether it wants to be called; it is, then."""
+    hurries = node.engine.hurries
+    node.engine.advance(0)
+    return hurries
 
 
 def test_a_lost_signature_is_asked_for_while_blocks_go_on(nodes, clock):

@@ -1,6 +1,7 @@
 """The coordinator on a real broker: bad messages are counted, logged with their reason, answered, and change nothing."""
 
 import re
+import threading
 import time
 from contextlib import contextmanager
 from dataclasses import replace
@@ -75,6 +76,22 @@ def test_what_a_broker_does_not_take_is_bounded(monkeypatch):
         connection.publish("topic", b"%d" % number)
     assert len(connection._client._out_messages) == 100
     connection.close()
+
+
+def test_an_engine_that_hurries_does_not_wait_for_the_next_interval(served, monkeypatch):
+    engine, advanced = served.coordinator.engine, threading.Event()
+
+    def advance(_: int) -> None:
+        if engine.hurries:
+            advanced.set()
+            engine.hurries = False
+
+    monkeypatch.setattr(engine, "advance", advance)
+    served.coordinator.config = replace(served.coordinator.config, block_interval_ms=60_000)
+    served.coordinator._next_block_s = time.monotonic() + 60
+    engine.hurries = True
+    served.coordinator.connection.wake()
+    assert advanced.wait(20)
 
 
 def heartbeats(chain_id: str, count: int, now_ms: int) -> list[bytes]:

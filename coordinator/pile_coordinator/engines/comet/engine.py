@@ -54,6 +54,7 @@ class CometEngine:
 
     Attributes:
         verify: checks signatures, and remembers. chain_id: the chain.
+        hurries: a block waits to be attested, or an attestation came: receipts should not wait for `advance`'s time.
     """
 
     def __init__(
@@ -98,6 +99,7 @@ class CometEngine:
         self._signed = self._certified = self._certified_in_store()
         if self._certified >= self._ledger.store.first_height():
             self._keep_handover(self._ledger.store.block(self._certified))  # it may have been killed just before it did
+        self.hurries = True
         self._moved_s = time.monotonic()  # when a certificate came, or none was missing, or was asked for
         self._answered_s = 0.0
         self._outbox: OrderedDict[bytes, tuple[Transaction, bytes, float]] = OrderedDict()
@@ -237,6 +239,7 @@ class CometEngine:
             self._fresh[block.header.height] = block
             while len(self._fresh) > MAX_FRESH:
                 del self._fresh[next(iter(self._fresh))]
+            self.hurries = True
             self._wake()
 
     def advance(self, time_ms: int) -> Block | None:
@@ -246,6 +249,7 @@ class CometEngine:
             time_ms: not used: CometBFT's validators agree on the time.
         """
         assert time_ms >= 0
+        self.hurries = False  # first: what comes meanwhile is for the next time
         self._sign_all()
         told = self._tell_certified()
         now_s = time.monotonic()
@@ -341,7 +345,9 @@ class CometEngine:
         if party == self.own_party:
             return ""
         if kind == ATTESTATION:
-            return self._attestations.offer(party, payload, self._certified)
+            outcome = self._attestations.offer(party, payload, self._certified)
+            self.hurries = self.hurries or not outcome
+            return outcome
         return self._answer(payload) if kind == MISSING else "unknown_kind"
 
     def _answer(self, payload: bytes) -> str:
