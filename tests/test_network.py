@@ -116,10 +116,7 @@ def test_one_of_four_may_be_away_and_two_stop_the_chain(tmp_path, broker):
             network.pause("auditor")  # it holds its connections
             load.wait_for(5)
             network.stop("grid")  # 2 of 4
-            time.sleep(2)  # what was under way ends
-            heights = network.heights("operator-1", "operator-2")
-            time.sleep(3)
-            assert network.heights("operator-1", "operator-2") == heights
+            network.wait("the chain to stand", lambda: stands(network, "operator-1", "operator-2"))
             network.resume("auditor")
             load.wait_for(3)
             network.start("grid")
@@ -156,11 +153,11 @@ def test_a_network_that_falls_apart_heals(tmp_path):
             check_all(network, load)
 
 
-def stands(network: Network) -> bool:
-    """Whether nobody makes blocks for five seconds, five times what an idle chain takes for one."""
-    heights = network.heights()
+def stands(network: Network, *names: str) -> bool:
+    """Whether none of these nodes makes blocks for five seconds, five times what an idle chain takes for one."""
+    heights = network.heights(*names)
     time.sleep(5)
-    return network.heights() == heights
+    return network.heights(*names) == heights
 
 
 DIE_ONCE = """
@@ -176,31 +173,38 @@ if where:
     def noting(self, decided):
         ledgers[:] = [self]
         return finalize(self, decided)
-    def die():
+    def is_due():
         (ledger,) = ledgers
-        flag = Path(where)
-        if ledger._finalized is not None and ledger._finalized.block is not None and ledger.height >= 2 and not flag.exists():
-            flag.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
+        has_block = ledger._finalized is not None and ledger._finalized.block is not None
+        return has_block and ledger.height >= 2 and not Path(where).exists()
+    def die():
+        Path(where).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
     def dying_commit(self):
-        die()
-        return commit(self)
+        dies = is_due()
+        if dies and moment == "asked to commit":
+            die()
+        block = commit(self)
+        if dies:
+            die()
+        return block
     def dying_answer(self, peer):
         more = answer(self, peer)
-        if ledgers:
+        if ledgers and is_due():
             die()
         return more
     CometLedger.finalize = noting
-    if moment == "asked to commit":
-        CometLedger.commit = dying_commit
-    else:
+    if moment == "finalized":
         Server._answer = dying_answer
+    else:
+        CometLedger.commit = dying_commit
 """
 
 
-@pytest.mark.parametrize("moment", ["asked to commit", "finalized"])
-def test_a_node_killed_between_finalize_and_commit_comes_back_the_same(tmp_path, broker, moment):
-    """In three of four nodes, at the same block, the application is killed when the block is decided and not yet written.
+@pytest.mark.parametrize("moment", ["finalized", "asked to commit", "committed"])
+def test_a_node_killed_around_its_commit_comes_back_the_same(tmp_path, broker, moment):
+    """In three of four nodes, at the same block, the application is killed when the block is decided and not yet written, or
+    written and CometBFT not told.
 
     Killed when it has just said what the block did, the last thing it says, CometBFT mostly hangs in its own Commit.
     """
@@ -254,16 +258,32 @@ def test_a_late_node_joins_by_state_sync(tmp_path, broker):
         check_all(network, load, whole=tuple(others))
 
 
-def test_a_supervisor_stops_cleanly(tmp_path, broker):
+def test_a_supervisor_stops_cleanly_under_load(tmp_path, broker):
+    """A node that meets its CometBFT at a Unix socket, as on a machine that others use too."""
     with Network(tmp_path / "network", broker.port) as network:
+        config = network.home("grid").path / "config" / "config.toml"
+        address = f'proxy_app = "tcp://127.0.0.1:{network.plan("grid").app_port}"'
+        assert address in config.read_text()
+        config.write_text(config.read_text().replace(address, 'proxy_app = "unix://app.sock"'))
+        meeting = network.home("grid").path / "app.sock"
         network.start()
-        network.wait_height(2)
-        pids = network.pids("grid")
-        assert set(pids) == {"supervisor", "application", "cometbft"}
-        network.processes["grid"].signal(signal.SIGTERM)
-        network.wait("it to end", lambda: not network.processes["grid"].running, 30)
-        for pid in pids.values():
-            assert not Path(f"/proc/{pid}").exists()
+        with Load(network) as load:
+            load.wait_for(3)
+            network.wait_height(2, "grid")
+            assert meeting.stat().st_mode & 0o777 == 0o600
+            pids = network.pids("grid")
+            assert set(pids) == {"supervisor", "application", "cometbft"}
+            network.processes["grid"].signal(signal.SIGTERM)
+            network.wait("it to end", lambda: not network.processes["grid"].running, 30)
+            for pid in pids.values():
+                assert not Path(f"/proc/{pid}").exists()
+            assert not meeting.exists()
+            assert "killed" not in network.processes["grid"].text()
+            assert "stopped before" not in network.processes["grid"].text()
+            load.wait_for(2)
+            network.start("grid")
+            load.wait_for(2)
+        check_all(network, load)
 
 
 RULES = STAKE_RULES | {"max_validators": 4, "min_self_bond_micro": 1_000_000, "downtime_window_blocks": 10_000}

@@ -17,6 +17,7 @@ from pile_shared.errors import LinkError
 MAX_QUEUED = 10_000  # messages taken from the broker and not yet looked at: a block's worth at the highest rate
 MAX_MESSAGE_BYTES = 16 << 20  # of an answer; an order certificate of a week is 2 MB
 MAX_INFLIGHT = 200
+MAX_UNSENT = 50_000  # messages the broker has not taken: some 50 MB; later ones are dropped, and asked for again
 _FULL_PAUSE_S = 0.01  # while the queue is full the broker waits with us
 
 
@@ -54,6 +55,7 @@ class Connection:
         if broker.username:
             client.username_pw_set(broker.username, broker.password)
         client.max_inflight_messages_set(MAX_INFLIGHT)
+        client.max_queued_messages_set(MAX_UNSENT)
         client.reconnect_delay_set(1, 30)
         client.on_connect = self._connected
         client.on_disconnect = self._disconnected

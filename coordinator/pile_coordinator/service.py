@@ -27,12 +27,19 @@ from pile_coordinator.engines.comet.engine import CometEngine
 from pile_coordinator.engines.comet.home import Home
 from pile_coordinator.engines.engine import Block, BusyError, Engine
 from pile_coordinator.engines.solo import SoloEngine
-from pile_coordinator.engines.verifier import Claim, SecondCoreVerifier, claim_of_proof, claim_of_transaction
+from pile_coordinator.engines.verifier import (
+    BATCH_CLAIMS,
+    Claim,
+    SecondCoreVerifier,
+    claim_of_proof,
+    claim_of_transaction,
+)
 from pile_coordinator.evidence.exporter import Exporter
 from pile_coordinator.evidence.queries import last_receipt
 from pile_coordinator.ingest import FORK, READY, REPLAYED, WAITING, ProofDesk
 from pile_coordinator.keys import load_key
 from pile_coordinator.mqtt import Connection
+from pile_coordinator.only_one import OnlyOne
 from pile_coordinator.stake_view import node_event
 from pile_coordinator.stops import KEPT, KNOWN, PASSED_BY, KeptStops
 from pile_coordinator.troubles import Troubles
@@ -86,6 +93,7 @@ class Coordinator:
         self.signer = load_key(config.key) if config.key is not None else None
         self._check_party()
         config.data.mkdir(parents=True, exist_ok=True)
+        self._only_one = OnlyOne(config.data / "coordinator.lock")
         self._verifier = SecondCoreVerifier()
         self.engine = self._open_engine()
         self.evidence = Exporter(config.data / "evidence.sqlite")
@@ -171,11 +179,17 @@ class Coordinator:
         if len(self._taken) < FEW_TAKEN:  # no crowd: at once, and their signatures here
             before, self._taken = [*before, *self._taken], []
         else:
-            self._verifier.tell_ahead(self._claims(self._taken))
+            self._tell_ahead(self._taken)
         for message in before:
             self.handle(*message)
             self._make_block_if_due()  # between messages too: a quote on a large zone takes tens of milliseconds
         self._make_block_if_due()
+
+    def _tell_ahead(self, messages: list[tuple[str, bytes]]) -> None:
+        """Have signatures checked on the other core, a few at a time: whoever makes blocks waits for its turn meanwhile."""
+        for start in range(0, len(messages), BATCH_CLAIMS):
+            with self.engine.turn():
+                self._verifier.tell_ahead(self._claims(messages[start : start + BATCH_CLAIMS]))
 
     def _claims(self, messages: list[tuple[str, bytes]]) -> list[Claim]:
         """The signatures that are about to be asked for."""
@@ -189,7 +203,8 @@ class Coordinator:
         return [claim for claim in claims if claim is not None]
 
     def _make_block_if_due(self) -> None:
-        if time.monotonic() >= self._next_block_s or self.desk.ready >= FULL_BLOCK_PROOFS:
+        is_time = time.monotonic() >= self._next_block_s
+        if is_time or self.engine.hurries or self.desk.ready >= FULL_BLOCK_PROOFS:
             self.make_block()
             self._next_block_s = time.monotonic() + self.config.block_interval_ms / 1000
 
@@ -200,10 +215,11 @@ class Coordinator:
     def close(self) -> None:
         """Close network and files."""
         self.connection.close()
+        self.engine.close()  # before the verifier: CometBFT's thread may be waiting for an answer of it
         self._verifier.close()
-        self.engine.close()
         self.evidence.close()
         self.stops.close()
+        self._only_one.close()
 
     # --- messages ------------------------------------------------------------------------------------------------
 

@@ -2,13 +2,14 @@
 
 from pathlib import Path
 
-from world import genesis, key
+from world import consensus, genesis, key
 
 from pile_coordinator.chain.genesis import Genesis
 from pile_coordinator.chain.stake import address_of
 from pile_coordinator.engines.comet.app import Application
 from pile_coordinator.engines.comet.ledger import CometLedger
 from pile_coordinator.engines.comet.messages import abci_pb2 as abci
+from pile_coordinator.engines.comet.messages import validator_pb2
 from pile_coordinator.engines.comet.pool import Pool
 from pile_coordinator.engines.comet.snapshots import Snapshots
 from pile_coordinator.engines.engine import Block, CachingVerifier
@@ -16,6 +17,8 @@ from pile_shared.platform import es256_verify, sha256
 
 NODES = ("auditor", "grid", "operator")
 CONSENSUS = {party: sha256(f"{party} consensus".encode()) for party in NODES}
+CANDIDATES = [f"node-{i}" for i in range(1, 6)]  # of a chain that elects
+CANDIDATE_KEYS = {node: consensus(node) for node in CANDIDATES}
 
 
 class App:
@@ -59,6 +62,17 @@ class App:
     def close(self) -> None:
         self.snapshots.wait()
         self.ledger.close()
+
+
+def votes(*nodes: str, absent: tuple[str, ...] = ()):
+    """Who of the candidates signed the block before, as CometBFT reports it."""
+    flags = [(node, validator_pb2.BLOCK_ID_FLAG_COMMIT) for node in nodes if node not in absent]
+    flags += [(node, validator_pb2.BLOCK_ID_FLAG_ABSENT) for node in absent]
+    rows = [
+        abci.VoteInfo(validator=abci.Validator(address=address_of(CANDIDATE_KEYS[node]), power=1), block_id_flag=flag)
+        for node, flag in flags
+    ]
+    return abci.CommitInfo(votes=rows)
 
 
 def signers():

@@ -85,13 +85,13 @@ class SiteProcess:
             self._process.kill()
             self._process.wait()
 
-    def stop(self) -> None:
-        """SIGTERM, and SIGKILL if that is not enough."""
+    def stop(self, seconds: float = 10) -> None:
+        """SIGTERM, and SIGKILL if it has not ended after so many seconds."""
         if self._process is None or self._process.poll() is not None:
             return
         self._process.send_signal(signal.SIGTERM)
         try:
-            self._process.wait(10)
+            self._process.wait(seconds)
         except subprocess.TimeoutExpired:
             self.kill()
 

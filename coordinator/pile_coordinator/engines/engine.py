@@ -103,6 +103,7 @@ class Engine(Protocol):
     verify: "CachingVerifier"
     description: str  # for the log: which engine, and what it stands for
     topics: tuple[str, ...]  # of MQTT, that it needs to hear
+    hurries: bool  # something is to be done now: `advance` should not wait for its time
 
     def connect(self, publish: "Publish", wake: Callable[[], None]) -> None:
         """Use `publish` to talk to other nodes; `wake` makes the thread that calls `advance` call it soon."""

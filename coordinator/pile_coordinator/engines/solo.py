@@ -44,6 +44,7 @@ class SoloEngine:
 
     description = "solo engine: no fault tolerance"
     first_height = 1
+    hurries = False
 
     def __init__(
         self,

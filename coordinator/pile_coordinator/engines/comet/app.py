@@ -22,9 +22,10 @@ from pile_coordinator.engines.comet.snapshots import FORMAT, Snapshot, Snapshots
 from pile_coordinator.engines.engine import Block
 from pile_shared.errors import ConfigError
 
-APP_VERSION = 1  # raised by a release that changes what blocks mean
-REFUSED = 1  # the code of a refused CheckTx; the log has ours
-_CODE_NUMBERS = {code: number for number, code in enumerate((OK, *CODES))}  # part of what CometBFT's nodes agree on
+APP_VERSION = 1  # stands in every header of CometBFT: rules change by height (chain/upgrades.py), and this does not
+REFUSED = 1  # the code of whatever is refused; the log has ours
+# CometBFT's nodes agree on results' codes too, those of other releases among them: so no number says which of CODES it was.
+_CODE_NUMBERS = dict.fromkeys(CODES, REFUSED) | {OK: 0}
 
 _Snapshot = abci.ResponseOfferSnapshot
 _Chunk = abci.ResponseApplySnapshotChunk
@@ -196,6 +197,7 @@ class Application:
             "comet_height": ledger.comet_height,
             "app_hash": ledger.app_hash.hex(),
             "time_ms": ledger.time_ms,
+            "snapshot": self._snapshots.newest(),
         }
         return abci.ResponseQuery(value=json.dumps(facts).encode(), height=ledger.comet_height)
 

@@ -18,7 +18,7 @@ from pile_coordinator.chain.genesis import Genesis
 from pile_coordinator.chain.records import Party
 from pile_coordinator.chain.rejections import Rejection
 from pile_coordinator.chain.state import State
-from pile_coordinator.chain.transactions import Transaction
+from pile_coordinator.chain.transactions import Transaction, decode_transaction
 from pile_coordinator.clock import Clock
 from pile_coordinator.engines.attesting import (
     ASK_AGAIN_S,
@@ -37,7 +37,7 @@ from pile_coordinator.engines.comet.pool import Pool, WaitsError
 from pile_coordinator.engines.comet.rpc import Sender
 from pile_coordinator.engines.comet.server import Server
 from pile_coordinator.engines.comet.snapshots import Snapshots
-from pile_coordinator.engines.engine import Block, BusyError, CachingVerifier, Publish, handover_after
+from pile_coordinator.engines.engine import Block, BusyError, CachingVerifier, Publish, StoreError, handover_after
 from pile_shared import cose
 from pile_shared.certificate import MAX_POWER, Certificate
 from pile_shared.codec import decode
@@ -54,6 +54,7 @@ class CometEngine:
 
     Attributes:
         verify: checks signatures, and remembers. chain_id: the chain.
+        hurries: a block waits to be attested, or an attestation came: receipts should not wait for `advance`'s time.
     """
 
     def __init__(
@@ -98,7 +99,9 @@ class CometEngine:
         self._signed = self._certified = self._certified_in_store()
         if self._certified >= self._ledger.store.first_height():
             self._keep_handover(self._ledger.store.block(self._certified))  # it may have been killed just before it did
-        self._asked_s = self._answered_s = 0.0
+        self.hurries = True
+        self._moved_s = time.monotonic()  # when a certificate came, or none was missing, or was asked for
+        self._answered_s = 0.0
         self._outbox: OrderedDict[bytes, tuple[Transaction, bytes, float]] = OrderedDict()
         self._sender = Sender(home.rpc_address())
         application = Application(self._ledger, self._pool, self._snapshots, self._on_commit, lambda: self._certified)
@@ -191,7 +194,8 @@ class CometEngine:
 
     def next_sequence(self, party: str) -> int:
         """The sequence a registered party's next transaction must have, those handed to the node included."""
-        due = self._ledger.state.get(Party, party).sequence + 1
+        with self._ledger.lock:
+            due = self._ledger.state.get(Party, party).sequence + 1
         return max([due, *(tx.sequence + 1 for tx, _, _ in self._outbox.values() if tx.sender == party)])
 
     def submit(self, tx: bytes, *, bounded: bool = True) -> Transaction:
@@ -205,12 +209,23 @@ class CometEngine:
                 checked = self._pool.check(self._ledger.state, self._ledger.env(self._ledger.time_ms), tx)
             except WaitsError as error:
                 raise BusyError(f"{error}; send again after the next block") from error
+            except Rejection as refusal:
+                if self._is_in_turn(tx, refusal):
+                    raise BusyError("as many of this party wait as may; send again after the next block") from refusal
+                raise
             if bounded and len(self._outbox) >= MAX_OUTBOX:
                 raise BusyError("too many transactions wait for the next block; send again in a moment")
             self._pool.add(self._ledger.state, checked)  # now, so that nothing else takes its place on the way
         self._outbox[checked.id] = (checked, tx, time.monotonic())
         self._sender.send(tx)
         return checked
+
+    def _is_in_turn(self, tx: bytes, refusal: Rejection) -> bool:
+        """Whether nothing is wrong with a transaction but that no more of its sender's have room: the chain may stand."""
+        if refusal.code != "sequence_gap":
+            return False
+        asked = decode_transaction(tx)
+        return asked.sequence == self.next_sequence(asked.sender)
 
     def handover_from(self, set_hash: bytes) -> bytes | None:
         """The message by which a reader of this validator set follows to the next; None if it is the newest."""
@@ -224,6 +239,7 @@ class CometEngine:
             self._fresh[block.header.height] = block
             while len(self._fresh) > MAX_FRESH:
                 del self._fresh[next(iter(self._fresh))]
+            self.hurries = True
             self._wake()
 
     def advance(self, time_ms: int) -> Block | None:
@@ -233,15 +249,21 @@ class CometEngine:
             time_ms: not used: CometBFT's validators agree on the time.
         """
         assert time_ms >= 0
+        self.hurries = False  # first: what comes meanwhile is for the next time
         self._sign_all()
         told = self._tell_certified()
         now_s = time.monotonic()
-        if self._certified < self._ledger.height and now_s - self._asked_s >= ASK_AGAIN_S:
-            if self._asked_s:
-                self._attestations.ask(self._certified + 1)
-            self._asked_s = now_s
+        self._ask(now_s, moves=told is not None)
         self._send_again(now_s)
         return told
+
+    def _ask(self, now_s: float, *, moves: bool) -> None:
+        """Ask the other nodes for what is missing, if it does not come by itself: new blocks go on meanwhile."""
+        if moves or self._certified >= self._ledger.height:
+            self._moved_s = now_s
+        elif now_s - self._moved_s >= ASK_AGAIN_S:
+            self._attestations.ask(self._certified + 1)
+            self._moved_s = now_s
 
     def _sign_all(self) -> None:
         """Attest every block up to the last committed one, those of an earlier run first."""
@@ -250,12 +272,18 @@ class CometEngine:
         self._signed = max(self._signed, self._certified)
         while self._signed < last:
             height = self._signed + 1
-            with self._ledger.lock:
-                validators, following = (self._ledger.validators_at(h) for h in (height, height + 1))
+            try:
+                with self._ledger.lock:
+                    validators, following = (self._ledger.validators_at(h) for h in (height, height + 1))
+            except KeyError as error:
+                raise StoreError(
+                    f"block {height} has no certificate here, and it is so old that the chain has forgotten who attested"
+                    " it: this node fell too far behind. Delete data, and node/data except priv_validator_state.json,"
+                    " and begin with a snapshot: pilechain network join"
+                ) from error
             self._attestations.sign(self._fresh.get(height) or self.block(height), validators)
             self._attestations.know(following)
             self._signed = height
-            self._asked_s = time.monotonic()
 
     def _tell_certified(self) -> Block | None:
         told = None
@@ -264,7 +292,8 @@ class CometEngine:
             if attestations is None:
                 break
             height = self._certified + 1
-            fresh = self._fresh.pop(height, None) or self.block(height)
+            with self._ledger.lock:  # which is what the thread holds that adds to it
+                fresh = self._fresh.pop(height, None) or self._ledger.store.block(height)
             told = replace(fresh, certificate=Certificate(fresh.certificate.header_bytes, attestations))
             with self._ledger.lock:
                 self._ledger.store.certify(height, attestations)
@@ -316,7 +345,9 @@ class CometEngine:
         if party == self.own_party:
             return ""
         if kind == ATTESTATION:
-            return self._attestations.offer(party, payload, self._certified)
+            outcome = self._attestations.offer(party, payload, self._certified)
+            self.hurries = self.hurries or not outcome
+            return outcome
         return self._answer(payload) if kind == MISSING else "unknown_kind"
 
     def _answer(self, payload: bytes) -> str:
@@ -331,7 +362,10 @@ class CometEngine:
         self._answered_s = now_s
         end = min(start + MAX_ANSWERED, self._ledger.height + 1)
         for height in range(max(start, self.first_height), end):
-            with self._ledger.lock:
-                validators = self._ledger.validators_at(height)
+            try:
+                with self._ledger.lock:
+                    validators = self._ledger.validators_at(height)
+            except KeyError:
+                break  # so old that its set is forgotten
             self._attestations.answer(self.block(height), validators)
         return ""

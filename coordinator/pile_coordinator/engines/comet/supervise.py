@@ -17,19 +17,20 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from pile_coordinator.engines.comet.home import Home
 from pile_coordinator.engines.comet.rpc import Rpc
+from pile_coordinator.only_one import OnlyOne
 from pile_shared.errors import ConfigError, LinkError
 
 VERSION = "0.39.4"
+SERIES = ("0.38", "0.39")  # both speak ABCI 2.0 over a socket; others do not, or were retracted
 _END_S = 3.0  # CometBFT takes 0.3 s on a busy machine; a kill costs it nothing that it had promised
 _STOP_S = 15  # CometBFT closes its databases, the application ends the block in hand
-_RESTART_S = (0.2, 1.0, 5.0, 15.0)  # waits before the first, second, ... start after an end; a good run begins anew
+RESTART_S = (0.2, 1.0, 5.0, 15.0)  # waits before the first, second, ... start after an end; a good run begins anew
 _GOOD_RUN_S = 60.0
 _STAND_S = 300.0  # an idle chain makes a block every 5 s; until then lost peers are dialled every 81 s or more often
 _ASK_S = 10.0
@@ -68,12 +69,32 @@ def _killed_with_parent() -> Callable[[], None] | None:
     return ask
 
 
+def check_version(program: str) -> None:
+    """ConfigError if this CometBFT does not speak our ABCI, or is no CometBFT."""
+    try:
+        done = subprocess.run([program, "version"], capture_output=True, text=True, timeout=30, check=False)  # noqa: S603 - the operator's
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ConfigError(f"{program} does not say its version: {error}") from error
+    found = done.stdout.strip()
+    if ".".join(found.split(".")[:2]) not in SERIES:
+        raise ConfigError(f"{program} is version {found or '?'} of CometBFT; expected {VERSION}, see docs/network.md")
+
+
 class Child:
     """One of the two processes: running, or waiting to be started again."""
 
-    def __init__(self, name: str, command: list[str], log: Callable[[str], None], *, watches_us: bool = False) -> None:
-        """Remember how to start it; unless it `watches_us` by itself, it is killed when we end."""
+    def __init__(
+        self,
+        name: str,
+        command: list[str],
+        log: Callable[[str], None],
+        folder: Path | None = None,
+        *,
+        watches_us: bool = False,
+    ) -> None:
+        """Remember how to start it, and in which folder (default: ours); unless it `watches_us`, it is killed when we end."""
         self.name = name
+        self._folder = folder
         self._command = command
         self._log = log
         self._first = None if watches_us else _killed_with_parent()
@@ -85,12 +106,16 @@ class Child:
     def start(self) -> None:
         """Start it, in a process group of its own: Ctrl-C is the supervisor's to handle."""
         self._started_s, self._kill_at_s = time.monotonic(), _NEVER
-        self._process = subprocess.Popen(  # noqa: S603 - ours
-            self._command,
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-            preexec_fn=self._first,  # noqa: PLW1509 - the supervisor has one thread
-        )
+        try:
+            self._process = subprocess.Popen(  # noqa: S603 - ours
+                self._command,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                cwd=self._folder,
+                preexec_fn=self._first,  # noqa: PLW1509 - the supervisor has one thread
+            )
+        except (OSError, subprocess.SubprocessError) as error:  # the program is being replaced, or no memory is left
+            self._failed(f"could not be started: {error}")
 
     @property
     def pid(self) -> int:
@@ -102,14 +127,17 @@ class Child:
         if self._process is None or (status := self._process.poll()) is None:
             self._kill_if_late()
             return self._process is not None
+        self._failed("ended " + (f"by signal {-status}" if status < 0 else f"with status {status}"))
+        return False
+
+    def _failed(self, how: str) -> None:
+        """Say so, and note when to start it again."""
         now_s = time.monotonic()
         self._failures = 0 if now_s - self._started_s >= _GOOD_RUN_S else self._failures
-        wait_s = _RESTART_S[min(self._failures, len(_RESTART_S) - 1)]
+        wait_s = RESTART_S[min(self._failures, len(RESTART_S) - 1)]
         self._failures += 1
-        how = f"by signal {-status}" if status < 0 else f"with status {status}"
-        self._log(f"{self.name} ended {how}; started again in {wait_s:g} s")
+        self._log(f"{self.name} {how}; started again in {wait_s:g} s")
         self._process, self._start_at_s = None, now_s + wait_s
-        return False
 
     def expect_end(self, within_s: float = _END_S) -> None:
         """It should end by itself now; if it has not in a moment, `is_up` kills it."""
@@ -177,26 +205,34 @@ class Supervisor:
 
     def __init__(self, config: Path, home: Home, log: Callable[[str], None], program: str | None = None) -> None:
         """Supervise the node of a coordinator's configuration file, with `program` as CometBFT (default: found)."""
+        program = str(Path(program or find_cometbft()).absolute())
+        check_version(program)
         words = [sys.executable, "-m", "pile_coordinator.cli", "run", "--config", str(config), "--engine", "comet"]
         self._home = home
         self._log = log
         self.app = Child("application", [*words, "--without-node", "--parent", str(os.getpid())], log, watches_us=True)
-        self.node = Child("CometBFT", [program or find_cometbft(), "start", "--home", str(home.path)], log)
+        folder = home.path.resolve()  # to which a relative path in its configuration belongs
+        self.node = Child("CometBFT", [program, "start", "--home", str(folder)], log, folder)
         self._progress: Progress | None = None
-        self._stopping = threading.Event()
+        self._is_stopping = False
 
     def run(self) -> None:
-        """Serve until `stop`, then end the node and then the application."""
+        """Serve until `stop`, then end the node and then the application; ConfigError if another one keeps it up."""
+        with OnlyOne(self._home.path / "supervisor.lock"):
+            self._run()
+
+    def _run(self) -> None:
         try:
-            while not self._stopping.wait(_POLL_S):
+            while not self._is_stopping:
                 self._tend()
+                time.sleep(_POLL_S)
         finally:
             self.node.stop()
             self.app.stop()
 
     def stop(self) -> None:
-        """End `run`."""
-        self._stopping.set()
+        """End `run`. A signal may call this at any moment, so it takes no lock: `run` could be holding it."""
+        self._is_stopping = True
 
     def _tend(self) -> None:
         is_node_up = self.node.is_up()
