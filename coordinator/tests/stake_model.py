@@ -379,14 +379,18 @@ class StakeModel:
         powers = self.set_of(self.height).powers
         if sender not in powers:
             return "not_yours"
-        if name in self.decided:
+        if name in self.decided and (self.decided[name] <= self.height or self.decided[name] == height):
             return "exists"
-        if height < self.height + NOTICE_BLOCKS:
+        if height == 0 and name not in self.decided:
+            return "phase"
+        if 0 < height < self.height + NOTICE_BLOCKS:
             return "late"
         self.votes[sender] = (name, height)
         power = sum(powers.get(voter, 0) for voter, said in self.votes.items() if said == (name, height))
         if Fraction(power, sum(powers.values())) > Fraction(2, 3):
             self.decided[name] = height
+            if height == 0:
+                del self.decided[name]
             self.votes = {voter: said for voter, said in self.votes.items() if said[0] != name}
         return "ok"
 

@@ -479,6 +479,52 @@ def test_more_than_two_thirds_of_the_power_decide_on_a_rule() -> None:
     assert world.refused("node-1", VoteUpgrade("reporter-part", at)) == "exists"
 
 
+def say(world: StakeWorld, height: int, *nodes: str) -> None:
+    """A block with their votes on a rule that this release does not know."""
+    for name in nodes:
+        world.send(name, VoteUpgrade("rule", height))
+    world.ok()
+
+
+def until(world: StakeWorld, height: int) -> None:
+    while world.height < height:
+        world.ok()
+
+
+@pytest.mark.parametrize("decided_by", ["votes", "genesis"])
+def test_a_decided_rule_is_put_off_and_called_off_until_the_block_before_it(decided_by: str) -> None:
+    world = StakeWorld(upgrades=[{"name": "rule", "height": 150}] if decided_by == "genesis" else [])
+    if decided_by == "votes":
+        assert world.refused("grid", VoteUpgrade("rule", 0)) == "phase", "nothing to call off"
+        say(world, 150, "auditor", "grid", "operator")
+    assert world.refused("grid", VoteUpgrade("rule", 150)) == "exists"
+    assert world.refused("grid", VoteUpgrade("rule", world.height + 100)) == "late"
+    until(world, 99)
+    say(world, 200, "auditor", "grid", "operator")
+    assert world.state.each(Upgrade) == [Upgrade("rule", 200)]
+    until(world, 198)
+    say(world, 0, "auditor", "grid", "operator")
+    assert world.state.each(Upgrade) == world.state.each(UpgradeVotes) == []
+    until(world, 200)
+
+
+def test_two_of_four_cannot_call_a_rule_off_and_its_own_block_is_too_late() -> None:
+    world = StakeWorld(upgrades=[{"name": "rule", "height": 10}])
+    until(world, 8)
+    say(world, 0, "auditor", "grid")
+    world.send("operator", VoteUpgrade("rule", 0))
+    with pytest.raises(upgrades.UnknownRuleError):
+        world.block()
+
+
+def test_a_rule_that_has_begun_stays() -> None:
+    world = StakeWorld(upgrades=[{"name": "reporter-part", "height": 3}])
+    while world.height < 2:
+        world.ok()
+    for height in (0, 3, 500):
+        assert world.refused("grid", VoteUpgrade("reporter-part", height)) == "exists"
+
+
 @pytest.mark.parametrize("gap", [-1, 0])
 def test_the_rule_changes_at_its_height_and_not_before(gap: int) -> None:
     world = StakeWorld(upgrades=[{"name": "reporter-part", "height": 20}])
