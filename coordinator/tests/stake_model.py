@@ -29,7 +29,7 @@ class Node:
     next_commission: int
     jailed_until_ms: int = 0
     tombstoned: bool = False
-    missed: int = 0
+    missed: list[int] = field(default_factory=list)  # heights, since it was last punished
     weight: int = 0
 
 
@@ -230,9 +230,6 @@ class StakeModel:
 
     def count(self, absent: set[str]) -> None:
         last = self.height - 1
-        if last % self.rules.downtime_window_blocks == 0:
-            for node in self.nodes.values():
-                node.missed = 0
         for name, power in sorted(self.set_of(last).powers.items()):
             node = self.nodes[name]
             if node.tombstoned:
@@ -240,12 +237,19 @@ class StakeModel:
             if name not in absent:
                 node.weight += power
             elif not node.jailed_until_ms:
-                node.missed += 1
-                if Fraction(node.missed, self.rules.downtime_window_blocks) > Fraction(1, 2):
-                    node.missed = 0
+                node.missed.append(last)
+                if Fraction(sum(self.missed_lately(node)), self.rules.downtime_window_blocks) > Fraction(1, 2):
+                    node.missed = []
                     node.jailed_until_ms = self.times_ms[-1] + self.rules.jail_ms
                     self.slash(name, last, self.rules.downtime_ppm)
                     self.leave(name)
+
+    def missed_lately(self, node: Node) -> tuple[int, int]:
+        """Blocks, in the half of a window before the present one, and in the present one."""
+        window, last = self.rules.downtime_window_blocks, self.height - 1
+        halves = [height for height in range(last + 1) if height % window in {0, window // 2}]
+        now = sum(height >= halves[-1] for height in node.missed) if halves else 0
+        return (sum(height >= halves[-2] for height in node.missed) - now if halves[1:] else 0), now
 
     def can_be_punished(self, height: int) -> bool:
         return height >= self.sets[self.kept].first
@@ -256,7 +260,7 @@ class StakeModel:
         if not self.can_be_punished(height) or name not in self.set_of(height).powers:
             return False
         node = self.nodes[name]
-        node.tombstoned, node.weight, node.missed = True, 0, 0
+        node.tombstoned, node.weight, node.missed = True, 0, []
         self.slash(name, height, self.rules.double_sign_ppm)
         self.leave(name)
         return True

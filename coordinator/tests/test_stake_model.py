@@ -138,8 +138,9 @@ class Pair:
         self.compare("stake", records, guide.records)
         for chain, node in zip(state.each(Candidate), sorted(guide.nodes.values(), key=lambda n: n.name), strict=True):
             mine = (chain.party, chain.commission_permille, chain.jailed_until_ms, chain.tombstoned)
-            mine += (chain.missed_blocks, chain.weight)
-            theirs = (node.name, node.commission, node.jailed_until_ms, node.tombstoned, node.missed, node.weight)
+            mine += (chain.missed_before, chain.missed_blocks, chain.weight)
+            theirs = (node.name, node.commission, node.jailed_until_ms, node.tombstoned)
+            theirs += (*guide.missed_lately(node), node.weight)
             self.compare("candidates", mine, theirs)
         sets = [
             (int.from_bytes(s.from_height, "big"), {m[0]: (m[3], m[4]) for m in s.members})
@@ -364,6 +365,17 @@ def half_a_window_is_too_much(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(conduct, "_miss", miss)
 
 
+def windows_that_do_not_overlap(patch: pytest.MonkeyPatch) -> None:
+    real = conduct._begin_half
+
+    def begin(state: State) -> None:
+        real(state)
+        for candidate in state.each(Candidate):
+            state.put(replace(candidate, missed_before=0))
+
+    patch.setattr(conduct, "_begin_half", begin)
+
+
 def fees_all_for_the_nodes(patch: pytest.MonkeyPatch) -> None:
     real = stake.divide_fees
     patch.setattr(stake, "divide_fees", lambda state, rules: real(state, replace(rules, reward_permille=1000)))
@@ -388,6 +400,7 @@ BUGS: list[Callable[[pytest.MonkeyPatch], None]] = [
     commission_at_once,
     rewards_to_who_enters,
     half_a_window_is_too_much,
+    windows_that_do_not_overlap,
     fees_all_for_the_nodes,
     decided_for_good,
     jail_forgotten,

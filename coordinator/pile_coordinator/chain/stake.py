@@ -75,9 +75,19 @@ def register_candidate(state: State, sender: str, body: RegisterCandidate) -> No
 
 def add_candidate(state: State, party: str, consensus: bytes, attestation: bytes, commission_permille: int) -> None:
     """A candidate and its keys, without stake."""
-    permille = commission_permille
     state.put(
-        Candidate(party, consensus, attestation, permille, permille, 0, tombstoned=False, missed_blocks=0, weight=0)
+        Candidate(
+            party,
+            consensus,
+            attestation,
+            commission_permille,
+            next_commission_permille=commission_permille,
+            jailed_until_ms=0,
+            tombstoned=False,
+            missed_before=0,
+            missed_blocks=0,
+            weight=0,
+        )
     )
     state.put(NodeKey(address_of(consensus), party))
     state.put(NodeKey(cose.key_id(attestation), party))
