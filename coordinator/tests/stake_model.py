@@ -27,6 +27,7 @@ class Node:
     address: bytes
     commission: int
     next_commission: int
+    later_commission: int
     jailed_until_ms: int = 0
     tombstoned: bool = False
     missed: list[int] = field(default_factory=list)  # heights, since it was last punished
@@ -88,7 +89,7 @@ class StakeModel:
     decided: dict[str, int] = field(default_factory=dict)
 
     def found(self, name: str, address: bytes, commission: int, bond: int) -> None:
-        self.nodes[name] = Node(name, address, commission, commission)
+        self.nodes[name] = Node(name, address, commission, commission, commission)
         self.move("X", f"S:{name}", bond)
         self.records[name, name, "bonded", (ALWAYS, 0)] = bond
 
@@ -147,7 +148,7 @@ class StakeModel:
     def turn(self) -> None:
         self.reward()
         for node in self.nodes.values():
-            node.commission = node.next_commission
+            node.commission, node.next_commission = node.next_commission, node.later_commission
         first = self.height + 2
         old, self.records = self.records, {}
         for (candidate, backer, phase, heights), micro in old.items():
@@ -292,7 +293,7 @@ class StakeModel:
             return "exists"
         if self.has(f"P:{sender}") < micro:
             return "funds"
-        self.nodes[sender] = Node(sender, address, commission, commission)
+        self.nodes[sender] = Node(sender, address, commission, commission, commission)
         self.put_up(sender, sender, micro)
         return "ok"
 
@@ -346,7 +347,7 @@ class StakeModel:
             return "wrong_role"
         if sender not in self.nodes:
             return "unknown_candidate"
-        self.nodes[sender].next_commission = permille
+        self.nodes[sender].later_commission = permille
         return "ok"
 
     def unjail(self, sender: str) -> str:

@@ -257,20 +257,31 @@ def test_the_treasury_collects_its_part_at_any_time_and_never_the_nodes() -> Non
     assert world.state.balance_micro("F") == 606
 
 
-def test_a_commission_holds_from_the_next_edge_after_its_rewards() -> None:
+def test_who_does_not_like_a_new_commission_leaves_before_it_is_taken() -> None:
+    """user-1 sees it and goes, user-2 stays; both earn the same until the edge at which user-1 leaves."""
     world = StakeWorld(reward_permille=1000)
-    world.send("user-1", Delegate("grid", 10_000_000))
-    world.send("grid", SetCommission(1000))
+    for name in ("user-1", "user-2"):
+        world.send(name, Delegate("grid", 10_000_000))
     world.ok()
-    assert world.candidate("grid").commission_permille == 0
     world.edge()
-    assert world.candidate("grid").commission_permille == 1000
-    world.send("grid", SetCommission(0))
+    world.send("grid", SetCommission(1000))  # in the last block before an edge
     world.ok()
-    fees(world, 4000)
-    before = world.money("user-1")
-    world.edge()
-    assert world.money("user-1") == before, "all of it was grid's commission"
+
+    def edge() -> dict[str, int]:
+        """What the backers gain at the next one."""
+        accounts.post(world.state, "P:operator", "F", 4000)
+        before = {name: world.money(name) for name in ("user-1", "user-2")}
+        world.edge()
+        return {name: world.money(name) - micro for name, micro in before.items()}
+
+    first = edge()
+    assert first["user-1"] == first["user-2"] > 0
+    world.send("user-1", Undelegate("grid", 10_000_000))
+    world.ok()
+    second = edge()
+    assert second["user-1"] == second["user-2"] > 0
+    assert world.held("user-1", "grid") == {"unbonding": 10_000_000}
+    assert edge() == {"user-1": 0, "user-2": 0}, "all of it is grid's commission"
 
 
 def test_a_chain_that_nobody_signs_keeps_its_pot() -> None:

@@ -343,11 +343,11 @@ def released_early(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(stake, "release_unbonded", lambda state, journal, oldest: real(state, journal, oldest + 2))
 
 
-def commission_at_once(patch: pytest.MonkeyPatch) -> None:
+def commission_without_notice(patch: pytest.MonkeyPatch) -> None:
     def set_commission(state: State, sender: str, body: tx.SetCommission) -> None:
         candidate = stake.find_candidate(state, sender)
         permille = body.commission_permille
-        state.put(replace(candidate, next_commission_permille=permille, commission_permille=permille))
+        state.put(replace(candidate, next_commission_permille=permille, later_commission_permille=permille))
 
     patch.setattr(stake, "set_commission", set_commission)
 
@@ -397,7 +397,7 @@ BUGS: list[Callable[[pytest.MonkeyPatch], None]] = [
     slash_spares_who_left,
     slash_takes_from_who_came_later,
     released_early,
-    commission_at_once,
+    commission_without_notice,
     rewards_to_who_enters,
     half_a_window_is_too_much,
     windows_that_do_not_overlap,

@@ -129,9 +129,7 @@ def turn(state: State, env: Env, journal: Journal) -> None:
     if rules is None:
         return
     _reward(state, journal, rules)
-    for candidate in state.each(Candidate):
-        if candidate.commission_permille != candidate.next_commission_permille:
-            state.put(replace(candidate, commission_permille=candidate.next_commission_permille))
+    stake.turn_commissions(state)
     from_height = env.height + ACTS_AFTER_BLOCKS
     stake.turn(state, from_height, _from(state.oldest_sets(1)[0]))
     elected = elect(state, rules)

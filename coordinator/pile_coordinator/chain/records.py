@@ -323,6 +323,7 @@ class Candidate(Record):
     attestation: bytes  # P-256, 65 bytes: signs headers for light clients
     commission_permille: int
     next_commission_permille: int  # from the next epoch edge
+    later_commission_permille: int  # from the one after it: backers can leave before it is taken of what they earn
     jailed_until_ms: int  # 0 if it is not in jail; it leaves only by `unjail`
     tombstoned: bool  # signed two things of one height: never elected again
     missed_before: int  # blocks, in the half of a window before the present one

@@ -511,7 +511,7 @@ class Undelegate(Body):
 
 @dataclass(frozen=True, slots=True)
 class SetCommission(Body):
-    """A candidate changes what it keeps of its backers' rewards, from the next epoch edge."""
+    """A candidate changes what it keeps of its backers' rewards, from the next epoch edge but one."""
 
     TYPE: ClassVar[str] = "set-commission"
     ROLES: ClassVar[tuple[str, ...]] = NODE_ROLES

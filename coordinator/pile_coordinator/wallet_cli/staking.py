@@ -134,7 +134,7 @@ NODES = (
     ),
     Action(
         "set-commission",
-        "Change what your node keeps of its backers' rewards, from the next epoch edge.",
+        "Change what your node keeps of its backers' rewards, from the next epoch edge but one.",
         lambda w, o: sent(w, SetCommission(o.commission)),
         _commission,
         "set-commission --commission 80",
