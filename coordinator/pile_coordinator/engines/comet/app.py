@@ -9,12 +9,14 @@ from importlib.metadata import version
 from typing import Any
 
 from pile_coordinator.chain.env import Misbehaviour
+from pile_coordinator.chain.genesis import Genesis
 from pile_coordinator.chain.rejections import CODES, Rejection
 from pile_coordinator.chain.stake import address_of
 from pile_coordinator.chain.transition import OK
 from pile_coordinator.engines.comet.ledger import CometLedger, Decided
 from pile_coordinator.engines.comet.messages import abci_pb2 as abci
 from pile_coordinator.engines.comet.messages import keys_pb2 as keys
+from pile_coordinator.engines.comet.messages import params_pb2 as params
 from pile_coordinator.engines.comet.messages import validator_pb2 as validator
 from pile_coordinator.engines.comet.pool import Pool, Turns, WaitsError, propose
 from pile_coordinator.engines.comet.snapshots import FORMAT, Snapshot, Snapshots
@@ -35,6 +37,20 @@ def _who_signed(commit: abci.CommitInfo) -> tuple[bytes, ...] | None:
         return None
     absent = (validator.BLOCK_ID_FLAG_ABSENT, validator.BLOCK_ID_FLAG_UNKNOWN)
     return tuple(vote.validator.address for vote in commit.votes if vote.block_id_flag not in absent)
+
+
+def _check_evidence_ages(genesis: Genesis, evidence: params.EvidenceParams) -> None:
+    """ConfigError where CometBFT would show offences for longer or shorter than stake can be slashed for them."""
+    if genesis.stake is None:
+        return
+    rules = genesis.stake.rules
+    ours = rules.evidence_age_blocks, rules.evidence_age_ms * 1_000_000
+    if (evidence.max_age_num_blocks, evidence.max_age_duration.ToNanoseconds()) != ours:
+        raise ConfigError(
+            f"CometBFT's genesis file lets evidence be {evidence.max_age_num_blocks} blocks and"
+            f" {evidence.max_age_duration.ToJsonString()} old, stake can be slashed for {rules.evidence_age_blocks} blocks and"
+            f" {rules.evidence_age_ms} ms: set max_age_num_blocks and max_age_duration to that"
+        )
 
 
 class Application:
@@ -110,6 +126,7 @@ class Application:
                 f"CometBFT's genesis file is for {request.chain_id} and {len(powers)} validators, ours for"
                 f" {ledger.chain_id}; write both with: pilechain init"
             )
+        _check_evidence_ages(ledger.genesis, request.consensus_params.evidence)
         ledger.load()
         self._pool.clear()
         return abci.ResponseInitChain(app_hash=ledger.app_hash)
