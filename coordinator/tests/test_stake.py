@@ -5,6 +5,9 @@ import doctest
 import json
 import re
 from dataclasses import replace
+from fractions import Fraction
+from itertools import combinations_with_replacement
+from math import floor
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +119,38 @@ def test_powers_are_cut_as_little_as_keeps_everybody_below_a_quarter(powers: lis
     assert min(cut) >= 1
     if height < max(powers):
         assert 4 * (height + 1) > sum(min(power, height + 1) for power in powers), "the largest such height"
+
+
+def poured(powers: list[int]) -> Fraction:
+    """The highest level of water at which a quarter of what all hold is no less than the level, by pouring.
+
+    Everybody fills up to its own power. While more than four are still filling, the spare (what all hold, less four levels)
+    grows with the level; with four it stays, and with fewer it sinks: where it is gone the level stays.
+    """
+    level, spare = Fraction(0), Fraction(0)
+    for full, power in enumerate(sorted(powers)):
+        gain, rise = len(powers) - full - 4, power - level
+        if spare + gain * rise < 0:
+            return level + spare / -gain
+        level, spare = level + rise, spare + gain * rise
+    return level
+
+
+def test_powers_are_those_of_an_exact_pouring_for_all_small_sets() -> None:
+    """All multisets of 4 to 6 powers up to 9, and of 7 up to 5."""
+    seen = set()
+    for size, most in ((4, 9), (5, 9), (6, 9), (7, 5)):
+        for powers in combinations_with_replacement(range(1, most + 1), size):
+            level = poured(list(powers))
+            seen.add(level.denominator)
+            assert capped(list(powers)) == [min(power, floor(level)) for power in powers], powers
+    assert seen == {1, 2, 3}, "levels between whole units too"
+
+
+@given(st.lists(st.integers(1, 10**10) | st.sampled_from([1, 10**10 - 1, 10**10]), min_size=4, max_size=36))
+@bounded(500)
+def test_powers_are_those_of_an_exact_pouring(powers: list[int]) -> None:
+    assert capped(powers) == [min(power, floor(poured(powers))) for power in powers]
 
 
 def test_powers_do_not_depend_on_the_order() -> None:
@@ -340,6 +375,7 @@ def test_bounds_on_candidates_and_stake(monkeypatch: pytest.MonkeyPatch) -> None
     world.ok()
     world.edge()
     assert world.refused("user-1", Undelegate("grid", 9)) == "limit"
+    assert world.accepts("grid", Undelegate("grid", 1)), "nor are they in the way of taking it back in parts"
     monkeypatch.setattr(stake, "MAX_STAKES_OF_CANDIDATE", 1000)
     assert world.accepts("user-1", Undelegate("grid", 9))
     monkeypatch.setattr(stake, "MAX_STAKES_OF_PARTY", 1)
@@ -348,6 +384,29 @@ def test_bounds_on_candidates_and_stake(monkeypatch: pytest.MonkeyPatch) -> None
     world.send("user-1", Undelegate("grid", 10))  # a whole record needs no place
     world.ok()
     assert world.refused("user-1", Undelegate("grid", 1)) == "funds"
+
+
+@pytest.mark.parametrize("phase", ["entering", "unbonding"])
+def test_stake_that_comes_back_pays_the_bond_that_an_order_waits_for(phase: str) -> None:
+    world = StakeWorld(owner_micro=1_000_000, epoch_ms=100 * HOUR)
+    world.send("owner-1", Delegate("grid", 1_000_000))
+    world.ok()
+    if phase == "unbonding":
+        world.edge()
+        world.send("owner-1", Undelegate("grid", 1_000_000))
+        world.ok()
+        world.edge()
+        for _ in range(7):
+            world.ok()
+    start = world.time_ms + 20 * HOUR
+    world.offer(end=start + 2 * HOUR)
+    world.bid(start=start, end=start + HOUR)
+    world.ok()
+    assert (world.held("owner-1", "grid"), world.state.count(Contract)) == ({phase: 1_000_000}, 0)
+    if phase == "entering":
+        world.send("owner-1", Undelegate("grid", 1_000_000))
+    world.ok(time_ms=world.time_ms + 11 * HOUR)
+    assert (world.held("owner-1", "grid"), world.state.count(Contract)) == ({}, 1)
 
 
 def test_many_stakes_of_one_party_become_one_when_they_are_old() -> None:
@@ -404,6 +463,19 @@ def test_misbehaviour_of_nobody_is_passed_over() -> None:
     before = world.state.balance_micro("S:grid")
     world.ok()
     assert (world.state.balance_micro("S:grid"), world.state.balance_micro("S:third")) == (before, 1_000_000)
+
+
+def test_what_the_leaf_has_no_room_for_does_not_count() -> None:
+    """Or nobody could compute the block again from itself."""
+    world = StakeWorld()
+    world.misbehaviour = (Misbehaviour(bytes(20), 1),) * conduct.MAX_MISBEHAVIOUR
+    world.catch("grid", world.height)
+    world.ok()
+    assert not world.candidate("grid").tombstoned
+    world.misbehaviour = (Misbehaviour(bytes(20), 1),) * (conduct.MAX_MISBEHAVIOUR - 1)
+    world.catch("grid", world.height)
+    world.ok()
+    assert world.candidate("grid").tombstoned
 
 
 def test_nothing_is_heard_in_the_first_block_or_without_a_report() -> None:
