@@ -44,7 +44,11 @@ class App:
     def init_chain(self, **over: object):
         powers = {v.party: v.power for v in self.genesis.validators}
         validators = [{"pub_key": {"ed25519": self.keys[p]}, "power": powers[p]} for p in powers]
-        return self.ask("init_chain", **{"chain_id": self.genesis.chain_id, "validators": validators, **over})
+        fields = {"chain_id": self.genesis.chain_id, "validators": validators}
+        if self.genesis.stake is not None:
+            rules = self.genesis.stake.rules
+            fields["consensus_params"] = evidence_ages(rules.evidence_age_blocks, rules.evidence_age_ms)
+        return self.ask("init_chain", **fields | over)
 
     def finalize(self, height: int, time_ms: int, txs: list[bytes], proposer: str = "grid", **over: object):
         time = {"seconds": time_ms // 1000, "nanos": time_ms % 1000 * 1_000_000}
@@ -81,3 +85,9 @@ def signers():
 
 def _camel(name: str) -> str:
     return "".join(part.capitalize() for part in name.split("_"))
+
+
+def evidence_ages(blocks: int, age_ms: int) -> dict[str, object]:
+    """CometBFT's consensus parameters, as far as we look at them."""
+    age = {"seconds": age_ms // 1000, "nanos": age_ms % 1000 * 1_000_000}
+    return {"evidence": {"max_age_num_blocks": blocks, "max_age_duration": age, "max_bytes": 65536}}

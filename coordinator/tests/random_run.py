@@ -361,7 +361,7 @@ class RandomRun:
             "unchained": {"previous": b"\x01" * 32},
             "fork": {"sequence": max(1, sequence - 1)},
         }
-        kind = rng.choice(["twice", "torn", "forged", "stranger", "falls", "leaps", "ahead", *lies])
+        kind = rng.choice(["twice", "torn", "forged", "stranger", "falls", "leaps", "ahead", *lies, "fork"])
         if kind in lies:
             extra = market.prove(pile.id, HEARTBEAT, [(at, energy)], **lies[kind])
         elif kind in {"falls", "leaps", "ahead"}:

@@ -306,7 +306,9 @@ class StakeRules(Record):
     evidence_age_ms: int  # ... or no older than this; CometBFT's max_age_num_blocks and max_age_duration
     double_sign_ppm: int  # of the stake at the offence's height, in millionths
     downtime_ppm: int
-    downtime_window_blocks: int  # who misses more than half of a window is jailed
+    downtime_window_blocks: (
+        int  # who misses more than half as many, in this half of a window and the one before, is jailed
+    )
     jail_ms: int
 
 
@@ -330,9 +332,11 @@ class Candidate(Record):
     attestation: bytes  # P-256, 65 bytes: signs headers for light clients
     commission_permille: int
     next_commission_permille: int  # from the next epoch edge
+    later_commission_permille: int  # from the one after it: backers can leave before it is taken of what they earn
     jailed_until_ms: int  # 0 if it is not in jail; it leaves only by `unjail`
     tombstoned: bool  # signed two things of one height: never elected again
-    missed_blocks: int  # in the present window
+    missed_before: int  # blocks, in the half of a window before the present one
+    missed_blocks: int  # in the present half
     weight: int  # sum of its power over the blocks it has signed since the epoch edge
 
 

@@ -9,13 +9,15 @@ from importlib.metadata import version
 from typing import Any
 
 from pile_coordinator.chain.env import Misbehaviour
-from pile_coordinator.chain.rejections import CODES, Rejection
+from pile_coordinator.chain.genesis import Genesis
+from pile_coordinator.chain.rejections import Rejection
 from pile_coordinator.chain.stake import address_of
 from pile_coordinator.chain.transition import OK, TxResult
 from pile_coordinator.engines.comet.bundle import unpack
 from pile_coordinator.engines.comet.ledger import CometLedger, Decided
 from pile_coordinator.engines.comet.messages import abci_pb2 as abci
 from pile_coordinator.engines.comet.messages import keys_pb2 as keys
+from pile_coordinator.engines.comet.messages import params_pb2 as params
 from pile_coordinator.engines.comet.messages import validator_pb2 as validator
 from pile_coordinator.engines.comet.pool import Pool, Turns, WaitsError, propose
 from pile_coordinator.engines.comet.snapshots import FORMAT, Snapshot, Snapshots
@@ -24,8 +26,7 @@ from pile_shared.errors import ConfigError
 
 APP_VERSION = 1  # stands in every header of CometBFT: rules change by height (chain/upgrades.py), and this does not
 REFUSED = 1  # the code of whatever is refused; the log has ours
-# CometBFT's nodes agree on results' codes too, those of other releases among them: so no number says which of CODES it was.
-_CODE_NUMBERS = dict.fromkeys(CODES, REFUSED) | {OK: 0}
+# CometBFT's nodes agree on results' codes too, those of other releases among them: so no number says which refusal it was.
 
 _Snapshot = abci.ResponseOfferSnapshot
 _Chunk = abci.ResponseApplySnapshotChunk
@@ -42,13 +43,27 @@ def _who_signed(commit: abci.CommitInfo) -> tuple[bytes, ...] | None:
 def _codes(results: list[TxResult], counts: list[int]) -> list[abci.ExecTxResult]:
     """What CometBFT keeps of the results: of a transaction its code, of a bundle nothing, as ours tell of each in it."""
     left = iter(results)
-    entries = [[next(left) for _ in range(count)] for count in counts]
-    return [
-        abci.ExecTxResult(code=_CODE_NUMBERS[entry[0].code], log=entry[0].message)
-        if len(entry) == 1
-        else abci.ExecTxResult()
-        for entry in entries
-    ]
+    return [_code([next(left) for _ in range(count)]) for count in counts]
+
+
+def _code(entry: list[TxResult]) -> abci.ExecTxResult:
+    if len(entry) > 1:
+        return abci.ExecTxResult()
+    return abci.ExecTxResult(code=0 if entry[0].code == OK else REFUSED, log=entry[0].message)
+
+
+def _check_evidence_ages(genesis: Genesis, evidence: params.EvidenceParams) -> None:
+    """ConfigError where CometBFT would show offences for longer or shorter than stake can be slashed for them."""
+    if genesis.stake is None:
+        return
+    rules = genesis.stake.rules
+    ours = rules.evidence_age_blocks, rules.evidence_age_ms * 1_000_000
+    if (evidence.max_age_num_blocks, evidence.max_age_duration.ToNanoseconds()) != ours:
+        raise ConfigError(
+            f"CometBFT's genesis file lets evidence be {evidence.max_age_num_blocks} blocks and"
+            f" {evidence.max_age_duration.ToJsonString()} old, stake can be slashed for {rules.evidence_age_blocks} blocks and"
+            f" {rules.evidence_age_ms} ms: set max_age_num_blocks and max_age_duration to that"
+        )
 
 
 class Application:
@@ -124,6 +139,7 @@ class Application:
                 f"CometBFT's genesis file is for {request.chain_id} and {len(powers)} validators, ours for"
                 f" {ledger.chain_id}; write both with: pilechain init"
             )
+        _check_evidence_ages(ledger.genesis, request.consensus_params.evidence)
         ledger.load()
         self._pool.clear()
         return abci.ResponseInitChain(app_hash=ledger.app_hash)
