@@ -100,10 +100,10 @@ class Exporter:
         height = block.header.height
         for position, (data, result) in enumerate(zip(block.txs, block.results, strict=True)):
             if result.code != OK:
-                self._insert("tx", (height, position, result.tx_id, "", "", result.code, result.message))
+                self._insert("tx", (height, position, result.tx_id, "", "", result.code))
                 continue
             tx = decode_transaction(data)
-            self._insert("tx", (height, position, tx.id, tx.body.TYPE, tx.sender, OK, ""))
+            self._insert("tx", (height, position, tx.id, tx.body.TYPE, tx.sender, OK))
             if isinstance(tx.body, tx_types.SubmitProofs):
                 self._write_proofs((height, position), tx.body.proofs, result.details)
             else:
