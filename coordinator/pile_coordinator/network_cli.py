@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.table import Table
 
 from pile_coordinator.clock import Clock
-from pile_coordinator.config import load_toml
 from pile_coordinator.engines.comet.home import Home
 from pile_coordinator.engines.comet.network import FIRST_PORT, Pace, Stake, plan_nodes, write_network
 from pile_coordinator.engines.comet.rpc import Rpc
@@ -34,7 +33,8 @@ listens on its own machine only, so this is asked there; on one machine all fold
 _JOIN = """\
 Write the height and block hash that a node is to trust into its CometBFT configuration: when it starts it fetches a snapshot
 from the others, checks it against the chain of blocks from there, and goes on. All the nodes asked must name the same hash;
-compare it with one you got from somebody you trust. It knows no blocks, orders or evidence from before its snapshot."""
+compare it with one you got from somebody you trust. The blocks and evidence from before its snapshot it fetches afterwards, while
+it runs; until it has them all it serves no piles and wallets (`history` in `pilechain network status`)."""
 
 
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -198,11 +198,6 @@ def write_state_sync(folder: Path, servers: Sequence[str]) -> tuple[int, str]:
         raise ConfigError(f"give --rpc at least {MIN_SERVERS} times: one node alone could lie")
     if (folder / "data" / "ledger.sqlite").exists():
         raise ConfigError(f"{folder / 'data'} holds a ledger already; a node with one catches up by itself")
-    if "party" in load_toml(folder / "coordinator.toml"):
-        raise ConfigError(
-            f"{folder / 'coordinator.toml'}: a node that serves piles and wallets needs every block since genesis; take"
-            " party and key out, or let it fetch all blocks"
-        )
     height, hashes = 0, set()
     for server in servers:
         rpc = Rpc(server)
@@ -262,6 +257,7 @@ def node_status(folder: Path) -> dict[str, Any]:
         "chain": ours["chain"],
         "height": ours["height"],
         "certified": ours["certified"],
+        "first_height": ours["first_height"],
         "comet_height": ours["comet_height"],
         "app_hash": ours["app_hash"],
         "catching_up": sync["catching_up"],
@@ -274,7 +270,7 @@ def node_status(folder: Path) -> dict[str, Any]:
 
 def _print_status(found: list[dict[str, Any]]) -> None:
     table, away = Table(box=None, pad_edge=False), []
-    for column in ("node", "height", "certified", "CometBFT", "app hash", "peers", "power", "last block"):
+    for column in ("node", "height", "certified", "history", "CometBFT", "app hash", "peers", "power", "last block"):
         table.add_column(column, justify="right" if column in {"height", "certified", "CometBFT", "peers"} else "left")
     for row in found:
         if "error" in row:
@@ -282,7 +278,8 @@ def _print_status(found: list[dict[str, Any]]) -> None:
             continue
         name = f"{row['name']}{' (catching up)' if row['catching_up'] else ''}"
         power = f"{row['power']} of {row['total_power']}"
-        heights = (str(row["height"]), str(row["certified"]), str(row["comet_height"]))
+        history = "whole" if row["first_height"] == 1 else f"from block {row['first_height']}"
+        heights = (str(row["height"]), str(row["certified"]), history, str(row["comet_height"]))
         table.add_row(name, *heights, row["app_hash"][:16], str(row["peers"]), power, row["last_block"][:19])
     console = Console(highlight=False, soft_wrap=True)
     console.print(table)

@@ -180,6 +180,7 @@ class Application:
             "chain": ledger.chain_id,
             "height": ledger.height,
             "certified": self._certified(),
+            "first_height": ledger.store.first_height(),
             "comet_height": ledger.comet_height,
             "app_hash": ledger.app_hash.hex(),
             "time_ms": ledger.time_ms,

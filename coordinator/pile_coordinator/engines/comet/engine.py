@@ -27,10 +27,12 @@ from pile_coordinator.engines.attesting import (
     MAX_ANSWERED,
     MISSING,
     Attestations,
+    node_topic,
     node_topics,
     parse_node_topic,
 )
 from pile_coordinator.engines.comet.app import Application
+from pile_coordinator.engines.comet.backfill import Backfill, history_from, history_topic
 from pile_coordinator.engines.comet.home import Home
 from pile_coordinator.engines.comet.ledger import CometLedger
 from pile_coordinator.engines.comet.pool import Pool, WaitsError
@@ -38,6 +40,7 @@ from pile_coordinator.engines.comet.rpc import Sender
 from pile_coordinator.engines.comet.server import Server
 from pile_coordinator.engines.comet.snapshots import Snapshots
 from pile_coordinator.engines.engine import Block, BusyError, CachingVerifier, Publish, handover_after
+from pile_coordinator.engines.history import WANTED
 from pile_shared import cose
 from pile_shared.certificate import MAX_POWER, Certificate
 from pile_shared.codec import decode
@@ -91,7 +94,11 @@ class CometEngine:
         self._attestations.know(self._ledger.validators_at(self._ledger.height + 1))
         self.own_party = own[0]
         self.description = f"accounting node {own[0]}, CometBFT at {home.rpc_address()}"
-        self.topics = node_topics(self.chain_id)
+        self.topics = (
+            *node_topics(self.chain_id),
+            node_topic(self.chain_id, "+", WANTED),
+            history_topic(self.chain_id, "+", own[0]),
+        )
         self._wake: Callable[[], None] = lambda: None
         self._listeners: list[Callable[[Block], None]] = []
         self._fresh: dict[int, Block] = {}  # committed and not yet told, to spare reading them again
@@ -101,6 +108,7 @@ class CometEngine:
         self._asked_s = self._answered_s = 0.0
         self._outbox: OrderedDict[bytes, tuple[Transaction, bytes, float]] = OrderedDict()
         self._sender = Sender(home.rpc_address())
+        self._backfill = Backfill(self._ledger, own[0], lambda: self._certified, log)
         application = Application(self._ledger, self._pool, self._snapshots, self._on_commit, lambda: self._certified)
         self._server = Server(home.app_address(), application.handle, log)
         self._thread = threading.Thread(target=self._serve, name="abci", daemon=True)
@@ -126,7 +134,7 @@ class CometEngine:
 
     def connect(self, publish: Publish, wake: Callable[[], None]) -> None:
         """Use `publish` to talk to the other nodes; `wake` makes the thread that calls `advance` call it soon."""
-        self._attestations.publish = publish
+        self._attestations.publish = self._backfill.publish = publish
         self._wake = wake
         self._thread.start()  # the node has been able to connect since we listen, and was not answered until now
 
@@ -135,6 +143,7 @@ class CometEngine:
         if self._thread.is_alive():
             self._server.stop()
             self._thread.join(10)
+        self._backfill.close()
         self._sender.close()
         self._snapshots.wait()
         self._ledger.close()
@@ -158,7 +167,7 @@ class CometEngine:
 
     @property
     def first_height(self) -> int:
-        """Of the oldest block kept: 1, unless the ledger began with a snapshot."""
+        """Of the oldest block kept: 1, unless the ledger began with a snapshot and what was before is not fetched yet."""
         with self._ledger.lock:
             return self._ledger.store.first_height()
 
@@ -241,6 +250,7 @@ class CometEngine:
                 self._attestations.ask(self._certified + 1)
             self._asked_s = now_s
         self._send_again(now_s)
+        self._backfill.begin()
         return told
 
     def _sign_all(self) -> None:
@@ -309,6 +319,9 @@ class CometEngine:
 
     def handle(self, topic: str, payload: bytes) -> str | None:
         """Take a message from another node: "" or why it was refused; None if it is none."""
+        server = history_from(self.chain_id, topic, self.own_party)
+        if server is not None:
+            return self._backfill.offer(server, payload)
         parsed = parse_node_topic(self.chain_id, topic)
         if parsed is None:
             return None
@@ -317,7 +330,9 @@ class CometEngine:
             return ""
         if kind == ATTESTATION:
             return self._attestations.offer(party, payload, self._certified)
-        return self._answer(payload) if kind == MISSING else "unknown_kind"
+        if kind == MISSING:
+            return self._answer(payload)
+        return self._backfill.answer(party, payload) if kind == WANTED else "unknown_kind"
 
     def _answer(self, payload: bytes) -> str:
         """Another node lacks certificates: send our signatures again, a few, and not more often than they may ask."""
@@ -331,7 +346,10 @@ class CometEngine:
         self._answered_s = now_s
         end = min(start + MAX_ANSWERED, self._ledger.height + 1)
         for height in range(max(start, self.first_height), end):
-            with self._ledger.lock:
-                validators = self._ledger.validators_at(height)
+            try:
+                with self._ledger.lock:
+                    validators = self._ledger.validators_at(height)
+            except KeyError:
+                break  # so old that its set is forgotten: who lacks it takes the whole block from our history
             self._attestations.answer(self.block(height), validators)
         return ""
