@@ -210,21 +210,25 @@ def test_random_kills_lose_nothing(tmp_path, broker):
         check_all(network, load)
 
 
-def test_a_late_node_joins_by_state_sync(tmp_path, broker):
+def test_a_late_node_joins_by_state_sync_and_fetches_what_was_before(tmp_path, broker):
+    """In the end nothing tells it from the others: blocks, evidence, and that it serves wallets, alone."""
+    late = "operator-2"
     with Network(tmp_path / "network", broker.port, snapshot_interval=20) as network:
-        others = [name for name in network.names if name != "auditor"]
+        others = [name for name in network.names if name != late]
         network.start(*others)
         with Load(network) as load:
             network.wait_height(25, *others)
-            write_state_sync(network.folder / "auditor", [network.home(name).rpc_address() for name in others[:2]])
-            network.start("auditor")
-            network.wait("it to catch up", lambda: network.status("auditor").get("catching_up") is False, 90)
-            load.wait_for(5)
-            assert "fetches blocks" in network.processes["auditor"].text()
-            network.wait("its history", lambda: network.status("auditor").get("first_height") == 1)
-        network.wait_agreed(*network.names)
-        network.wait("its evidence", lambda: "the evidence is whole" in network.processes["auditor"].text())
-        store = open_ledger(network.folder / "auditor" / "data" / "ledger.sqlite", network.genesis)
+            write_state_sync(network.folder / late, [network.home(name).rpc_address() for name in others[:2]])
+            network.start(late)
+            network.wait("it to catch up", lambda: network.status(late).get("catching_up") is False, 90)
+            network.wait("its history", lambda: network.status(late).get("first_height") == 1)
+            said = network.processes[late]
+            assert "piles and wallets wait" in said.text()
+            network.wait("its evidence", lambda: "the evidence is whole" in said.text())
+            network.stop("operator-1")  # the only other that serves
+            load.wait_for(3)
+            network.start("operator-1")
+        store = open_ledger(network.folder / late / "data" / "ledger.sqlite", network.genesis)
         assert store.note(BASE) is not None  # it did not begin with block 1
         store.close()
         check_all(network, load)

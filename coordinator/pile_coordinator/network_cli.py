@@ -33,8 +33,8 @@ listens on its own machine only, so this is asked there; on one machine all fold
 _JOIN = """\
 Write the height and block hash that a node is to trust into its CometBFT configuration: when it starts it fetches a snapshot
 from the others, checks it against the chain of blocks from there, and goes on. All the nodes asked must name the same hash;
-compare it with one you got from somebody you trust. The blocks and evidence from before its snapshot it fetches afterwards, while
-it runs; until it has them all it serves no piles and wallets (`history` in `pilechain network status`)."""
+compare it with one you got from somebody you trust. Blocks from before its snapshot it fetches afterwards, while it runs; until
+it has them all it serves no piles and wallets (`history` in `pilechain network status`)."""
 
 
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

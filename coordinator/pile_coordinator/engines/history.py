@@ -8,7 +8,7 @@ before, so blocks are fetched downwards, and each is checked before it is writte
     leaves          likewise; the first ones are the transactions' results, from which the results are made again
     attestations    are by more than two thirds of the set whose hash the header names
 
-    wanted     [node, height, offset]: that node is asked for its blocks from `height` downwards; of that one, what follows `offset`
+    wanted     [node, height, offset]: that node is asked for its blocks from `height` downwards, the first from `offset` on
     history    [height, offset, size, parts, sets]: the first part is of the block of `height`, which has `size` bytes in all;
                where it ends with that block, the others are whole blocks, each one below the last. No parts: it is not here
 

@@ -49,7 +49,9 @@ class Backfill:
         publish: sends to the other nodes; nothing is sent before it is set.
     """
 
-    def __init__(self, ledger: CometLedger, party: str, certified: Callable[[], int], log: Callable[[str], None]) -> None:
+    def __init__(
+        self, ledger: CometLedger, party: str, certified: Callable[[], int], log: Callable[[str], None]
+    ) -> None:
         """For the node of `party`; `certified` is the height up to which blocks here have their certificates."""
         self.publish: Publish = lambda *_: None
         self._ledger = ledger
@@ -139,7 +141,7 @@ class Backfill:
         return ""
 
     def _run(self) -> None:
-        self._keep_first_set()
+        self.keep_first_set()
         missing = self.missing()
         if missing is not None:
             self._log(f"fetches blocks {missing[0]} to 1 from the other nodes")
@@ -152,15 +154,6 @@ class Backfill:
         if not self._stopping.is_set():
             self._log("has every block since genesis")
 
-    def _keep_first_set(self) -> None:
-        """The set after the snapshot's block: the first handover fetched may lead to it, and state forgets in time."""
-        with self._ledger.lock:
-            ledger, height = self._ledger, self._ledger.store.first_height()
-            try:
-                ledger.store.keep_set(_encoded(validators_at(ledger.genesis, ledger.state, height)))
-            except KeyError:
-                return  # it was kept at an earlier start
-
     def _next_server(self) -> str | None:
         """Who is asked: whoever was last, as long as it answers; None while everybody is left alone."""
         now_s = time.monotonic()
@@ -169,6 +162,15 @@ class Backfill:
         names = sorted({v.party for v in (*attesting, *self._ledger.genesis.validators)} - {self._party})
         names.sort(key=lambda name: (name != self._asked, name < self._party))  # not all begin with the same
         return next((name for name in names if self._away_until_s.get(name, 0.0) <= now_s), None)
+
+    def keep_first_set(self) -> None:
+        """Keep the set after the snapshot's block: a handover may lead to it, and the state forgets it in time."""
+        with self._ledger.lock:
+            ledger, height = self._ledger, self._ledger.store.first_height()
+            try:
+                ledger.store.keep_set(_encoded(validators_at(ledger.genesis, ledger.state, height)))
+            except KeyError:
+                return  # it was kept at an earlier start
 
     def fetch(self, server: str) -> bool:
         """Ask a node for the next blocks and write them; False if it is to be left for another."""
