@@ -4,6 +4,7 @@ Money is booked all the time, and every booking that was acknowledged must be on
 """
 
 import os
+import re
 import signal
 import sqlite3
 import threading
@@ -210,10 +211,27 @@ def test_random_kills_lose_nothing(tmp_path, broker):
         check_all(network, load)
 
 
+FORGETS_SOON = """
+from pile_coordinator.engines.comet import retention
+retention.MARK_EVERY, retention.EVIDENCE_BLOCKS, retention.EVIDENCE_HOURS = 1, 0, 0
+"""
+
+
+def let_cometbft_forget(network: Network, name: str) -> None:
+    """Have a node keep no more of CometBFT's blocks than its snapshots need."""
+    path = network.folder / name / "coordinator.toml"
+    path.write_text(re.sub(r"retain_blocks = \d+", "retain_blocks = 1", path.read_text()))
+
+
 def test_a_late_node_joins_by_state_sync_and_fetches_what_was_before(tmp_path, broker):
     """In the end nothing tells it from the others: blocks, evidence, and that it serves wallets, alone."""
-    late = "operator-2"
-    with Network(tmp_path / "network", broker.port, snapshot_interval=20) as network:
+    late, forgets = "operator-2", "auditor"
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(FORGETS_SOON)
+    path = f"{tmp_path / 'site'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    options = {"snapshot_interval": 20, "environment": {forgets: {"PYTHONPATH": path}}}
+    with Network(tmp_path / "network", broker.port, **options) as network:
+        let_cometbft_forget(network, forgets)
         others = [name for name in network.names if name != late]
         network.start(*others)
         with Load(network) as load:
@@ -228,6 +246,9 @@ def test_a_late_node_joins_by_state_sync_and_fetches_what_was_before(tmp_path, b
             network.stop("operator-1")  # the only other that serves
             load.wait_for(3)
             network.start("operator-1")
+        kept = network.status(forgets)["comet_first_height"]
+        snapshots = (network.folder / forgets / "data" / "snapshots").iterdir()
+        assert kept == min(int(path.name) for path in snapshots) > 1
         store = open_ledger(network.folder / late / "data" / "ledger.sqlite", network.genesis)
         assert store.note(BASE) is not None  # it did not begin with block 1
         store.close()

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pile_coordinator.clock import Clock
+from pile_coordinator.config import MAX_RETAIN_BLOCKS, RETAIN_BLOCKS
 from pile_coordinator.engines.comet.home import Home
 from pile_coordinator.engines.comet.network import FIRST_PORT, Pace, Stake, plan_nodes, write_network
 from pile_coordinator.engines.comet.rpc import Rpc
@@ -111,6 +112,14 @@ def _add_init(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         metavar="PORT",
         help=f"three ports for each node of an address: P2P, RPC, application (default: from {FIRST_PORT})",
     )
+    init.add_argument(
+        "--retain-blocks",
+        type=int,
+        default=RETAIN_BLOCKS,
+        metavar="N",
+        help="heights whose blocks CometBFT keeps at least, for nodes that were away; our own ledger keeps every block, and 0"
+        f" has CometBFT do so too (default: {RETAIN_BLOCKS})",
+    )
     init.add_argument("--broker", default="127.0.0.1:1883", metavar="HOST:PORT", help="the MQTT broker")
     init.add_argument("--json", action="store_true", help="one JSON object")
     init.set_defaults(run=_init)
@@ -125,6 +134,8 @@ def _init(options: argparse.Namespace) -> int:
     host, _, port = options.broker.rpartition(":")
     if not host or not port.isdecimal():
         raise ConfigError(f"--broker {options.broker!r} is wrong; expected HOST:PORT")
+    if not 0 <= options.retain_blocks <= MAX_RETAIN_BLOCKS:
+        raise ConfigError(f"--retain-blocks {options.retain_blocks} is wrong; expected 0 to {MAX_RETAIN_BLOCKS}")
     serving: dict[str, str] = {}
     if options.genesis is not None:
         document = _read_genesis(options.genesis)
@@ -132,7 +143,16 @@ def _init(options: argparse.Namespace) -> int:
         serving = {plan.party: f"coordinator-{plan.party}" for plan in plans[: options.coordinators]}
         document = _found(out, options.chain, serving, names if options.bond is not None else [])
     stake = None if options.bond is None else Stake(STAKE_RULES, options.bond)
-    genesis = write_network(out, document, plans, Pace(), broker=(host, int(port)), serving=serving, stake=stake)
+    genesis = write_network(
+        out,
+        document,
+        plans,
+        Pace(),
+        broker=(host, int(port)),
+        serving=serving,
+        stake=stake,
+        retain_blocks=options.retain_blocks,
+    )
     facts = {
         "chain": genesis.chain_id,
         "genesis": genesis.hash().hex(),
@@ -259,6 +279,7 @@ def node_status(folder: Path) -> dict[str, Any]:
         "certified": ours["certified"],
         "first_height": ours["first_height"],
         "comet_height": ours["comet_height"],
+        "comet_first_height": int(sync["earliest_block_height"]),
         "app_hash": ours["app_hash"],
         "catching_up": sync["catching_up"],
         "peers": int(peers["n_peers"]),

@@ -121,6 +121,7 @@ class Coordinator:
             clock=config.clock,
             log=log,
             snapshot_interval=config.comet.snapshot_interval,
+            retain_blocks=config.comet.retain_blocks,
         )
 
     def _check_party(self) -> None:

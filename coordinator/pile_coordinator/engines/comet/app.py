@@ -17,6 +17,7 @@ from pile_coordinator.engines.comet.messages import abci_pb2 as abci
 from pile_coordinator.engines.comet.messages import keys_pb2 as keys
 from pile_coordinator.engines.comet.messages import validator_pb2 as validator
 from pile_coordinator.engines.comet.pool import Pool, Turns, WaitsError, propose
+from pile_coordinator.engines.comet.retention import Retention
 from pile_coordinator.engines.comet.snapshots import FORMAT, Snapshot, Snapshots
 from pile_coordinator.engines.engine import Block
 from pile_shared.errors import ConfigError
@@ -45,6 +46,7 @@ class Application:
         ledger: CometLedger,
         pool: Pool,
         snapshots: Snapshots,
+        retention: Retention,
         on_commit: Callable[[Block | None], None],
         certified: Callable[[], int],
     ) -> None:
@@ -54,12 +56,14 @@ class Application:
             ledger: state and blocks.
             pool: what waits in CometBFT's mempool.
             snapshots: to give and to take.
+            retention: what CometBFT need not keep.
             on_commit: hears of every Commit, with our block or None, before CometBFT does.
             certified: the height up to which blocks have their certificates, for `pilechain network status`.
         """
         self._ledger = ledger
         self._pool = pool
         self._snapshots = snapshots
+        self._retention = retention
         self._on_commit = on_commit
         self._certified = certified
         self._methods: dict[str, Callable[[Any], Any]] = {
@@ -139,7 +143,7 @@ class Application:
         self._pool.clear()
         self._snapshots.after_commit()
         self._on_commit(block)
-        return abci.ResponseCommit()
+        return abci.ResponseCommit(retain_height=self._retention.after_commit())
 
     # --- transactions that wait, and proposals -------------------------------------------------------------------
 

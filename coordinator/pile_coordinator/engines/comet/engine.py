@@ -36,6 +36,7 @@ from pile_coordinator.engines.comet.backfill import Backfill, history_from, hist
 from pile_coordinator.engines.comet.home import Home
 from pile_coordinator.engines.comet.ledger import CometLedger
 from pile_coordinator.engines.comet.pool import Pool, WaitsError
+from pile_coordinator.engines.comet.retention import Retention
 from pile_coordinator.engines.comet.rpc import Sender
 from pile_coordinator.engines.comet.server import Server
 from pile_coordinator.engines.comet.snapshots import Snapshots
@@ -70,6 +71,7 @@ class CometEngine:
         clock: Clock,
         log: Callable[[str], None],
         snapshot_interval: int,
+        retain_blocks: int,
     ) -> None:
         """Open the ledger in `data` and listen for the node whose configuration is in `home`; `connect` begins to serve it.
 
@@ -82,6 +84,7 @@ class CometEngine:
             clock: real time, or that of the network's rig.
             log: takes a line for people.
             snapshot_interval: heights of CometBFT between snapshots; 0 for none.
+            retain_blocks: heights whose blocks CometBFT keeps at least; 0 for all.
         """
         self.genesis = genesis
         self.chain_id = genesis.chain_id
@@ -109,7 +112,10 @@ class CometEngine:
         self._outbox: OrderedDict[bytes, tuple[Transaction, bytes, float]] = OrderedDict()
         self._sender = Sender(home.rpc_address())
         self._backfill = Backfill(self._ledger, own[0], lambda: self._certified, log)
-        application = Application(self._ledger, self._pool, self._snapshots, self._on_commit, lambda: self._certified)
+        retention = Retention(self._ledger, self._snapshots, retain_blocks)
+        application = Application(
+            self._ledger, self._pool, self._snapshots, retention, self._on_commit, lambda: self._certified
+        )
         self._server = Server(home.app_address(), application.handle, log)
         self._thread = threading.Thread(target=self._serve, name="abci", daemon=True)
 

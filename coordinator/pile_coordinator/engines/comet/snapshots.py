@@ -112,6 +112,15 @@ class Snapshots:
     def _heights(self) -> list[int]:
         return sorted(int(path.name) for path in self._folder.iterdir() if path.name.isdecimal())
 
+    @property
+    def are_taken(self) -> bool:
+        """Whether this node takes any."""
+        return self._interval > 0
+
+    def oldest(self) -> int:
+        """CometBFT's height of the oldest one here; 0 if there is none."""
+        return min(self._heights(), default=0)
+
     def list(self) -> "list[Snapshot]":
         """What there is, oldest first."""
         found = []
