@@ -223,6 +223,13 @@ def let_cometbft_forget(network: Network, name: str) -> None:
     path.write_text(re.sub(r"retain_blocks = \d+", "retain_blocks = 1", path.read_text()))
 
 
+def has_forgotten(network: Network, name: str) -> bool:
+    """Whether a node's CometBFT keeps what follows its oldest snapshot and nothing before."""
+    snapshots = (network.folder / name / "data" / "snapshots").iterdir()
+    oldest = min(int(path.name) for path in snapshots if path.name.isdecimal())
+    return 1 < network.status(name).get("comet_first_height", 0) == oldest
+
+
 def test_a_late_node_joins_by_state_sync_and_fetches_what_was_before(tmp_path, broker):
     """In the end nothing tells it from the others: blocks, evidence, and that it serves wallets, alone."""
     late, forgets = "operator-2", "auditor"
@@ -246,9 +253,7 @@ def test_a_late_node_joins_by_state_sync_and_fetches_what_was_before(tmp_path, b
             network.stop("operator-1")  # the only other that serves
             load.wait_for(3)
             network.start("operator-1")
-        kept = network.status(forgets)["comet_first_height"]
-        snapshots = (network.folder / forgets / "data" / "snapshots").iterdir()
-        assert kept == min(int(path.name) for path in snapshots) > 1
+        network.wait("CometBFT to forget", lambda: has_forgotten(network, forgets))
         store = open_ledger(network.folder / late / "data" / "ledger.sqlite", network.genesis)
         assert store.note(BASE) is not None  # it did not begin with block 1
         store.close()
