@@ -25,7 +25,7 @@ AWAY_S = 20.0  # for which a node that was silent, or lacked the block, is not a
 LIAR_S = 120.0  # for which one that sent something else is not; anybody at the broker may have sent it in its name
 PAUSE_S = 0.1  # between questions: ten answers of 128 kB a second at most through the broker
 IDLE_PART = 3  # and three times as long as the last answer took to check and write: a quarter of a core
-ANSWERS_PER_S = 16  # that a node gives, to all together: 2 MB, and some 5 ms of work for each
+ANSWERS_PER_S = 16  # that a node gives, to all together: 2 MB, and a few ms of work for each
 
 
 def history_topic(chain_id: str, server: str, asker: str) -> str:
