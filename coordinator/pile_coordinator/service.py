@@ -63,6 +63,9 @@ BATCH_VALID_BLOCKS = 1000
 LOG_EVERY_MS = 1000  # per reason
 MAX_TAKEN = 4096  # messages taken from the queue at once: what the other core can check while a full block is applied
 MAX_AWAITED = 8192  # transactions whose senders are owed a result: twice what an engine takes
+MAX_CAUGHT_UP = 10_000  # blocks whose evidence is written before we start, in seconds; more are written while we run
+EVIDENCE_AT_ONCE_S = 0.05  # for which messages wait while the evidence of older blocks is written
+BEHIND = "behind"  # who wants something of a node that does not know the whole story yet
 FEW_TAKEN = 64  # fewer are handled at once: telling the other core of them would cost more than checking them
 ONLINE = 1  # a pile's status begins with it when the pile comes online
 STATUS_ITEMS = 6  # and then has so many, the last two of which are the validators it believes in and what it refuses
@@ -80,6 +83,7 @@ _QUIET = {
     KNOWN,
     PASSED_BY,
     REPLAYED,
+    BEHIND,
 }  # normal life of a network that repeats itself; counted, not logged
 
 
@@ -97,8 +101,8 @@ class Coordinator:
         self._verifier = SecondCoreVerifier()
         self.engine = self._open_engine()
         self.evidence = Exporter(config.data / "evidence.sqlite")
-        self._check_history()
-        self.evidence.catch_up(self.engine)
+        self.evidence.catch_up(self.engine, MAX_CAUGHT_UP)
+        self._is_behind = False
         self.desk = ProofDesk(self.chain_id, self.engine.verify)
         self.stops = KeptStops(config.data / "stops.sqlite", self.engine.state)
         self.troubles = Troubles()
@@ -131,16 +135,8 @@ class Coordinator:
             clock=config.clock,
             log=log,
             snapshot_interval=config.comet.snapshot_interval,
+            retain_blocks=config.comet.retain_blocks,
         )
-
-    def _check_history(self) -> None:
-        """What happened before a snapshot is not here: who began with one can answer no question about it."""
-        if self.signer is not None and self.engine.first_height > 1:
-            self.engine.close()
-            raise ConfigError(
-                "this node began with a snapshot and knows nothing from before it: take party and key out of its file, or"
-                " delete data and node/data except priv_validator_state.json, to begin with the first block"
-            )
 
     def _check_party(self) -> None:
         if self.signer is None:
@@ -174,6 +170,8 @@ class Coordinator:
 
         While messages keep coming, those of one step are handled in the next, so that their signatures are checked meanwhile.
         """
+        self._write_older_evidence()
+        wait_s = min(wait_s, EVIDENCE_AT_ONCE_S) if self._is_behind else wait_s
         wait_s = 0 if self._taken else min(self._next_block_s - time.monotonic(), wait_s)
         before, self._taken = self._taken, self.connection.take(wait_s, MAX_TAKEN)
         if len(self._taken) < FEW_TAKEN:  # no crowd: at once, and their signatures here
@@ -190,6 +188,18 @@ class Coordinator:
         for start in range(0, len(messages), BATCH_CLAIMS):
             with self.engine.turn():
                 self._verifier.tell_ahead(self._claims(messages[start : start + BATCH_CLAIMS]))
+
+    def _write_older_evidence(self) -> None:
+        """Write what the evidence lacks, a little at a time: its blocks were fetched from other nodes, or are many."""
+        was_behind, until_s = self._is_behind, time.monotonic() + EVIDENCE_AT_ONCE_S
+        has_all = self.engine.first_height == 1
+        while has_all and self.evidence.height < self.engine.height and time.monotonic() < until_s:
+            self.evidence.write(self.engine.block(self.evidence.height + 1))
+        self._is_behind = self.evidence.height < self.engine.height
+        if self._is_behind and not was_behind:
+            log("the evidence lacks older blocks" + ("; piles and wallets wait for them" if self.signer else ""))
+        elif was_behind and not self._is_behind:
+            log("the evidence is whole")
 
     def _claims(self, messages: list[tuple[str, bytes]]) -> list[Claim]:
         """The signatures that are about to be asked for."""
@@ -240,6 +250,8 @@ class Coordinator:
             return self._note("bad_topic", topic[:80])
         if chain_id != self.chain_id:
             return self._note("wrong_chain", topic)
+        if self._is_behind and kind != "session":
+            return self._note(BEHIND, topic)  # we would deny what we do not know yet; who hears nothing sends again
         if side == "pile":
             return self._from_pile(who, kind, payload)
         if kind == "tx":
@@ -348,7 +360,7 @@ class Coordinator:
             self._note(PASSED_BY, f"batch of {len(batch.proofs)} proofs: {waits}")
 
     def _after_block(self, block: Block) -> None:
-        if self.engine.first_height == 1:
+        if block.header.height == self.evidence.height + 1:  # else older ones come first
             self.evidence.write(block)
         with self.engine.turn():
             self._tell_of(block)

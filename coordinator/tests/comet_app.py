@@ -11,6 +11,7 @@ from pile_coordinator.engines.comet.ledger import CometLedger
 from pile_coordinator.engines.comet.messages import abci_pb2 as abci
 from pile_coordinator.engines.comet.messages import validator_pb2
 from pile_coordinator.engines.comet.pool import Pool
+from pile_coordinator.engines.comet.retention import Retention
 from pile_coordinator.engines.comet.snapshots import Snapshots
 from pile_coordinator.engines.engine import Block, CachingVerifier
 from pile_shared.platform import es256_verify, sha256
@@ -24,7 +25,9 @@ CANDIDATE_KEYS = {node: consensus(node) for node in CANDIDATES}
 class App:
     """An application in a folder: closed and opened again it is a process that was restarted."""
 
-    def __init__(self, folder: Path, chain: Genesis | None = None, *, interval: int = 0, keys=CONSENSUS) -> None:
+    def __init__(
+        self, folder: Path, chain: Genesis | None = None, *, interval: int = 0, retain: int = 0, keys=CONSENSUS
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.logged: list[str] = []
         self.blocks: list[Block] = []
@@ -33,7 +36,8 @@ class App:
         self.ledger = CometLedger(folder / "ledger.sqlite", self.genesis, keys, CachingVerifier(es256_verify))
         self.snapshots = Snapshots(folder / "snapshots", self.ledger, interval, self.logged.append)
         heard = lambda block: block and self.blocks.append(block)  # noqa: E731
-        self.application = Application(self.ledger, Pool(), self.snapshots, heard, lambda: 0)
+        retention = Retention(self.ledger, self.snapshots, retain)
+        self.application = Application(self.ledger, Pool(), self.snapshots, retention, heard, lambda: 0)
 
     def ask(self, kind: str, **fields: object):
         request = abci.Request(**{kind: getattr(abci, "Request" + _camel(kind))(**fields)})

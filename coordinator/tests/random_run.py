@@ -62,7 +62,7 @@ from pile_coordinator.chain.transactions import (
     Withdraw,
 )
 from pile_coordinator.chain.transition import Outcome, apply_block
-from pile_coordinator.engines.engine import Block, set_hashes, validators_at
+from pile_coordinator.engines.engine import Block, handover_after, set_hashes, validators_at
 from pile_coordinator.engines.store import Store
 from pile_coordinator.replay import NO_PREVIOUS
 from pile_shared import cose, merkle
@@ -174,7 +174,9 @@ class RecordedMarket(Market):
         ]
         if self.store is None:
             self.store = Store(self.path, self.genesis.hash())
-        self.store.commit(Block(Certificate(data, signed), txs, outcome.results, outcome.leaves), self.changes)
+        block = Block(Certificate(data, signed), txs, outcome.results, outcome.leaves)
+        self.store.commit(block, self.changes)
+        self.store.hand_over(handover_after(self.genesis, self.state, block), header)
         self.changes = []
         self.previous = header.hash()
 

@@ -58,6 +58,7 @@ from pile_coordinator.chain.transactions import (
 )
 from pile_coordinator.desk import QueryDesk
 from pile_coordinator.engines.attesting import Attestations
+from pile_coordinator.engines.history import Shelf, encode_wanted
 from pile_coordinator.engines.solo import SoloEngine
 from pile_coordinator.evidence.exporter import Exporter
 from pile_coordinator.service import Coordinator
@@ -443,7 +444,22 @@ def node_messages(day):
         desk.sign(block, validators)
         desk.ask(7)
         desk.publish_certificate(block.certificate)
-    return [("certificate" if kind == "certificate" else f"node-{kind}", payload) for kind, payload in told]
+    said = [("certificate" if kind == "certificate" else f"node-{kind}", payload) for kind, payload in told]
+    return said + history(day)
+
+
+def history(day):
+    """A late node's questions, and answers: whole blocks, a part of one, and none."""
+    store = day.engine._store
+    founders = encode([v.fields() for v in day.genesis.validators])
+    shelf = Shelf(store.row, lambda header: founders if sha256(founders) == header.validators_hash else None)
+    answers = [shelf.answer(height, offset) for height, offset in ((2, 0), (1, 1), (1, 1 << 20))]
+    whole = decode(answers[0], 1 << 20)[3]
+    return [
+        ("node-wanted", encode_wanted("grid", 7, 0)),
+        *[("node-history", answer) for answer in answers],
+        *[("stored-block", part) for part in whole],
+    ]
 
 
 def enrol(day):

@@ -5,6 +5,7 @@ Nodes tell each other their signatures over MQTT, `pilechain/1/<chain>/node/<par
     attestation   [height, hash of the header, signature]: this node attests the block
     missing       height: this node has no certificate from this height on; who has signed sends it again
     certificate   [header, attestations], retained: the last block that this node knows certified
+    wanted        a question for blocks that this node lacks, answered on the topic history/<party> (engines/history.py)
 
 Nothing here needs the broker to be honest: a signature that does not verify is passed over, and a header of another hash
 than ours at the same height is a matter for people. Whatever is lost is asked for again.

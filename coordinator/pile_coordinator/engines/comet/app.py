@@ -20,13 +20,15 @@ from pile_coordinator.engines.comet.messages import keys_pb2 as keys
 from pile_coordinator.engines.comet.messages import params_pb2 as params
 from pile_coordinator.engines.comet.messages import validator_pb2 as validator
 from pile_coordinator.engines.comet.pool import Pool, Turns, WaitsError, propose
+from pile_coordinator.engines.comet.retention import Retention
 from pile_coordinator.engines.comet.snapshots import FORMAT, Snapshot, Snapshots
 from pile_coordinator.engines.engine import Block
 from pile_shared.errors import ConfigError
 
 APP_VERSION = 1  # stands in every header of CometBFT: rules change by height (chain/upgrades.py), and this does not
-REFUSED = 1  # the code of whatever is refused; the log has ours
-# CometBFT's nodes agree on results' codes too, those of other releases among them: so no number says which refusal it was.
+# The code of whatever is refused; the log has ours. CometBFT's nodes agree on the codes of results too, those of other releases
+# among them: so no number says which refusal it was.
+REFUSED = 1
 
 _Snapshot = abci.ResponseOfferSnapshot
 _Chunk = abci.ResponseApplySnapshotChunk
@@ -74,6 +76,7 @@ class Application:
         ledger: CometLedger,
         pool: Pool,
         snapshots: Snapshots,
+        retention: Retention,
         on_commit: Callable[[Block | None], None],
         certified: Callable[[], int],
     ) -> None:
@@ -83,12 +86,14 @@ class Application:
             ledger: state and blocks.
             pool: what waits in CometBFT's mempool.
             snapshots: to give and to take.
+            retention: what CometBFT need not keep.
             on_commit: hears of every Commit, with our block or None, before CometBFT does.
             certified: the height up to which blocks have their certificates, for `pilechain network status`.
         """
         self._ledger = ledger
         self._pool = pool
         self._snapshots = snapshots
+        self._retention = retention
         self._on_commit = on_commit
         self._certified = certified
         self._methods: dict[str, Callable[[Any], Any]] = {
@@ -170,7 +175,7 @@ class Application:
         self._pool.clear()
         self._snapshots.after_commit()
         self._on_commit(block)
-        return abci.ResponseCommit()
+        return abci.ResponseCommit(retain_height=self._retention.after_commit())
 
     # --- transactions that wait, and proposals -------------------------------------------------------------------
 
@@ -210,6 +215,7 @@ class Application:
             "chain": ledger.chain_id,
             "height": ledger.height,
             "certified": self._certified(),
+            "first_height": ledger.store.first_height(),
             "comet_height": ledger.comet_height,
             "app_hash": ledger.app_hash.hex(),
             "time_ms": ledger.time_ms,

@@ -27,17 +27,21 @@ from pile_coordinator.engines.attesting import (
     MAX_ANSWERED,
     MISSING,
     Attestations,
+    node_topic,
     node_topics,
     parse_node_topic,
 )
 from pile_coordinator.engines.comet.app import Application
+from pile_coordinator.engines.comet.backfill import Backfill, history_from, history_topic
 from pile_coordinator.engines.comet.home import Home
 from pile_coordinator.engines.comet.ledger import CometLedger
 from pile_coordinator.engines.comet.pool import Pool, WaitsError
+from pile_coordinator.engines.comet.retention import Retention
 from pile_coordinator.engines.comet.rpc import Sender
 from pile_coordinator.engines.comet.server import Server
 from pile_coordinator.engines.comet.snapshots import Snapshots
 from pile_coordinator.engines.engine import Block, BusyError, CachingVerifier, Publish, StoreError, handover_after
+from pile_coordinator.engines.history import WANTED
 from pile_shared import cose
 from pile_shared.certificate import MAX_POWER, Certificate
 from pile_shared.codec import decode
@@ -68,6 +72,7 @@ class CometEngine:
         clock: Clock,
         log: Callable[[str], None],
         snapshot_interval: int,
+        retain_blocks: int,
     ) -> None:
         """Open the ledger in `data` and listen for the node whose configuration is in `home`; `connect` begins to serve it.
 
@@ -80,6 +85,7 @@ class CometEngine:
             clock: real time, or that of the network's rig.
             log: takes a line for people.
             snapshot_interval: heights of CometBFT between snapshots; 0 for none.
+            retain_blocks: heights whose blocks CometBFT keeps at least; 0 for all.
         """
         self.genesis = genesis
         self.chain_id = genesis.chain_id
@@ -92,7 +98,11 @@ class CometEngine:
         self._attestations.know(self._ledger.validators_at(self._ledger.height + 1))
         self.own_party = own[0]
         self.description = f"accounting node {own[0]}, CometBFT at {home.rpc_address()}"
-        self.topics = node_topics(self.chain_id)
+        self.topics = (
+            *node_topics(self.chain_id),
+            node_topic(self.chain_id, "+", WANTED),
+            history_topic(self.chain_id, "+", own[0]),
+        )
         self._wake: Callable[[], None] = lambda: None
         self._listeners: list[Callable[[Block], None]] = []
         self._fresh: dict[int, Block] = {}  # committed and not yet told, to spare reading them again
@@ -104,7 +114,11 @@ class CometEngine:
         self._answered_s = 0.0
         self._outbox: OrderedDict[bytes, tuple[Transaction, bytes, float]] = OrderedDict()
         self._sender = Sender(home.rpc_address())
-        application = Application(self._ledger, self._pool, self._snapshots, self._on_commit, lambda: self._certified)
+        self._backfill = Backfill(self._ledger, own[0], lambda: self._certified, log)
+        retention = Retention(self._ledger, self._snapshots, retain_blocks)
+        application = Application(
+            self._ledger, self._pool, self._snapshots, retention, self._on_commit, lambda: self._certified
+        )
         self._server = Server(home.app_address(), application.handle, log)
         self._thread = threading.Thread(target=self._serve, name="abci", daemon=True)
 
@@ -129,7 +143,7 @@ class CometEngine:
 
     def connect(self, publish: Publish, wake: Callable[[], None]) -> None:
         """Use `publish` to talk to the other nodes; `wake` makes the thread that calls `advance` call it soon."""
-        self._attestations.publish = publish
+        self._attestations.publish = self._backfill.publish = publish
         self._wake = wake
         self._thread.start()  # the node has been able to connect since we listen, and was not answered until now
 
@@ -138,6 +152,7 @@ class CometEngine:
         if self._thread.is_alive():
             self._server.stop()
             self._thread.join(10)
+        self._backfill.close()
         self._sender.close()
         self._snapshots.wait()
         self._ledger.close()
@@ -161,7 +176,7 @@ class CometEngine:
 
     @property
     def first_height(self) -> int:
-        """Of the oldest block kept: 1, unless the ledger began with a snapshot."""
+        """Of the oldest block kept: 1, unless the ledger began with a snapshot and what was before is not fetched yet."""
         with self._ledger.lock:
             return self._ledger.store.first_height()
 
@@ -255,6 +270,7 @@ class CometEngine:
         now_s = time.monotonic()
         self._ask(now_s, moves=told is not None)
         self._send_again(now_s)
+        self._backfill.begin()
         return told
 
     def _ask(self, now_s: float, *, moves: bool) -> None:
@@ -338,6 +354,9 @@ class CometEngine:
 
     def handle(self, topic: str, payload: bytes) -> str | None:
         """Take a message from another node: "" or why it was refused; None if it is none."""
+        server = history_from(self.chain_id, topic, self.own_party)
+        if server is not None:
+            return self._backfill.offer(server, payload)
         parsed = parse_node_topic(self.chain_id, topic)
         if parsed is None:
             return None
@@ -348,7 +367,9 @@ class CometEngine:
             outcome = self._attestations.offer(party, payload, self._certified)
             self.hurries = self.hurries or not outcome
             return outcome
-        return self._answer(payload) if kind == MISSING else "unknown_kind"
+        if kind == MISSING:
+            return self._answer(payload)
+        return self._backfill.answer(party, payload) if kind == WANTED else "unknown_kind"
 
     def _answer(self, payload: bytes) -> str:
         """Another node lacks certificates: send our signatures again, a few, and not more often than they may ask."""
@@ -366,6 +387,6 @@ class CometEngine:
                 with self._ledger.lock:
                     validators = self._ledger.validators_at(height)
             except KeyError:
-                break  # so old that its set is forgotten
+                break  # so old that its set is forgotten: who lacks it takes the whole block from our history
             self._attestations.answer(self.block(height), validators)
         return ""
