@@ -26,7 +26,7 @@ from pile_shared.units import LOT_WH
 
 RATE = 180  # three minutes of charging a second
 NETWORK_RATE = 90  # blocks of a network take a second, in which this much passes
-NETWORK_HEAP = "66k"  # in 64k a fourth accounting node leaves too little to check certificates with, most of the time
+NETWORK_HEAP = "60k"
 ZONE = "north"
 SETTLE_SECONDS = 40 * RATE  # of the site's time
 
