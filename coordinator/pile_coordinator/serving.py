@@ -148,7 +148,7 @@ class Unsaid:
         self._chain_id = chain_id
         self._validators = validators
         self._now_s = now_s
-        self._owed: dict[tuple[str, str], dict[bytes, float]] = {}  # (pile, kind): since when each message, the oldest first
+        self._owed: dict[tuple[str, str], dict[bytes, float]] = {}  # by (pile, kind): each message, and since when
         self._count = 0
         self._early: OrderedDict[tuple[str, str], deque[bytes]] = OrderedDict()
         self._verified: OrderedDict[bytes, None] = OrderedDict()

@@ -154,7 +154,7 @@ class CometEngine:
         return self._certified
 
     def is_current(self) -> bool:
-        """Whether CometBFT answers, has caught up with the other nodes, and what it decided is certified, but for the newest block."""
+        """Whether CometBFT answers and has caught up, and what it decided is certified, but for the newest block."""
         rpc = Rpc(self._rpc_address, ASK_TIMEOUT_S)
         try:
             catching_up = rpc.call("status")["sync_info"]["catching_up"]
