@@ -147,7 +147,8 @@ class Connection:
     def announce(self, payload: bytes) -> None:
         """Leave a message at the broker, on the topic of the will, for as long as we are connected, and again each time."""
         self._announced = payload
-        self.publish(self._will, payload, retained=True)
+        if self._client.is_connected():  # else it is said then
+            self.publish(self._will, payload, retained=True)
 
     def wake(self) -> None:
         """Make a `get` or `take` that waits return at once, with a message of no topic. May be called from any thread."""

@@ -57,6 +57,7 @@ from pile_shared.units import check_bytes
 BATCH_VALID_BLOCKS = 1000
 LOG_EVERY_MS = 1000  # per reason
 SETTLE_S = 1.0  # after connecting, in which the broker says who else is there
+SHARE_S = 0.2  # between two looks for what others did not say
 ANNOUNCE_S = 1.0  # between two looks whether this node is current, so that it may serve
 _SAID = ("receipt", "contract", "validators")  # what coordinators say to piles
 MAX_TAKEN = 4096  # messages taken from the queue at once: what the other core can check while a full block is applied
@@ -260,7 +261,8 @@ class Coordinator:
         if kind == "status":
             return self._hear_status(pile_id, payload)
         if kind in _SAID:
-            return self.unsaid.heard(pile_id, kind, payload)
+            is_ours = self.engine.state.find(Pile, pile_id) is not None
+            return self.unsaid.heard(pile_id, kind, payload) if is_ours else None
         if kind == "session":
             env = self.engine.env(self.config.clock.now_ms())
             outcome = self.stops.offer(self.engine.state, env, pile_id, payload)
@@ -486,6 +488,7 @@ class Coordinator:
         now_s = time.monotonic()
         if now_s < self._share_s:
             return
+        self._share_s = now_s + SHARE_S
         if not self.servers.announced and now_s >= self._announce_s:
             self._announce_s = now_s + ANNOUNCE_S
             if self.engine.is_current():

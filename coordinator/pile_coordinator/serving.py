@@ -18,7 +18,7 @@ from itertools import islice
 from pile_coordinator.chain.records import GRID, OPERATOR, Party
 from pile_coordinator.chain.state import State
 from pile_shared import cose
-from pile_shared.certificate import MAX_HANDOVER_BYTES, MAX_INCLUSION_BYTES, Certificate, Validator, decode_header
+from pile_shared.certificate import MAX_INCLUSION_BYTES, Certificate, Validator, decode_header
 from pile_shared.codec import array, decode, encode
 from pile_shared.errors import PilechainError
 from pile_shared.platform import sha256
@@ -29,8 +29,12 @@ SERVING = "serving"
 TURN_S = 5.0  # how long each has before the next in order steps in: a block of a network takes a second or two
 MAX_TURNS = 3  # nobody waits longer than so many: those who are further behind speak at once with the third
 SILENT_S = 60.0  # how long one who was silent comes last
-MAX_OWED = 4096  # messages of some 1 kB that others should say; beyond it they are said here too
+MAX_OWED = 16_384  # messages of some 1 kB that others should say; beyond it they are said here too
+MAX_ASKED = 4096  # messages of wallets whose hashes are remembered
 MAX_EARLY = 1024  # piles of which messages are kept that were heard before their block was known here
+MAX_SAID_BYTES = (
+    16_384  # of a message that is compared: the certificate of 100 nodes and a leaf; others count as not said
+)
 _EARLY_EACH = 4  # of one pile and kind: a contract and its end may come in one block
 _MAX_CERTIFICATES = 64  # verified ones that are remembered: one block's is in many messages
 _PRESENCE_BYTES = 256
@@ -162,7 +166,11 @@ class Unsaid:
             message: as this coordinator would say it.
             news: of a block, which another may have known before. An answer to a pile is said after it asked.
         """
-        if not self._servers.takes_part or (news and self._was_early(pile, kind, message)):
+        if not self._servers.takes_part:
+            return True
+        if news and self._was_early(pile, kind, message):
+            if kind != "contract":  # what came before it is covered
+                self._settle(pile, kind, list(self._owed.get((pile, kind), ())))
             return True
         if self._count >= MAX_OWED:
             return False
@@ -173,6 +181,8 @@ class Unsaid:
 
     def heard(self, pile: str, kind: str, message: bytes) -> None:
         """Somebody said this to a pile: what is owed of the same is settled, once its certificate is verified."""
+        if len(message) > MAX_SAID_BYTES:
+            return
         owed = list(self._owed.get((pile, kind), ()))
         place = next((place for place, own in enumerate(owed) if self._is_same(own, message)), None)
         if place is not None:
@@ -183,12 +193,12 @@ class Unsaid:
                 self._early.popitem(last=False)
 
     def _settle(self, pile: str, kind: str, messages: list[bytes]) -> None:
-        owed = self._owed[(pile, kind)]
+        owed = self._owed.get((pile, kind), {})
         for message in messages:
             del owed[message]
         self._count -= len(messages)
         if not owed:
-            del self._owed[(pile, kind)]
+            self._owed.pop((pile, kind), None)
 
     def due(self) -> list[tuple[str, str, bytes]]:
         """What nobody said in time, or has become this coordinator's to say: (pile, kind, message); it is owed no more.
@@ -221,9 +231,8 @@ class Unsaid:
         """Whether a reader learns the same from both: they may differ in who attests the block, if enough do."""
         if own == said:
             return True
-        bound = max(MAX_INCLUSION_BYTES, MAX_HANDOVER_BYTES)
         try:
-            (certified, *rest), (ours, *mine) = _parts(said, bound), _parts(own, bound)
+            (certified, *rest), (ours, *mine) = _parts(said), _parts(own)
             header, attestations = array(certified, 2)
             if encode(rest) != encode(mine) or header != array(ours, 2)[0] or not isinstance(attestations, list):
                 return False
@@ -245,16 +254,16 @@ class Unsaid:
             self._verified.popitem(last=False)
 
 
-def _parts(message: bytes, bound: int) -> list[object]:
+def _parts(message: bytes) -> list[object]:
     """An inclusion or a handover, whose first part is its certificate."""
-    row = decode(message, bound)
+    row = decode(message, MAX_INCLUSION_BYTES)
     return row if isinstance(row, list) and row else [None]
 
 
 class Heard:
     """How often a wallet has sent the same: it does until it is answered, and each time one coordinator more answers."""
 
-    def __init__(self, most: int = MAX_OWED) -> None:
+    def __init__(self, most: int = MAX_ASKED) -> None:
         """Remember the last `most` messages."""
         self._times: OrderedDict[bytes, int] = OrderedDict()
         self._most = most

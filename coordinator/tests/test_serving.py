@@ -157,7 +157,17 @@ def test_a_message_that_a_pile_would_refuse_settles_nothing():
     flipped[-1] ^= 1
     elsewhere = desk.said(leaf)[0]  # the same leaf in another block
     with_a_lie = own[:300] + bytes([own[300] ^ 1]) + own[301:]
-    for message in (too_few, bytes(flipped), elsewhere, with_a_lie, b"", b"\x80", b"\xff" * 40, encode([1, 2])):
+    for message in (
+        too_few,
+        bytes(flipped),
+        elsewhere,
+        with_a_lie,
+        b"",
+        b"\x80",
+        b"\xff" * 40,
+        encode([1, 2]),
+        bytes(serving.MAX_SAID_BYTES + 1),
+    ):
         desk.unsaid.heard(desk.pile, "receipt", message)
     desk.unsaid.heard(desk.pile, "contract", own)
     desk.unsaid.heard("pile-x", "receipt", own)
@@ -191,6 +201,16 @@ def test_of_receipts_the_newest_is_said_and_of_contracts_every_one():
     desk.now.s = TURN_S
     assert desk.due() == [receipts[2], *contracts]
     assert desk.unsaid._count == 0
+
+
+def test_a_receipt_that_was_heard_early_covers_the_one_owed_before_it():
+    desk = Desk()
+    one, two = (desk.said([LEAF_RECEIPT, desk.pile, number, bytes(32)])[0] for number in (1, 2))
+    desk.owe("receipt", one, news=False)
+    desk.unsaid.heard(desk.pile, "receipt", two)
+    desk.owe("receipt", two)
+    desk.now.s = TURN_S
+    assert (desk.due(), desk.unsaid._count, desk.unsaid._owed) == ([], 0, {})
 
 
 def test_who_is_silent_comes_last_for_a_while_and_does_not_delay_the_next_message():
