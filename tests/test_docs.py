@@ -16,6 +16,7 @@ import pytest
 from pile_coordinator.cli import _parser as pilechain_parser
 from pile_coordinator.cli import main as pilechain
 from pile_coordinator.config import load_config
+from pile_coordinator.serving import serving_topic
 from pile_coordinator.wallet_cli.command import GROUPS
 from pile_edge.chargers import KINDS
 from pile_edge.cli import _parser as pile_edge_parser
@@ -282,7 +283,15 @@ def test_the_network_pages_commands_parse_and_its_configuration_loads(tmp_path):
     ours = "".join(path.read_text() for path in (ROOT / "coordinator/pile_coordinator/engines").rglob("*.py"))
     for kind in re.findall(r"node/<party>/(\w+)` \|", page):
         assert f'"{kind}"' in ours
-    for said in ("stopped before it could answer wrongly", "CometBFT's genesis file is for", "other_header", "ended"):
+    ours += (ROOT / "coordinator/pile_coordinator/service.py").read_text()
+    assert serving_topic("<chain>", "<party>") in page
+    for said in (
+        "was not told",
+        "stopped before it could answer wrongly",
+        "CometBFT's genesis file is for",
+        "other_header",
+        "ended",
+    ):
         assert said in ours
         assert said in page
 
