@@ -62,6 +62,7 @@ from pile_coordinator.engines.history import Shelf, encode_wanted
 from pile_coordinator.engines.solo import SoloEngine
 from pile_coordinator.evidence.exporter import Exporter
 from pile_coordinator.service import Coordinator
+from pile_coordinator.serving import Servers
 from pile_coordinator.troubles import Troubles
 from pile_coordinator.verify import verify_order
 from pile_hil.peer import Chain
@@ -429,6 +430,7 @@ def live(day):
         ("handover", Chain().hand_over(Chain(powers=(1, 2), first_key=2000))),
         ("pile-status", encode([0, "pile-1", 0])),
         *node_messages(day),
+        ("serving-message", Servers(day.chain, "operator").presence(key("operator"))),
         ("validators", encode([v.fields() for v in day.genesis.validators])),
     ]
 
@@ -655,7 +657,7 @@ def test_nothing_was_left_unsaid(said):
     assert {fields[4] for fields in proofs} == {BEGIN, PERIODIC, END, HEARTBEAT, ALARM}
     rules = {rule for rule, _ in said}
     assert rules >= {"terms", "statement", "header", "inclusion", "session-message", "pile-status", "order-certificate"}
-    assert "handover" in rules
+    assert {"handover", "node-attestation", "node-missing", "serving-message"} <= rules
     lengths = {len(decode(data, MOST)) for rule, data in said if rule == "reply"}
     assert lengths == {3, 4}
 

@@ -168,6 +168,10 @@ class Engine(Protocol):
         """The message by which a reader of this validator set follows to the next; None if it is the newest."""
         ...
 
+    def is_current(self) -> bool:
+        """Whether this node has caught up with the others; may take as long as asking CometBFT does."""
+        ...
+
     def close(self) -> None:
         """Close the ledger; what waits is dropped, as nobody was told it was accepted."""
         ...

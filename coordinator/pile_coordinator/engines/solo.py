@@ -97,6 +97,10 @@ class SoloEngine:
         self.previous, self.time_ms = header.hash(), header.time_ms
         return state
 
+    def is_current(self) -> bool:
+        """Always: there are no others."""
+        return True
+
     def close(self) -> None:
         """Close the ledger; what waits is dropped, as nobody was told it was accepted."""
         self._store.close()

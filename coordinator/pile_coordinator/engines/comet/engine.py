@@ -37,7 +37,7 @@ from pile_coordinator.engines.comet.home import Home
 from pile_coordinator.engines.comet.ledger import CometLedger
 from pile_coordinator.engines.comet.pool import Pool, WaitsError
 from pile_coordinator.engines.comet.retention import Retention
-from pile_coordinator.engines.comet.rpc import Sender
+from pile_coordinator.engines.comet.rpc import Rpc, Sender
 from pile_coordinator.engines.comet.server import Server
 from pile_coordinator.engines.comet.snapshots import Snapshots
 from pile_coordinator.engines.engine import Block, BusyError, CachingVerifier, Publish, StoreError, handover_after
@@ -45,11 +45,12 @@ from pile_coordinator.engines.history import WANTED
 from pile_shared import cose
 from pile_shared.certificate import MAX_POWER, Certificate
 from pile_shared.codec import decode
-from pile_shared.errors import PilechainError
+from pile_shared.errors import LinkError, PilechainError
 from pile_shared.units import check_int
 
 MAX_OUTBOX = 1024  # transactions handed to the node and not yet in a block; CometBFT's mempool takes 5,000
 MAX_FRESH = 16  # blocks of 2 MB
+ASK_TIMEOUT_S = 1.0  # for one question to CometBFT, during which nothing else is done here
 SEND_AGAIN_S = 3.0  # a block takes a second or two; a node that was restarted has forgotten its mempool
 
 
@@ -113,7 +114,8 @@ class CometEngine:
         self._moved_s = time.monotonic()  # when a certificate came, or none was missing, or was asked for
         self._answered_s = 0.0
         self._outbox: OrderedDict[bytes, tuple[Transaction, bytes, float]] = OrderedDict()
-        self._sender = Sender(home.rpc_address())
+        self._rpc_address = home.rpc_address()
+        self._sender = Sender(self._rpc_address)
         self._backfill = Backfill(self._ledger, own[0], lambda: self._certified, log)
         retention = Retention(self._ledger, self._snapshots, retain_blocks)
         application = Application(
@@ -168,6 +170,17 @@ class CometEngine:
     def height(self) -> int:
         """Of the last block that is certified and told."""
         return self._certified
+
+    def is_current(self) -> bool:
+        """Whether CometBFT answers and has caught up, and what it decided is certified, but for the newest block."""
+        rpc = Rpc(self._rpc_address, ASK_TIMEOUT_S)
+        try:
+            catching_up = rpc.call("status")["sync_info"]["catching_up"]
+        except LinkError:
+            return False
+        finally:
+            rpc.close()
+        return catching_up is False and self._certified >= self._ledger.height - 1
 
     @property
     def waiting(self) -> int:
