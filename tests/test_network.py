@@ -15,14 +15,14 @@ from typing import Self
 import pytest
 
 from pile_coordinator.chain.rejections import Rejection
-from pile_coordinator.chain.transactions import Deposit
+from pile_coordinator.chain.transactions import Body, Deposit
 from pile_coordinator.clock import Clock
 from pile_coordinator.engines.comet.network import Stake
 from pile_coordinator.engines.store import BASE
 from pile_coordinator.network_cli import write_state_sync
 from pile_coordinator.new_chain import STAKE_RULES
 from pile_coordinator.replay import audit, open_ledger
-from pile_coordinator.wallet import WalletError
+from pile_coordinator.wallet import Wallet, WalletError
 from pile_edge.light import LightClient
 from pile_edge.ports.cpython_storage import Storage
 from pile_hil.broker import Mosquitto, find_mosquitto, free_port
@@ -54,13 +54,19 @@ class Load(threading.Thread):
         self.tries = 0
 
     def run(self) -> None:
-        with self.network.wallet("grid") as wallet:
+        with self.wallet() as wallet:
             while not self.done.is_set():
                 self.tries += 1
                 try:
-                    self.acknowledged.append(wallet.send(Deposit("operator", 1, f"booking-{self.tries}")))
+                    self.acknowledged.append(wallet.send(self.body()))
                 except (LinkError, Rejection, WalletError):
                     continue  # it may or may not be on the chain: the next one has a reference of its own
+
+    def wallet(self) -> Wallet:
+        return self.network.wallet("grid")
+
+    def body(self) -> Body:
+        return Deposit("operator", 1, f"booking-{self.tries}")
 
     def __enter__(self) -> Self:
         self.start()

@@ -16,6 +16,7 @@ from collections import Counter
 from functools import lru_cache
 from typing import cast
 
+from pile_coordinator.accuser import Accuser
 from pile_coordinator.chain.contracts import UNSIGNED
 from pile_coordinator.chain.records import Pile, Zone
 from pile_coordinator.chain.rejections import Rejection
@@ -126,6 +127,7 @@ class Coordinator:
         self._awaited: dict[bytes, str] = {}
         self._pauses_ms = self._paused_zones()
         self._stopping = False
+        self.accuser = Accuser(self.engine, config.party, self.signer, log)
         self.engine.on_block(self._after_block)
         self._next_block_s = 0.0
         self._taken: list[tuple[str, bytes]] = []
@@ -386,6 +388,7 @@ class Coordinator:
         """Hand over what is ready, and let the engine do what is to be done; the last block it made known, if any."""
         for batch in self.desk.take_batches():
             self._submit(batch)
+        self.accuser.tend()
         return self.engine.advance(self.config.clock.now_ms())
 
     def _submit(self, batch: SubmitProofs) -> None:
@@ -402,6 +405,7 @@ class Coordinator:
     def _after_block(self, block: Block) -> None:
         if block.header.height == self.evidence.height + 1:  # else older ones come first
             self.evidence.write(block)
+        self.accuser.after_block(block)
         with self.engine.turn():
             self._tell_of(block)
 

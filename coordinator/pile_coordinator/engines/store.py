@@ -118,6 +118,29 @@ class Store:
         row = self._db.execute("SELECT value FROM meta WHERE key = ?", (name,)).fetchone()
         return row[0] if row else None
 
+    def notes(self, prefix: str) -> dict[str, bytes]:
+        """What an engine keeps under names that begin so, in order of name."""
+        rows = self._db.execute(
+            "SELECT key, value FROM meta WHERE substr(key, 1, ?) = ? ORDER BY key", (len(prefix), prefix)
+        )
+        return dict(rows.fetchall())
+
+    def keep_note(self, name: str, value: bytes | None) -> None:
+        """Keep a note outside any block, durably; with None none any more."""
+        with self._transaction(f"the note {name}"):
+            self._db.execute("DELETE FROM meta WHERE key = ?", (name,))
+            if value is not None:
+                self._db.execute("INSERT INTO meta VALUES (?, ?)", (name, value))
+
+    def certificate(self, height: int) -> Certificate | None:
+        """A block's certificate, without the rest of it; None if there is no block of that height."""
+        row = self._db.execute(
+            "SELECT header, coalesce(c.attestations, b.attestations)"
+            " FROM block b LEFT JOIN certificate c USING (height) WHERE height = ?",
+            (height,),
+        ).fetchone()
+        return Certificate(row[0], cast("list[list[object]]", decode(row[1], MAX_STORED_BYTES))) if row else None
+
     def state_rows(self) -> Iterator[tuple[bytes, bytes]]:
         """The state after the last block; StoreError if the file is damaged."""
         try:

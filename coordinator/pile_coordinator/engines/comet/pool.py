@@ -6,10 +6,10 @@ is left after a block (recheck), so everything here is forgotten at Commit and b
 
 from pile_coordinator.chain.env import Env
 from pile_coordinator.chain.proofs import parse_proof
-from pile_coordinator.chain.records import Party, Pile, PileKey
+from pile_coordinator.chain.records import Candidate, Party, Pile, PileKey
 from pile_coordinator.chain.rejections import Rejection
 from pile_coordinator.chain.state import State
-from pile_coordinator.chain.transactions import SubmitProofs, Transaction, decode_transaction
+from pile_coordinator.chain.transactions import DoubleAttestation, SubmitProofs, Transaction, decode_transaction
 from pile_coordinator.chain.transition import check_tx
 from pile_coordinator.engines.comet.bundle import pack, unpack
 from pile_shared.errors import PilechainError
@@ -95,7 +95,7 @@ class Pool:
             state: after the last committed block.
             env: of the block to come.
             data: the transaction.
-            again: it waits since before the last block. It may stay though its proofs are known by now: others of its
+            again: it waits since before the last block. It may stay though what it says is known by now: others of its
                 sender are numbered after it.
 
         Raises:
@@ -112,6 +112,8 @@ class Pool:
             raise WaitsError(f"another transaction of {tx.sender} waits with sequence {tx.sequence}")
         if not again and isinstance(tx.body, SubmitProofs) and not self._new_proofs(state, tx.id, tx.body):
             raise WaitsError("every proof in it is known, or waits already")
+        if not again and isinstance(tx.body, DoubleAttestation) and _is_punished(state, tx.body.candidate):
+            raise Rejection("phase", f"{tx.body.candidate} was punished for this already")
         return check_tx(state, env, data)
 
     def _new_proofs(self, state: State, tx_id: bytes, body: SubmitProofs) -> list[tuple[str, int]]:
@@ -145,6 +147,12 @@ class Pool:
         if isinstance(tx.body, SubmitProofs):
             for place in self._new_proofs(state, tx.id, tx.body):
                 self._proofs[place] = tx
+
+
+def _is_punished(state: State, party: str) -> bool:
+    """Whether a node was punished already: every coordinator that saw it attest twice says so, and one is enough."""
+    candidate = state.find(Candidate, party)
+    return candidate is not None and candidate.tombstoned
 
 
 class Turns:
