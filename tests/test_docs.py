@@ -16,6 +16,8 @@ import pytest
 from pile_coordinator.cli import _parser as pilechain_parser
 from pile_coordinator.cli import main as pilechain
 from pile_coordinator.config import load_config
+from pile_coordinator.engines.comet.supervise import RESTART_S
+from pile_coordinator.serving import serving_topic
 from pile_coordinator.wallet_cli.command import GROUPS
 from pile_edge.chargers import KINDS
 from pile_edge.cli import _parser as pile_edge_parser
@@ -279,12 +281,19 @@ def test_the_network_pages_commands_parse_and_its_configuration_loads(tmp_path):
     path.write_text(block)
     config = load_config(path)
     assert (config.engine, config.comet.snapshot_interval) == ("comet", 1000)
-    ours = "".join(path.read_text() for path in (ROOT / "coordinator/pile_coordinator/engines").rglob("*.py"))
+    ours = "".join(path.read_text() for path in (ROOT / "coordinator/pile_coordinator").rglob("*.py"))
     for kind in re.findall(r"node/<party>/(\w+)` \|", page):
         assert f'"{kind}"' in ours
-    for said in ("stopped before it could answer wrongly", "CometBFT's genesis file is for", "other_header", "ended"):
+    assert serving_topic("<chain>", "<party>") in page
+    for said in (
+        *("stopped before it could answer wrongly", "CometBFT's genesis file is for", "other_header", "ended"),
+        "was not told",
+        *("is in use by process", "this node fell too far behind", "none of these nodes has a snapshot yet"),
+    ):
         assert said in ours
         assert said in page
+    waits = ", ".join(f"{wait_s:g}" for wait_s in RESTART_S[:-1])
+    assert f"after {waits} and then every {RESTART_S[-1]:g} seconds" in " ".join(page.split())
 
 
 def test_the_networks_documented_network_is_written(tmp_path):

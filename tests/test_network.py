@@ -4,6 +4,7 @@ Money is booked all the time, and every booking that was acknowledged must be on
 """
 
 import os
+import re
 import signal
 import sqlite3
 import threading
@@ -17,6 +18,7 @@ from pile_coordinator.chain.rejections import Rejection
 from pile_coordinator.chain.transactions import Body, Deposit
 from pile_coordinator.clock import Clock
 from pile_coordinator.engines.comet.network import Stake
+from pile_coordinator.engines.store import BASE
 from pile_coordinator.network_cli import write_state_sync
 from pile_coordinator.new_chain import STAKE_RULES
 from pile_coordinator.replay import audit, open_ledger
@@ -83,25 +85,20 @@ class Load(threading.Thread):
             time.sleep(0.05)
 
 
-def check_all(network: Network, load: Load, *, whole: tuple[str, ...] = NAMES) -> None:
-    """Every node has the same blocks, certified, and the same evidence; nothing acknowledged is missing."""
+def check_all(network: Network, load: Load) -> None:
+    """Every node has the same blocks since genesis, certified, and the same evidence; nothing acknowledged is missing."""
     network.wait_agreed(*network.names)
     network.close()
     rows = {}
     for name in network.names:
         store = open_ledger(network.folder / name / "data" / "ledger.sqlite", network.genesis)
-        blocks = [store.block(height) for height in range(store.first_height(), store.height() + 1)]
-        rows[name] = {block.header.height: block.header.encoded() for block in blocks}
+        rows[name] = [store.block(height).header.encoded() for height in range(1, store.height() + 1)]
         for tx_id, height in load.acknowledged:
-            assert height < store.first_height() or store.find_tx(tx_id)[0] == height
-        if name in whole:
-            audit(store, network.genesis)
+            assert store.find_tx(tx_id)[0] == height
+        audit(store, network.genesis)
         store.close()
-    longest = max(rows.values(), key=len)
-    for name, headers in rows.items():
-        assert headers == {height: longest[height] for height in headers}, name
-        assert max(headers) == max(longest)
-    evidence = [tables(network.folder / name / "data" / "evidence.sqlite") for name in whole]
+    assert all(headers == rows[network.names[0]] for headers in rows.values())
+    evidence = [tables(network.folder / name / "data" / "evidence.sqlite") for name in network.names]
     assert all(found == evidence[0] for found in evidence)
     assert len(load.acknowledged) == len(set(load.acknowledged)) > 0
 
@@ -122,10 +119,7 @@ def test_one_of_four_may_be_away_and_two_stop_the_chain(tmp_path, broker):
             network.pause("auditor")  # it holds its connections
             load.wait_for(5)
             network.stop("grid")  # 2 of 4
-            time.sleep(2)  # what was under way ends
-            heights = network.heights("operator-1", "operator-2")
-            time.sleep(3)
-            assert network.heights("operator-1", "operator-2") == heights
+            network.wait("the chain to stand", lambda: stands(network, "operator-1", "operator-2"))
             network.resume("auditor")
             load.wait_for(3)
             network.start("grid")
@@ -162,37 +156,68 @@ def test_a_network_that_falls_apart_heals(tmp_path):
             check_all(network, load)
 
 
-def stands(network: Network) -> bool:
-    """Whether nobody makes blocks for five seconds, five times what an idle chain takes for one."""
-    heights = network.heights()
+def stands(network: Network, *names: str) -> bool:
+    """Whether none of these nodes makes blocks for five seconds, five times what an idle chain takes for one."""
+    heights = network.heights(*names)
     time.sleep(5)
-    return network.heights() == heights
+    return network.heights(*names) == heights
 
 
 DIE_ONCE = """
 import os, signal
 from pathlib import Path
-from typing import Self
-where = os.environ.get("TEST_DIE_AT")
+where, moment = os.environ.get("TEST_DIE_AT"), os.environ.get("TEST_DIE_WHEN")
 if where:
     from pile_coordinator.engines.comet.ledger import CometLedger
-    commit = CometLedger.commit
-    def dying(self):
-        flag = Path(where)
-        if self._finalized.block is not None and self.height >= 2 and not flag.exists():
-            flag.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return commit(self)
-    CometLedger.commit = dying
+    from pile_coordinator.engines.comet.server import Server
+    commit, answer = CometLedger.commit, Server._answer
+    ledgers = []
+    finalize = CometLedger.finalize
+    def noting(self, decided):
+        ledgers[:] = [self]
+        return finalize(self, decided)
+    def is_due():
+        (ledger,) = ledgers
+        has_block = ledger._finalized is not None and ledger._finalized.block is not None
+        return has_block and ledger.height >= 2 and not Path(where).exists()
+    def die():
+        Path(where).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    def dying_commit(self):
+        dies = is_due()
+        if dies and moment == "asked to commit":
+            die()
+        block = commit(self)
+        if dies:
+            die()
+        return block
+    def dying_answer(self, peer):
+        more = answer(self, peer)
+        if ledgers and is_due():
+            die()
+        return more
+    CometLedger.finalize = noting
+    if moment == "finalized":
+        Server._answer = dying_answer
+    else:
+        CometLedger.commit = dying_commit
 """
 
 
-def test_a_node_killed_between_finalize_and_commit_comes_back_the_same(tmp_path, broker):
-    """In three of four nodes, at the same block, the application is killed when the block is decided and not yet written."""
+@pytest.mark.parametrize("moment", ["finalized", "asked to commit", "committed"])
+def test_a_node_killed_around_its_commit_comes_back_the_same(tmp_path, broker, moment):
+    """In three of four nodes, at the same block, the application is killed when the block is decided and not yet written, or
+    written and CometBFT not told.
+
+    Killed when it has just said what the block did, the last thing it says, CometBFT mostly hangs in its own Commit.
+    """
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(DIE_ONCE)
     path = f"{tmp_path / 'site'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
-    dying = {name: {"PYTHONPATH": path, "TEST_DIE_AT": str(tmp_path / f"{name}.died")} for name in NAMES[:3]}
+    dying = {
+        name: {"PYTHONPATH": path, "TEST_DIE_AT": str(tmp_path / f"{name}.died"), "TEST_DIE_WHEN": moment}
+        for name in NAMES[:3]
+    }
     with Network(tmp_path / "network", broker.port, environment=dying) as network:
         network.start()
         with Load(network) as load:
@@ -220,32 +245,81 @@ def test_random_kills_lose_nothing(tmp_path, broker):
         check_all(network, load)
 
 
-def test_a_late_node_joins_by_state_sync(tmp_path, broker):
-    with Network(tmp_path / "network", broker.port, snapshot_interval=20) as network:
-        others = [name for name in network.names if name != "auditor"]
+FORGETS_SOON = """
+from pile_coordinator.engines.comet import retention
+retention.MARK_EVERY, retention.EVIDENCE_BLOCKS, retention.EVIDENCE_HOURS = 1, 0, 0
+"""
+
+
+def let_cometbft_forget(network: Network, name: str) -> None:
+    """Have a node keep no more of CometBFT's blocks than its snapshots need."""
+    path = network.folder / name / "coordinator.toml"
+    path.write_text(re.sub(r"retain_blocks = \d+", "retain_blocks = 1", path.read_text()))
+
+
+def has_forgotten(network: Network, name: str) -> bool:
+    """Whether a node's CometBFT keeps what follows its oldest snapshot and nothing before."""
+    snapshots = (network.folder / name / "data" / "snapshots").iterdir()
+    oldest = min(int(path.name) for path in snapshots if path.name.isdecimal())
+    return 1 < network.status(name).get("comet_first_height", 0) == oldest
+
+
+def test_a_late_node_joins_by_state_sync_and_fetches_what_was_before(tmp_path, broker):
+    """In the end nothing tells it from the others: blocks, evidence, and that it serves wallets, alone."""
+    late, forgets = "operator-2", "auditor"
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(FORGETS_SOON)
+    path = f"{tmp_path / 'site'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    options = {"snapshot_interval": 20, "environment": {forgets: {"PYTHONPATH": path}}}
+    with Network(tmp_path / "network", broker.port, **options) as network:
+        let_cometbft_forget(network, forgets)
+        others = [name for name in network.names if name != late]
         network.start(*others)
         with Load(network) as load:
             network.wait_height(25, *others)
-            write_state_sync(network.folder / "auditor", [network.home(name).rpc_address() for name in others[:2]])
-            network.start("auditor")
-            network.wait("it to catch up", lambda: network.status("auditor").get("catching_up") is False, 90)
-            load.wait_for(5)
-        store = open_ledger(network.folder / "auditor" / "data" / "ledger.sqlite", network.genesis)
-        assert store.first_height() > 1
+            write_state_sync(network.folder / late, [network.home(name).rpc_address() for name in others[:2]])
+            network.start(late)
+            network.wait("it to catch up", lambda: network.status(late).get("catching_up") is False, 90)
+            network.wait("its history", lambda: network.status(late).get("first_height") == 1)
+            said = network.processes[late]
+            assert "piles and wallets wait" in said.text()
+            network.wait("its evidence", lambda: "the evidence is whole" in said.text())
+            network.stop("operator-1")  # the only other that serves
+            load.wait_for(3)
+            network.start("operator-1")
+        network.wait("CometBFT to forget", lambda: has_forgotten(network, forgets))
+        store = open_ledger(network.folder / late / "data" / "ledger.sqlite", network.genesis)
+        assert store.note(BASE) is not None  # it did not begin with block 1
         store.close()
-        check_all(network, load, whole=tuple(others))
+        check_all(network, load)
 
 
-def test_a_supervisor_stops_cleanly(tmp_path, broker):
+def test_a_supervisor_stops_cleanly_under_load(tmp_path, broker):
+    """A node that meets its CometBFT at a Unix socket, as on a machine that others use too."""
     with Network(tmp_path / "network", broker.port) as network:
+        config = network.home("grid").path / "config" / "config.toml"
+        address = f'proxy_app = "tcp://127.0.0.1:{network.plan("grid").app_port}"'
+        assert address in config.read_text()
+        config.write_text(config.read_text().replace(address, 'proxy_app = "unix://app.sock"'))
+        meeting = network.home("grid").path / "app.sock"
         network.start()
-        network.wait_height(2)
-        pids = network.pids("grid")
-        assert set(pids) == {"supervisor", "application", "cometbft"}
-        network.processes["grid"].signal(signal.SIGTERM)
-        network.wait("it to end", lambda: not network.processes["grid"].running, 30)
-        for pid in pids.values():
-            assert not Path(f"/proc/{pid}").exists()
+        with Load(network) as load:
+            load.wait_for(3)
+            network.wait_height(2, "grid")
+            assert meeting.stat().st_mode & 0o777 == 0o600
+            pids = network.pids("grid")
+            assert set(pids) == {"supervisor", "application", "cometbft"}
+            network.processes["grid"].signal(signal.SIGTERM)
+            network.wait("it to end", lambda: not network.processes["grid"].running, 30)
+            for pid in pids.values():
+                assert not Path(f"/proc/{pid}").exists()
+            assert not meeting.exists()
+            assert "killed" not in network.processes["grid"].text()
+            assert "stopped before" not in network.processes["grid"].text()
+            load.wait_for(2)
+            network.start("grid")
+            load.wait_for(2)
+        check_all(network, load)
 
 
 RULES = STAKE_RULES | {"max_validators": 4, "min_self_bond_micro": 1_000_000, "downtime_window_blocks": 10_000}

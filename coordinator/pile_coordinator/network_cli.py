@@ -3,6 +3,7 @@
 import argparse
 import json
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -11,14 +12,17 @@ from rich.console import Console
 from rich.table import Table
 
 from pile_coordinator.clock import Clock
-from pile_coordinator.config import load_toml
+from pile_coordinator.config import MAX_RETAIN_BLOCKS, RETAIN_BLOCKS, load_genesis
 from pile_coordinator.engines.comet.home import Home
 from pile_coordinator.engines.comet.network import FIRST_PORT, Pace, Stake, plan_nodes, write_network
 from pile_coordinator.engines.comet.rpc import Rpc
+from pile_coordinator.engines.store import Store
 from pile_coordinator.keys import make_key
 from pile_coordinator.new_chain import FOUNDERS, STAKE_RULES, founding_document
-from pile_shared.errors import ConfigError, LinkError
+from pile_shared.errors import ConfigError, LinkError, PilechainError
 
+PARTIES = "parties"  # the folder with the founders' keys
+STATUS_WIDTH = 132
 MIN_SERVERS = 2  # CometBFT's light client compares a primary with a witness
 
 _INIT = """\
@@ -34,7 +38,8 @@ listens on its own machine only, so this is asked there; on one machine all fold
 _JOIN = """\
 Write the height and block hash that a node is to trust into its CometBFT configuration: when it starts it fetches a snapshot
 from the others, checks it against the chain of blocks from there, and goes on. All the nodes asked must name the same hash;
-compare it with one you got from somebody you trust. It knows no blocks, orders or evidence from before its snapshot."""
+compare it with one you got from somebody you trust. Blocks from before its snapshot it fetches afterwards, while it runs; until
+it has them all it serves no piles and wallets (`history` in `pilechain network status`)."""
 
 
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -46,7 +51,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "status",
         help="heights, app hashes, peers, power",
         description=_STATUS,
-        epilog="Example: pilechain network status network/*\n"
+        epilog="Example: pilechain network status network/node-*\n"
         "Exit status: 0 all nodes answer and agree, 1 one is away or differs, 2 called wrongly.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -111,6 +116,14 @@ def _add_init(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         metavar="PORT",
         help=f"three ports for each node of an address: P2P, RPC, application (default: from {FIRST_PORT})",
     )
+    init.add_argument(
+        "--retain-blocks",
+        type=int,
+        default=RETAIN_BLOCKS,
+        metavar="N",
+        help="heights whose blocks CometBFT keeps at least, for nodes that were away; our own ledger keeps every block, and 0"
+        f" has CometBFT do so too (default: {RETAIN_BLOCKS})",
+    )
     init.add_argument("--broker", default="127.0.0.1:1883", metavar="HOST:PORT", help="the MQTT broker")
     init.add_argument("--json", action="store_true", help="one JSON object")
     init.set_defaults(run=_init)
@@ -122,17 +135,31 @@ def _init(options: argparse.Namespace) -> int:
     out: Path = options.out
     if out.exists() and any(out.iterdir()):
         raise ConfigError(f"{out} is not empty; a network's keys are never overwritten, choose another folder")
-    host, _, port = options.broker.rpartition(":")
-    if not host or not port.isdecimal():
-        raise ConfigError(f"--broker {options.broker!r} is wrong; expected HOST:PORT")
-    serving: dict[str, str] = {}
-    if options.genesis is not None:
-        document = _read_genesis(options.genesis)
-    else:
-        serving = {plan.party: f"coordinator-{plan.party}" for plan in plans[: options.coordinators]}
-        document = _found(out, options.chain, serving, names if options.bond is not None else [])
-    stake = None if options.bond is None else Stake(STAKE_RULES, options.bond)
-    genesis = write_network(out, document, plans, Pace(), broker=(host, int(port)), serving=serving, stake=stake)
+    if PARTIES in names:
+        raise ConfigError(f"a node cannot be called {PARTIES}: the founders' keys are in the folder of that name")
+    if not 0 <= options.coordinators <= len(plans):
+        raise ConfigError(f"--coordinators {options.coordinators} is wrong; expected 0 to {len(plans)}, of the nodes")
+    if not 0 <= options.retain_blocks <= MAX_RETAIN_BLOCKS:
+        raise ConfigError(f"--retain-blocks {options.retain_blocks} is wrong; expected 0 to {MAX_RETAIN_BLOCKS}")
+    serving = {} if options.genesis else {p.party: f"coordinator-{p.party}" for p in plans[: options.coordinators]}
+    broker = _broker(options.broker)
+    try:
+        document = _document(options, out, serving, names)
+        stake = None if options.bond is None else Stake(STAKE_RULES, options.bond)
+        genesis = write_network(
+            out,
+            document,
+            plans,
+            Pace(),
+            broker=broker,
+            serving=serving,
+            stake=stake,
+            retain_blocks=options.retain_blocks,
+        )
+    except PilechainError:
+        for left in out.glob("*"):  # it was empty before, and a second try must find it so
+            shutil.rmtree(left)
+        raise
     facts = {
         "chain": genesis.chain_id,
         "genesis": genesis.hash().hex(),
@@ -147,9 +174,25 @@ def _init(options: argparse.Namespace) -> int:
         serves = f", serves piles and wallets as {serving[plan.party]}" if plan.party in serving else ""
         console.print(f"  {out / plan.party}: P2P {plan.host}:{plan.p2p_port}, RPC 127.0.0.1:{plan.rpc_port}{serves}")
     if options.genesis is None:
-        console.print(f"  {out / 'parties'}: keys of {', '.join(FOUNDERS)}; give each to its party")
+        console.print(f"  {out / PARTIES}: keys of {', '.join(FOUNDERS)}; give each to its party")
     console.print(f"start each with: pilechain run --config {out / plans[0].party / 'coordinator.toml'}")
     return 0
+
+
+def _broker(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or not 1 <= int(port) <= 65_535:
+        raise ConfigError(f"--broker {text!r} is wrong; expected HOST:PORT")
+    return host, int(port)
+
+
+def _document(
+    options: argparse.Namespace, out: Path, serving: dict[str, str], names: Sequence[str]
+) -> dict[str, object]:
+    """The genesis to begin with: that which was given, or a new one."""
+    if options.genesis is not None:
+        return _read_genesis(options.genesis)
+    return _found(out, options.chain, serving, names if options.bond is not None else [])
 
 
 def _read_genesis(path: Path) -> dict[str, object]:
@@ -161,9 +204,7 @@ def _read_genesis(path: Path) -> dict[str, object]:
 
 def _found(out: Path, chain: str, serving: dict[str, str], candidates: Sequence[str]) -> dict[str, object]:
     """A genesis of new parties, whose keys are written; `candidates` are nodes that stand for election."""
-    parties = {
-        party: (role, make_key(out / "parties" / f"{party}.key").public.hex()) for party, role in FOUNDERS.items()
-    }
+    parties = {party: (role, make_key(out / PARTIES / f"{party}.key").public.hex()) for party, role in FOUNDERS.items()}
     for node, party in serving.items():
         parties[party] = ("operator", make_key(out / node / "keys" / "coordinator.key").public.hex())
     for node in candidates:
@@ -192,21 +233,17 @@ def write_state_sync(folder: Path, servers: Sequence[str]) -> tuple[int, str]:
 
     Raises:
         ConfigError: fewer than two servers, which CometBFT demands, or the node has a ledger already.
-        LinkError: a server does not answer, has no such block, or another one.
+        LinkError: a server does not answer, has no such block, or another one, or none of them has a snapshot.
     """
     if len(servers) < MIN_SERVERS:
         raise ConfigError(f"give --rpc at least {MIN_SERVERS} times: one node alone could lie")
-    if (folder / "data" / "ledger.sqlite").exists():
+    if _has_blocks(folder):
         raise ConfigError(f"{folder / 'data'} holds a ledger already; a node with one catches up by itself")
-    if "party" in load_toml(folder / "coordinator.toml"):
-        raise ConfigError(
-            f"{folder / 'coordinator.toml'}: a node that serves piles and wallets needs every block since genesis; take"
-            " party and key out, or let it fetch all blocks"
-        )
-    height, hashes = 0, set()
+    height, hashes, snapshot = 0, set(), 0
     for server in servers:
         rpc = Rpc(server)
         try:
+            snapshot = max(snapshot, rpc.query("status").get("snapshot", 0))
             height = height or max(1, int(rpc.call("status")["sync_info"]["latest_block_height"]) - 1)
             hashes.add(rpc.call("block", height=str(height))["block_id"]["hash"])
         finally:
@@ -214,6 +251,12 @@ def write_state_sync(folder: Path, servers: Sequence[str]) -> tuple[int, str]:
     if len(hashes) > 1:
         raise LinkError(
             f"the nodes have different blocks at {height}: {', '.join(sorted(hashes))}; trust none", "forked"
+        )
+    if not snapshot:
+        raise LinkError(
+            "none of these nodes has a snapshot yet; try again when one has (each takes one every `snapshot_interval` heights"
+            " of CometBFT), or just start the node: it fetches all blocks",
+            "no_snapshot",
         )
     (digest,) = hashes
     path = folder / "node" / "config" / "config.toml"
@@ -224,6 +267,18 @@ def write_state_sync(folder: Path, servers: Sequence[str]) -> tuple[int, str]:
         raise ConfigError(f"{path} has no section [statesync]; write the node's folder with: pilechain init")
     path.write_text(text)
     return height, digest
+
+
+def _has_blocks(folder: Path) -> bool:
+    """Whether a node's ledger holds anything; one that waited for a snapshot in vain has an empty one."""
+    path = folder / "data" / "ledger.sqlite"
+    if not path.exists():
+        return False
+    store = Store(path, load_genesis(folder / "genesis.json").hash(), read_only=True)
+    try:
+        return store.height() > 0
+    finally:
+        store.close()
 
 
 # --- status --------------------------------------------------------------------------------------------------------------
@@ -251,18 +306,21 @@ def node_status(folder: Path) -> dict[str, Any]:
     try:
         status, peers, ours = rpc.call("status"), rpc.call("net_info"), rpc.query("status")
         sync, me = status["sync_info"], status["validator_info"]
-        validators = rpc.call("validators", per_page="100")
+        validators = rpc.call("validators", per_page="100")["validators"] if int(sync["latest_block_height"]) else []
     except LinkError as error:
         return row | {"error": str(error)}
     finally:
         rpc.close()
-    powers = [int(validator["voting_power"]) for validator in validators["validators"]]
+    powers = [int(validator["voting_power"]) for validator in validators]
     return row | {
         "name": status["node_info"]["moniker"],
         "chain": ours["chain"],
         "height": ours["height"],
         "certified": ours["certified"],
+        "first_height": ours["first_height"],
         "comet_height": ours["comet_height"],
+        "snapshot": ours["snapshot"],
+        "comet_first_height": int(sync["earliest_block_height"]),
         "app_hash": ours["app_hash"],
         "catching_up": sync["catching_up"],
         "peers": int(peers["n_peers"]),
@@ -274,7 +332,7 @@ def node_status(folder: Path) -> dict[str, Any]:
 
 def _print_status(found: list[dict[str, Any]]) -> None:
     table, away = Table(box=None, pad_edge=False), []
-    for column in ("node", "height", "certified", "CometBFT", "app hash", "peers", "power", "last block"):
+    for column in ("node", "height", "certified", "history", "CometBFT", "app hash", "peers", "power", "last block"):
         table.add_column(column, justify="right" if column in {"height", "certified", "CometBFT", "peers"} else "left")
     for row in found:
         if "error" in row:
@@ -282,9 +340,11 @@ def _print_status(found: list[dict[str, Any]]) -> None:
             continue
         name = f"{row['name']}{' (catching up)' if row['catching_up'] else ''}"
         power = f"{row['power']} of {row['total_power']}"
-        heights = (str(row["height"]), str(row["certified"]), str(row["comet_height"]))
+        history = "whole" if row["first_height"] == 1 else f"from block {row['first_height']}"
+        heights = (str(row["height"]), str(row["certified"]), history, str(row["comet_height"]))
         table.add_row(name, *heights, row["app_hash"][:16], str(row["peers"]), power, row["last_block"][:19])
     console = Console(highlight=False, soft_wrap=True)
+    console.width = max(console.width, STATUS_WIDTH)  # rather two lines than half an app hash
     console.print(table)
     for line in away:
         console.print(line)

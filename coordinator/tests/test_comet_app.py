@@ -1,9 +1,11 @@
 """The application as CometBFT uses it: nothing before Commit, everything twice, and the same blocks as the solo engine."""
 
+import json
 import os
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections import Counter
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from pile_coordinator.chain.stake import address_of
 from pile_coordinator.chain.transactions import Deposit, RegisterParty, RegisterPile, SubmitProofs, sign_transaction
 from pile_coordinator.engines.comet.messages import abci_pb2 as abci
 from pile_coordinator.engines.comet.pool import MAX_AHEAD, framed_bytes
-from pile_coordinator.engines.comet.snapshots import chunks_of, describe
+from pile_coordinator.engines.comet.snapshots import Snapshots, chunks_of, describe
 from pile_coordinator.engines.engine import StoreError
 from pile_coordinator.engines.solo import SoloEngine
 from pile_shared.codec import encode
@@ -63,6 +65,12 @@ def test_finalize_persists_nothing_and_commit_everything(app, tmp_path):
     assert (info.last_block_height, info.last_block_app_hash) == (1, done.app_hash)
     assert app.ledger.state.get(Party, "grid").sequence == 1
     app.close()
+
+
+def test_results_have_the_same_code_in_a_release_that_knows_other_refusals(app):
+    refused = [deposit(1, 1, "auditor"), deposit(1, 7), deposit(1, 1, chain_id="other-00000000"), b"x"]
+    done = app.finalize(1, NOW + 5, [deposit(1, 1), *refused])
+    assert [(result.code, result.log != "") for result in done.tx_results] == [(0, False)] + [(1, True)] * 4
 
 
 def test_finalize_may_be_asked_again_and_gives_the_same(app):
@@ -124,6 +132,12 @@ def test_idle_blocks_are_none_of_ours_and_keep_the_app_hash(app, tmp_path):
     assert app.decide(5, NOW + 25 * 3_600_000, []).app_hash != done.app_hash  # an epoch began: something was to be done
     assert app.ledger.height == 2
     app.close()
+
+
+def test_time_does_not_go_back(app):
+    app.decide(1, NOW + 5, [deposit(1, 1)])
+    app.decide(2, NOW + 3, [deposit(2, 2)])
+    assert [block.header.time_ms for block in app.blocks] == [NOW + 5, NOW + 5]
 
 
 def test_questions_and_votes_are_answered(app):
@@ -219,7 +233,7 @@ def accepted(app: App, txs: list[bytes]) -> bool:
 def test_a_correct_proposers_proposal_is_accepted_and_no_other(app):
     one, two, three = (deposit(i, i) for i in (1, 2, 3))
     other = deposit(9, 1, "operator")
-    assert proposal(app, [three, other, one, two]) == [one, other, two, three]
+    assert proposal(app, [three, other, one, two]) == [other, one, two, three]
     assert proposal(app, [one, three]) == [one]
     assert proposal(app, [one, one, deposit(1, 1, "nobody"), b"x"]) == [one]
     for good in ([], [one], [other, one, two, three], proposal(app, [two, other, one])):
@@ -380,6 +394,26 @@ def test_a_snapshot_is_the_same_on_every_node_and_makes_the_state_again(tmp_path
 
 
 @pytest.mark.usefixtures("small_chunks")
+def test_blocks_that_are_committed_meanwhile_are_not_in_a_snapshot(tmp_path, monkeypatch):
+    twin, committed = filled(tmp_path / "twin"), threading.Event()
+
+    def slow(rows):
+        assert committed.wait(30)
+        return chunks_of(rows)
+
+    monkeypatch.setattr("pile_coordinator.engines.comet.snapshots.chunks_of", slow)
+    with pytest.MonkeyPatch.context() as unwaited:
+        unwaited.setattr(Snapshots, "wait", lambda _: None)
+        app = filled(tmp_path / "a")  # commits block 3 while the snapshot of block 2 is not begun
+    assert app.ledger.height == 3
+    committed.set()
+    app.snapshots.wait()
+    assert app.ask("list_snapshots") == twin.ask("list_snapshots")
+    for opened in (app, twin):
+        opened.close()
+
+
+@pytest.mark.usefixtures("small_chunks")
 def test_a_snapshot_that_lies_is_refused(tmp_path):
     app = filled(tmp_path / "a")
     (snapshot,) = app.ask("list_snapshots").snapshots
@@ -438,6 +472,16 @@ def test_two_snapshots_are_kept(tmp_path):
         app.decide(height, NOW + height * 10, [deposit(height, height - 1)])
         app.snapshots.wait()
     assert [s.height for s in app.ask("list_snapshots").snapshots] == [8, 10]
+    assert json.loads(app.ask("query", path="status").value)["snapshot"] == 10
+    app.close()
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_a_state_that_is_too_large_for_a_snapshot_is_said_and_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr("pile_coordinator.engines.comet.snapshots.MAX_CHUNKS", 3)
+    app = filled(tmp_path)
+    assert any("more than 3 chunks" in line for line in app.logged)
+    assert list((tmp_path / "snapshots").iterdir()) == []
     app.close()
 
 

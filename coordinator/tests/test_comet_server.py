@@ -13,7 +13,7 @@ from world import bounded
 
 from pile_coordinator.engines.comet.framing import Deframer, FramingError, frame
 from pile_coordinator.engines.comet.messages import abci_pb2 as abci
-from pile_coordinator.engines.comet.server import MAX_CONNECTIONS, Server
+from pile_coordinator.engines.comet.server import MAX_CONNECTIONS, MAX_TURN, Server
 from pile_shared.errors import ConfigError
 
 MESSAGES = [b"", b"\x01", bytes(127), bytes(128), bytes(16_384), b"last"]
@@ -66,6 +66,7 @@ class Serving:
         self.asked: list[str] = []
         self.logged: list[str] = []
         self.error: Exception | None = None
+        self.gate = threading.Event()  # what "hold" waits for
         self.server = Server(address, self.handle, self.logged.append)
         self.address = self.server.address
         self.thread = threading.Thread(target=self.run)
@@ -75,6 +76,8 @@ class Serving:
         if request.WhichOneof("value") == "flush":
             return abci.Response(flush=abci.ResponseFlush())
         self.asked.append(request.echo.message)
+        if request.echo.message == "hold":
+            assert self.gate.wait(10)
         if request.echo.message == "raise":
             raise OSError("the disk is full")
         return abci.Response(echo=abci.ResponseEcho(message=request.echo.message))
@@ -184,6 +187,20 @@ def test_a_request_that_nobody_reads_the_answer_of_holds_up_nobody(serving):
     other.close()
 
 
+def test_who_asks_much_holds_up_nobody(serving):
+    """A flood of transactions to check must not delay a block."""
+    flood, other = serving.connect(), serving.connect()
+    other.sendall(echo("in"))
+    assert answers(other, 1) == ["in"]
+    flood.sendall(echo("hold") + echo("x") * 1000)
+    other.sendall(echo("me"))
+    serving.gate.set()
+    assert answers(flood, 1001)[0] == "hold"
+    assert serving.asked.index("me") < 4 * MAX_TURN
+    flood.close()
+    other.close()
+
+
 def test_connections_are_bounded(serving):
     held = [serving.connect() for _ in range(MAX_CONNECTIONS)]
     for connection in held:
@@ -204,6 +221,26 @@ def test_what_the_application_raises_ends_the_server_without_an_answer(serving):
     assert isinstance(serving.error, OSError)
     asking.close()
     other.close()
+
+
+def test_stopping_twice_is_no_more_than_stopping_once(serving):
+    serving.close()
+    serving.server.stop()
+
+
+def test_a_unix_socket_is_ours_alone_and_gone_afterwards(tmp_path):
+    path = tmp_path / "app.sock"
+    left = socket.socket(socket.AF_UNIX)
+    left.bind(str(path))  # of a run that was killed
+    left.close()
+    served = Serving(f"unix://{path}")
+    assert path.stat().st_mode & 0o777 == 0o600
+    served.close()
+    assert not path.exists()
+    path.write_text("a file that somebody named by mistake")
+    with pytest.raises(ConfigError, match="cannot listen"):
+        Server(f"unix://{path}", lambda _: abci.Response(), print)
+    assert path.read_text() != ""
 
 
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:x", "http://127.0.0.1:1", "unix:///nowhere/at/all", "26658"])

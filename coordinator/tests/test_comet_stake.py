@@ -1,46 +1,40 @@
 """Elected nodes on CometBFT: every block counts, updates are differences, and readers are led from set to set."""
 
 import pytest
-from comet_app import App
-from world import HOUR, NOW, consensus, genesis, key, stake_json
+from comet_app import CANDIDATE_KEYS, CANDIDATES, App, evidence_ages, votes
+from world import HOUR, NOW, genesis, key, stake_json
 
 from pile_coordinator.chain.records import Candidate
 from pile_coordinator.chain.stake import address_of
 from pile_coordinator.engines.attesting import Attestations
 from pile_coordinator.engines.comet.messages import abci_pb2 as abci
-from pile_coordinator.engines.comet.messages import validator_pb2
 from pile_coordinator.engines.engine import handover_after, validators_at
 from pile_shared.certificate import decode_handover, validators_from, validators_hash
 from pile_shared.codec import decode
+from pile_shared.errors import ConfigError
 from pile_shared.platform import sha256
-
-NODES = [f"node-{i}" for i in range(1, 6)]
-KEYS = {node: consensus(node) for node in NODES}
 
 
 @pytest.fixture
 def app(tmp_path):
     """Five candidates, of whom the first four are elected."""
-    bonds = {node: (20 if node != "node-5" else 10) * 1_000_000 for node in NODES}
-    chain = genesis(stake=stake_json(bonds), more=[(node, "operator") for node in NODES], epoch_ms=HOUR)
-    opened = App(tmp_path, chain, keys={node: KEYS[node] for node in NODES[:4]})
+    bonds = {node: (20 if node != "node-5" else 10) * 1_000_000 for node in CANDIDATES}
+    chain = genesis(stake=stake_json(bonds), more=[(node, "operator") for node in CANDIDATES], epoch_ms=HOUR)
+    opened = App(tmp_path, chain, keys={node: CANDIDATE_KEYS[node] for node in CANDIDATES[:4]})
     opened.init_chain()
     yield opened
     opened.close()
 
 
-def votes(*nodes: str, absent: tuple[str, ...] = ()):
-    flags = [(node, validator_pb2.BLOCK_ID_FLAG_COMMIT) for node in nodes if node not in absent]
-    flags += [(node, validator_pb2.BLOCK_ID_FLAG_ABSENT) for node in absent]
-    rows = [
-        abci.VoteInfo(validator=abci.Validator(address=address_of(KEYS[node]), power=1), block_id_flag=flag)
-        for node, flag in flags
-    ]
-    return abci.CommitInfo(votes=rows)
+@pytest.mark.parametrize(("blocks", "age_ms"), [(99_999, 48 * HOUR), (100_000, 48 * HOUR - 1), (0, 0)])
+def test_a_comet_that_shows_offences_for_longer_or_shorter_than_they_are_punished_is_refused(app, blocks, age_ms):
+    with pytest.raises(ConfigError, match="100000 blocks and 172800000 ms: set max_age"):
+        app.init_chain(consensus_params=evidence_ages(blocks, age_ms))
+    app.init_chain()
 
 
 def decide(app: App, height: int, time_ms: int, **over):
-    fields = {"proposer": "node-1", "decided_last_commit": votes(*NODES[:4]) if height > 1 else votes(), **over}
+    fields = {"proposer": "node-1", "decided_last_commit": votes(*CANDIDATES[:4]) if height > 1 else votes(), **over}
     return app.decide(height, time_ms, [], **fields)
 
 
@@ -55,26 +49,26 @@ def test_every_block_counts_where_who_signed_earns(app):
 def test_who_is_away_too_long_is_jailed_and_leaves(app):
     updates = []
     for height in range(1, 9):
-        commit = votes(*NODES[:4], absent=("node-4",)) if height > 1 else votes()
+        commit = votes(*CANDIDATES[:4], absent=("node-4",)) if height > 1 else votes()
         updates += decide(app, height, NOW + height, decided_last_commit=commit).validator_updates
     assert app.ledger.state.get(Candidate, "node-4").jailed_until_ms
-    assert [(u.pub_key.ed25519, u.power) for u in updates if u.power == 0] == [(KEYS["node-4"], 0)]
+    assert [(u.pub_key.ed25519, u.power) for u in updates if u.power == 0] == [(CANDIDATE_KEYS["node-4"], 0)]
 
 
 def test_a_double_signer_is_replaced_and_readers_follow(app):
     decide(app, 1, NOW + 1)
     decide(app, 2, NOW + 2)
-    guilty = abci.Validator(address=address_of(KEYS["node-2"]), power=20)
+    guilty = abci.Validator(address=address_of(CANDIDATE_KEYS["node-2"]), power=20)
     shown = abci.Misbehavior(type=abci.DUPLICATE_VOTE, validator=guilty, height=2)
     done = decide(app, 3, NOW + 3, misbehavior=[shown])
     updates = {u.pub_key.ed25519: u.power for u in done.validator_updates}
-    assert updates[KEYS["node-2"]] == 0
+    assert updates[CANDIDATE_KEYS["node-2"]] == 0
     assert app.ledger.state.get(Candidate, "node-2").tombstoned
     for height in (4, 5):
         decide(app, height, NOW + height)
     elected = decide(app, 6, NOW + 2 * HOUR)
     updates = {u.pub_key.ed25519: u.power for u in elected.validator_updates}
-    assert updates[KEYS["node-5"]] > 0
+    assert updates[CANDIDATE_KEYS["node-5"]] > 0
     for height in (7, 8):
         decide(app, height, NOW + 2 * HOUR + height)
     assert follow(app, list(app.genesis.validators)) == ["node-1", "node-3", "node-4", "node-5"]

@@ -2,15 +2,19 @@
 
 import json
 import tomllib
+from types import SimpleNamespace
 
 import pytest
 from world import genesis
 
+from pile_coordinator import network_cli
 from pile_coordinator.chain.stake import address_of
 from pile_coordinator.cli import main as pilechain
 from pile_coordinator.config import load_config, load_genesis
 from pile_coordinator.engines.comet.home import Home
+from pile_coordinator.engines.store import Store
 from pile_coordinator.network_cli import write_state_sync
+from pile_shared.certificate import Header
 from pile_shared.errors import ConfigError, LinkError
 
 
@@ -70,6 +74,10 @@ WRONG = {
     "--address localhost": "not an address",
     "--first-port 65530": "do not suffice",
     "--broker nowhere": "HOST:PORT",
+    "--broker 127.0.0.1:99999": "HOST:PORT",
+    "--coordinators 5": "0 to 4",
+    "--coordinators -1": "0 to 4",
+    "--names parties,b": "cannot be called",
     "--validators 0": "1 to 100",
     "--bond 5": "min_self_bond",
     "--bond 2000000000 --names grid,b,c,d": "a founder is",
@@ -81,6 +89,7 @@ WRONG = {
 def test_a_wrong_call_is_told(tmp_path, capsys, words):
     assert pilechain(["init", str(tmp_path / "net"), *words.split()]) in {1, 2}
     assert WRONG[words] in capsys.readouterr().err
+    assert pilechain(["init", str(tmp_path / "net")]) == 0  # nothing is left of the first try
 
 
 def test_keys_are_never_overwritten(network, capsys):
@@ -103,14 +112,95 @@ def test_joining_is_refused_where_it_would_do_harm(network):
     servers = ["tcp://127.0.0.1:9", "tcp://127.0.0.1:9"]
     with pytest.raises(ConfigError, match="at least 2"):
         write_state_sync(folder / "node-2", servers[:1])
-    with pytest.raises(ConfigError, match="serves piles"):
+    with pytest.raises(LinkError, match="does not answer"):  # a node that is to serve may join too: it serves later
         write_state_sync(folder / "node-1", servers)
     with pytest.raises(LinkError, match="does not answer"):
         write_state_sync(folder / "node-2", servers)
     (folder / "node-2" / "data").mkdir()
-    (folder / "node-2" / "data" / "ledger.sqlite").touch()
+    path, digest = folder / "node-2" / "data" / "ledger.sqlite", load_genesis(folder / "node-2" / "genesis.json").hash()
+    store = Store(path, digest)
+    with pytest.raises(
+        LinkError, match="does not answer"
+    ):  # an empty one, of a node that waited for a snapshot in vain
+        write_state_sync(folder / "node-2", servers)
+    store.restore(header(load_genesis(folder / "node-2" / "genesis.json")), [], {})
+    store.close()
     with pytest.raises(ConfigError, match="holds a ledger"):
         write_state_sync(folder / "node-2", servers)
+
+
+def header(chain) -> bytes:
+    zeros = bytes(32)
+    return Header(
+        chain_id=chain.chain_id, height=9, time_ms=1, proposer="a", tx_count=0, result_count=0, previous=zeros,
+        tx_root=zeros, result_root=zeros, state_root=zeros, validators_hash=zeros, next_validators_hash=zeros,
+    ).encoded()  # fmt: skip
+
+
+class Answers:
+    """What two nodes say, in place of their RPC."""
+
+    def __init__(self, snapshots: dict[str, int], hashes: dict[str, str]) -> None:
+        self.snapshots, self.hashes = snapshots, hashes
+
+    def __call__(self, server: str):
+        said = {
+            "status": {"sync_info": {"latest_block_height": "42"}},
+            "block": {"block_id": {"hash": self.hashes[server]}},
+        }
+        return SimpleNamespace(
+            call=lambda method, **_: said[method],
+            query=lambda _: {"snapshot": self.snapshots[server]},
+            close=lambda: None,
+        )
+
+
+def test_a_node_that_joins_trusts_what_all_say_and_hears_if_nobody_has_a_snapshot(network, monkeypatch, capsys):
+    folder, _ = network
+    path = folder / "node-2" / "node" / "config" / "config.toml"
+    before = tomllib.loads(path.read_text())
+    monkeypatch.setattr(network_cli, "Rpc", Answers({"a": 0, "b": 0}, {"a": "AB", "b": "AB"}))
+    assert pilechain(["network", "join", str(folder / "node-2"), "--rpc", "a", "--rpc", "b"]) == 1
+    assert "has a snapshot yet" in capsys.readouterr().err
+    monkeypatch.setattr(network_cli, "Rpc", Answers({"a": 0, "b": 40}, {"a": "AB", "b": "CD"}))
+    assert pilechain(["network", "join", str(folder / "node-2"), "--rpc", "a", "--rpc", "b"]) == 1
+    assert "trust none" in capsys.readouterr().err
+    assert tomllib.loads(path.read_text()) == before
+    for digest in ("AB", "EF"):  # again, if the first try came to nothing
+        monkeypatch.setattr(network_cli, "Rpc", Answers({"a": 0, "b": 40}, {"a": digest, "b": digest}))
+        assert pilechain(["network", "join", str(folder / "node-2"), "--rpc", "a", "--rpc", "b"]) == 0
+        written = tomllib.loads(path.read_text())
+        assert written.pop("statesync") == {
+            "enable": True,
+            "rpc_servers": "a,b",
+            "trust_height": 41,
+            "trust_hash": digest,
+            "discovery_time": "5s",
+        }
+        assert written == {key: value for key, value in before.items() if key != "statesync"}
+
+
+def test_a_node_that_waits_for_a_snapshot_is_not_called_away(network, monkeypatch, capsys):
+    """CometBFT knows no validators before it has a block."""
+    folder, _ = network
+
+    def call(method: str, **_):
+        assert method != "validators"
+        info = {"latest_block_height": "0", "catching_up": True, "latest_block_time": "1970-01-01T00:00:00Z"}
+        info["earliest_block_height"] = "0"
+        return {
+            "status": {"sync_info": info, "validator_info": {"voting_power": "0"}, "node_info": {"moniker": "node-2"}},
+            "net_info": {"n_peers": "3"},
+        }[method]
+
+    facts = {"chain": "c", "height": 0, "certified": 0, "comet_height": 0, "app_hash": "ab" * 32}
+    facts |= {"snapshot": 0, "first_height": 1}
+    node = SimpleNamespace(call=call, query=lambda _: facts, close=lambda: None)
+    monkeypatch.setattr(network_cli, "Rpc", lambda _: node)
+    assert pilechain(["network", "status", str(folder / "node-2")]) == 0
+    said = capsys.readouterr().out
+    assert "node-2 (catching up)" in said
+    assert "abababababababab" in said
 
 
 def test_run_says_what_it_needs(network, monkeypatch, capsys, tmp_path):

@@ -1,7 +1,9 @@
 """The coordinator on a real broker: bad messages are counted, logged with their reason, answered, and change nothing."""
 
 import re
+import threading
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -9,6 +11,7 @@ import pytest
 from served import PILE, Served
 from world import HOUR
 
+from pile_coordinator import mqtt
 from pile_coordinator.chain.rejections import Rejection
 from pile_coordinator.chain.transactions import (
     AT_MARKET,
@@ -16,14 +19,16 @@ from pile_coordinator.chain.transactions import (
     PlaceBid,
     sign_transaction,
 )
+from pile_coordinator.config import load_config
 from pile_coordinator.keys import load_key
+from pile_coordinator.service import Coordinator
 from pile_coordinator.wallet import Wallet, WalletError
-from pile_hil.broker import Mosquitto, find_mosquitto
+from pile_hil.broker import Mosquitto, find_mosquitto, free_port
 from pile_hil.requirements import require
 from pile_shared import cose, topics
 from pile_shared.certificate import decode_inclusion
 from pile_shared.codec import decode, encode
-from pile_shared.errors import LinkError
+from pile_shared.errors import ConfigError, LinkError
 from pile_shared.platform import sha256
 from pile_shared.proof import HEARTBEAT, NO_PREVIOUS, Proof, proof_hash
 from pile_shared.reading import Reading
@@ -37,6 +42,56 @@ def served(tmp_path):
         served = Served(tmp_path / "site", broker.port)
         yield served
         served.close()
+
+
+def test_a_second_coordinator_on_the_same_folder_is_turned_away(served):
+    with pytest.raises(ConfigError, match="in use by process"):
+        Coordinator(load_config(served.site.write_coordinator()))
+
+
+def test_the_other_core_is_told_only_while_nobody_makes_a_block(served, monkeypatch):
+    """CometBFT's thread asks the same verifier about the same claims."""
+    served.admit()
+    coordinator, held, told = served.coordinator, [], []
+
+    @contextmanager
+    def turn():
+        held.append(True)
+        yield
+        held.pop()
+
+    monkeypatch.setattr(coordinator.engine, "turn", turn)
+    monkeypatch.setattr(coordinator._verifier, "tell_ahead", lambda claims: told.append((len(claims), len(held))))
+    proofs = heartbeats(served.chain_id, 300, served.site.clock.now_ms())
+    coordinator._tell_ahead([(topics.pile_topic(served.chain_id, "pile-1", "proof"), proof) for proof in proofs])
+    assert sum(count for count, _ in told) == 300
+    assert all(depth for _, depth in told)
+    assert len(told) > 1  # a block may come between
+
+
+def test_what_a_broker_does_not_take_is_bounded(monkeypatch):
+    monkeypatch.setattr(mqtt, "MAX_UNSENT", 100)
+    connection = mqtt.Connection(mqtt.Broker("127.0.0.1", free_port()), "bounded", [])
+    for number in range(150):
+        connection.publish("topic", b"%d" % number)
+    assert len(connection._client._out_messages) == 100
+    connection.close()
+
+
+def test_an_engine_that_hurries_does_not_wait_for_the_next_interval(served, monkeypatch):
+    engine, advanced = served.coordinator.engine, threading.Event()
+
+    def advance(_: int) -> None:
+        if engine.hurries:
+            advanced.set()
+            engine.hurries = False
+
+    monkeypatch.setattr(engine, "advance", advance)
+    served.coordinator.config = replace(served.coordinator.config, block_interval_ms=60_000)
+    served.coordinator._next_block_s = time.monotonic() + 60
+    engine.hurries = True
+    served.coordinator.connection.wake()
+    assert advanced.wait(20)
 
 
 def heartbeats(chain_id: str, count: int, now_ms: int) -> list[bytes]:

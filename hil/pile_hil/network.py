@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from pile_coordinator.chain.genesis import Genesis
 
 NAMES = ("auditor", "grid", "operator-1", "operator-2")
+STOP_S = (
+    40  # a supervisor gives CometBFT and the application 15 each; one that is killed leaves them behind for a while
+)
 FAST = Pace(commit_ms=200, propose_ms=3000, vote_ms=1000, idle_ms=1000)
 
 
@@ -144,7 +147,7 @@ class Network:
                     _signal(pid, signal.SIGCONT)
                 process.signal(signal.SIGTERM)
         for process in self.processes.values():
-            process.stop()
+            process.stop(STOP_S)
 
     # --- nodes ---------------------------------------------------------------------------------------------------
 
@@ -194,7 +197,7 @@ class Network:
 
     def stop(self, name: str) -> None:
         """Stop a node the polite way."""
-        self.processes[name].stop()
+        self.processes[name].stop(STOP_S)
 
     def pids(self, name: str) -> dict[str, int]:
         """The processes of a running node: `supervisor`, and `application` and `cometbft` while they are up."""

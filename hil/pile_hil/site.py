@@ -33,7 +33,7 @@ from pile_shared.platform import sha256
 ACCOUNTING_NODES = ("auditor", "grid", "operator")
 FOUNDERS = {"auditor": "third-party", "coordinator": "operator", "grid": "grid", "operator": "operator"}
 __all__ = ["HOUR_MS", "PARAMS", "TARIFF", "PileSpec", "Site", "SiteError", "SiteProcess", "wait_for"]
-BOARD_HEAP = "64k"
+BOARD_HEAP = "60k"  # 64 kB, and what boards differ by
 BOND_MICRO = 10_000_000  # of each accounting node, where they are elected
 
 
@@ -85,13 +85,13 @@ class SiteProcess:
             self._process.kill()
             self._process.wait()
 
-    def stop(self) -> None:
-        """SIGTERM, and SIGKILL if that is not enough."""
+    def stop(self, seconds: float = 10) -> None:
+        """SIGTERM, and SIGKILL if it has not ended after so many seconds."""
         if self._process is None or self._process.poll() is not None:
             return
         self._process.send_signal(signal.SIGTERM)
         try:
-            self._process.wait(10)
+            self._process.wait(seconds)
         except subprocess.TimeoutExpired:
             self.kill()
 

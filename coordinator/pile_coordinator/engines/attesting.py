@@ -5,6 +5,7 @@ Nodes tell each other their signatures over MQTT, `pilechain/1/<chain>/node/<par
     attestation   [header, signature]: this node attests the block
     missing       height: this node has no certificate from this height on; who has them, or has signed, sends that again
     certificate   [header, attestations], retained: the last block that this node knows certified; or one that was missing
+    wanted        a question for blocks that this node lacks, answered on the topic history/<party> (engines/history.py)
 
 Nothing here needs the broker to be honest: a signature that does not verify is passed over. The header travels whole, since
 its hash says neither of which height it is nor, to the chain, what was attested: so whoever attests two headers of one height

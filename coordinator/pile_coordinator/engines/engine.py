@@ -103,6 +103,7 @@ class Engine(Protocol):
     verify: "CachingVerifier"
     description: str  # for the log: which engine, and what it stands for
     topics: tuple[str, ...]  # of MQTT, that it needs to hear
+    hurries: bool  # something is to be done now: `advance` should not wait for its time
     charges: dict[str, DoubleAttestation]  # proven and not settled yet, by the accounting node that attested twice
 
     def connect(self, publish: "Publish", wake: Callable[[], None]) -> None:
@@ -166,6 +167,10 @@ class Engine(Protocol):
 
     def handover_from(self, set_hash: bytes) -> bytes | None:
         """The message by which a reader of this validator set follows to the next; None if it is the newest."""
+        ...
+
+    def is_current(self) -> bool:
+        """Whether this node has caught up with the others; may take as long as asking CometBFT does."""
         ...
 
     def settle(self, party: str) -> None:

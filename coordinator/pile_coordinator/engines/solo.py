@@ -44,6 +44,7 @@ class SoloEngine:
 
     description = "solo engine: no fault tolerance"
     first_height = 1
+    hurries = False
 
     def __init__(
         self,
@@ -96,6 +97,10 @@ class SoloEngine:
             raise StoreError(f"block {self.height} is damaged ({error}); restore a backup") from error
         self.previous, self.time_ms = header.hash(), header.time_ms
         return state
+
+    def is_current(self) -> bool:
+        """Always: there are no others."""
+        return True
 
     def close(self) -> None:
         """Close the ledger; what waits is dropped, as nobody was told it was accepted."""

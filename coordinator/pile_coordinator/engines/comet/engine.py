@@ -19,7 +19,7 @@ from pile_coordinator.chain.genesis import Genesis
 from pile_coordinator.chain.records import Candidate, Party
 from pile_coordinator.chain.rejections import Rejection
 from pile_coordinator.chain.state import State
-from pile_coordinator.chain.transactions import MAX_TX_BYTES, DoubleAttestation, Transaction
+from pile_coordinator.chain.transactions import MAX_TX_BYTES, DoubleAttestation, Transaction, decode_transaction
 from pile_coordinator.clock import Clock
 from pile_coordinator.engines.attesting import (
     ASK_AGAIN_S,
@@ -29,26 +29,31 @@ from pile_coordinator.engines.attesting import (
     MAX_ANSWERED,
     MISSING,
     Attestations,
+    node_topic,
     node_topics,
     parse_node_topic,
 )
 from pile_coordinator.engines.comet.app import Application
 from pile_coordinator.engines.comet.attested import Attested
+from pile_coordinator.engines.comet.backfill import Backfill, history_from, history_topic
 from pile_coordinator.engines.comet.home import Home
 from pile_coordinator.engines.comet.ledger import CometLedger
 from pile_coordinator.engines.comet.pool import Pool, WaitsError
-from pile_coordinator.engines.comet.rpc import Sender
+from pile_coordinator.engines.comet.retention import Retention
+from pile_coordinator.engines.comet.rpc import Rpc, Sender
 from pile_coordinator.engines.comet.server import Server
 from pile_coordinator.engines.comet.snapshots import Snapshots
-from pile_coordinator.engines.engine import Block, BusyError, CachingVerifier, Publish, handover_after
+from pile_coordinator.engines.engine import Block, BusyError, CachingVerifier, Publish, StoreError, handover_after
+from pile_coordinator.engines.history import WANTED
 from pile_shared import cose
 from pile_shared.certificate import MAX_POWER, Certificate, Validator, decode_header
 from pile_shared.codec import decode, encode
-from pile_shared.errors import PilechainError
+from pile_shared.errors import LinkError, PilechainError
 from pile_shared.units import check_int
 
 MAX_OUTBOX = 1024  # transactions handed to the node and not yet in a block; CometBFT's mempool takes 5,000
 MAX_FRESH = 16  # blocks of 2 MB
+ASK_TIMEOUT_S = 1.0  # for one question to CometBFT, during which nothing else is done here
 CHARGE = "charge/"  # the notes that hold what a node is charged with, by its party
 SEND_AGAIN_S = 3.0  # a block takes a second or two; a node that was restarted has forgotten its mempool
 
@@ -57,8 +62,10 @@ class CometEngine:
     """An accounting node's engine. `advance`, `submit` and `handle` belong to one thread; requests of CometBFT to another.
 
     Attributes:
-        verify: checks signatures, and remembers. chain_id: the chain. charges: proofs that a node attested two headers of
-        one height, by its party, which the chain has not heard yet; they are in the store as well.
+        verify: checks signatures, and remembers. chain_id: the chain.
+        hurries: a block waits to be attested, or an attestation came: receipts should not wait for `advance`'s time.
+        charges: proofs that a node attested two headers of one height, by its party, which the chain has not heard yet; they
+            are in the store as well.
     """
 
     def __init__(
@@ -72,6 +79,7 @@ class CometEngine:
         clock: Clock,
         log: Callable[[str], None],
         snapshot_interval: int,
+        retain_blocks: int,
     ) -> None:
         """Open the ledger in `data` and listen for the node whose configuration is in `home`; `connect` begins to serve it.
 
@@ -84,6 +92,7 @@ class CometEngine:
             clock: real time, or that of the network's rig.
             log: takes a line for people.
             snapshot_interval: heights of CometBFT between snapshots; 0 for none.
+            retain_blocks: heights whose blocks CometBFT keeps at least; 0 for all.
         """
         self.genesis = genesis
         self.chain_id = genesis.chain_id
@@ -105,18 +114,28 @@ class CometEngine:
         self._attestations.know(self._ledger.validators_at(self._ledger.height + 1))
         self.own_party = own[0]
         self.description = f"accounting node {own[0]}, CometBFT at {home.rpc_address()}"
-        self.topics = node_topics(self.chain_id)
+        self.topics = (
+            *node_topics(self.chain_id),
+            node_topic(self.chain_id, "+", WANTED),
+            history_topic(self.chain_id, "+", own[0]),
+        )
         self._wake: Callable[[], None] = lambda: None
         self._listeners: list[Callable[[Block], None]] = []
         self._fresh: dict[int, Block] = {}  # committed and not yet told, to spare reading them again
         self._signed = self._certified = self._certified_in_store()
         if self._certified >= self._ledger.store.first_height():
             self._keep_handover(self._ledger.store.block(self._certified))  # it may have been killed just before it did
-        self._asked_s = 0.0
+        self.hurries = True
+        self._moved_s = time.monotonic()  # when a certificate came, or none was missing, or was asked for
         self._answered_s: dict[str, float] = {}  # by who asked
         self._outbox: OrderedDict[bytes, tuple[Transaction, bytes, float]] = OrderedDict()
-        self._sender = Sender(home.rpc_address())
-        application = Application(self._ledger, self._pool, self._snapshots, self._on_commit, lambda: self._certified)
+        self._rpc_address = home.rpc_address()
+        self._sender = Sender(self._rpc_address)
+        self._backfill = Backfill(self._ledger, own[0], lambda: self._certified, log)
+        retention = Retention(self._ledger, self._snapshots, retain_blocks)
+        application = Application(
+            self._ledger, self._pool, self._snapshots, retention, self._on_commit, lambda: self._certified
+        )
         self._server = Server(home.app_address(), application.handle, log)
         self._thread = threading.Thread(target=self._serve, name="abci", daemon=True)
 
@@ -141,7 +160,7 @@ class CometEngine:
 
     def connect(self, publish: Publish, wake: Callable[[], None]) -> None:
         """Use `publish` to talk to the other nodes; `wake` makes the thread that calls `advance` call it soon."""
-        self._attestations.publish = publish
+        self._attestations.publish = self._backfill.publish = publish
         self._wake = wake
         self._thread.start()  # the node has been able to connect since we listen, and was not answered until now
 
@@ -150,6 +169,7 @@ class CometEngine:
         if self._thread.is_alive():
             self._server.stop()
             self._thread.join(10)
+        self._backfill.close()
         self._sender.close()
         self._snapshots.wait()
         self._ledger.close()
@@ -167,6 +187,17 @@ class CometEngine:
         """Of the last block that is certified and told."""
         return self._certified
 
+    def is_current(self) -> bool:
+        """Whether CometBFT answers and has caught up, and what it decided is certified, but for the newest block."""
+        rpc = Rpc(self._rpc_address, ASK_TIMEOUT_S)
+        try:
+            catching_up = rpc.call("status")["sync_info"]["catching_up"]
+        except LinkError:
+            return False
+        finally:
+            rpc.close()
+        return catching_up is False and self._certified >= self._ledger.height - 1
+
     @property
     def waiting(self) -> int:
         """Transactions handed to the node and not in a block yet."""
@@ -174,7 +205,7 @@ class CometEngine:
 
     @property
     def first_height(self) -> int:
-        """Of the oldest block kept: 1, unless the ledger began with a snapshot."""
+        """Of the oldest block kept: 1, unless the ledger began with a snapshot and what was before is not fetched yet."""
         with self._ledger.lock:
             return self._ledger.store.first_height()
 
@@ -210,7 +241,8 @@ class CometEngine:
 
         The first that is free: one that a block refused leaves a gap, for which those after it wait.
         """
-        due = self._ledger.state.get(Party, party).sequence + 1
+        with self._ledger.lock:
+            due = self._ledger.state.get(Party, party).sequence + 1
         handed = {tx.sequence for tx, _, _ in self._outbox.values() if tx.sender == party}
         while due in handed:
             due += 1
@@ -227,12 +259,23 @@ class CometEngine:
                 checked = self._pool.check(self._ledger.state, self._ledger.env(self._ledger.time_ms), tx)
             except WaitsError as error:
                 raise BusyError(f"{error}; send again after the next block") from error
+            except Rejection as refusal:
+                if self._is_in_turn(tx, refusal):
+                    raise BusyError("as many of this party wait as may; send again after the next block") from refusal
+                raise
             if bounded and len(self._outbox) >= MAX_OUTBOX:
                 raise BusyError("too many transactions wait for the next block; send again in a moment")
             self._pool.add(self._ledger.state, checked)  # now, so that nothing else takes its place on the way
         self._outbox[checked.id] = (checked, tx, time.monotonic())
         self._sender.send(tx)
         return checked
+
+    def _is_in_turn(self, tx: bytes, refusal: Rejection) -> bool:
+        """Whether nothing is wrong with a transaction but that no more of its sender's have room: the chain may stand."""
+        if refusal.code != "sequence_gap":
+            return False
+        asked = decode_transaction(tx)
+        return asked.sequence == self.next_sequence(asked.sender)
 
     def handover_from(self, set_hash: bytes) -> bytes | None:
         """The message by which a reader of this validator set follows to the next; None if it is the newest."""
@@ -246,6 +289,7 @@ class CometEngine:
             self._fresh[block.header.height] = block
             while len(self._fresh) > MAX_FRESH:
                 del self._fresh[next(iter(self._fresh))]
+            self.hurries = True
             self._wake()
 
     def advance(self, time_ms: int) -> Block | None:
@@ -255,15 +299,22 @@ class CometEngine:
             time_ms: not used: CometBFT's validators agree on the time.
         """
         assert time_ms >= 0
+        self.hurries = False  # first: what comes meanwhile is for the next time
         self._sign_all()
         told = self._tell_certified()
         now_s = time.monotonic()
-        if self._certified < self._ledger.height and now_s - self._asked_s >= ASK_AGAIN_S:
-            if self._asked_s:
-                self._attestations.ask(self._certified + 1)
-            self._asked_s = now_s
+        self._ask(now_s, moves=told is not None)
         self._send_again(now_s)
+        self._backfill.begin()
         return told
+
+    def _ask(self, now_s: float, *, moves: bool) -> None:
+        """Ask the other nodes for what is missing, if it does not come by itself: new blocks go on meanwhile."""
+        if moves or self._certified >= self._ledger.height:
+            self._moved_s = now_s
+        elif now_s - self._moved_s >= ASK_AGAIN_S:
+            self._attestations.ask(self._certified + 1)
+            self._moved_s = now_s
 
     def _sign_all(self) -> None:
         """Attest every block up to the last committed one, those of an earlier run first."""
@@ -273,13 +324,19 @@ class CometEngine:
         self._attested.note(last)
         while self._signed < last:
             height = self._signed + 1
-            with self._ledger.lock:
-                validators, following = (self._ledger.validators_at(h) for h in (height, height + 1))
+            try:
+                with self._ledger.lock:
+                    validators, following = (self._ledger.validators_at(h) for h in (height, height + 1))
+            except KeyError as error:
+                raise StoreError(
+                    f"block {height} has no certificate here, and it is so old that the chain has forgotten who attested"
+                    " it: this node fell too far behind. Delete data, and node/data except priv_validator_state.json and"
+                    " attested_state, and begin with a snapshot: pilechain network join"
+                ) from error
             is_silent = height <= self._attested.silent_until
             self._attestations.sign(self._fresh.get(height) or self.block(height), validators, is_silent=is_silent)
             self._attestations.know(following)
             self._signed = height
-            self._asked_s = time.monotonic()
 
     def _tell_certified(self) -> Block | None:
         told = None
@@ -288,7 +345,8 @@ class CometEngine:
             if attestations is None:
                 break
             height = self._certified + 1
-            fresh = self._fresh.pop(height, None) or self.block(height)
+            with self._ledger.lock:  # which is what the thread holds that adds to it
+                fresh = self._fresh.pop(height, None) or self._ledger.store.block(height)
             told = replace(fresh, certificate=Certificate(fresh.certificate.header_bytes, attestations))
             with self._ledger.lock:
                 self._ledger.store.certify(height, attestations)
@@ -333,17 +391,26 @@ class CometEngine:
 
     def handle(self, topic: str, payload: bytes) -> str | None:
         """Take a message from another node: "" or why it was refused; None if it is none."""
+        server = history_from(self.chain_id, topic, self.own_party)
+        if server is not None:
+            return self._backfill.offer(server, payload)
         parsed = parse_node_topic(self.chain_id, topic)
         if parsed is None:
             return None
         party, kind = parsed
         if kind == ATTESTATION:  # our own too: somebody else may have our key
-            return self._attestations.offer(party, payload, self._certified)
+            outcome = self._attestations.offer(party, payload, self._certified)
+            self.hurries = self.hurries or not outcome
+            return outcome
         if party == self.own_party:
             return ""
         if kind == CERTIFICATE:
-            return self._attestations.offer_certificate(payload, self._certified)
-        return self._answer(party, payload) if kind == MISSING else "unknown_kind"
+            outcome = self._attestations.offer_certificate(payload, self._certified)
+            self.hurries = self.hurries or not outcome
+            return outcome
+        if kind == MISSING:
+            return self._answer(party, payload)
+        return self._backfill.answer(party, payload) if kind == WANTED else "unknown_kind"
 
     def _answer(self, party: str, payload: bytes) -> str:
         """Another node lacks certificates: send our signatures again, a few, and not more often than it may ask.

@@ -18,6 +18,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pile_coordinator.chain.founding import founding_from_json
 from pile_coordinator.chain.genesis import Genesis, genesis_from_json
 from pile_coordinator.chain.stake import address_of
+from pile_coordinator.config import RETAIN_BLOCKS
+from pile_coordinator.engines.comet.bundle import MAX_ENTRY_BYTES
 from pile_coordinator.keys import make_key
 from pile_shared.certificate import MAX_VALIDATORS
 from pile_shared.errors import ConfigError
@@ -102,6 +104,7 @@ def write_network(
     broker: tuple[str, int],
     serving: Mapping[str, str],
     stake: Stake | None = None,
+    retain_blocks: int = RETAIN_BLOCKS,
 ) -> Genesis:
     """Write a network below `out`, one folder for each node.
 
@@ -113,6 +116,7 @@ def write_network(
         broker: host and port of the MQTT broker.
         serving: parties of genesis as which nodes serve piles and wallets, by node; keys/coordinator.key is theirs.
         stake: for a chain that elects its nodes: what each puts up. The nodes are parties of genesis then.
+        retain_blocks: heights whose blocks CometBFT keeps at least; 0 for all.
 
     Raises:
         ConfigError: a key is there already, or the genesis is not well formed.
@@ -141,7 +145,7 @@ def write_network(
             if other is not plan
         ]
         _write(home / "config" / "config.toml", comet_config(plan, peers, pace))
-        _write(folder / "coordinator.toml", _coordinator_config(plan, broker, serving.get(plan.party)))
+        _write(folder / "coordinator.toml", _coordinator_config(plan, broker, serving.get(plan.party), retain_blocks))
     return genesis
 
 
@@ -187,7 +191,7 @@ allow_duplicate_ip = {relaxed}
 [mempool]
 type = "flood"
 max_txs_bytes = {MAX_MEMPOOL_BYTES}
-max_tx_bytes = 65536  # a transaction of ours has 65,000
+max_tx_bytes = {MAX_ENTRY_BYTES}
 
 [statesync]
 {statesync or "enable = false"}
@@ -198,7 +202,7 @@ timeout_prevote = "{pace.vote_ms}ms"
 timeout_precommit = "{pace.vote_ms}ms"
 timeout_commit = "{pace.commit_ms}ms"
 create_empty_blocks = false
-create_empty_blocks_interval = "{pace.idle_ms}ms"  # deadlines pass while nobody sends anything
+create_empty_blocks_interval = "{pace.idle_ms}ms"  # deadlines pass meanwhile; below 5 min, or it is taken for stuck
 
 [tx_index]
 indexer = "null"  # the evidence database knows better
@@ -208,7 +212,7 @@ prometheus = false
 """
 
 
-def _coordinator_config(plan: NodePlan, broker: tuple[str, int], party: str | None) -> str:
+def _coordinator_config(plan: NodePlan, broker: tuple[str, int], party: str | None, retain_blocks: int) -> str:
     off = "" if party else "# "
     return f"""\
 genesis = "genesis.json"
@@ -223,6 +227,7 @@ engine = "comet"
 [comet]
 home = "node"
 snapshot_interval = 1000              # heights of CometBFT between snapshots for nodes that join; 0 for none
+retain_blocks = {retain_blocks}                # heights that CometBFT keeps at least, for nodes that were away; 0 for all
 
 [mqtt]
 host = "{broker[0]}"

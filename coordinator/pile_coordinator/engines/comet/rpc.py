@@ -9,6 +9,7 @@ import threading
 from typing import Any, cast
 from urllib.parse import urlsplit
 
+from pile_coordinator.engines.comet.bundle import MAX_BUNDLED, pack
 from pile_shared.errors import LinkError
 
 MAX_ANSWER_BYTES = 16 << 20
@@ -47,19 +48,43 @@ class Rpc:
         ]
         body = json.dumps(rows if len(rows) > 1 else rows[0])
         try:
-            self._connection.request("POST", "/", body, {"Content-Type": "application/json"})
-            answer = json.loads(self._connection.getresponse().read(MAX_ANSWER_BYTES))
+            return _answers(json.loads(self._exchange(body)), len(rows))
         except (OSError, http.client.HTTPException, ValueError) as error:
             self._connection.close()
             raise LinkError(f"the node at {self.address} does not answer: {error}", "away") from error
-        return sorted(answer, key=lambda row: row["id"]) if isinstance(answer, list) else [answer]
+
+    def _exchange(self, body: str) -> bytes:
+        """One request, on a new connection if the one that was kept is closed: CometBFT does that after ten idle seconds."""
+        is_kept = self._connection.sock is not None
+        try:
+            return self._post(body)
+        except ConnectionError:
+            self._connection.close()
+            if not is_kept:
+                raise
+            return self._post(body)
+
+    def _post(self, body: str) -> bytes:
+        self._connection.request("POST", "/", body, {"Content-Type": "application/json"})
+        return self._connection.getresponse().read(MAX_ANSWER_BYTES)
 
     def query(self, path: str) -> dict[str, Any]:
         """The application's answer to a question, JSON; LinkError as for `call`."""
         response = self.call("abci_query", path=path)["response"]
         if response.get("code"):
             raise LinkError(f"{path}: {response.get('log')}", "refused")
-        return cast("dict[str, Any]", json.loads(base64.b64decode(response["value"] or "")))
+        try:
+            return cast("dict[str, Any]", json.loads(base64.b64decode(response["value"] or "")))
+        except ValueError as error:
+            raise LinkError(f"the application of {self.address} is not Pilechain's", "refused") from error
+
+
+def _answers(found: object, count: int) -> list[dict[str, Any]]:
+    """The answers to so many questions, by number; ValueError for anything else."""
+    rows = found if isinstance(found, list) else [found]
+    if len(rows) != count or not all(isinstance(row, dict) and isinstance(row.get("id"), int) for row in rows):
+        raise ValueError("it said something else; is it CometBFT's RPC?")
+    return sorted(rows, key=lambda row: row["id"])
 
 
 class Sender:
@@ -100,14 +125,15 @@ class Sender:
             batch = self._more([first])
             if batch is None:
                 return
-            encoded = [base64.b64encode(tx).decode() for tx in batch]
-            with contextlib.suppress(LinkError):  # whoever hears nothing sends again
-                self._rpc.calls([("broadcast_tx_async", {"tx": tx}) for tx in encoded])
+            encoded = [base64.b64encode(entry).decode() for entry in pack(batch)]
+            for start in range(0, len(encoded), BATCH):
+                with contextlib.suppress(LinkError):  # whoever hears nothing sends again
+                    self._rpc.calls([("broadcast_tx_async", {"tx": entry}) for entry in encoded[start : start + BATCH]])
 
     def _more(self, batch: list[bytes]) -> list[bytes] | None:
         """What else is queued, as far as one call takes it; None if the end is."""
         size = len(batch[0])
-        while len(batch) < BATCH and size < _BATCH_BYTES:
+        while len(batch) < BATCH * MAX_BUNDLED and size < _BATCH_BYTES:
             try:
                 tx = self._queue.get_nowait()
             except queue.Empty:

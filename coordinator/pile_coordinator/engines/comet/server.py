@@ -5,6 +5,7 @@ one request after the other, so nothing below needs to think of two at a time. A
 closed and costs the others nothing; an application that raises ends everything, before it could answer wrongly.
 """
 
+import contextlib
 import selectors
 import socket
 import threading
@@ -73,11 +74,13 @@ class Server:
         kind, _, where = address.partition("://")
         try:
             if kind == "unix":
-                self._path = Path(where)
-                self._path.unlink(missing_ok=True)
+                path = Path(where)
+                if path.is_socket():
+                    path.unlink()  # of a run that was killed
                 listener = socket.socket(socket.AF_UNIX)
                 listener.bind(where)
-                self._path.chmod(0o600)
+                path.chmod(0o600)  # nobody else may decide blocks for us; it does not listen yet
+                self._path = path
             elif kind == "tcp":
                 host, _, port = where.rpartition(":")
                 listener = socket.create_server((host, int(port)))
@@ -103,7 +106,8 @@ class Server:
     def stop(self) -> None:
         """End `serve` after the request in hand. May be called from any thread, and twice."""
         self._stopping.set()
-        self._waker.send(b"\x00")
+        with contextlib.suppress(OSError):  # it has ended
+            self._waker.send(b"\x00")
 
     def _read(self, key: selectors.SelectorKey, events: int) -> bool:
         """Take in what has arrived; whether it is somebody who may have asked something."""

@@ -16,6 +16,7 @@ from typing import cast
 from pile_coordinator.chain.rejections import BrokenInvariantError
 from pile_coordinator.chain.state import State
 from pile_coordinator.engines.comet.ledger import CometLedger
+from pile_coordinator.engines.engine import StoreError
 from pile_shared.certificate import MAX_HEADER_BYTES, decode_header
 from pile_shared.codec import array, decode, encode, items
 from pile_shared.errors import PilechainError
@@ -87,16 +88,12 @@ class Snapshots:
         part = self._folder / f"{height}.part"
         try:
             part.mkdir()
-            hashes = []
-            for number, chunk in enumerate(chunks_of(reader.execute("SELECT key, value FROM state ORDER BY key"))):
-                (part / str(number)).write_bytes(chunk)
-                hashes.append(sha256(chunk))
-                assert number < MAX_CHUNKS
+            hashes = _write_chunks(part, reader)
             (part / _DESCRIPTION).write_bytes(encode([header, list(hashes)]))
             part.rename(self._folder / str(height))
             for old in self._heights()[:-KEPT]:
                 shutil.rmtree(self._folder / str(old))
-        except (OSError, sqlite3.Error) as error:  # the chain does not need it
+        except (OSError, sqlite3.Error, StoreError) as error:  # the chain does not need it
             self._log(f"no snapshot at {height}: {error}")
             shutil.rmtree(part, ignore_errors=True)
         finally:
@@ -111,6 +108,19 @@ class Snapshots:
 
     def _heights(self) -> list[int]:
         return sorted(int(path.name) for path in self._folder.iterdir() if path.name.isdecimal())
+
+    def newest(self) -> int:
+        """CometBFT's height of the newest snapshot here; 0 if there is none."""
+        return max(self._heights(), default=0)
+
+    @property
+    def are_taken(self) -> bool:
+        """Whether this node takes any."""
+        return self._interval > 0
+
+    def oldest(self) -> int:
+        """CometBFT's height of the oldest one here; 0 if there is none."""
+        return min(self._heights(), default=0)
 
     def list(self) -> "list[Snapshot]":
         """What there is, oldest first."""
@@ -169,6 +179,17 @@ class Snapshots:
             return False
         self._offered, self._rows = None, []
         return True
+
+
+def _write_chunks(folder: Path, reader: sqlite3.Connection) -> list[bytes]:
+    """Write the state that `reader` sees, a file for each chunk; their hashes."""
+    hashes: list[bytes] = []
+    for chunk in chunks_of(reader.execute("SELECT key, value FROM state ORDER BY key")):
+        if len(hashes) == MAX_CHUNKS:
+            raise StoreError(f"the state has more than {MAX_CHUNKS} chunks of {CHUNK_BYTES} bytes")
+        (folder / str(len(hashes))).write_bytes(chunk)
+        hashes.append(sha256(chunk))
+    return hashes
 
 
 def chunks_of(rows: "Iterator[tuple[bytes, bytes]] | sqlite3.Cursor") -> Iterator[bytes]:
