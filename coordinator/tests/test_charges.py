@@ -53,6 +53,7 @@ class Node:
         self.engine = comet.CometEngine(
             self.folder, self.chain, self.home, ("node-1", key("node-1/attest")),
             verify=CachingVerifier(es256_verify), clock=Clock(), log=self.logged.append, snapshot_interval=0,
+            retain_blocks=0,
         )  # fmt: skip
         self.engine._sender.send = self.handed.append
         self.told: list[tuple[str, bytes]] = []
