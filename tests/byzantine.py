@@ -128,6 +128,8 @@ class Liar(Application):
         rpc = Rpc(Home(self._folder / "node").rpc_address())
         for number in range(1 << 30):
             time.sleep(FLOOD_S)
+            if self._ledger.height == 0:
+                continue  # nothing has expired yet
             with self._ledger.lock:
                 kinds = [
                     self._dice.randbytes(self._dice.choice((1, 60, 60_000))),
