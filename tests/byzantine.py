@@ -22,6 +22,7 @@ from pile_coordinator.engines.comet.messages import abci_pb2 as abci
 from pile_coordinator.engines.comet.pool import framed_bytes, propose
 from pile_coordinator.engines.comet.rpc import Rpc
 from pile_coordinator.keys import load_key
+from pile_shared.codec import encode
 from pile_shared.errors import LinkError
 
 FOLDER = "TEST_BYZANTINE"  # the environment variable that says where the node's files are
@@ -29,7 +30,7 @@ PROPOSED = "proposed.log"  # in that folder: a line for each proposal, with what
 EXTENDED = "vote extension"  # a line of the same file, once: others' votes are extended, so ours must be
 LIES = (
     "gap", "backwards", "bad signature", "garbage", "twice", "oversized", "expired", "replayed", "wrong role",
-    "another's name", "whole mempool",
+    "another's name", "bundle", "whole mempool",
 )  # fmt: skip
 FLOOD_S = 0.03  # between transactions that nobody should let into a mempool
 
@@ -68,6 +69,7 @@ class Liar(Application):
     def _lie(self, what: str, honest: list[bytes], waiting: list[bytes], most: int) -> list[bytes]:
         """A proposal that no correct node makes."""
         good = self._own(1)
+        broken = good[:-1] + bytes([good[-1] ^ 1])
         if what == "whole mempool":
             chosen, left = [], most
             for tx in [*waiting, self._dice.randbytes(40)]:
@@ -77,7 +79,7 @@ class Liar(Application):
         return {
             "gap": [*honest, self._own(5)],
             "backwards": [self._own(2), good],
-            "bad signature": [good[:-1] + bytes([good[-1] ^ 1]), *honest],
+            "bad signature": [broken, *honest],
             "garbage": [b"", self._dice.randbytes(300), *honest],
             "twice": (honest or [good]) * 2,
             "oversized": [
@@ -87,6 +89,7 @@ class Liar(Application):
             "replayed": [*self._committed, *honest],
             "wrong role": [self._own(1, Rule(bytes(32), 1, "user"))],
             "another's name": [self._own(1, sender="grid")],
+            "bundle": [encode([good, broken]), *honest],
         }[what]
 
     # --- what CometBFT asks --------------------------------------------------------------------------------------
@@ -138,6 +141,8 @@ class Liar(Application):
                     self._own(1, sender="grid"),
                     self._own(1)[:-9] + bytes(9),
                     self._own(1, Rule(bytes(32), 1, "user")),
+                    encode([self._own(1), self._own(1)[:-9] + bytes(9)]),
+                    encode([encode([self._own(1)]), b""]),
                     *self._committed,
                 ]
             tx = base64.b64encode(kinds[number % len(kinds)]).decode()
