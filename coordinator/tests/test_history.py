@@ -37,7 +37,7 @@ from pile_coordinator.engines.history import (
 from pile_coordinator.engines.store import HANDOVER
 from pile_coordinator.evidence.queries import NoEvidenceError, order_certificate
 from pile_coordinator.replay import audit
-from pile_shared.certificate import decode_handover, validators_from, validators_hash
+from pile_shared.certificate import Certificate, decode_handover, validators_from, validators_hash
 from pile_shared.codec import array, decode, encode
 from pile_shared.errors import BoundsError, CodecError, PilechainError
 from pile_shared.platform import sha256
@@ -258,7 +258,16 @@ def test_killed_at_every_write_it_goes_on_where_it_was(tmp_path, chain, fast):
 
 def test_a_block_that_is_not_the_next_is_not_written(late, chain):
     pairs = [(chain.blocks[height], b"-") for height in (BLOCKS, BLOCKS - 1, BLOCKS - 2)]
-    for wrong in ([pairs[1]], [pairs[0], pairs[2]], [pairs[1], pairs[0]], [pairs[0], pairs[0]]):
+    header = chain.blocks[BLOCKS - 1].certificate.header
+    header.time_ms += 1
+    other = replace(chain.blocks[BLOCKS - 1], certificate=Certificate(header.encoded(), []))
+    for wrong in (
+        [pairs[1]],
+        [pairs[0], pairs[2]],
+        [pairs[1], pairs[0]],
+        [pairs[0], pairs[0]],
+        [pairs[0], (other, b"-")],
+    ):
         with pytest.raises(StoreError, match="is not the one below"):
             late.store.prepend(wrong)
         assert late.store.first_height() == BLOCKS + 1
