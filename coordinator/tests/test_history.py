@@ -438,10 +438,14 @@ def test_an_answer_to_an_earlier_question_is_passed_over(late, chain, fast):
     assert fetched(chain, BLOCKS - 1).is_passed(first)
     link = Link(late, chain.ledger, {"grid": honest})
     assert link.late.fetch("grid")
+    before = late.store.first_height()
     link.late._answers.put(first)  # the broker repeats it
-    link.servers["grid"] = lambda said: said
+    assert link.late.fetch("grid")
+    assert late.store.first_height() < before
+    link.late._answers.put(first)
     assert link.late.offer("operator", first) == "not_asked"
-    assert link.late.offer("grid", first) == "not_asked"  # one waits already
+    said = [link.late.offer("grid", first) for _ in range(backfill.MAX_HEARD)]
+    assert said == [""] * (backfill.MAX_HEARD - 1) + ["not_asked"]  # as many as wait already
 
 
 def test_a_node_answers_for_itself_and_not_more_than_it_may(chain, monkeypatch):
