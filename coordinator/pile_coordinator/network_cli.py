@@ -39,7 +39,7 @@ _JOIN = """\
 Write the height and block hash that a node is to trust into its CometBFT configuration: when it starts it fetches a snapshot
 from the others, checks it against the chain of blocks from there, and goes on. All the nodes asked must name the same hash;
 compare it with one you got from somebody you trust. Blocks from before its snapshot it fetches afterwards, while it runs; until
-it has them all it serves no piles and wallets (`history` in `pilechain network status`)."""
+it has them all it serves no piles and wallets. `pilechain network status` says how far it is."""
 
 
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -331,20 +331,21 @@ def node_status(folder: Path) -> dict[str, Any]:
 
 
 def _print_status(found: list[dict[str, Any]]) -> None:
-    table, away = Table(box=None, pad_edge=False), []
-    for column in ("node", "height", "certified", "history", "CometBFT", "app hash", "peers", "power", "last block"):
+    table, notes = Table(box=None, pad_edge=False), []
+    for column in ("node", "height", "certified", "CometBFT", "app hash", "peers", "power", "last block"):
         table.add_column(column, justify="right" if column in {"height", "certified", "CometBFT", "peers"} else "left")
     for row in found:
         if "error" in row:
-            away.append(f"[red]{row['node']}: {row['error']}[/]")
+            notes.append(f"[red]{row['node']}: {row['error']}[/]")
             continue
+        if row["first_height"] > 1:
+            notes.append(f"{row['name']}: history from block {row['first_height']}; it fetches what was before")
         name = f"{row['name']}{' (catching up)' if row['catching_up'] else ''}"
         power = f"{row['power']} of {row['total_power']}"
-        history = "whole" if row["first_height"] == 1 else f"from block {row['first_height']}"
-        heights = (str(row["height"]), str(row["certified"]), history, str(row["comet_height"]))
+        heights = (str(row["height"]), str(row["certified"]), str(row["comet_height"]))
         table.add_row(name, *heights, row["app_hash"][:16], str(row["peers"]), power, row["last_block"][:19])
     console = Console(highlight=False, soft_wrap=True)
     console.width = max(console.width, STATUS_WIDTH)  # rather two lines than half an app hash
     console.print(table)
-    for line in away:
+    for line in notes:
         console.print(line)

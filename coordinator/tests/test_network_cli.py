@@ -229,3 +229,17 @@ def test_a_comet_configuration_names_its_mistakes(network, capsys):
         with pytest.raises(ConfigError) as caught:
             load_config(path)
         assert told in str(caught.value)
+
+
+def test_status_says_how_much_history_a_node_has(monkeypatch, capsys):
+    row = {
+        "node": "n", "name": "grid", "chain": "c", "height": 90, "certified": 90, "comet_height": 95, "app_hash": "ab" * 32,
+        "catching_up": False, "peers": 3, "power": 1, "total_power": 4, "last_block": "2026-01-01T00:00:00Z",
+    }  # fmt: skip
+    said = {}
+    for first_height in (1, 41):
+        monkeypatch.setattr(network_cli, "node_status", lambda _, f=first_height: row | {"first_height": f})
+        assert pilechain(["network", "status", "n"]) == 0
+        said[first_height] = capsys.readouterr().out
+    assert "history" not in said[1]
+    assert "grid: history from block 41; it fetches what was before" in said[41]

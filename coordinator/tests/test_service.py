@@ -11,7 +11,7 @@ import pytest
 from served import PILE, Served
 from world import HOUR
 
-from pile_coordinator import mqtt
+from pile_coordinator import mqtt, service
 from pile_coordinator.chain.rejections import Rejection
 from pile_coordinator.chain.transactions import (
     AT_MARKET,
@@ -299,3 +299,34 @@ def test_an_old_command_time_is_the_coordinators_not_the_last_blocks(served):
         assert abs(told - served.site.clock.now_ms()) < 60_000
         engine.time_ms -= HOUR  # an hour without a block
         assert dan.ask("account")["time_ms"] >= told
+
+
+def test_nobody_is_served_before_the_evidence_is_whole(served, monkeypatch, capfd):
+    """As after a snapshot, or when the evidence was lost: it is written while the coordinator runs."""
+    served.admit()
+    served.coordinator.stop()
+    served._thread.join(20)
+    before = served.coordinator.engine.height
+    (served.site.folder / "coordinator" / "evidence.sqlite").unlink()
+    monkeypatch.setattr(service, "MAX_CAUGHT_UP", 1)
+    monkeypatch.setattr(service, "EVIDENCE_AT_ONCE_S", 0.0)
+    again = service.Coordinator(load_config(served.site.write_coordinator()))
+    question = topics.party_topic(served.chain_id, "dan", "query")
+    again.step(0)
+    assert again.evidence.height == 1
+    again.handle(question, b"?")
+    again.handle(topics.pile_topic(served.chain_id, "pile-1", "proof"), b"?")
+    assert again.counts == {"behind": 2}
+    again.handle(topics.pile_topic(served.chain_id, "pile-1", "session"), b"?")
+    assert again.counts.total() == 3  # what users say to piles is kept: nobody repeats it
+    assert again.counts["behind"] == 2
+    monkeypatch.setattr(service, "EVIDENCE_AT_ONCE_S", 60.0)
+    again.step(0)
+    assert again.evidence.height == again.engine.height >= before
+    again.handle(question, b"?")
+    assert again.counts["behind"] == 2
+    assert again.counts.total() == 4
+    again.close()
+    said = capfd.readouterr().err
+    assert "the evidence lacks older blocks; piles and wallets wait for them" in said
+    assert "the evidence is whole" in said

@@ -184,13 +184,15 @@ class Store:
                 self._keep_old_handover(block)
 
     def _keep_old_handover(self, block: Block) -> None:
-        """The set may have ended again since, and readers need the last time; what follows was written before."""
+        """Of a set that ended; it may have ended again since, and readers need the last time."""
         header = block.header
-        following = self.note(SET + header.next_validators_hash.hex())
-        if header.validators_hash != header.next_validators_hash and following is not None:
+        following = self.set_of(header.next_validators_hash)  # written before, with the block above
+        kept = self.note(HANDOVER + header.validators_hash.hex())
+        is_last = kept is None or int.from_bytes(kept[:8], "big") < header.height
+        if header.validators_hash != header.next_validators_hash and following is not None and is_last:
             message = encode_handover(block.certificate, validators_from(decode(following, MAX_HANDOVER_BYTES)))
             row = (HANDOVER + header.validators_hash.hex(), header.height.to_bytes(8, "big") + message)
-            self._db.execute("INSERT OR IGNORE INTO meta VALUES (?, ?)", row)
+            self._db.execute("REPLACE INTO meta VALUES (?, ?)", row)
 
     def _keep_set(self, digest: bytes, validators: bytes) -> None:
         self._db.execute("INSERT OR IGNORE INTO meta VALUES (?, ?)", (SET + digest.hex(), validators))

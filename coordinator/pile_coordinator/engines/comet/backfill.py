@@ -25,6 +25,7 @@ AWAY_S = 20.0  # for which a node that was silent, or lacked the block, is not a
 LIAR_S = 120.0  # for which one that sent something else is not; anybody at the broker may have sent it in its name
 PAUSE_S = 0.1  # between questions: ten answers of 128 kB a second at most through the broker
 IDLE_PART = 3  # and three times as long as the last answer took to check and write: a quarter of a core
+MAX_HEARD = 4  # answers not looked at yet: one, and what the broker repeats
 ANSWERS_PER_S = 16  # that a node gives, to all together: 2 MB, and a few ms of work for each
 
 
@@ -62,7 +63,7 @@ class Backfill:
         self._shelf = Shelf(self._row, self._set_of)
         self._given: tuple[int, int] = (0, 0)  # in which second, how many answers
         self._asked = ""  # whom; nobody else is listened to
-        self._answers: queue.Queue[bytes] = queue.Queue(1)
+        self._answers: queue.Queue[bytes] = queue.Queue(MAX_HEARD)
         self._away_until_s: dict[str, float] = {}
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
