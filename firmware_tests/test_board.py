@@ -22,11 +22,11 @@ HEAP = "60k"
 GRACE_MS = 7_200_000
 
 
-@pytest.fixture(params=["tcp", "rtu", "rtu, TLS with client certificate"])
+@pytest.fixture(params=["tcp", "rtu", "rtu, TLS with client certificate, four accounting nodes"])
 def case(tmp_path, request):
     require(find_micropython() is not None, "MicroPython is missing: install the `firmware` dependency group")
     kind, _, tls = request.param.partition(", ")
-    with PileCase(tmp_path, kind=kind, tls=bool(tls)) as case:
+    with PileCase(tmp_path, kind=kind, tls=bool(tls), nodes=4 if tls else 3) as case:
         yield case
 
 

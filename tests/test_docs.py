@@ -17,6 +17,7 @@ from pile_coordinator.cli import _parser as pilechain_parser
 from pile_coordinator.cli import main as pilechain
 from pile_coordinator.config import load_config
 from pile_coordinator.engines.comet.supervise import RESTART_S
+from pile_coordinator.serving import serving_topic
 from pile_coordinator.wallet_cli.command import GROUPS
 from pile_edge.chargers import KINDS
 from pile_edge.cli import _parser as pile_edge_parser
@@ -288,8 +289,10 @@ def test_the_network_pages_commands_parse_and_its_configuration_loads(tmp_path):
     ours = "".join(path.read_text() for path in (ROOT / "coordinator/pile_coordinator").rglob("*.py"))
     for kind in re.findall(r"node/<party>/(\w+)` \|", page):
         assert f'"{kind}"' in ours
+    assert serving_topic("<chain>", "<party>") in page
     for said in (
         *("stopped before it could answer wrongly", "CometBFT's genesis file is for", "other_header", "ended"),
+        "was not told",
         *("is in use by process", "this node fell too far behind", "none of these nodes has a snapshot yet"),
     ):
         assert said in ours

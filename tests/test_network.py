@@ -4,6 +4,7 @@ Money is booked all the time, and every booking that was acknowledged must be on
 """
 
 import os
+import re
 import signal
 import sqlite3
 import threading
@@ -14,14 +15,15 @@ from typing import Self
 import pytest
 
 from pile_coordinator.chain.rejections import Rejection
-from pile_coordinator.chain.transactions import Deposit
+from pile_coordinator.chain.transactions import Body, Deposit
 from pile_coordinator.cli import main as pilechain
 from pile_coordinator.clock import Clock
 from pile_coordinator.engines.comet.network import PORTS_PER_NODE, Stake
+from pile_coordinator.engines.store import BASE
 from pile_coordinator.network_cli import write_state_sync
 from pile_coordinator.new_chain import STAKE_RULES
 from pile_coordinator.replay import audit, open_ledger
-from pile_coordinator.wallet import WalletError
+from pile_coordinator.wallet import Wallet, WalletError
 from pile_edge.light import LightClient
 from pile_edge.ports.cpython_storage import Storage
 from pile_hil.broker import Mosquitto, find_mosquitto, free_port
@@ -53,13 +55,19 @@ class Load(threading.Thread):
         self.tries = 0
 
     def run(self) -> None:
-        with self.network.wallet("grid") as wallet:
+        with self.wallet() as wallet:
             while not self.done.is_set():
                 self.tries += 1
                 try:
-                    self.acknowledged.append(wallet.send(Deposit("operator", 1, f"booking-{self.tries}")))
+                    self.acknowledged.append(wallet.send(self.body()))
                 except (LinkError, Rejection, WalletError):
                     continue  # it may or may not be on the chain: the next one has a reference of its own
+
+    def wallet(self) -> Wallet:
+        return self.network.wallet("grid")
+
+    def body(self) -> Body:
+        return Deposit("operator", 1, f"booking-{self.tries}")
 
     def __enter__(self) -> Self:
         self.start()
@@ -78,25 +86,20 @@ class Load(threading.Thread):
             time.sleep(0.05)
 
 
-def check_all(network: Network, load: Load, *, whole: tuple[str, ...] = NAMES) -> None:
-    """Every node has the same blocks, certified, and the same evidence; nothing acknowledged is missing."""
+def check_all(network: Network, load: Load) -> None:
+    """Every node has the same blocks since genesis, certified, and the same evidence; nothing acknowledged is missing."""
     network.wait_agreed(*network.names)
     network.close()
     rows = {}
     for name in network.names:
         store = open_ledger(network.folder / name / "data" / "ledger.sqlite", network.genesis)
-        blocks = [store.block(height) for height in range(store.first_height(), store.height() + 1)]
-        rows[name] = {block.header.height: block.header.encoded() for block in blocks}
+        rows[name] = [store.block(height).header.encoded() for height in range(1, store.height() + 1)]
         for tx_id, height in load.acknowledged:
-            assert height < store.first_height() or store.find_tx(tx_id)[0] == height
-        if name in whole:
-            audit(store, network.genesis)
+            assert store.find_tx(tx_id)[0] == height
+        audit(store, network.genesis)
         store.close()
-    longest = max(rows.values(), key=len)
-    for name, headers in rows.items():
-        assert headers == {height: longest[height] for height in headers}, name
-        assert max(headers) == max(longest)
-    evidence = [tables(network.folder / name / "data" / "evidence.sqlite") for name in whole]
+    assert all(headers == rows[network.names[0]] for headers in rows.values())
+    evidence = [tables(network.folder / name / "data" / "evidence.sqlite") for name in network.names]
     assert all(found == evidence[0] for found in evidence)
     assert len(load.acknowledged) == len(set(load.acknowledged)) > 0
 
@@ -164,34 +167,56 @@ def stands(network: Network, *names: str) -> bool:
 DIE_ONCE = """
 import os, signal
 from pathlib import Path
-where, when = os.environ.get("TEST_DIE_AT"), os.environ.get("TEST_DIE_WHEN")
+where, moment = os.environ.get("TEST_DIE_AT"), os.environ.get("TEST_DIE_WHEN")
 if where:
     from pile_coordinator.engines.comet.ledger import CometLedger
-    commit = CometLedger.commit
+    from pile_coordinator.engines.comet.server import Server
+    commit, answer = CometLedger.commit, Server._answer
+    ledgers = []
+    finalize = CometLedger.finalize
+    def noting(self, decided):
+        ledgers[:] = [self]
+        return finalize(self, decided)
+    def is_due():
+        (ledger,) = ledgers
+        has_block = ledger._finalized is not None and ledger._finalized.block is not None
+        return has_block and ledger.height >= 2 and not Path(where).exists()
     def die():
         Path(where).touch()
         os.kill(os.getpid(), signal.SIGKILL)
-    def dying(self):
-        is_due = self._finalized.block is not None and self.height >= 2 and not Path(where).exists()
-        if is_due and when == "before":
+    def dying_commit(self):
+        dies = is_due()
+        if dies and moment == "asked to commit":
             die()
         block = commit(self)
-        if is_due:
+        if dies:
             die()
         return block
-    CometLedger.commit = dying
+    def dying_answer(self, peer):
+        more = answer(self, peer)
+        if ledgers and is_due():
+            die()
+        return more
+    CometLedger.finalize = noting
+    if moment == "finalized":
+        Server._answer = dying_answer
+    else:
+        CometLedger.commit = dying_commit
 """
 
 
-@pytest.mark.parametrize("when", ["before", "after"])
-def test_a_node_killed_around_its_commit_comes_back_the_same(tmp_path, broker, when):
+@pytest.mark.parametrize("moment", ["finalized", "asked to commit", "committed"])
+def test_a_node_killed_around_its_commit_comes_back_the_same(tmp_path, broker, moment):
     """In three of four nodes, at the same block, the application is killed when the block is decided and not yet written, or
-    written and CometBFT not told."""
+    written and CometBFT not told.
+
+    Killed when it has just said what the block did, the last thing it says, CometBFT mostly hangs in its own Commit.
+    """
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(DIE_ONCE)
     path = f"{tmp_path / 'site'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
     dying = {
-        name: {"PYTHONPATH": path, "TEST_DIE_AT": str(tmp_path / f"{name}.died"), "TEST_DIE_WHEN": when}
+        name: {"PYTHONPATH": path, "TEST_DIE_AT": str(tmp_path / f"{name}.died"), "TEST_DIE_WHEN": moment}
         for name in NAMES[:3]
     }
     with Network(tmp_path / "network", broker.port, environment=dying) as network:
@@ -221,20 +246,53 @@ def test_random_kills_lose_nothing(tmp_path, broker):
         check_all(network, load)
 
 
-def test_a_late_node_joins_by_state_sync(tmp_path, broker):
-    with Network(tmp_path / "network", broker.port, snapshot_interval=20) as network:
-        others = [name for name in network.names if name != "auditor"]
+FORGETS_SOON = """
+from pile_coordinator.engines.comet import retention
+retention.MARK_EVERY, retention.EVIDENCE_BLOCKS, retention.EVIDENCE_HOURS = 1, 0, 0
+"""
+
+
+def let_cometbft_forget(network: Network, name: str) -> None:
+    """Have a node keep no more of CometBFT's blocks than its snapshots need."""
+    path = network.folder / name / "coordinator.toml"
+    path.write_text(re.sub(r"retain_blocks = \d+", "retain_blocks = 1", path.read_text()))
+
+
+def has_forgotten(network: Network, name: str) -> bool:
+    """Whether a node's CometBFT keeps what follows its oldest snapshot and nothing before."""
+    snapshots = (network.folder / name / "data" / "snapshots").iterdir()
+    oldest = min(int(path.name) for path in snapshots if path.name.isdecimal())
+    return 1 < network.status(name).get("comet_first_height", 0) == oldest
+
+
+def test_a_late_node_joins_by_state_sync_and_fetches_what_was_before(tmp_path, broker):
+    """In the end nothing tells it from the others: blocks, evidence, and that it serves wallets, alone."""
+    late, forgets = "operator-2", "auditor"
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(FORGETS_SOON)
+    path = f"{tmp_path / 'site'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    options = {"snapshot_interval": 20, "environment": {forgets: {"PYTHONPATH": path}}}
+    with Network(tmp_path / "network", broker.port, **options) as network:
+        let_cometbft_forget(network, forgets)
+        others = [name for name in network.names if name != late]
         network.start(*others)
         with Load(network) as load:
             network.wait_height(25, *others)
-            write_state_sync(network.folder / "auditor", [network.home(name).rpc_address() for name in others[:2]])
-            network.start("auditor")
-            network.wait("it to catch up", lambda: network.status("auditor").get("catching_up") is False, 90)
-            load.wait_for(5)
-        store = open_ledger(network.folder / "auditor" / "data" / "ledger.sqlite", network.genesis)
-        assert store.first_height() > 1
+            write_state_sync(network.folder / late, [network.home(name).rpc_address() for name in others[:2]])
+            network.start(late)
+            network.wait("it to catch up", lambda: network.status(late).get("catching_up") is False, 90)
+            network.wait("its history", lambda: network.status(late).get("first_height") == 1)
+            said = network.processes[late]
+            assert "piles and wallets wait" in said.text()
+            network.wait("its evidence", lambda: "the evidence is whole" in said.text())
+            network.stop("operator-1")  # the only other that serves
+            load.wait_for(3)
+            network.start("operator-1")
+        network.wait("CometBFT to forget", lambda: has_forgotten(network, forgets))
+        store = open_ledger(network.folder / late / "data" / "ledger.sqlite", network.genesis)
+        assert store.note(BASE) is not None  # it did not begin with block 1
         store.close()
-        check_all(network, load, whole=tuple(others))
+        check_all(network, load)
 
 
 def test_a_node_that_was_added_later_follows(tmp_path, broker):

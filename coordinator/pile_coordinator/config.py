@@ -17,14 +17,17 @@ T = TypeVar("T")
 
 
 SOLO, COMET = "solo", "comet"
+RETAIN_BLOCKS = 500_000  # six days of a block a second, four weeks of an idle chain: so long may a node be away
+MAX_RETAIN_BLOCKS = 4_000_000  # of which a mark is kept for each 1000 heights (engines/comet/retention.py)
 
 
 @dataclass(frozen=True, slots=True)
 class CometConfig:
-    """CometBFT's folder, and how many of its heights lie between two snapshots (0 for none)."""
+    """CometBFT's folder, how many of its heights lie between two snapshots (0: none are taken), how many it keeps (0: all)."""
 
     home: Path
     snapshot_interval: int
+    retain_blocks: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +147,10 @@ def _comet(section: _Section, base: Path) -> CometConfig:
     home = base / section.take("home", str, "the path of CometBFT's folder", default="node")
     form = "heights from 0 to 1000000"
     interval = section.take("snapshot_interval", int, form, default=1000, ok=lambda v: 0 <= v <= 1_000_000)
+    form = f"heights from 0 to {MAX_RETAIN_BLOCKS}"
+    retain = section.take("retain_blocks", int, form, default=RETAIN_BLOCKS, ok=lambda v: 0 <= v <= MAX_RETAIN_BLOCKS)
     section.end()
-    return CometConfig(home, interval)
+    return CometConfig(home, interval, retain)
 
 
 def _is_id(value: str) -> bool:

@@ -4,9 +4,14 @@ Nothing here decides about money. A message that is malformed, oversized, badly 
 under its reason, logged once a second at most per reason, and changes nothing. A proof ahead of its turn waits, bounded;
 the pile sends everything again until a receipt covers it, so dropping is always safe. What the chain could not take is
 dropped here, so that a pile that repeats it for weeks fills no blocks.
+
+Where several coordinators hear the same piles, the proofs of those that another speaks for are held for a while: mostly the
+chain has them before, and they are forgotten.
 """
 
+import time
 from collections import Counter
+from collections.abc import Callable
 
 from pile_coordinator.chain.proofs import parse_proof
 from pile_coordinator.chain.records import Pile
@@ -32,11 +37,28 @@ class ProofDesk:
         counts: how many messages ended how: `ready`, `waiting`, or the reason they were refused.
     """
 
-    def __init__(self, chain_id: str, verify: CachingVerifier) -> None:
-        """Serve one chain with the engine's verifier, so that a signature is checked once."""
+    def __init__(
+        self,
+        chain_id: str,
+        verify: CachingVerifier,
+        wait_s: Callable[[str], float] = lambda _: 0.0,
+        now_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Serve one chain with the engine's verifier, so that a signature is checked once.
+
+        Args:
+            chain_id: the chain.
+            verify: checks signatures.
+            wait_s: how long other coordinators have to bring a pile's proofs; 0 for a pile that is this one's.
+            now_s: a clock that only runs forward.
+        """
         self._aad = cose.purpose(cose.PROOF, chain_id)
         self._verify = verify
+        self._wait_s = wait_s
+        self._now_s = now_s
         self._ready: list[bytes] = []
+        self._held: dict[str, list[tuple[int, bytes, bytes, float]]] = {}  # by pile: sequence, previous, message, since
+        self._held_count = 0
         self._next: dict[str, tuple[int, bytes]] = {}  # sequence and `previous` of what a pile should send next
         self._ahead: dict[str, dict[int, tuple[bytes, bytes]]] = {}  # by sequence: `previous` and the message
         self.counts: Counter[str] = Counter()
@@ -62,7 +84,7 @@ class ProofDesk:
             return REPLAYED
         if proof.sequence > expected + MAX_AHEAD:
             return "too_far_ahead"
-        if len(self._ready) >= MAX_READY:
+        if len(self._ready) + self._held_count >= MAX_READY:
             return "overloaded"
         if not self._verify(pile.public, cose.to_be_signed(signed.kid, signed.payload, self._aad), signed.signature):
             return "bad_signature"
@@ -73,9 +95,28 @@ class ProofDesk:
             return WAITING
         if proof.previous != previous:
             return UNCHAINED
-        self._ready.append(message)
+        self._take(pile_id, proof.sequence, previous, message)
         self._next[pile_id] = self._take_waiting(pile_id, expected + 1, proof_hash(message))
         return READY
+
+    def _take(self, pile_id: str, sequence: int, previous: bytes, message: bytes) -> None:
+        """A proof's turn has come: it goes into the next batch, or is held while it is another coordinator's."""
+        if self._wait_s(pile_id) <= 0 and pile_id not in self._held:
+            self._ready.append(message)
+            return
+        self._held.setdefault(pile_id, []).append((sequence, previous, message, self._now_s()))
+        self._held_count += 1
+
+    def _release(self) -> None:
+        """What nobody has brought in time, or has become ours to bring, is ready."""
+        now_s = self._now_s()
+        for pile_id, held in list(self._held.items()):
+            if now_s - held[0][3] >= self._wait_s(pile_id):
+                self._ready += [message for _, _, message, _ in held]
+                self._let_go(pile_id)
+
+    def _let_go(self, pile_id: str) -> None:
+        self._held_count -= len(self._held.pop(pile_id))
 
     def _take_waiting(self, pile_id: str, sequence: int, digest: bytes) -> tuple[int, bytes]:
         """What waited for a proof of this hash, and what is expected then. One that does not follow is dropped."""
@@ -84,7 +125,7 @@ class ProofDesk:
             previous, message = waiting.pop(sequence)
             if previous != digest:
                 break
-            self._ready.append(message)
+            self._take(pile_id, sequence, previous, message)
             sequence, digest = sequence + 1, proof_hash(message)
         if not waiting:
             self._ahead.pop(pile_id, None)
@@ -96,7 +137,8 @@ class ProofDesk:
         return len(self._ready)
 
     def take_batches(self) -> list[SubmitProofs]:
-        """What is ready, in order, as transaction bodies of bounded size; the desk is empty afterwards."""
+        """What is ready, in order, as transaction bodies of bounded size; only what is held stays."""
+        self._release()
         batches: list[SubmitProofs] = []
         batch: list[bytes] = []
         size = 0
@@ -113,14 +155,27 @@ class ProofDesk:
 
     def committed(self, state: State) -> None:
         """After a block: what piles' chains say now is what is expected next, whatever became of a batch."""
-        for pile_id in list(self._next):
-            del self._next[pile_id]
+        self._next.clear()
+        for pile_id in list(self._held):
+            self._keep_held(state.get(Pile, pile_id))
         for pile_id, waiting in list(self._ahead.items()):
-            last = state.get(Pile, pile_id).last_sequence
-            for sequence in [s for s in waiting if s <= last]:
+            pile = state.get(Pile, pile_id)
+            for sequence in [s for s in waiting if s <= pile.last_sequence]:
                 del waiting[sequence]
+            due = self._next.get(pile_id, (pile.last_sequence + 1, pile.last_hash))
+            if due[0] in waiting:  # what it waited for was in a batch of its own
+                self._next[pile_id] = self._take_waiting(pile_id, *due)
             if not waiting:
-                del self._ahead[pile_id]
+                self._ahead.pop(pile_id, None)
+
+    def _keep_held(self, pile: Pile) -> None:
+        """Hold on to what the chain does not have yet, if it follows what the chain has."""
+        left = [row for row in self._held[pile.id] if row[0] > pile.last_sequence]
+        self._let_go(pile.id)
+        if left and left[0][:2] == (pile.last_sequence + 1, pile.last_hash):
+            self._held[pile.id] = left
+            self._held_count += len(left)
+            self._next[pile.id] = left[-1][0] + 1, proof_hash(left[-1][2])
 
 
 def _retells(pile: Pile, sequence: int, message: bytes) -> bool:

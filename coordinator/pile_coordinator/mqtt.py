@@ -32,6 +32,13 @@ class Broker:
     keepalive_s: int = 30
 
 
+class Kept(bytes):
+    """The payload of a retained message: the broker has kept it since before we subscribed."""
+
+
+RECONNECTED = b"reconnected"  # of a message without a topic: what was retained comes again
+
+
 class Connection:
     """A connection that keeps itself up; messages are taken with `get`."""
 
@@ -42,10 +49,23 @@ class Connection:
         topics: list[str],
         *,
         persistent: bool = True,
+        watched: tuple[str, ...] = (),
+        will: str = "",
     ) -> None:
-        """Start connecting to `broker` and subscribing to `topics`; never raises for a broker that is away."""
+        """Start connecting to `broker` and subscribing to `topics`; never raises for a broker that is away.
+
+        Args:
+            broker: where to connect.
+            client_id: who we are.
+            topics: what we must hear, with QoS 1.
+            persistent: the broker keeps `topics`' messages while we are away.
+            watched: what we would like to hear while we are there, with QoS 0; said to be there before the others.
+            will: the topic of a retained message (`announce`) that the broker takes away when we go without a word.
+        """
         self._queue: queue.SimpleQueue[tuple[str, bytes]] = queue.SimpleQueue()
-        self._topics = topics
+        self._topics = [*((topic, 0) for topic in watched), *((topic, 1) for topic in topics)]
+        self._announced = b""
+        self._will = will
         self._subscribed = threading.Event()
         self._closing = threading.Event()
         self.last_error = "not connected yet"
@@ -54,6 +74,8 @@ class Connection:
         )
         if broker.username:
             client.username_pw_set(broker.username, broker.password)
+        if will:
+            client.will_set(will, b"", qos=1, retain=True)
         client.max_inflight_messages_set(MAX_INFLIGHT)
         client.max_queued_messages_set(MAX_UNSENT)
         client.reconnect_delay_set(1, 30)
@@ -70,8 +92,12 @@ class Connection:
         if reason.is_failure:
             self.last_error = f"refused by the broker: {reason}"
             return
+        if self._will:
+            self._queue.put(("", RECONNECTED))
         if self._topics:
-            client.subscribe([(topic, 1) for topic in self._topics])
+            client.subscribe(self._topics)
+        if self._announced:
+            self.publish(self._will, self._announced, retained=True)
 
     def _acknowledged(self, _client: paho.Client, _data: Any, _mid: int, reasons: Any, _properties: Any) -> None:
         if any(reason.is_failure for reason in reasons):
@@ -90,7 +116,7 @@ class Connection:
         while self._queue.qsize() >= MAX_QUEUED:
             if self._closing.wait(_FULL_PAUSE_S):
                 return  # we are leaving: it is sent again by whoever hears no answer
-        self._queue.put((message.topic, bytes(message.payload)))
+        self._queue.put((message.topic, Kept(message.payload) if message.retain else bytes(message.payload)))
 
     def wait_connected(self, timeout_s: float) -> None:
         """Return once subscribed; LinkError with the last error after `timeout_s`."""
@@ -120,6 +146,12 @@ class Connection:
         """Send with QoS 1; paho keeps it, bounded, until the broker has it, and a broker keeps the last retained one."""
         self._client.publish(topic, payload, qos=1, retain=retained)
 
+    def announce(self, payload: bytes) -> None:
+        """Leave a message at the broker, on the topic of the will, for as long as we are connected, and again each time."""
+        self._announced = payload
+        if self._client.is_connected():  # else it is said then
+            self.publish(self._will, payload, retained=True)
+
     def wake(self) -> None:
         """Make a `get` or `take` that waits return at once, with a message of no topic. May be called from any thread."""
         self._queue.put(("", b""))
@@ -135,5 +167,7 @@ class Connection:
     def close(self) -> None:
         """Disconnect and stop."""
         self._closing.set()
+        if self._announced:
+            self.publish(self._will, b"", retained=True)  # a broker keeps the will of who says goodbye to itself
         self._client.disconnect()
         self._client.loop_stop()

@@ -62,9 +62,16 @@ def _run(options: argparse.Namespace) -> int:
         if not _PEER.fullmatch(peer):
             raise ConfigError(f"--peer {peer!r} is wrong; expected ID@HOST:PORT, where ID has 40 hex digits")
     (plan,) = plan_nodes([folder.resolve().name], [options.address], options.first_port)
-    broker = load_config(options.like / "coordinator.toml").broker
+    theirs = load_config(options.like / "coordinator.toml")
+    if theirs.comet is None:
+        raise ConfigError(
+            f"{options.like / 'coordinator.toml'} is not that of an accounting node: its engine is not comet"
+        )
+    broker, retain_blocks = (theirs.broker.host, theirs.broker.port), theirs.comet.retain_blocks
     try:
-        consensus, attestation = add_node(folder, plan, options.like, options.peer, broker=(broker.host, broker.port))
+        consensus, attestation = add_node(
+            folder, plan, options.like, options.peer, broker=broker, retain_blocks=retain_blocks
+        )
     except PilechainError:
         for left in folder.glob("*"):  # it was empty before, and a second try must find it so
             shutil.rmtree(left)

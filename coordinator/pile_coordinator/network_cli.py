@@ -13,7 +13,7 @@ from rich.table import Table
 
 from pile_coordinator import network_add_cli
 from pile_coordinator.clock import Clock
-from pile_coordinator.config import load_genesis, load_toml
+from pile_coordinator.config import MAX_RETAIN_BLOCKS, RETAIN_BLOCKS, load_genesis
 from pile_coordinator.engines.comet.home import Home
 from pile_coordinator.engines.comet.network import FIRST_PORT, Pace, Stake, plan_nodes, write_network
 from pile_coordinator.engines.comet.rpc import Rpc
@@ -39,7 +39,8 @@ listens on its own machine only, so this is asked there; on one machine all fold
 _JOIN = """\
 Write the height and block hash that a node is to trust into its CometBFT configuration: when it starts it fetches a snapshot
 from the others, checks it against the chain of blocks from there, and goes on. All the nodes asked must name the same hash;
-compare it with one you got from somebody you trust. It knows no blocks, orders or evidence from before its snapshot."""
+compare it with one you got from somebody you trust. Blocks from before its snapshot it fetches afterwards, while it runs; until
+it has them all it serves no piles and wallets (`history` in `pilechain network status`)."""
 
 
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -117,6 +118,14 @@ def _add_init(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         metavar="PORT",
         help=f"three ports for each node of an address: P2P, RPC, application (default: from {FIRST_PORT})",
     )
+    init.add_argument(
+        "--retain-blocks",
+        type=int,
+        default=RETAIN_BLOCKS,
+        metavar="N",
+        help="heights whose blocks CometBFT keeps at least, for nodes that were away; our own ledger keeps every block, and 0"
+        f" has CometBFT do so too (default: {RETAIN_BLOCKS})",
+    )
     init.add_argument("--broker", default="127.0.0.1:1883", metavar="HOST:PORT", help="the MQTT broker")
     init.add_argument("--json", action="store_true", help="one JSON object")
     init.set_defaults(run=_init)
@@ -132,12 +141,23 @@ def _init(options: argparse.Namespace) -> int:
         raise ConfigError(f"a node cannot be called {PARTIES}: the founders' keys are in the folder of that name")
     if not 0 <= options.coordinators <= len(plans):
         raise ConfigError(f"--coordinators {options.coordinators} is wrong; expected 0 to {len(plans)}, of the nodes")
+    if not 0 <= options.retain_blocks <= MAX_RETAIN_BLOCKS:
+        raise ConfigError(f"--retain-blocks {options.retain_blocks} is wrong; expected 0 to {MAX_RETAIN_BLOCKS}")
     serving = {} if options.genesis else {p.party: f"coordinator-{p.party}" for p in plans[: options.coordinators]}
     broker = _broker(options.broker)
     try:
         document = _document(options, out, serving, names)
         stake = None if options.bond is None else Stake(STAKE_RULES, options.bond)
-        genesis = write_network(out, document, plans, Pace(), broker=broker, serving=serving, stake=stake)
+        genesis = write_network(
+            out,
+            document,
+            plans,
+            Pace(),
+            broker=broker,
+            serving=serving,
+            stake=stake,
+            retain_blocks=options.retain_blocks,
+        )
     except PilechainError:
         for left in out.glob("*"):  # it was empty before, and a second try must find it so
             shutil.rmtree(left)
@@ -221,11 +241,6 @@ def write_state_sync(folder: Path, servers: Sequence[str]) -> tuple[int, str]:
         raise ConfigError(f"give --rpc at least {MIN_SERVERS} times: one node alone could lie")
     if _has_blocks(folder):
         raise ConfigError(f"{folder / 'data'} holds a ledger already; a node with one catches up by itself")
-    if "party" in load_toml(folder / "coordinator.toml"):
-        raise ConfigError(
-            f"{folder / 'coordinator.toml'}: a node that serves piles and wallets needs every block since genesis; take"
-            " party and key out, or let it fetch all blocks"
-        )
     height, hashes, snapshot = 0, set(), 0
     for server in servers:
         rpc = Rpc(server)
@@ -304,8 +319,10 @@ def node_status(folder: Path) -> dict[str, Any]:
         "chain": ours["chain"],
         "height": ours["height"],
         "certified": ours["certified"],
+        "first_height": ours["first_height"],
         "comet_height": ours["comet_height"],
         "snapshot": ours["snapshot"],
+        "comet_first_height": int(sync["earliest_block_height"]),
         "app_hash": ours["app_hash"],
         "catching_up": sync["catching_up"],
         "peers": int(peers["n_peers"]),
@@ -317,7 +334,7 @@ def node_status(folder: Path) -> dict[str, Any]:
 
 def _print_status(found: list[dict[str, Any]]) -> None:
     table, away = Table(box=None, pad_edge=False), []
-    for column in ("node", "height", "certified", "CometBFT", "app hash", "peers", "power", "last block"):
+    for column in ("node", "height", "certified", "history", "CometBFT", "app hash", "peers", "power", "last block"):
         table.add_column(column, justify="right" if column in {"height", "certified", "CometBFT", "peers"} else "left")
     for row in found:
         if "error" in row:
@@ -325,7 +342,8 @@ def _print_status(found: list[dict[str, Any]]) -> None:
             continue
         name = f"{row['name']}{' (catching up)' if row['catching_up'] else ''}"
         power = f"{row['power']} of {row['total_power']}"
-        heights = (str(row["height"]), str(row["certified"]), str(row["comet_height"]))
+        history = "whole" if row["first_height"] == 1 else f"from block {row['first_height']}"
+        heights = (str(row["height"]), str(row["certified"]), history, str(row["comet_height"]))
         table.add_row(name, *heights, row["app_hash"][:16], str(row["peers"]), power, row["last_block"][:19])
     console = Console(highlight=False, soft_wrap=True)
     console.width = max(console.width, STATUS_WIDTH)  # rather two lines than half an app hash

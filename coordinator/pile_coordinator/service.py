@@ -4,7 +4,8 @@
     wallets -> check_tx --------------+-> engine -> block -> evidence -> receipts, contracts, results
     users' stop commands on their way to the piles -> KeptStops, for owners who must show them
 
-A pile or wallet that hears nothing sends again; everything here is safe to repeat.
+A pile or wallet that hears nothing sends again; everything here is safe to repeat. Where several coordinators serve at one
+broker, one of them speaks to each pile and wallet (serving.py).
 """
 
 import gc
@@ -15,6 +16,7 @@ from collections import Counter
 from functools import lru_cache
 from typing import cast
 
+from pile_coordinator.accuser import Accuser
 from pile_coordinator.chain.contracts import UNSIGNED
 from pile_coordinator.chain.records import Pile, Zone
 from pile_coordinator.chain.rejections import Rejection
@@ -25,7 +27,7 @@ from pile_coordinator.desk import QueryDesk
 from pile_coordinator.engines.attesting import only_attester
 from pile_coordinator.engines.comet.engine import CometEngine
 from pile_coordinator.engines.comet.home import Home
-from pile_coordinator.engines.engine import Block, BusyError, Engine
+from pile_coordinator.engines.engine import Block, BusyError, Engine, validators_at
 from pile_coordinator.engines.solo import SoloEngine
 from pile_coordinator.engines.verifier import (
     BATCH_CLAIMS,
@@ -38,13 +40,14 @@ from pile_coordinator.evidence.exporter import Exporter
 from pile_coordinator.evidence.queries import last_receipt
 from pile_coordinator.ingest import FORK, READY, REPLAYED, WAITING, ProofDesk
 from pile_coordinator.keys import load_key
-from pile_coordinator.mqtt import Connection
+from pile_coordinator.mqtt import RECONNECTED, Connection, Kept
 from pile_coordinator.only_one import OnlyOne
+from pile_coordinator.serving import SERVING, Heard, Servers, Unsaid, serving_topic
 from pile_coordinator.stake_view import node_event
 from pile_coordinator.stops import KEPT, KNOWN, PASSED_BY, KeptStops
 from pile_coordinator.troubles import Troubles
 from pile_shared import cose, topics
-from pile_shared.certificate import MAX_LEAF_BYTES
+from pile_shared.certificate import MAX_LEAF_BYTES, Validator
 from pile_shared.codec import array, decode, encode, items
 from pile_shared.errors import BoundsError, ConfigError, PilechainError
 from pile_shared.platform import sha256
@@ -61,11 +64,23 @@ from pile_shared.units import check_bytes
 
 BATCH_VALID_BLOCKS = 1000
 LOG_EVERY_MS = 1000  # per reason
+SETTLE_S = 1.0  # after connecting, in which the broker says who else is there
+SHARE_S = 0.2  # between two looks for what others did not say
+ANNOUNCE_S = 1.0  # between two looks whether this node is current, so that it may serve
+_SAID = ("receipt", "contract", "validators")  # what coordinators say to piles
 MAX_TAKEN = 4096  # messages taken from the queue at once: what the other core can check while a full block is applied
 MAX_AWAITED = 8192  # transactions whose senders are owed a result: twice what an engine takes
+MAX_CAUGHT_UP = 10_000  # blocks whose evidence is written before we start, in seconds; more are written while we run
+EVIDENCE_AT_ONCE_S = 0.05  # for which messages wait while the evidence of older blocks is written
+BEHIND = "behind"  # who wants something of a node that does not know the whole story yet
 FEW_TAKEN = 64  # fewer are handled at once: telling the other core of them would cost more than checking them
 ONLINE = 1  # a pile's status begins with it when the pile comes online
 STATUS_ITEMS = 6  # and then has so many, the last two of which are the validators it believes in and what it refuses
+COLLECT = (
+    50_000,
+    10,
+    10,
+)  # transactions are many small objects, hardly ever in cycles: a tenth of a block's time by default
 FULL_BLOCK_PROOFS = 2048  # a block is made early when this many proofs are ready
 
 _QUIET = {
@@ -75,6 +90,7 @@ _QUIET = {
     KNOWN,
     PASSED_BY,
     REPLAYED,
+    BEHIND,
 }  # normal life of a network that repeats itself; counted, not logged
 
 
@@ -92,9 +108,15 @@ class Coordinator:
         self._verifier = SecondCoreVerifier()
         self.engine = self._open_engine()
         self.evidence = Exporter(config.data / "evidence.sqlite")
-        self._check_history()
-        self.evidence.catch_up(self.engine)
-        self.desk = ProofDesk(self.chain_id, self.engine.verify)
+        self.evidence.catch_up(self.engine, MAX_CAUGHT_UP)
+        self._is_behind = False
+        self.servers = Servers(self.chain_id, config.party)
+        self.unsaid = Unsaid(self.servers, self.chain_id, self._validators_at)
+        self._asked = Heard()
+        self._online: dict[str, bytes] = {}  # registered piles that say so, and the validators they believe in
+        self._share_s = 0.0  # when to look again
+        self._announce_s = 0.0
+        self.desk = ProofDesk(self.chain_id, self.engine.verify, self.servers.wait_s)
         self.stops = KeptStops(config.data / "stops.sqlite", self.engine.state)
         self.troubles = Troubles()
         self.queries = QueryDesk(
@@ -105,10 +127,12 @@ class Coordinator:
         self._awaited: dict[bytes, str] = {}
         self._pauses_ms = self._paused_zones()
         self._stopping = False
+        self.accuser = Accuser(self.engine, config.party, self.signer, log)
         self.engine.on_block(self._after_block)
         self._next_block_s = 0.0
         self._taken: list[tuple[str, bytes]] = []
         gc.freeze()  # what was loaded stays: the collector need not look at it again
+        gc.set_threshold(*COLLECT)
         self.connect()
 
     def _open_engine(self) -> Engine:
@@ -125,16 +149,8 @@ class Coordinator:
             clock=config.clock,
             log=log,
             snapshot_interval=config.comet.snapshot_interval,
+            retain_blocks=config.comet.retain_blocks,
         )
-
-    def _check_history(self) -> None:
-        """What happened before a snapshot is not here: who began with one can answer no question about it."""
-        if self.signer is not None and self.engine.first_height > 1:
-            self.engine.close()
-            raise ConfigError(
-                "this node began with a snapshot and knows nothing from before it: take party and key out of its file, or"
-                " delete data and node/data except priv_validator_state.json, to begin with the first block"
-            )
 
     def _check_party(self) -> None:
         if self.signer is None:
@@ -160,14 +176,26 @@ class Coordinator:
             up += [topics.pile_topic(self.chain_id, "+", kind) for kind in (*topics.PILE_UP, "session")]
             up += [topics.party_topic(self.chain_id, "+", kind) for kind in topics.PARTY_UP]
         client_id = f"coordinator-{self.config.party or next(iter(self.config.attestation))}-{self.chain_id}"
-        self.connection = Connection(self.config.broker, client_id, up)
+        watched: list[str] = []
+        if self._may_share:
+            watched = [serving_topic(self.chain_id, "+")]
+            watched += [topics.pile_topic(self.chain_id, "+", kind) for kind in _SAID]
+        will = serving_topic(self.chain_id, self.config.party) if self._may_share else ""
+        self.connection = Connection(self.config.broker, client_id, up, watched=tuple(watched), will=will)
         self.engine.connect(self.connection.publish, self.connection.wake)
+
+    @property
+    def _may_share(self) -> bool:
+        """Whether other coordinators may serve the same piles and wallets: not with the solo engine."""
+        return self.signer is not None and self.config.comet is not None
 
     def step(self, wait_s: float) -> None:
         """Wait at most `wait_s` for messages and handle them; make a block when it is time, or many proofs are ready.
 
         While messages keep coming, those of one step are handled in the next, so that their signatures are checked meanwhile.
         """
+        self._write_older_evidence()
+        wait_s = min(wait_s, EVIDENCE_AT_ONCE_S) if self._is_behind else wait_s
         wait_s = 0 if self._taken else min(self._next_block_s - time.monotonic(), wait_s)
         before, self._taken = self._taken, self.connection.take(wait_s, MAX_TAKEN)
         if len(self._taken) < FEW_TAKEN:  # no crowd: at once, and their signatures here
@@ -178,12 +206,26 @@ class Coordinator:
             self.handle(*message)
             self._make_block_if_due()  # between messages too: a quote on a large zone takes tens of milliseconds
         self._make_block_if_due()
+        if self._may_share:
+            self._share()
 
     def _tell_ahead(self, messages: list[tuple[str, bytes]]) -> None:
         """Have signatures checked on the other core, a few at a time: whoever makes blocks waits for its turn meanwhile."""
         for start in range(0, len(messages), BATCH_CLAIMS):
             with self.engine.turn():
                 self._verifier.tell_ahead(self._claims(messages[start : start + BATCH_CLAIMS]))
+
+    def _write_older_evidence(self) -> None:
+        """Write what the evidence lacks, a little at a time: its blocks were fetched from other nodes, or are many."""
+        was_behind, until_s = self._is_behind, time.monotonic() + EVIDENCE_AT_ONCE_S
+        has_all = self.engine.first_height == 1
+        while has_all and self.evidence.height < self.engine.height and time.monotonic() < until_s:
+            self.evidence.write(self.engine.block(self.evidence.height + 1))
+        self._is_behind = self.evidence.height < self.engine.height
+        if self._is_behind and not was_behind:
+            log("the evidence lacks older blocks" + ("; piles and wallets wait for them" if self.signer else ""))
+        elif was_behind and not self._is_behind:
+            log("the evidence is whole")
 
     def _claims(self, messages: list[tuple[str, bytes]]) -> list[Claim]:
         """The signatures that are about to be asked for."""
@@ -220,11 +262,17 @@ class Coordinator:
     def handle(self, topic: str, payload: bytes) -> None:
         """One message from the broker. Never raises for what it contains."""
         if not topic:
+            if payload == RECONNECTED:
+                self.servers.forget()
+                self._share_s = time.monotonic() + SETTLE_S
             return None  # only to wake us
         outcome = self.engine.handle(topic, payload)
         if outcome is not None:
             return self._note(outcome, f"{len(payload)} bytes from {topic}") if outcome else None
         with self.engine.turn():
+            outcome = self._hear_server(topic, payload)
+            if outcome is not None:
+                return self._note(outcome, f"presence, {len(payload)} bytes") if outcome else None
             return self._handle(topic, payload)
 
     def _handle(self, topic: str, payload: bytes) -> None:
@@ -234,8 +282,13 @@ class Coordinator:
             return self._note("bad_topic", topic[:80])
         if chain_id != self.chain_id:
             return self._note("wrong_chain", topic)
+        if self._is_behind and kind not in {"session", "status"}:
+            return self._note(BEHIND, topic)  # we would deny what we do not know yet; who hears nothing sends again
         if side == "pile":
             return self._from_pile(who, kind, payload)
+        rank = self.servers.rank(who)
+        if rank and self._asked.times(payload) < rank:
+            return None  # another answers; if it does not, the wallet asks again
         if kind == "tx":
             return self._take_transaction(who, payload)
         return self._answer_query(who, payload)
@@ -243,6 +296,9 @@ class Coordinator:
     def _from_pile(self, pile_id: str, kind: str, payload: bytes) -> None:
         if kind == "status":
             return self._hear_status(pile_id, payload)
+        if kind in _SAID:
+            is_ours = self.engine.state.find(Pile, pile_id) is not None
+            return self.unsaid.heard(pile_id, kind, payload) if is_ours else None
         if kind == "session":
             env = self.engine.env(self.config.clock.now_ms())
             outcome = self.stops.offer(self.engine.state, env, pile_id, payload)
@@ -266,15 +322,19 @@ class Coordinator:
         try:
             status = items(decode(payload, topics.MAX_STATUS_BYTES), STATUS_ITEMS)
             if not status or status[0] != ONLINE:
+                self._online.pop(pile_id, None)
                 return None
             _, _, _, _, believed, code = array(status, STATUS_ITEMS)
-            check_bytes("validators", believed, 32, 32)
+            believed = check_bytes("validators", believed, 32, 32)
         except PilechainError as error:
             return self._note(error.code, f"status from {pile_id}")
         if self.engine.state.find(Pile, pile_id) is None:
             return self._note("unknown_pile", f"status from {pile_id}")
         if self.troubles.says(pile_id, code):
             log(f"{pile_id} says: {self.troubles.said(pile_id) or 'all is well again'}")
+        self._online[pile_id] = believed
+        if isinstance(payload, Kept) and self.servers.rank(pile_id) > 0:
+            return None  # it said so before we came, and another has answered
         return self._lead(pile_id, believed)
 
     def _take_transaction(self, party: str, payload: bytes) -> None:
@@ -328,6 +388,7 @@ class Coordinator:
         """Hand over what is ready, and let the engine do what is to be done; the last block it made known, if any."""
         for batch in self.desk.take_batches():
             self._submit(batch)
+        self.accuser.tend()
         return self.engine.advance(self.config.clock.now_ms())
 
     def _submit(self, batch: SubmitProofs) -> None:
@@ -342,8 +403,9 @@ class Coordinator:
             self._note(PASSED_BY, f"batch of {len(batch.proofs)} proofs: {waits}")
 
     def _after_block(self, block: Block) -> None:
-        if self.engine.first_height == 1:
+        if block.header.height == self.evidence.height + 1:  # else older ones come first
             self.evidence.write(block)
+        self.accuser.after_block(block)
         with self.engine.turn():
             self._tell_of(block)
 
@@ -366,14 +428,14 @@ class Coordinator:
         leaf = cast("list[object]", decode(block.leaves[index], MAX_LEAF_BYTES))
         kind, height = leaf[0], block.header.height
         if kind == LEAF_RECEIPT:
-            self._to_pile(cast("str", leaf[1]), "receipt", block, index)
+            self._to_pile(cast("str", leaf[1]), "receipt", block, index, news=True)
         elif kind in {LEAF_CONTRACT, LEAF_PROPOSED}:
             terms = decode_terms(cast("bytes", leaf[1]))
             word = "signed" if kind == LEAF_CONTRACT else "are to sign"
             if kind == LEAF_PROPOSED or not self.queries.was_repeated(terms.contract_id()):
                 log(f"block {height}: {terms.user} and {terms.owner} {word} {terms.energy_wh} Wh on {terms.pile}")
             if kind == LEAF_CONTRACT:
-                self._to_pile(terms.pile, "contract", block, index)
+                self._to_pile(terms.pile, "contract", block, index, news=True)
         elif kind == LEAF_DISPUTE:
             _, contract, side, ground, claimed_wh, _ = leaf
             who = "the user" if side == USER else "the owner"
@@ -391,7 +453,7 @@ class Coordinator:
         self.stops.forget(order)
         pile = self.queries.pile_of_contract(order)
         if pile is not None and outcome != UNSIGNED:
-            self._to_pile(pile, "contract", block, index)
+            self._to_pile(pile, "contract", block, index, news=True)
 
     def _log_pauses(self, height: int) -> None:
         pauses_ms = self._paused_zones()
@@ -408,11 +470,14 @@ class Coordinator:
     def _paused_zones(self) -> dict[str, int]:
         return {zone.id: zone.paused_until_ms for zone in self.engine.state.each(Zone) if zone.paused_until_ms}
 
-    def _to_pile(self, pile: str, kind: str, block: Block, index: int) -> None:
-        if self.signer is None:
-            return  # we serve nobody: a coordinator tells it
-        topic = topics.pile_topic(self.chain_id, pile, kind)
-        self.connection.publish(topic, block.inclusion(index).encoded())
+    def _to_pile(self, pile: str, kind: str, block: Block, index: int, *, news: bool = False) -> None:
+        if self.signer is not None:  # else we serve nobody: a coordinator tells it
+            self._say(pile, kind, block.inclusion(index).encoded(), news=news)
+
+    def _say(self, pile: str, kind: str, message: bytes, *, news: bool) -> None:
+        """Say something to a pile if this coordinator speaks to it, or see to it that another does (serving.py)."""
+        if self.servers.rank(pile) == 0 or not self.unsaid.owe(pile, kind, message, news=news):
+            self.connection.publish(topics.pile_topic(self.chain_id, pile, kind), message)
 
     def _hand_over(self, block: Block) -> None:
         """The last block of a validator set: every pile has to follow to the next one."""
@@ -420,16 +485,18 @@ class Coordinator:
         message = self.engine.handover_from(block.header.validators_hash)
         for pile in self.engine.state.each(Pile):
             if message is not None and self.signer is not None and not pile.retired:
-                self.connection.publish(topics.pile_topic(self.chain_id, pile.id, "validators"), message)
+                self._say(pile.id, "validators", message, news=True)
 
     def _lead(self, pile_id: str, believed: bytes) -> None:
         """A pile came online: lead it to the present accounting nodes, then tell it of its last receipt and open contracts.
 
         It follows one handover at a time, and says after each which set it believes then.
         """
+        if self.signer is None:
+            return None
         handover = self.engine.handover_from(believed)
         if handover is not None and not self._is_present(believed):
-            return self.connection.publish(topics.pile_topic(self.chain_id, pile_id, "validators"), handover)
+            return self._say(pile_id, "validators", handover, news=False)
         self._repeat_receipt(pile_id)
         for contract in self.engine.state.contracts_on(pile_id):
             found = self.queries.where_signed(contract.id)
@@ -441,6 +508,58 @@ class Coordinator:
         """Whether these accounting nodes attest the next block."""
         height = self.engine.height
         return height > 0 and self.engine.block(height).header.next_validators_hash == set_hash
+
+    # --- other coordinators --------------------------------------------------------------------------------------
+
+    def _hear_server(self, topic: str, payload: bytes) -> str | None:
+        """Take another coordinator's presence: "" or why it was refused; None if the message is another."""
+        if not topic.endswith(f"/{SERVING}"):
+            return None
+        before = self._spoken_to()
+        outcome = self.servers.hear(self.engine.state, topic, payload)
+        if outcome == "":
+            self._take_over(before)
+        return outcome
+
+    def _share(self) -> None:
+        """Say that we serve once this node can; say for others what they did not."""
+        now_s = time.monotonic()
+        if now_s < self._share_s:
+            return
+        self._share_s = now_s + SHARE_S
+        if not self.servers.announced and now_s >= self._announce_s:
+            self._announce_s = now_s + ANNOUNCE_S
+            if self.engine.is_current() and not self._is_behind:
+                self._announce()
+        for pile, kind, message in self.unsaid.due():
+            silent = self.servers.stood_in(pile)
+            if silent:
+                log(f"{pile} was not told its {kind} by {' and '.join(silent)}: said here, now and for a while")
+            self.connection.publish(topics.pile_topic(self.chain_id, pile, kind), message)
+
+    def _announce(self) -> None:
+        assert self.signer is not None
+        with self.engine.turn():
+            before = self._spoken_to()
+            self.servers.announced = True
+            self.connection.announce(self.servers.presence(self.signer))
+            self._take_over(before)
+
+    def _spoken_to(self) -> set[str]:
+        """The piles that are online and this coordinator's to speak to."""
+        return {pile for pile in self._online if self.servers.rank(pile) == 0}
+
+    def _take_over(self, before: set[str]) -> None:
+        """Piles that have become this coordinator's and have a contract open hear again what they may have missed."""
+        for pile in self._spoken_to() - before:
+            if next(iter(self.engine.state.contracts_on(pile)), None) is not None:
+                self._lead(pile, self._online[pile])
+
+    def _validators_at(self, height: int) -> list[Validator] | None:
+        try:
+            return validators_at(self.engine.genesis, self.engine.state, height)
+        except KeyError:
+            return None
 
     def _repeat_receipt(self, pile_id: str) -> None:
         found = last_receipt(self.evidence.db, pile_id)

@@ -64,11 +64,12 @@ def _rules(rules: StakeRules) -> dict[str, int]:
 
 
 def _candidate_row(state: State, one: Candidate, power: str | bytes | int) -> dict[str, object]:
-    """Stake as the next election would count it."""
+    """Stake as the next election would count it, the commission from then on, and that from the next but one."""
     stakes = [row for row in state.stakes_of(one.party) if row.phase in {ENTERING, BONDED}]
     return {
         "commission_permille": one.next_commission_permille,
         "jailed_until_ms": one.jailed_until_ms,
+        "later_commission_permille": one.later_commission_permille,
         "own_micro": sum(row.amount_micro for row in stakes if row.delegator == one.party),
         "party": one.party,
         "power": power,

@@ -11,6 +11,7 @@ from pile_coordinator.engines.comet.ledger import CometLedger
 from pile_coordinator.engines.comet.messages import abci_pb2 as abci
 from pile_coordinator.engines.comet.messages import validator_pb2
 from pile_coordinator.engines.comet.pool import Pool
+from pile_coordinator.engines.comet.retention import Retention
 from pile_coordinator.engines.comet.snapshots import Snapshots
 from pile_coordinator.engines.engine import Block, CachingVerifier
 from pile_shared.platform import es256_verify, sha256
@@ -24,7 +25,9 @@ CANDIDATE_KEYS = {node: consensus(node) for node in CANDIDATES}
 class App:
     """An application in a folder: closed and opened again it is a process that was restarted."""
 
-    def __init__(self, folder: Path, chain: Genesis | None = None, *, interval: int = 0, keys=CONSENSUS) -> None:
+    def __init__(
+        self, folder: Path, chain: Genesis | None = None, *, interval: int = 0, retain: int = 0, keys=CONSENSUS
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.logged: list[str] = []
         self.blocks: list[Block] = []
@@ -33,7 +36,8 @@ class App:
         self.ledger = CometLedger(folder / "ledger.sqlite", self.genesis, keys, CachingVerifier(es256_verify))
         self.snapshots = Snapshots(folder / "snapshots", self.ledger, interval, self.logged.append)
         heard = lambda block: block and self.blocks.append(block)  # noqa: E731
-        self.application = Application(self.ledger, Pool(), self.snapshots, heard, lambda: 0)
+        retention = Retention(self.ledger, self.snapshots, retain)
+        self.application = Application(self.ledger, Pool(), self.snapshots, retention, heard, lambda: 0)
 
     def ask(self, kind: str, **fields: object):
         request = abci.Request(**{kind: getattr(abci, "Request" + _camel(kind))(**fields)})
@@ -44,7 +48,11 @@ class App:
     def init_chain(self, **over: object):
         powers = {v.party: v.power for v in self.genesis.validators}
         validators = [{"pub_key": {"ed25519": self.keys[p]}, "power": powers[p]} for p in powers]
-        return self.ask("init_chain", **{"chain_id": self.genesis.chain_id, "validators": validators, **over})
+        fields = {"chain_id": self.genesis.chain_id, "validators": validators}
+        if self.genesis.stake is not None:
+            rules = self.genesis.stake.rules
+            fields["consensus_params"] = evidence_ages(rules.evidence_age_blocks, rules.evidence_age_ms)
+        return self.ask("init_chain", **fields | over)
 
     def finalize(self, height: int, time_ms: int, txs: list[bytes], proposer: str = "grid", **over: object):
         time = {"seconds": time_ms // 1000, "nanos": time_ms % 1000 * 1_000_000}
@@ -81,3 +89,9 @@ def signers():
 
 def _camel(name: str) -> str:
     return "".join(part.capitalize() for part in name.split("_"))
+
+
+def evidence_ages(blocks: int, age_ms: int) -> dict[str, object]:
+    """CometBFT's consensus parameters, as far as we look at them."""
+    age = {"seconds": age_ms // 1000, "nanos": age_ms % 1000 * 1_000_000}
+    return {"evidence": {"max_age_num_blocks": blocks, "max_age_duration": age, "max_bytes": 65536}}

@@ -62,7 +62,7 @@ from pile_coordinator.chain.transactions import (
     Withdraw,
 )
 from pile_coordinator.chain.transition import Outcome, apply_block
-from pile_coordinator.engines.engine import Block, set_hashes, validators_at
+from pile_coordinator.engines.engine import Block, handover_after, set_hashes, validators_at
 from pile_coordinator.engines.store import Store
 from pile_coordinator.replay import NO_PREVIOUS
 from pile_shared import cose, merkle
@@ -174,7 +174,9 @@ class RecordedMarket(Market):
         ]
         if self.store is None:
             self.store = Store(self.path, self.genesis.hash())
-        self.store.commit(Block(Certificate(data, signed), txs, outcome.results, outcome.leaves), self.changes)
+        block = Block(Certificate(data, signed), txs, outcome.results, outcome.leaves)
+        self.store.commit(block, self.changes)
+        self.store.hand_over(handover_after(self.genesis, self.state, block), header)
         self.changes = []
         self.previous = header.hash()
 
@@ -361,7 +363,7 @@ class RandomRun:
             "unchained": {"previous": b"\x01" * 32},
             "fork": {"sequence": max(1, sequence - 1)},
         }
-        kind = rng.choice(["twice", "torn", "forged", "stranger", "falls", "leaps", "ahead", *lies])
+        kind = rng.choice(["twice", "torn", "forged", "stranger", "falls", "leaps", "ahead", *lies, "fork"])
         if kind in lies:
             extra = market.prove(pile.id, HEARTBEAT, [(at, energy)], **lies[kind])
         elif kind in {"falls", "leaps", "ahead"}:

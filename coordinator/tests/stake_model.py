@@ -27,9 +27,10 @@ class Node:
     address: bytes
     commission: int
     next_commission: int
+    later_commission: int
     jailed_until_ms: int = 0
     tombstoned: bool = False
-    missed: int = 0
+    missed: list[int] = field(default_factory=list)  # heights, since it was last punished
     weight: int = 0
 
 
@@ -88,7 +89,7 @@ class StakeModel:
     decided: dict[str, int] = field(default_factory=dict)
 
     def found(self, name: str, address: bytes, commission: int, bond: int) -> None:
-        self.nodes[name] = Node(name, address, commission, commission)
+        self.nodes[name] = Node(name, address, commission, commission, commission)
         self.move("X", f"S:{name}", bond)
         self.records[name, name, "bonded", (ALWAYS, 0)] = bond
 
@@ -147,7 +148,7 @@ class StakeModel:
     def turn(self) -> None:
         self.reward()
         for node in self.nodes.values():
-            node.commission = node.next_commission
+            node.commission, node.next_commission = node.next_commission, node.later_commission
         first = self.height + 2
         old, self.records = self.records, {}
         for (candidate, backer, phase, heights), micro in old.items():
@@ -230,9 +231,6 @@ class StakeModel:
 
     def count(self, absent: set[str]) -> None:
         last = self.height - 1
-        if last % self.rules.downtime_window_blocks == 0:
-            for node in self.nodes.values():
-                node.missed = 0
         for name, power in sorted(self.set_of(last).powers.items()):
             node = self.nodes[name]
             if node.tombstoned:
@@ -240,12 +238,19 @@ class StakeModel:
             if name not in absent:
                 node.weight += power
             elif not node.jailed_until_ms:
-                node.missed += 1
-                if Fraction(node.missed, self.rules.downtime_window_blocks) > Fraction(1, 2):
-                    node.missed = 0
+                node.missed.append(last)
+                if Fraction(sum(self.missed_lately(node)), self.rules.downtime_window_blocks) > Fraction(1, 2):
+                    node.missed = []
                     node.jailed_until_ms = self.times_ms[-1] + self.rules.jail_ms
                     self.slash(name, last, self.rules.downtime_ppm)
                     self.leave(name)
+
+    def missed_lately(self, node: Node) -> tuple[int, int]:
+        """Blocks, in the half of a window before the present one, and in the present one."""
+        window, last = self.rules.downtime_window_blocks, self.height - 1
+        halves = [height for height in range(last + 1) if height % window in {0, window // 2}]
+        now = sum(height >= halves[-1] for height in node.missed) if halves else 0
+        return (sum(height >= halves[-2] for height in node.missed) - now if halves[1:] else 0), now
 
     def can_be_punished(self, height: int) -> bool:
         return height >= self.sets[self.kept].first
@@ -256,7 +261,7 @@ class StakeModel:
         if not self.can_be_punished(height) or name not in self.set_of(height).powers:
             return False
         node = self.nodes[name]
-        node.tombstoned, node.weight, node.missed = True, 0, 0
+        node.tombstoned, node.weight, node.missed = True, 0, []
         self.slash(name, height, self.rules.double_sign_ppm)
         self.leave(name)
         return True
@@ -288,7 +293,7 @@ class StakeModel:
             return "exists"
         if self.has(f"P:{sender}") < micro:
             return "funds"
-        self.nodes[sender] = Node(sender, address, commission, commission)
+        self.nodes[sender] = Node(sender, address, commission, commission, commission)
         self.put_up(sender, sender, micro)
         return "ok"
 
@@ -342,7 +347,7 @@ class StakeModel:
             return "wrong_role"
         if sender not in self.nodes:
             return "unknown_candidate"
-        self.nodes[sender].next_commission = permille
+        self.nodes[sender].later_commission = permille
         return "ok"
 
     def unjail(self, sender: str) -> str:
@@ -379,14 +384,18 @@ class StakeModel:
         powers = self.set_of(self.height).powers
         if sender not in powers:
             return "not_yours"
-        if name in self.decided:
+        if name in self.decided and (self.decided[name] <= self.height or self.decided[name] == height):
             return "exists"
-        if height < self.height + NOTICE_BLOCKS:
+        if height == 0 and name not in self.decided:
+            return "phase"
+        if 0 < height < self.height + NOTICE_BLOCKS:
             return "late"
         self.votes[sender] = (name, height)
         power = sum(powers.get(voter, 0) for voter, said in self.votes.items() if said == (name, height))
         if Fraction(power, sum(powers.values())) > Fraction(2, 3):
             self.decided[name] = height
+            if height == 0:
+                del self.decided[name]
             self.votes = {voter: said for voter, said in self.votes.items() if said[0] != name}
         return "ok"
 

@@ -233,7 +233,7 @@ def accepted(app: App, txs: list[bytes]) -> bool:
 def test_a_correct_proposers_proposal_is_accepted_and_no_other(app):
     one, two, three = (deposit(i, i) for i in (1, 2, 3))
     other = deposit(9, 1, "operator")
-    assert proposal(app, [three, other, one, two]) == [one, other, two, three]
+    assert proposal(app, [three, other, one, two]) == [other, one, two, three]
     assert proposal(app, [one, three]) == [one]
     assert proposal(app, [one, one, deposit(1, 1, "nobody"), b"x"]) == [one]
     for good in ([], [one], [other, one, two, three], proposal(app, [two, other, one])):

@@ -1,7 +1,7 @@
 """Elected nodes on CometBFT: every block counts, updates are differences, and readers are led from set to set."""
 
 import pytest
-from comet_app import CANDIDATE_KEYS, CANDIDATES, App, votes
+from comet_app import CANDIDATE_KEYS, CANDIDATES, App, evidence_ages, votes
 from world import HOUR, NOW, genesis, key, stake_json
 
 from pile_coordinator.chain.records import Candidate
@@ -11,6 +11,7 @@ from pile_coordinator.engines.comet.messages import abci_pb2 as abci
 from pile_coordinator.engines.engine import handover_after, validators_at
 from pile_shared.certificate import decode_handover, validators_from, validators_hash
 from pile_shared.codec import decode
+from pile_shared.errors import ConfigError
 from pile_shared.platform import sha256
 
 
@@ -23,6 +24,13 @@ def app(tmp_path):
     opened.init_chain()
     yield opened
     opened.close()
+
+
+@pytest.mark.parametrize(("blocks", "age_ms"), [(99_999, 48 * HOUR), (100_000, 48 * HOUR - 1), (0, 0)])
+def test_a_comet_that_shows_offences_for_longer_or_shorter_than_they_are_punished_is_refused(app, blocks, age_ms):
+    with pytest.raises(ConfigError, match="100000 blocks and 172800000 ms: set max_age"):
+        app.init_chain(consensus_params=evidence_ages(blocks, age_ms))
+    app.init_chain()
 
 
 def decide(app: App, height: int, time_ms: int, **over):

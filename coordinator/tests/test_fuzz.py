@@ -125,7 +125,7 @@ FIELDS: dict[str, list[tuple[str, object]]] = {
         ("second", (b"", 1, 512)),
         ("second_signature", SIGNATURE),
     ],
-    "vote-upgrade": [("name", ID), ("height", (1, (1 << 53) - 1))],
+    "vote-upgrade": [("name", ID), ("height", (0, (1 << 53) - 1))],
 }
 MISFITS: list[object] = [None, {}, {"a": 1}, {1: 2}, [[]], [None], -(1 << 63), (1 << 63) - 1, "x" * 300, b"x" * 2049]
 TEXTS = ["", "ü", "\n", "\x00", "\x7f", "тест", "\U0001f50c", "\u202e"]
@@ -479,7 +479,7 @@ PLAUSIBLE: dict[str, list[object]] = {
     "consensus": [consensus("grid"), consensus("eve")],
     "attestation": [key("grid/attest").public, key("eve").public],
     "name": ["reporter-part", "decided", "unheard-of"],
-    "height": [1, EVERY.market.height + 100, EVERY.market.height + 101, 1 << 52],
+    "height": [0, 1, 1_000_000, EVERY.market.height + 100, EVERY.market.height + 101, 1 << 52],
     "first": ATTESTED[::2],
     "second": ATTESTED[::2],
     "first_signature": ATTESTED[1::2],
@@ -519,7 +519,7 @@ REACHED: dict[
     "set-commission": {"unknown_candidate"},
     "unjail": {"unknown_candidate", "phase"},
     "double-attestation": {"unknown_candidate", "phase", "evidence"},
-    "vote-upgrade": {"not_yours", "exists", "late"},
+    "vote-upgrade": {"not_yours", "exists", "phase", "late"},
 }
 
 

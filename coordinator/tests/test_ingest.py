@@ -200,3 +200,79 @@ def test_any_order_with_copies_and_losses_admits_each_proof_once(
     assert [market.state.get(Pile, pile).last_sequence for pile in sent] == [first, second]
     assert admitted == ["admitted"] * (first + second)
     assert desk.ready == 0
+
+
+class Others:
+    """How long other coordinators have, and a clock."""
+
+    def __init__(self, market: Market, wait_s: float = 5.0) -> None:
+        self.wait_s, self.now_s = wait_s, 0.0
+        self.desk = ProofDesk(market.chain_id, VERIFY, lambda _: self.wait_s, lambda: self.now_s)
+
+
+def test_proofs_that_another_brings_are_held_and_forgotten() -> None:
+    market = Market(1, 0)
+    others, (one, two, three) = Others(market), heartbeats(market, 3)
+    desk = others.desk
+    assert [desk.offer(market.state, "pile-1", m) for m in (one, three, two, one)] == [READY, WAITING, READY, REPLAYED]
+    assert (desk.ready, desk.take_batches(), desk._held_count) == (0, [], 3)
+    market.send("operator", market.batch(one, two))
+    assert commit(market, desk) == ["admitted"] * 2
+    assert desk._held_count == 1
+    assert desk.offer(market.state, "pile-1", three) == REPLAYED  # it is held still
+    market.send("operator", market.batch(three))
+    assert commit(market, desk) == ["admitted"]
+    assert (desk._held, desk._held_count, desk._next) == ({}, 0, {})
+    others.now_s = 100
+    assert desk.take_batches() == []
+
+
+@pytest.mark.parametrize("why", ["time", "nobody else"])
+def test_proofs_that_nobody_brings_are_batched_here_in_order(why: str) -> None:
+    market = Market(1, 0)
+    others, proofs = Others(market), heartbeats(market, 4)
+    desk = others.desk
+    for message in proofs[:3]:
+        desk.offer(market.state, "pile-1", message)
+    assert commit(market, desk) == []  # a block without them changes nothing
+    if why == "time":
+        others.now_s = 5.0
+    else:
+        others.wait_s = 0.0  # the other has gone
+    desk.offer(market.state, "pile-1", proofs[3])
+    assert [message for batch in desk.take_batches() for message in batch.proofs] == proofs
+    assert desk._held_count == 0
+
+
+def test_what_is_held_is_dropped_if_the_chain_went_another_way() -> None:
+    market = Market(1, 0)
+    others = Others(market)
+    one, two = heartbeats(market, 2)
+    market.proofs["pile-1"] = (0, b"\x00" * 32)
+    other = market.prove("pile-1", HEARTBEAT, [(NOW + 77, 77)])
+    for message in (one, two):
+        assert others.desk.offer(market.state, "pile-1", message) == READY
+    market.send("operator", market.batch(other))
+    assert commit(market, others.desk) == ["admitted"]
+    assert (others.desk._held, others.desk._held_count) == ({}, 0)
+
+
+def test_the_held_count_towards_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ingest, "MAX_READY", 2)
+    market = Market(1, 0)
+    desk, proofs = Others(market).desk, heartbeats(market, 3)
+    assert [desk.offer(market.state, "pile-1", m) for m in proofs] == [READY, READY, "overloaded"]
+
+
+def test_a_proof_that_waited_for_a_batch_on_its_way_needs_no_second_sending() -> None:
+    """A block without the batch makes the desk forget it; what came since waits for it, and is ready when it is there."""
+    market = Market(1, 0)
+    desk, (one, two) = desk_of(market), heartbeats(market, 2)
+    desk.offer(market.state, "pile-1", one)
+    (batch,) = desk.take_batches()
+    assert commit(market, desk) == []
+    assert desk.offer(market.state, "pile-1", two) == WAITING
+    market.send("operator", batch)
+    assert commit(market, desk) == ["admitted"]
+    assert commit(market, desk) == ["admitted"]
+    assert desk._ahead == {}

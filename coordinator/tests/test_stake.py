@@ -5,6 +5,9 @@ import doctest
 import json
 import re
 from dataclasses import replace
+from fractions import Fraction
+from itertools import combinations_with_replacement
+from math import floor
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +119,38 @@ def test_powers_are_cut_as_little_as_keeps_everybody_below_a_quarter(powers: lis
     assert min(cut) >= 1
     if height < max(powers):
         assert 4 * (height + 1) > sum(min(power, height + 1) for power in powers), "the largest such height"
+
+
+def poured(powers: list[int]) -> Fraction:
+    """The highest level of water at which a quarter of what all hold is no less than the level, by pouring.
+
+    Everybody fills up to its own power. While more than four are still filling, the spare (what all hold, less four levels)
+    grows with the level; with four it stays, and with fewer it sinks: where it is gone the level stays.
+    """
+    level, spare = Fraction(0), Fraction(0)
+    for full, power in enumerate(sorted(powers)):
+        gain, rise = len(powers) - full - 4, power - level
+        if spare + gain * rise < 0:
+            return level + spare / -gain
+        level, spare = level + rise, spare + gain * rise
+    return level
+
+
+def test_powers_are_those_of_an_exact_pouring_for_all_small_sets() -> None:
+    """All multisets of 4 to 6 powers up to 9, and of 7 up to 5."""
+    seen = set()
+    for size, most in ((4, 9), (5, 9), (6, 9), (7, 5)):
+        for powers in combinations_with_replacement(range(1, most + 1), size):
+            level = poured(list(powers))
+            seen.add(level.denominator)
+            assert capped(list(powers)) == [min(power, floor(level)) for power in powers], powers
+    assert seen == {1, 2, 3}, "levels between whole units too"
+
+
+@given(st.lists(st.integers(1, 10**10) | st.sampled_from([1, 10**10 - 1, 10**10]), min_size=4, max_size=36))
+@bounded(500)
+def test_powers_are_those_of_an_exact_pouring(powers: list[int]) -> None:
+    assert capped(powers) == [min(power, floor(poured(powers))) for power in powers]
 
 
 def test_powers_do_not_depend_on_the_order() -> None:
@@ -257,20 +292,31 @@ def test_the_treasury_collects_its_part_at_any_time_and_never_the_nodes() -> Non
     assert world.state.balance_micro("F") == 606
 
 
-def test_a_commission_holds_from_the_next_edge_after_its_rewards() -> None:
+def test_who_does_not_like_a_new_commission_leaves_before_it_is_taken() -> None:
+    """user-1 sees it and goes, user-2 stays; both earn the same until the edge at which user-1 leaves."""
     world = StakeWorld(reward_permille=1000)
-    world.send("user-1", Delegate("grid", 10_000_000))
-    world.send("grid", SetCommission(1000))
+    for name in ("user-1", "user-2"):
+        world.send(name, Delegate("grid", 10_000_000))
     world.ok()
-    assert world.candidate("grid").commission_permille == 0
     world.edge()
-    assert world.candidate("grid").commission_permille == 1000
-    world.send("grid", SetCommission(0))
+    world.send("grid", SetCommission(1000))  # in the last block before an edge
     world.ok()
-    fees(world, 4000)
-    before = world.money("user-1")
-    world.edge()
-    assert world.money("user-1") == before, "all of it was grid's commission"
+
+    def edge() -> dict[str, int]:
+        """What the backers gain at the next one."""
+        accounts.post(world.state, "P:operator", "F", 4000)
+        before = {name: world.money(name) for name in ("user-1", "user-2")}
+        world.edge()
+        return {name: world.money(name) - micro for name, micro in before.items()}
+
+    first = edge()
+    assert first["user-1"] == first["user-2"] > 0
+    world.send("user-1", Undelegate("grid", 10_000_000))
+    world.ok()
+    second = edge()
+    assert second["user-1"] == second["user-2"] > 0
+    assert world.held("user-1", "grid") == {"unbonding": 10_000_000}
+    assert edge() == {"user-1": 0, "user-2": 0}, "all of it is grid's commission"
 
 
 def test_a_chain_that_nobody_signs_keeps_its_pot() -> None:
@@ -329,6 +375,7 @@ def test_bounds_on_candidates_and_stake(monkeypatch: pytest.MonkeyPatch) -> None
     world.ok()
     world.edge()
     assert world.refused("user-1", Undelegate("grid", 9)) == "limit"
+    assert world.accepts("grid", Undelegate("grid", 1)), "nor are they in the way of taking it back in parts"
     monkeypatch.setattr(stake, "MAX_STAKES_OF_CANDIDATE", 1000)
     assert world.accepts("user-1", Undelegate("grid", 9))
     monkeypatch.setattr(stake, "MAX_STAKES_OF_PARTY", 1)
@@ -337,6 +384,29 @@ def test_bounds_on_candidates_and_stake(monkeypatch: pytest.MonkeyPatch) -> None
     world.send("user-1", Undelegate("grid", 10))  # a whole record needs no place
     world.ok()
     assert world.refused("user-1", Undelegate("grid", 1)) == "funds"
+
+
+@pytest.mark.parametrize("phase", ["entering", "unbonding"])
+def test_stake_that_comes_back_pays_the_bond_that_an_order_waits_for(phase: str) -> None:
+    world = StakeWorld(owner_micro=1_000_000, epoch_ms=100 * HOUR)
+    world.send("owner-1", Delegate("grid", 1_000_000))
+    world.ok()
+    if phase == "unbonding":
+        world.edge()
+        world.send("owner-1", Undelegate("grid", 1_000_000))
+        world.ok()
+        world.edge()
+        for _ in range(7):
+            world.ok()
+    start = world.time_ms + 20 * HOUR
+    world.offer(end=start + 2 * HOUR)
+    world.bid(start=start, end=start + HOUR)
+    world.ok()
+    assert (world.held("owner-1", "grid"), world.state.count(Contract)) == ({phase: 1_000_000}, 0)
+    if phase == "entering":
+        world.send("owner-1", Undelegate("grid", 1_000_000))
+    world.ok(time_ms=world.time_ms + 11 * HOUR)
+    assert (world.held("owner-1", "grid"), world.state.count(Contract)) == ({}, 1)
 
 
 def test_many_stakes_of_one_party_become_one_when_they_are_old() -> None:
@@ -393,6 +463,19 @@ def test_misbehaviour_of_nobody_is_passed_over() -> None:
     before = world.state.balance_micro("S:grid")
     world.ok()
     assert (world.state.balance_micro("S:grid"), world.state.balance_micro("S:third")) == (before, 1_000_000)
+
+
+def test_what_the_leaf_has_no_room_for_does_not_count() -> None:
+    """Or nobody could compute the block again from itself."""
+    world = StakeWorld()
+    world.misbehaviour = (Misbehaviour(bytes(20), 1),) * conduct.MAX_MISBEHAVIOUR
+    world.catch("grid", world.height)
+    world.ok()
+    assert not world.candidate("grid").tombstoned
+    world.misbehaviour = (Misbehaviour(bytes(20), 1),) * (conduct.MAX_MISBEHAVIOUR - 1)
+    world.catch("grid", world.height)
+    world.ok()
+    assert world.candidate("grid").tombstoned
 
 
 def test_nothing_is_heard_in_the_first_block_or_without_a_report() -> None:
@@ -477,6 +560,52 @@ def test_more_than_two_thirds_of_the_power_decide_on_a_rule() -> None:
     assert world.state.each(Upgrade) == [Upgrade("reporter-part", at)]
     assert world.state.each(UpgradeVotes) == []
     assert world.refused("node-1", VoteUpgrade("reporter-part", at)) == "exists"
+
+
+def say(world: StakeWorld, height: int, *nodes: str) -> None:
+    """A block with their votes on a rule that this release does not know."""
+    for name in nodes:
+        world.send(name, VoteUpgrade("rule", height))
+    world.ok()
+
+
+def until(world: StakeWorld, height: int) -> None:
+    while world.height < height:
+        world.ok()
+
+
+@pytest.mark.parametrize("decided_by", ["votes", "genesis"])
+def test_a_decided_rule_is_put_off_and_called_off_until_the_block_before_it(decided_by: str) -> None:
+    world = StakeWorld(upgrades=[{"name": "rule", "height": 150}] if decided_by == "genesis" else [])
+    if decided_by == "votes":
+        assert world.refused("grid", VoteUpgrade("rule", 0)) == "phase", "nothing to call off"
+        say(world, 150, "auditor", "grid", "operator")
+    assert world.refused("grid", VoteUpgrade("rule", 150)) == "exists"
+    assert world.refused("grid", VoteUpgrade("rule", world.height + 100)) == "late"
+    until(world, 99)
+    say(world, 200, "auditor", "grid", "operator")
+    assert world.state.each(Upgrade) == [Upgrade("rule", 200)]
+    until(world, 198)
+    say(world, 0, "auditor", "grid", "operator")
+    assert world.state.each(Upgrade) == world.state.each(UpgradeVotes) == []
+    until(world, 200)
+
+
+def test_two_of_four_cannot_call_a_rule_off_and_its_own_block_is_too_late() -> None:
+    world = StakeWorld(upgrades=[{"name": "rule", "height": 10}])
+    until(world, 8)
+    say(world, 0, "auditor", "grid")
+    world.send("operator", VoteUpgrade("rule", 0))
+    with pytest.raises(upgrades.UnknownRuleError):
+        world.block()
+
+
+def test_a_rule_that_has_begun_stays() -> None:
+    world = StakeWorld(upgrades=[{"name": "reporter-part", "height": 3}])
+    while world.height < 2:
+        world.ok()
+    for height in (0, 3, 500):
+        assert world.refused("grid", VoteUpgrade("reporter-part", height)) == "exists"
 
 
 @pytest.mark.parametrize("gap", [-1, 0])

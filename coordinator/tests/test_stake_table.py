@@ -198,27 +198,47 @@ def test_who_has_too_little_of_its_own_is_not_elected_again() -> None:
     assert set(world.powers()) == {"auditor", "grid", "node-1", "operator"}
 
 
-def away(world: StakeWorld, party: str, blocks: int) -> list[list]:
-    """What is punished while a node misses so many blocks from the beginning of a window of 4."""
-    while world.height % 4 != 3:
+def away(world: StakeWorld, party: str, blocks: int, first: int = 0) -> list[list]:
+    """What is punished while a node misses so many blocks, the first of them so far into a window of 4."""
+    while world.height % 4 != first:
         world.ok()
     world.absent = {party}
-    said = [line for _ in range(blocks + 1) for line in punished(world.ok())]
+    said = [line for _ in range(blocks) for line in punished(world.ok())]
     world.absent = set()
     return said
 
 
 @row("downtime")
-def test_more_than_half_of_a_window_is_too_much() -> None:
-    world = StakeWorld()
-    assert away(world, "grid", 2) == []
-    assert world.candidate("grid").missed_blocks == 2
-    assert away(world, "auditor", 1) == []
-    assert world.candidate("grid").missed_blocks == 0, "a new window"
-    ((party, reason, height, cost),) = away(world, "grid", 3)
-    assert (party, reason, cost) == ("grid", "downtime", 1000), "0.01 % of 10"
-    assert height == world.height - 1
-    assert world.state.balance_micro("S:grid") == 9_999_000
+def test_more_than_half_of_a_window_is_too_much_wherever_it_begins() -> None:
+    for first in range(4):
+        world = StakeWorld()
+        assert away(world, "grid", 2, first) == []
+        world.ok()
+        world.ok()
+        assert away(world, "grid", 2, first) == [], "what is further back than the half before is forgotten"
+        world = StakeWorld()
+        ((party, reason, height, cost),) = away(world, "grid", 3, first)
+        assert (party, reason, cost) == ("grid", "downtime", 1000), "0.01 % of 10"
+        assert height == world.height - 1
+        assert world.state.balance_micro("S:grid") == 9_999_000
+
+
+def test_a_window_of_an_odd_length_has_a_shorter_first_half() -> None:
+    world = StakeWorld(downtime_window_blocks=5)
+    while world.height % 5 != 1:
+        world.ok()
+    for absent, missed in (
+        ({"grid"}, (0, 1)),  # block 1 of the window
+        (set(), (1, 0)),  # 2: the second half begins
+        ({"grid"}, (1, 1)),
+        (set(), (1, 1)),
+        ({"grid"}, (1, 1)),  # 0 of the next
+        (set(), (1, 1)),
+        (set(), (1, 0)),
+    ):
+        world.absent = absent
+        assert punished(world.ok()) == []
+        assert (world.candidate("grid").missed_before, world.candidate("grid").missed_blocks) == missed
 
 
 @row("elected → jailed")

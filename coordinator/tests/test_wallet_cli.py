@@ -220,6 +220,9 @@ def test_refusals_about_stake_say_what_to_do_next(voters, tmp_path):
     assert voters.refused("dan", "undelegate", "--candidate", "grid", "--amount", "1")["error"] == "funds"
     assert voters.refused("dan", "set-commission", "--commission", "5")["error"] == "wrong_role"
     assert voters.refused("third", "vote-upgrade", "--name", "x", "--height", "500")["error"] == "not_yours"
+    assert voters.refused("grid", "vote-upgrade", "--name", "x", "--never")["error"] == "phase"
+    assert voters.call("grid", "vote-upgrade", "--name", "x", "--height", "500", "--never")[0] == 2
+    assert voters.call("grid", "vote-upgrade", "--name", "x")[0] == 2
     short = tmp_path / "short.bin"
     short.write_bytes(bytes(64))
     words = ["double-attestation", "--candidate", "grid", "--first", str(short), "--second"]

@@ -21,12 +21,11 @@ from pile_coordinator.verify import Verified, verify_order
 from pile_coordinator.wallet import START, Wallet
 from pile_edge.board.bundle import find_micropython
 from pile_hil.network_site import NetworkSite
-from pile_hil.site import BOARD_HEAP, HOUR_MS, PileSpec, Site, SiteError, SiteProcess, wait_for
+from pile_hil.site import HOUR_MS, PileSpec, Site, SiteError, SiteProcess, wait_for
 from pile_shared.units import LOT_WH
 
 RATE = 180  # three minutes of charging a second
 NETWORK_RATE = 90  # blocks of a network take a second, in which this much passes
-NETWORK_HEAP = "66k"  # in 64k a fourth accounting node leaves too little to check certificates with, most of the time
 ZONE = "north"
 SETTLE_SECONDS = 40 * RATE  # of the site's time
 
@@ -62,7 +61,7 @@ def run(out: Path, *, network: bool = False) -> int:
         old.unlink()
     with tempfile.TemporaryDirectory(prefix="pilechain-demo-") as folder:
         try:
-            piles = _piles(console, network=network)
+            piles = _piles(console)
             make = (
                 NetworkSite(Path(folder), piles, rate=NETWORK_RATE) if network else Site(Path(folder), piles, rate=RATE)
             )
@@ -79,7 +78,7 @@ def run(out: Path, *, network: bool = False) -> int:
     return 0
 
 
-def _piles(console: Console, *, network: bool) -> list[PileSpec]:
+def _piles(console: Console) -> list[PileSpec]:
     board = find_micropython() is not None
     if not board:
         console.print("No MicroPython wheel for this platform: both piles run on CPython.")
@@ -94,7 +93,6 @@ def _piles(console: Console, *, network: bool) -> list[PileSpec]:
             23000042,
             battery_wh=EVA_BATTERY_WH,
             interpreter="micropython" if board else "cpython",
-            heap=NETWORK_HEAP if network else BOARD_HEAP,
         ),
     ]
 

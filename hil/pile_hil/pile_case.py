@@ -31,15 +31,23 @@ class PileCase:
     """Simulated hardware on `kind` "tcp" or "rtu", a real mosquitto, and a coordinator that knows the pile's key."""
 
     def __init__(
-        self, folder: Path, *, kind: str = "tcp", rate: int = 60, secret_number: int = 7, tls: bool = False
+        self,
+        folder: Path,
+        *,
+        kind: str = "tcp",
+        rate: int = 60,
+        secret_number: int = 7,
+        tls: bool = False,
+        nodes: int = 3,
     ) -> None:
         """Write configuration and key; nothing runs before the context is entered.
 
-        With `tls` the pile reaches the broker by TLS only, with a client certificate; the coordinator stays on its side.
+        With `tls` the pile reaches the broker by TLS only, with a client certificate; the coordinator stays on its side. So
+        many accounting `nodes` attest, each of them every block.
         """
         require(find_mosquitto() is not None, "mosquitto is not installed (apt install mosquitto)")
         self.folder = folder
-        self.chain = Chain()
+        self.chain = Chain(powers=(1,) * nodes)
         self.clock = SimClock(rate, time.time_ns() // 1_000_000)
         self.signer = cose.SoftwareSigner(secret(secret_number))
         key = folder / "pile.key"

@@ -19,9 +19,12 @@ if MICROPYTHON:
 else:
     import cbor2
 
-    def _check(value: object, depth: int) -> None:
-        """Raise CodecError unless `value` is allowed. Leaves are checked where they stand: most values are leaves."""
-        kind = type(value)
+    def _check(value: object, depth: int) -> bool:
+        """Whether there is a map in `value`; CodecError unless it is allowed.
+
+        Leaves are checked where they stand: most values are leaves. Only a map can be written in two ways.
+        """
+        kind, has_map = type(value), type(value) is dict
         if kind is list or kind is tuple:
             children = value
         elif kind is dict:
@@ -40,9 +43,10 @@ else:
             elif kind is bytes or kind is str or kind is bool or item is None:
                 continue
             elif kind is list or kind is tuple or kind is dict:
-                _check(item, depth - 1)
+                has_map = _check(item, depth - 1) or has_map
             else:
                 raise CodecError("type not allowed: " + kind.__name__)
+        return has_map
 
     def _check_keys(mapping: dict[object, object]) -> None:
         texts = 0
@@ -59,9 +63,9 @@ else:
 
     def encode(value: object) -> bytes:
         """The one encoding of `value`. Raises CodecError for anything outside the allowed types and ranges."""
-        _check(value, MAX_DEPTH)
+        has_map = _check(value, MAX_DEPTH)
         try:
-            return cbor2.dumps(value, canonical=True)
+            return cbor2.dumps(value, canonical=has_map)
         except (cbor2.CBOREncodeError, UnicodeError) as error:
             raise CodecError("not encodable: " + str(error)) from None
 
@@ -73,8 +77,7 @@ else:
             value = cbor2.loads(data, max_depth=MAX_DEPTH + 1, allow_indefinite=False, allow_duplicate_keys=False)
         except Exception as error:  # noqa: BLE001 - cbor2 lets hostile tags raise what they like; all of it is bad input
             raise CodecError("not CBOR: " + type(error).__name__) from None
-        _check(value, MAX_DEPTH)
-        if cbor2.dumps(value, canonical=True) != data:
+        if cbor2.dumps(value, canonical=_check(value, MAX_DEPTH)) != data:
             raise CodecError("not the deterministic encoding")
         return value
 

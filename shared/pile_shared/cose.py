@@ -22,6 +22,7 @@ SESSION = "session"  # a user tells a pile to start or stop
 UPDATE = "update"  # an operator offers piles new software
 QUERY = "query"  # a party asks a coordinator
 REPLY = "reply"  # a coordinator answers a party
+SERVING = "serving"  # a party says that its coordinator serves
 
 _ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551  # n of P-256, FIPS 186-4 section D.1.2.3
 _HALF_ORDER = (_ORDER >> 1).to_bytes(32, "big")

@@ -10,6 +10,7 @@ Piles:    pilechain/1/<chain>/<pile>/proof     up    one metering proof
           pilechain/1/<chain>/<pile>/validators  down  a certified change of the validator set
 Parties:  pilechain/1/<chain>/party/<party>/tx, query     up
           pilechain/1/<chain>/party/<party>/result, answer  down
+          pilechain/1/<chain>/party/<party>/serving  among coordinators (pile_coordinator/serving.py)
 """
 
 from pile_shared.errors import BoundsError

@@ -58,9 +58,11 @@ from pile_coordinator.chain.transactions import (
 )
 from pile_coordinator.desk import QueryDesk
 from pile_coordinator.engines.attesting import Attestations
+from pile_coordinator.engines.history import Shelf, encode_wanted
 from pile_coordinator.engines.solo import SoloEngine
 from pile_coordinator.evidence.exporter import Exporter
 from pile_coordinator.service import Coordinator
+from pile_coordinator.serving import Servers
 from pile_coordinator.troubles import Troubles
 from pile_coordinator.verify import verify_order
 from pile_hil.peer import Chain
@@ -428,6 +430,7 @@ def live(day):
         ("handover", Chain().hand_over(Chain(powers=(1, 2), first_key=2000))),
         ("pile-status", encode([0, "pile-1", 0])),
         *node_messages(day),
+        ("serving-message", Servers(day.chain, "operator").presence(key("operator"))),
         ("validators", encode([v.fields() for v in day.genesis.validators])),
     ]
 
@@ -443,7 +446,22 @@ def node_messages(day):
         desk.sign(block, validators)
         desk.ask(7)
         desk.publish_certificate(block.certificate)
-    return [("certificate" if kind == "certificate" else f"node-{kind}", payload) for kind, payload in told]
+    said = [("certificate" if kind == "certificate" else f"node-{kind}", payload) for kind, payload in told]
+    return said + history(day)
+
+
+def history(day):
+    """A late node's questions, and answers: whole blocks, a part of one, and none."""
+    store = day.engine._store
+    founders = encode([v.fields() for v in day.genesis.validators])
+    shelf = Shelf(store.row, lambda header: founders if sha256(founders) == header.validators_hash else None)
+    answers = [shelf.answer(height, offset) for height, offset in ((2, 0), (1, 1), (1, 1 << 20))]
+    whole = decode(answers[0], 1 << 20)[3]
+    return [
+        ("node-wanted", encode_wanted("grid", 7, 0)),
+        *[("node-history", answer) for answer in answers],
+        *[("stored-block", part) for part in whole],
+    ]
 
 
 def enrol(day):
@@ -639,7 +657,7 @@ def test_nothing_was_left_unsaid(said):
     assert {fields[4] for fields in proofs} == {BEGIN, PERIODIC, END, HEARTBEAT, ALARM}
     rules = {rule for rule, _ in said}
     assert rules >= {"terms", "statement", "header", "inclusion", "session-message", "pile-status", "order-certificate"}
-    assert "handover" in rules
+    assert {"handover", "node-attestation", "node-missing", "serving-message"} <= rules
     lengths = {len(decode(data, MOST)) for rule, data in said if rule == "reply"}
     assert lengths == {3, 4}
 

@@ -83,13 +83,16 @@ def engine_report(
 
 
 def _count_block(state: State, env: Env, journal: Journal, rules: StakeRules) -> None:
-    """Who signed the last block earns its power; who missed more than half of a window goes to jail."""
-    last = env.height - 1
+    """Who signed the last block earns its power; who missed more than half of a window goes to jail.
+
+    Windows overlap by halves, so that nobody is away for more than half of one at a stretch and is not found, however it lies.
+    """
+    last, window = env.height - 1, rules.downtime_window_blocks
     voted = state.set_at(last)
     if voted is None:
         return
-    if last % rules.downtime_window_blocks == 0:
-        _begin_window(state)
+    if last % window in {0, window // 2}:
+        _begin_half(state)
     signed = set(env.signed or ())
     for member in voted.members:
         candidate = state.get(Candidate, member[PARTY])  # type: ignore[arg-type]
@@ -101,19 +104,19 @@ def _count_block(state: State, env: Env, journal: Journal, rules: StakeRules) ->
             _miss(state, env, journal, rules, replace(candidate, missed_blocks=candidate.missed_blocks + 1))
 
 
-def _begin_window(state: State) -> None:
+def _begin_half(state: State) -> None:
     for candidate in state.each(Candidate):
-        if candidate.missed_blocks:
-            state.put(replace(candidate, missed_blocks=0))
+        if candidate.missed_blocks or candidate.missed_before:
+            state.put(replace(candidate, missed_before=candidate.missed_blocks, missed_blocks=0))
 
 
 def _miss(state: State, env: Env, journal: Journal, rules: StakeRules, candidate: Candidate) -> None:
     state.put(candidate)
-    if 2 * candidate.missed_blocks <= rules.downtime_window_blocks:
+    if 2 * (candidate.missed_before + candidate.missed_blocks) <= rules.downtime_window_blocks:
         return
     cost = _slash(state, candidate.party, env.height - 1, rules.downtime_ppm)
     until_ms = env.time_ms + rules.jail_ms
-    state.put(replace(candidate, missed_blocks=0, jailed_until_ms=until_ms))
+    state.put(replace(candidate, missed_before=0, missed_blocks=0, jailed_until_ms=until_ms))
     _leave(state, env, journal, candidate.party, DOWNTIME, env.height - 1, cost)
 
 
@@ -153,7 +156,7 @@ def _punish_double(
     state: State, env: Env, journal: Journal, rules: StakeRules, candidate: Candidate, reason: str, height: int
 ) -> int:
     cost = _slash(state, candidate.party, height, rules.double_sign_ppm)
-    state.put(replace(candidate, tombstoned=True, weight=0, missed_blocks=0))
+    state.put(replace(candidate, tombstoned=True, weight=0, missed_before=0, missed_blocks=0))
     _leave(state, env, journal, candidate.party, reason, height, cost)
     return cost
 

@@ -6,7 +6,7 @@ header are the same, so whoever follows certificates follows the votes.
 
 from dataclasses import replace
 
-from pile_coordinator.chain import accounts, orders, stake
+from pile_coordinator.chain import accounts, stake
 from pile_coordinator.chain.env import Env, Journal
 from pile_coordinator.chain.records import (
     ACTIVE,
@@ -129,9 +129,7 @@ def turn(state: State, env: Env, journal: Journal) -> None:
     if rules is None:
         return
     _reward(state, journal, rules)
-    for candidate in state.each(Candidate):
-        if candidate.commission_permille != candidate.next_commission_permille:
-            state.put(replace(candidate, commission_permille=candidate.next_commission_permille))
+    stake.turn_commissions(state)
     from_height = env.height + ACTS_AFTER_BLOCKS
     stake.turn(state, from_height, _from(state.oldest_sets(1)[0]))
     elected = elect(state, rules)
@@ -207,7 +205,10 @@ def _reward(state: State, journal: Journal, rules: StakeRules) -> None:
 
 
 def _pay(state: State, journal: Journal, candidate: Candidate, share_micro: int) -> int:
-    """A candidate's commission, then its backers' parts of the rest; what was paid, which is at most the share."""
+    """A candidate's commission, then its backers' parts of the rest; what was paid, which is at most the share.
+
+    Orders that wait for a party's money need no word of it: at an edge every zone is cleared.
+    """
     commission = share_micro * candidate.commission_permille // 1000
     backers: dict[str, int] = {}
     for one in state.stakes_of(candidate.party):
@@ -219,7 +220,6 @@ def _pay(state: State, journal: Journal, candidate: Candidate, share_micro: int)
         parts[party] = parts.get(party, 0) + (share_micro - commission) * amount // whole
     for party, part in sorted(parts.items()):
         accounts.post(state, accounts.FEES, accounts.party_account(party), part)
-        orders.wake(state, party)
     paid = [[party, part] for party, part in sorted(parts.items()) if part]
     journal.leaves.append(encode([LEAF_REWARD, candidate.party, commission, paid]))
     return sum(parts.values())

@@ -239,11 +239,11 @@ def count_order(state: State, party_id: str) -> None:
     party = state.get(Party, party_id)
     if party.open_orders >= MAX_OPEN_ORDERS:
         raise Rejection("limit", f"{party_id} has {MAX_OPEN_ORDERS} open orders, the most allowed")
-    state.put(replace(party, open_orders=party.open_orders + 1))
+    state.put(party.counting(1))
 
 
 def drop_order(state: State, kind: type[Bid | Listing | Withdrawal], order: bytes, party: str) -> None:
     """Remove a bid, listing or withdrawal and count it out of its party's open orders."""
     state.drop(kind, order)
     owner = state.get(Party, party)
-    state.put(replace(owner, open_orders=owner.open_orders - 1))
+    state.put(owner.counting(-1))

@@ -5,6 +5,7 @@ Ids of parties, piles and zones are text (pile_shared.units.check_id); orders an
 """
 
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import ClassVar, Self, cast
 
 from pile_shared.codec import encode
@@ -28,11 +29,11 @@ class Record:
     @property
     def key(self) -> Key:
         """The first field is the key."""
-        return cast("Key", getattr(self, self.__match_args__[0]))
+        return cast("Key", _KEYS[type(self)](self))
 
     def encoded(self) -> bytes:
         """Deterministic CBOR array of the fields."""
-        return encode([getattr(self, name) for name in self.__match_args__])
+        return encode(_ROWS[type(self)](self))
 
     @classmethod
     def decoded(cls, row: list[object]) -> Self:
@@ -83,6 +84,14 @@ class Party(Record):
     public: bytes  # empty once the key is revoked
     sequence: int
     open_orders: int  # listings and resting bids, bounded per party
+
+    def at(self, sequence: int) -> "Party":
+        """The party after its transaction of this sequence. Every transaction asks, and `replace` takes five times as long."""
+        return Party(self.id, self.role, self.public, sequence, self.open_orders)
+
+    def counting(self, orders: int) -> "Party":
+        """The party with so many open orders more."""
+        return Party(self.id, self.role, self.public, self.sequence, self.open_orders + orders)
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,7 +306,9 @@ class StakeRules(Record):
     evidence_age_ms: int  # ... or no older than this; CometBFT's max_age_num_blocks and max_age_duration
     double_sign_ppm: int  # of the stake at the offence's height, in millionths
     downtime_ppm: int
-    downtime_window_blocks: int  # who misses more than half of a window is jailed
+    downtime_window_blocks: (
+        int  # who misses more than half as many, in this half of a window and the one before, is jailed
+    )
     jail_ms: int
 
 
@@ -321,9 +332,11 @@ class Candidate(Record):
     attestation: bytes  # P-256, 65 bytes: signs headers for light clients
     commission_permille: int
     next_commission_permille: int  # from the next epoch edge
+    later_commission_permille: int  # from the one after it: backers can leave before it is taken of what they earn
     jailed_until_ms: int  # 0 if it is not in jail; it leaves only by `unjail`
     tombstoned: bool  # signed two things of one height: never elected again
-    missed_blocks: int  # in the present window
+    missed_before: int  # blocks, in the half of a window before the present one
+    missed_blocks: int  # in the present half
     weight: int  # sum of its power over the blocks it has signed since the epoch edge
 
 
@@ -386,3 +399,7 @@ _KINDS: tuple[type[Record], ...] = (
     Epoch, Dispute, Tally, StakeRules, Staking, Candidate, Stake, NodeKey, ValidatorSet, Upgrade, UpgradeVotes,
 )  # fmt: skip
 TABLES: dict[int, type[Record]] = {kind.TABLE: kind for kind in _KINDS}
+
+# In C, made once for each kind: a block asks for thousands.
+_KEYS = {kind: attrgetter(kind.__match_args__[0]) for kind in _KINDS}
+_ROWS = {kind: attrgetter(*kind.__match_args__) for kind in _KINDS}

@@ -75,17 +75,36 @@ def register_candidate(state: State, sender: str, body: RegisterCandidate) -> No
 
 def add_candidate(state: State, party: str, consensus: bytes, attestation: bytes, commission_permille: int) -> None:
     """A candidate and its keys, without stake."""
-    permille = commission_permille
     state.put(
-        Candidate(party, consensus, attestation, permille, permille, 0, tombstoned=False, missed_blocks=0, weight=0)
+        Candidate(
+            party,
+            consensus,
+            attestation,
+            commission_permille,
+            next_commission_permille=commission_permille,
+            later_commission_permille=commission_permille,
+            jailed_until_ms=0,
+            tombstoned=False,
+            missed_before=0,
+            missed_blocks=0,
+            weight=0,
+        )
     )
     state.put(NodeKey(address_of(consensus), party))
     state.put(NodeKey(cose.key_id(attestation), party))
 
 
 def set_commission(state: State, sender: str, body: SetCommission) -> None:
-    """From the next epoch edge; what was earned until then is divided by the old one."""
-    state.put(replace(find_candidate(state, sender), next_commission_permille=body.commission_permille))
+    """From the next epoch edge but one; a backer who does not like it leaves at the next, and has earned by the old one."""
+    state.put(replace(find_candidate(state, sender), later_commission_permille=body.commission_permille))
+
+
+def turn_commissions(state: State) -> None:
+    """An epoch edge: what was announced in the last epoch but one holds."""
+    for one in state.each(Candidate):
+        following, later = one.next_commission_permille, one.later_commission_permille
+        if (one.commission_permille, following) != (following, later):
+            state.put(replace(one, commission_permille=following, next_commission_permille=later))
 
 
 # --- putting up and taking back --------------------------------------------------------------------------------------

@@ -36,6 +36,9 @@ from pile_shared.terms import Terms, decode_terms
 
 MAX_RECORD_BYTES = 8192  # the largest are a dispute with its rulings and a set of 36 accounting nodes
 
+_TEXT, _BYTES = 0x60, 0x40  # RFC 8949 section 3.1: major types 3 and 2
+_HEADS = {kind: encode([kind.TABLE, 0])[:-1] for kind in TABLES.values()}
+
 R = TypeVar("R", bound=Record)
 T = TypeVar("T")
 
@@ -49,8 +52,13 @@ def set_key(height: int) -> bytes:
 
 
 def store_key(kind: type[Record], key: Key) -> bytes:
-    """The key under which a record stands in the store and in the state root."""
-    return encode([kind.TABLE, key])
+    """The key under which a record stands in the store and in the state root: encode([kind.TABLE, key]), put together."""
+    data, major = (key.encode(), _TEXT) if isinstance(key, str) else (key, _BYTES)
+    length = len(data)
+    head = (
+        bytes((major | length,)) if length < 24 else bytes((major | 24, length))
+    )  # ids and hashes have at most 255 bytes
+    return _HEADS[kind] + head + data
 
 
 class State:

@@ -45,6 +45,7 @@ MAX_STAKE_MICRO = (
     10_000_000_000_000_000  # for one candidate, 10^10 of the currency: weights of an epoch stay inside 64 bits
 )
 CONSENSUS_KEY_BYTES = 32  # ed25519
+NEVER = 0  # as the height of a rule: call it off
 AT_MARKET = -1
 
 GROUND_ENERGY, GROUND_CAUSE = "energy", "cause"
@@ -510,7 +511,7 @@ class Undelegate(Body):
 
 @dataclass(frozen=True, slots=True)
 class SetCommission(Body):
-    """A candidate changes what it keeps of its backers' rewards, from the next epoch edge."""
+    """A candidate changes what it keeps of its backers' rewards, from the next epoch edge but one."""
 
     TYPE: ClassVar[str] = "set-commission"
     ROLES: ClassVar[tuple[str, ...]] = NODE_ROLES
@@ -552,7 +553,7 @@ class DoubleAttestation(Body):
 
 @dataclass(frozen=True, slots=True)
 class VoteUpgrade(Body):
-    """An accounting node wants a change of rules to begin at a height."""
+    """An accounting node wants a change of rules to begin at a height, or NEVER."""
 
     TYPE: ClassVar[str] = "vote-upgrade"
     ROLES: ClassVar[tuple[str, ...]] = NODE_ROLES
@@ -562,7 +563,7 @@ class VoteUpgrade(Body):
     def check(self) -> None:
         """Name and height."""
         check_id("name", self.name)
-        check_int("height", self.height, 1, (1 << 53) - 1)
+        check_int("height", self.height, NEVER, (1 << 53) - 1)
 
 
 _KINDS: tuple[type[Body], ...] = (

@@ -7,7 +7,7 @@ node before it can commit.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from pile_coordinator.chain import (
@@ -31,22 +31,52 @@ from pile_coordinator.chain.env import Env, Journal
 from pile_coordinator.chain.records import DISPUTED, Bid, Listing, Party, Pile, Zone
 from pile_coordinator.chain.rejections import Rejection
 from pile_coordinator.chain.state import State
-from pile_coordinator.chain.transactions import MAX_VALIDITY_BLOCKS, Body, Transaction, decode_transaction
+from pile_coordinator.chain.transactions import (
+    MAX_BATCH_PROOFS,
+    MAX_VALIDITY_BLOCKS,
+    Body,
+    Transaction,
+    decode_transaction,
+)
 from pile_shared import cose
-from pile_shared.codec import encode
+from pile_shared.certificate import MAX_LEAF_BYTES
+from pile_shared.codec import decode, encode, items
+from pile_shared.errors import CodecError
 from pile_shared.terms import LEAF_RECEIPT, LEAF_RESULT
+from pile_shared.units import check_bytes, check_text
 
 OK = "ok"
+LEAF_RESULT_ITEMS = 5  # the last one, details, only where there are any
 
 
 @dataclass(frozen=True, slots=True)
 class TxResult:
-    """What became of one transaction: `ok`, or a rejection's code; a message for people; details by type."""
+    """What became of one transaction: `ok`, or a rejection's code; a message for people; details by type.
+
+    The message is no part of the chain: a later release may word it better. All else stands in the result's leaf.
+    """
 
     tx_id: bytes
     code: str
     message: str
     details: tuple[object, ...] = ()
+
+    def leaf(self, index: int) -> bytes:
+        """The leaf under the result root of a block in which this is the result of transaction `index`."""
+        row = [LEAF_RESULT, index, self.tx_id, self.code]
+        return encode([*row, list(self.details)] if self.details else row)
+
+
+def result_of(leaf: bytes, index: int) -> TxResult:
+    """The result that a leaf is of, without its message; typed errors for a leaf that is none of transaction `index`."""
+    row = items(decode(leaf, MAX_LEAF_BYTES), LEAF_RESULT_ITEMS)
+    if len(row) < LEAF_RESULT_ITEMS - 1:
+        raise CodecError("a result has a transaction and a code")
+    details = tuple(items(row[-1], MAX_BATCH_PROOFS)) if len(row) == LEAF_RESULT_ITEMS else ()
+    found = TxResult(check_bytes("tx", row[2], 0, 32), check_text("code", row[3], 32), "", details)
+    if found.leaf(index) != leaf:
+        raise CodecError(f"leaf {index} is not the result of that transaction")
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +101,7 @@ def apply_block(state: State, env: Env, txs: list[bytes]) -> Outcome:
     clear(state, env, journal)
     _acknowledge(state, journal)
     invariants.check(state, journal)
-    heads = [encode([LEAF_RESULT, i, result.tx_id, result.code]) for i, result in enumerate(results)]
+    heads = [result.leaf(index) for index, result in enumerate(results)]
     return Outcome(results, heads + journal.leaves, election.updates(state, env.height))
 
 
@@ -92,7 +122,7 @@ def apply_tx(state: State, env: Env, journal: Journal, data: bytes) -> TxResult:
         tx = decode_transaction(data)
         tx_id = tx.id
         sender = authenticate(state, env, tx)
-        state.put(replace(sender, sequence=tx.sequence))
+        state.put(sender.at(tx.sequence))
         details = _CARRY_OUT[type(tx.body)](state, env, journal, tx, tx.body) or ()
     except Rejection as rejection:
         state.roll_back(mark)

@@ -1,8 +1,9 @@
 """Changes of rules, gated by height (stake guide, "Upgrades").
 
 A rule of this file changes nothing until its height comes, so nodes may be updated one by one before it. Heights come from
-genesis or from votes of accounting nodes. A node that does not know a rule whose height has come stops: going on by the old one
-would lead to another state than everybody else's.
+genesis or from votes of accounting nodes, and until it begins votes can put a rule off or call it off: a mistake in a release
+shows late. A node that does not know a rule whose height has come stops: going on by the old one would lead to another state
+than everybody else's.
 """
 
 from pile_coordinator.chain.election import PARTY, POWER
@@ -10,7 +11,7 @@ from pile_coordinator.chain.env import Env
 from pile_coordinator.chain.records import Upgrade, UpgradeVotes
 from pile_coordinator.chain.rejections import Rejection
 from pile_coordinator.chain.state import State
-from pile_coordinator.chain.transactions import VoteUpgrade
+from pile_coordinator.chain.transactions import NEVER, VoteUpgrade
 from pile_shared.errors import PilechainError
 
 REPORTER_PART = "reporter-part"  # who shows a double attestation gets a tenth of what it costs
@@ -41,14 +42,14 @@ def check_known(state: State, height: int) -> None:
 
 
 def vote(state: State, env: Env, sender: str, body: VoteUpgrade) -> None:
-    """One accounting node's word, replaced by its next. More than two thirds of the power for one name and height decide."""
+    """One accounting node's word, replaced by its next. More than two thirds of the power for one name and height decide.
+
+    They may decide again, also to call it off, until it has begun.
+    """
     members = _powers(state, env.height)
     if sender not in members:
         raise Rejection("not_yours", f"{sender} is no accounting node of block {env.height}")
-    if state.find(Upgrade, body.name) is not None:
-        raise Rejection("exists", f"the beginning of {body.name} is decided")
-    if body.height < env.height + MIN_NOTICE_BLOCKS:
-        raise Rejection("late", f"nodes need {MIN_NOTICE_BLOCKS} blocks of notice; this is block {env.height}")
+    _check_open(state, env, body)
     _withdraw_vote(state, sender)
     proposal = state.find(UpgradeVotes, body.name) or UpgradeVotes(body.name, [])
     word: list[str | int] = [sender, body.height]
@@ -59,7 +60,21 @@ def vote(state: State, env: Env, sender: str, body: VoteUpgrade) -> None:
         return
     if proposal.votes:
         state.drop(UpgradeVotes, body.name)
-    state.put(Upgrade(body.name, body.height))
+    if body.height == NEVER:
+        state.drop(Upgrade, body.name)
+    else:
+        state.put(Upgrade(body.name, body.height))
+
+
+def _check_open(state: State, env: Env, body: VoteUpgrade) -> None:
+    """Rejection unless this can still be decided."""
+    decided = state.find(Upgrade, body.name)
+    if decided is not None and (decided.height <= env.height or decided.height == body.height):
+        raise Rejection("exists", f"{body.name} is decided, from block {decided.height} on")
+    if decided is None and body.height == NEVER:
+        raise Rejection("phase", f"{body.name} is not decided, so there is nothing to call off")
+    if body.height != NEVER and body.height < env.height + MIN_NOTICE_BLOCKS:
+        raise Rejection("late", f"nodes need {MIN_NOTICE_BLOCKS} blocks of notice; this is block {env.height}")
 
 
 def _withdraw_vote(state: State, party: str) -> None:

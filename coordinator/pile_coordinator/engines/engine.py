@@ -13,7 +13,7 @@ from pile_coordinator.chain.genesis import Genesis
 from pile_coordinator.chain.records import Zone
 from pile_coordinator.chain.rejections import BrokenInvariantError
 from pile_coordinator.chain.state import State
-from pile_coordinator.chain.transactions import Transaction
+from pile_coordinator.chain.transactions import DoubleAttestation, Transaction
 from pile_coordinator.chain.transition import Outcome, TxResult
 from pile_shared import merkle
 from pile_shared.certificate import Certificate, Header, Inclusion, Validator, encode_handover, validators_hash
@@ -104,6 +104,7 @@ class Engine(Protocol):
     description: str  # for the log: which engine, and what it stands for
     topics: tuple[str, ...]  # of MQTT, that it needs to hear
     hurries: bool  # something is to be done now: `advance` should not wait for its time
+    charges: dict[str, DoubleAttestation]  # proven and not settled yet, by the accounting node that attested twice
 
     def connect(self, publish: "Publish", wake: Callable[[], None]) -> None:
         """Use `publish` to talk to other nodes; `wake` makes the thread that calls `advance` call it soon."""
@@ -166,6 +167,14 @@ class Engine(Protocol):
 
     def handover_from(self, set_hash: bytes) -> bytes | None:
         """The message by which a reader of this validator set follows to the next; None if it is the newest."""
+        ...
+
+    def is_current(self) -> bool:
+        """Whether this node has caught up with the others; may take as long as asking CometBFT does."""
+        ...
+
+    def settle(self, party: str) -> None:
+        """Forget the charge against a node: it was punished, or never can be."""
         ...
 
     def close(self) -> None:

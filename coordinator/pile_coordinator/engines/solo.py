@@ -14,7 +14,7 @@ from pile_coordinator.chain.genesis import Genesis
 from pile_coordinator.chain.records import Party
 from pile_coordinator.chain.rejections import Rejection
 from pile_coordinator.chain.state import State
-from pile_coordinator.chain.transactions import Transaction
+from pile_coordinator.chain.transactions import DoubleAttestation, Transaction
 from pile_coordinator.chain.transition import Outcome, apply_block, check_tx
 from pile_coordinator.engines.engine import (
     ZERO_HASH,
@@ -67,6 +67,7 @@ class SoloEngine:
         if genesis.stake is None:  # they never change: no need to look into the ledger
             _attesters(list(genesis.validators), signers)
         self.topics: tuple[str, ...] = ()
+        self.charges: dict[str, DoubleAttestation] = {}
         self._store = Store(path, genesis.hash())
         self._listeners: list[Callable[[Block], None]] = []
         self._waiting: list[tuple[Transaction, bytes]] = []
@@ -96,6 +97,10 @@ class SoloEngine:
             raise StoreError(f"block {self.height} is damaged ({error}); restore a backup") from error
         self.previous, self.time_ms = header.hash(), header.time_ms
         return state
+
+    def is_current(self) -> bool:
+        """Always: there are no others."""
+        return True
 
     def close(self) -> None:
         """Close the ledger; what waits is dropped, as nobody was told it was accepted."""
@@ -165,6 +170,9 @@ class SoloEngine:
     def handle(self, topic: str, payload: bytes) -> str | None:  # noqa: ARG002 - the port's
         """No message is for us."""
         return None
+
+    def settle(self, party: str) -> None:
+        """Nobody is charged here: all keys are this process's."""
 
     def turn(self) -> AbstractContextManager[object]:
         """Nobody else has a turn here."""

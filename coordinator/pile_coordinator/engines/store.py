@@ -5,20 +5,31 @@ the file holds exactly the state after its last block. An engine may keep notes 
 """
 
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
 from pile_coordinator.chain.transition import TxResult
-from pile_coordinator.engines.engine import Block, StoreError
-from pile_shared.certificate import Certificate, Header, decode_header
+from pile_coordinator.engines.engine import ZERO_HASH, Block, StoreError
+from pile_shared.certificate import (
+    MAX_HANDOVER_BYTES,
+    Certificate,
+    Header,
+    decode_handover,
+    decode_header,
+    encode_handover,
+    validators_from,
+)
 from pile_shared.codec import decode, encode
+from pile_shared.errors import PilechainError
+from pile_shared.platform import sha256
 
 __all__ = ["BASE", "MAX_STORED_BYTES", "Store", "StoreError"]
 
 SCHEMA_VERSION = 1
 HANDOVER = "handover/"  # the notes that hold what is said when a validator set ends, by its hash
+SET = "set/"  # the notes that hold the encodings of validator sets that were followed to, by their hash
 BASE = "base"  # the note that holds the header of the snapshot that a store began with
 MAX_STORED_BYTES = 1 << 28  # one column of one block; a block is bounded far below by what may wait for it
 
@@ -83,9 +94,19 @@ class Store:
         return 0 if base is None else decode_header(base).height
 
     def first_height(self) -> int:
-        """Of the first block that is or will be here: 1, unless the store began with a snapshot."""
+        """Of the first block that is or will be here: 1, unless the store began with a snapshot and lacks what was before."""
+        (height,) = self._db.execute("SELECT min(height) FROM block").fetchone()
         base = self.note(BASE)
-        return 1 if base is None else decode_header(base).height + 1
+        above = 1 if base is None else decode_header(base).height + 1
+        return above if height is None else min(above, height)
+
+    def hash_below(self) -> bytes:
+        """The hash of the block that is missing below the first one; the first of a chain names 32 zero bytes."""
+        row = self._db.execute("SELECT header FROM block WHERE height = ?", (self.first_height(),)).fetchone()
+        base = self.note(BASE)
+        if base is not None and decode_header(base).height + 1 == self.first_height():
+            return sha256(base)  # its own block is the first that is missing
+        return ZERO_HASH if row is None else decode_header(row[0]).previous
 
     def last_header(self) -> bytes | None:
         """The header of the last block, which may be one whose block is not here: the store began with a snapshot of it."""
@@ -96,6 +117,29 @@ class Store:
         """What an engine keeps under a name, or None."""
         row = self._db.execute("SELECT value FROM meta WHERE key = ?", (name,)).fetchone()
         return row[0] if row else None
+
+    def notes(self, prefix: str) -> dict[str, bytes]:
+        """What an engine keeps under names that begin so, in order of name."""
+        rows = self._db.execute(
+            "SELECT key, value FROM meta WHERE substr(key, 1, ?) = ? ORDER BY key", (len(prefix), prefix)
+        )
+        return dict(rows.fetchall())
+
+    def keep_note(self, name: str, value: bytes | None) -> None:
+        """Keep a note outside any block, durably; with None none any more."""
+        with self._transaction(f"the note {name}"):
+            self._db.execute("DELETE FROM meta WHERE key = ?", (name,))
+            if value is not None:
+                self._db.execute("INSERT INTO meta VALUES (?, ?)", (name, value))
+
+    def certificate(self, height: int) -> Certificate | None:
+        """A block's certificate, without the rest of it; None if there is no block of that height."""
+        row = self._db.execute(
+            "SELECT header, coalesce(c.attestations, b.attestations)"
+            " FROM block b LEFT JOIN certificate c USING (height) WHERE height = ?",
+            (height,),
+        ).fetchone()
+        return Certificate(row[0], cast("list[list[object]]", decode(row[1], MAX_STORED_BYTES))) if row else None
 
     def state_rows(self) -> Iterator[tuple[bytes, bytes]]:
         """The state after the last block; StoreError if the file is damaged."""
@@ -124,6 +168,51 @@ class Store:
             self._db.executemany("INSERT INTO state VALUES (?, ?)", rows)
             self._db.executemany("REPLACE INTO meta VALUES (?, ?)", [*notes.items(), (BASE, header)])
 
+    def prepend(self, blocks: Sequence[tuple[Block, bytes]]) -> None:
+        """Write blocks below the first one, downwards, each with the encoding of its set; all of them or nothing.
+
+        What readers of a set that ended among them must hear is kept with them. Nobody checks here what the blocks say, but
+        that they are the next ones: StoreError if they are not.
+        """
+        with self._transaction("older blocks"):
+            for block, validators in blocks:
+                header = block.header
+                if (header.height, header.hash()) != (self.first_height() - 1, self.hash_below()):
+                    raise StoreError(f"block {header.height} is not the one below block {self.first_height()}")
+                self._insert(block)
+                self._keep_set(header.validators_hash, validators)
+                self._keep_old_handover(block)
+
+    def _keep_old_handover(self, block: Block) -> None:
+        """The set may have ended again since, and readers need the last time; what follows was written before."""
+        header = block.header
+        following = self.note(SET + header.next_validators_hash.hex())
+        if header.validators_hash != header.next_validators_hash and following is not None:
+            message = encode_handover(block.certificate, validators_from(decode(following, MAX_HANDOVER_BYTES)))
+            row = (HANDOVER + header.validators_hash.hex(), header.height.to_bytes(8, "big") + message)
+            self._db.execute("INSERT OR IGNORE INTO meta VALUES (?, ?)", row)
+
+    def _keep_set(self, digest: bytes, validators: bytes) -> None:
+        self._db.execute("INSERT OR IGNORE INTO meta VALUES (?, ?)", (SET + digest.hex(), validators))
+
+    def keep_set(self, validators: bytes) -> None:
+        """Keep the encoding of a validator set, for `set_of`."""
+        with self._transaction("a set of accounting nodes"):
+            self._keep_set(sha256(validators), validators)
+
+    def set_of(self, digest: bytes) -> bytes | None:
+        """The encoding of the validator set of this hash, if a handover or an older block has led to it."""
+        return self.note(SET + digest.hex())
+
+    def row(self, height: int) -> tuple[bytes, bytes, bytes, bytes] | None:
+        """A block as it is stored, to be handed on: header, and the encodings of attestations, transactions and leaves."""
+        found = self._db.execute(
+            "SELECT header, coalesce(c.attestations, b.attestations), txs, leaves"
+            " FROM block b LEFT JOIN certificate c USING (height) WHERE height = ?",
+            (height,),
+        ).fetchone()
+        return cast("tuple[bytes, bytes, bytes, bytes] | None", found)
+
     def certify(self, height: int, attestations: list[list[object]]) -> None:
         """Write down who attests a block, in place of what stood there; not in its row, which would be written again."""
         with self._transaction(f"the certificate of block {height}"):
@@ -135,7 +224,7 @@ class Store:
             self._db.execute("BEGIN IMMEDIATE")
             yield
             self._db.execute("COMMIT")
-        except sqlite3.Error as error:
+        except (sqlite3.Error, PilechainError) as error:
             if self._db.in_transaction:  # SQLite has rolled back by itself when the disk is full
                 self._db.execute("ROLLBACK")
             raise StoreError(f"{what} could not be written: {error}") from error
@@ -188,6 +277,8 @@ class Store:
             with self._transaction(f"the handover after block {header.height}"):
                 row = (HANDOVER + header.validators_hash.hex(), header.height.to_bytes(8, "big") + message)
                 self._db.execute("REPLACE INTO meta VALUES (?, ?)", row)
+                _, following = decode_handover(message)
+                self._keep_set(header.next_validators_hash, following)
 
     def handover_from(self, set_hash: bytes) -> bytes | None:
         """What was kept for readers of a set, the last time it ended; None if it has not."""

@@ -6,6 +6,7 @@ loses nothing either: it is rebuilt from the chain, and so is one of another sch
 """
 
 import sqlite3
+import sys
 from pathlib import Path
 from typing import cast
 
@@ -62,16 +63,14 @@ class Exporter:
         """Of the last block written."""
         return cast("int", self.db.execute("SELECT height FROM mark").fetchone()[0])
 
-    def catch_up(self, engine: Engine) -> None:
-        """Write every block the engine has and the database lacks."""
-        heights = (
-            range(self.height + 1, engine.height + 1) if engine.first_height == 1 else ()
-        )  # all of a chain, or none
-        for height in heights:
+    def catch_up(self, engine: Engine, most: int = sys.maxsize) -> None:
+        """Write the blocks the engine has and the database lacks, `most` of them; none while the engine lacks the first."""
+        first, last = self.height + 1, engine.height
+        for height in range(first, min(last, first + most - 1) + 1) if engine.first_height == 1 else ():
             self.write(engine.block(height))
 
     def write(self, block: Block) -> None:
-        """Write one block, if it is the next; one written before is passed over."""
+        """Write one block, the next; one written before is passed over."""
         header = block.header
         if header.height <= self.height:
             return
@@ -100,10 +99,10 @@ class Exporter:
         height = block.header.height
         for position, (data, result) in enumerate(zip(block.txs, block.results, strict=True)):
             if result.code != OK:
-                self._insert("tx", (height, position, result.tx_id, "", "", result.code, result.message))
+                self._insert("tx", (height, position, result.tx_id, "", "", result.code))
                 continue
             tx = decode_transaction(data)
-            self._insert("tx", (height, position, tx.id, tx.body.TYPE, tx.sender, OK, ""))
+            self._insert("tx", (height, position, tx.id, tx.body.TYPE, tx.sender, OK))
             if isinstance(tx.body, tx_types.SubmitProofs):
                 self._write_proofs((height, position), tx.body.proofs, result.details)
             else:

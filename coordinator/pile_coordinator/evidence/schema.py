@@ -4,14 +4,15 @@ Heights, positions (of a transaction in its block) and leaves (under its result 
 from. Money is in micro, prices in micro per kWh, energy in Wh, times in unix ms.
 """
 
-VERSION = 3
+VERSION = 4
 
 SCHEMA = """
 CREATE TABLE mark (only_row INTEGER PRIMARY KEY CHECK (only_row = 1), schema INTEGER NOT NULL, height INTEGER NOT NULL);
 CREATE TABLE block (height INTEGER PRIMARY KEY, time_ms INTEGER NOT NULL, hash BLOB NOT NULL, proposer TEXT NOT NULL,
   txs INTEGER NOT NULL, results INTEGER NOT NULL);
+-- What a refusal was called in words is not here: words are no part of the chain, and this is the same at every node.
 CREATE TABLE tx (height INTEGER NOT NULL, position INTEGER NOT NULL, id BLOB NOT NULL, type TEXT NOT NULL,
-  sender TEXT NOT NULL, code TEXT NOT NULL, message TEXT NOT NULL, PRIMARY KEY (height, position)) WITHOUT ROWID;
+  sender TEXT NOT NULL, code TEXT NOT NULL, PRIMARY KEY (height, position)) WITHOUT ROWID;
 CREATE INDEX tx_id ON tx (id);
 
 -- Who takes part. Parties and keys of genesis stand in genesis alone.

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from pile_coordinator.chain.transactions import (
+    NEVER,
     Delegate,
     DoubleAttestation,
     RegisterCandidate,
@@ -60,7 +61,9 @@ def _stake_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _vote_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", type=values.name, required=True, help="of the rule, as the release notes name it")
-    parser.add_argument("--height", type=values.height, required=True, metavar="BLOCK", help="from which it holds")
+    when = parser.add_mutually_exclusive_group(required=True)
+    when.add_argument("--height", type=values.height, metavar="BLOCK", help="from which it holds")
+    when.add_argument("--never", action="store_const", const=NEVER, dest="height", help="call off what was decided")
 
 
 def _double_arguments(parser: argparse.ArgumentParser) -> None:
@@ -131,7 +134,7 @@ NODES = (
     ),
     Action(
         "set-commission",
-        "Change what your node keeps of its backers' rewards, from the next epoch edge.",
+        "Change what your node keeps of its backers' rewards, from the next epoch edge but one.",
         lambda w, o: sent(w, SetCommission(o.commission)),
         _commission,
         "set-commission --commission 80",
@@ -144,7 +147,7 @@ NODES = (
     ),
     Action(
         "vote-upgrade",
-        "Vote, as an accounting node, for a change of rules at a height; your next vote replaces this one.",
+        "Vote, as an accounting node, for a change of rules at a height, or to call it off; your next vote replaces this one.",
         lambda w, o: sent(w, VoteUpgrade(o.name, o.height)),
         _vote_arguments,
         "vote-upgrade --name reporter-part --height 250000",

@@ -9,22 +9,26 @@ from importlib.metadata import version
 from typing import Any
 
 from pile_coordinator.chain.env import Misbehaviour
-from pile_coordinator.chain.rejections import CODES, Rejection
+from pile_coordinator.chain.genesis import Genesis
+from pile_coordinator.chain.rejections import Rejection
 from pile_coordinator.chain.stake import address_of
-from pile_coordinator.chain.transition import OK
+from pile_coordinator.chain.transition import OK, TxResult
+from pile_coordinator.engines.comet.bundle import unpack
 from pile_coordinator.engines.comet.ledger import CometLedger, Decided
 from pile_coordinator.engines.comet.messages import abci_pb2 as abci
 from pile_coordinator.engines.comet.messages import keys_pb2 as keys
+from pile_coordinator.engines.comet.messages import params_pb2 as params
 from pile_coordinator.engines.comet.messages import validator_pb2 as validator
 from pile_coordinator.engines.comet.pool import Pool, Turns, WaitsError, propose
+from pile_coordinator.engines.comet.retention import Retention
 from pile_coordinator.engines.comet.snapshots import FORMAT, Snapshot, Snapshots
 from pile_coordinator.engines.engine import Block
 from pile_shared.errors import ConfigError
 
 APP_VERSION = 1  # stands in every header of CometBFT: rules change by height (chain/upgrades.py), and this does not
-REFUSED = 1  # the code of whatever is refused; the log has ours
-# CometBFT's nodes agree on results' codes too, those of other releases among them: so no number says which of CODES it was.
-_CODE_NUMBERS = dict.fromkeys(CODES, REFUSED) | {OK: 0}
+# The code of whatever is refused; the log has ours. CometBFT's nodes agree on the codes of results too, those of other releases
+# among them: so no number says which refusal it was.
+REFUSED = 1
 
 _Snapshot = abci.ResponseOfferSnapshot
 _Chunk = abci.ResponseApplySnapshotChunk
@@ -38,6 +42,32 @@ def _who_signed(commit: abci.CommitInfo) -> tuple[bytes, ...] | None:
     return tuple(vote.validator.address for vote in commit.votes if vote.block_id_flag not in absent)
 
 
+def _codes(results: list[TxResult], counts: list[int]) -> list[abci.ExecTxResult]:
+    """What CometBFT keeps of the results: of a transaction its code, of a bundle nothing, as ours tell of each in it."""
+    left = iter(results)
+    return [_code([next(left) for _ in range(count)]) for count in counts]
+
+
+def _code(entry: list[TxResult]) -> abci.ExecTxResult:
+    if len(entry) > 1:
+        return abci.ExecTxResult()
+    return abci.ExecTxResult(code=0 if entry[0].code == OK else REFUSED, log=entry[0].message)
+
+
+def _check_evidence_ages(genesis: Genesis, evidence: params.EvidenceParams) -> None:
+    """ConfigError where CometBFT would show offences for longer or shorter than stake can be slashed for them."""
+    if genesis.stake is None:
+        return
+    rules = genesis.stake.rules
+    ours = rules.evidence_age_blocks, rules.evidence_age_ms * 1_000_000
+    if (evidence.max_age_num_blocks, evidence.max_age_duration.ToNanoseconds()) != ours:
+        raise ConfigError(
+            f"CometBFT's genesis file lets evidence be {evidence.max_age_num_blocks} blocks and"
+            f" {evidence.max_age_duration.ToJsonString()} old, stake can be slashed for {rules.evidence_age_blocks} blocks and"
+            f" {rules.evidence_age_ms} ms: set max_age_num_blocks and max_age_duration to that"
+        )
+
+
 class Application:
     """Carries out ABCI requests, one after the other."""
 
@@ -46,6 +76,7 @@ class Application:
         ledger: CometLedger,
         pool: Pool,
         snapshots: Snapshots,
+        retention: Retention,
         on_commit: Callable[[Block | None], None],
         certified: Callable[[], int],
     ) -> None:
@@ -55,12 +86,14 @@ class Application:
             ledger: state and blocks.
             pool: what waits in CometBFT's mempool.
             snapshots: to give and to take.
+            retention: what CometBFT need not keep.
             on_commit: hears of every Commit, with our block or None, before CometBFT does.
             certified: the height up to which blocks have their certificates, for `pilechain network status`.
         """
         self._ledger = ledger
         self._pool = pool
         self._snapshots = snapshots
+        self._retention = retention
         self._on_commit = on_commit
         self._certified = certified
         self._methods: dict[str, Callable[[Any], Any]] = {
@@ -111,24 +144,26 @@ class Application:
                 f"CometBFT's genesis file is for {request.chain_id} and {len(powers)} validators, ours for"
                 f" {ledger.chain_id}; write both with: pilechain init"
             )
+        _check_evidence_ages(ledger.genesis, request.consensus_params.evidence)
         ledger.load()
         self._pool.clear()
         return abci.ResponseInitChain(app_hash=ledger.app_hash)
 
     def _finalize_block(self, request: abci.RequestFinalizeBlock) -> abci.ResponseFinalizeBlock:
+        entries = [unpack(entry) for entry in request.txs]
         decided = Decided(
             request.height,
             request.hash,
             request.time.ToMilliseconds(),
             request.proposer_address,
-            tuple(request.txs),
+            tuple(tx for entry in entries for tx in entry),
             signed=_who_signed(request.decided_last_commit),
             misbehaviour=tuple(Misbehaviour(one.validator.address, one.height) for one in request.misbehavior),
         )
         done = self._ledger.finalize(decided)
         if done.block is None:
             return abci.ResponseFinalizeBlock(app_hash=self._ledger.app_hash)
-        codes = [abci.ExecTxResult(code=_CODE_NUMBERS[r.code], log=r.message) for r in done.block.results]
+        codes = _codes(done.block.results, [len(entry) for entry in entries])
         updates = [
             abci.ValidatorUpdate(pub_key=keys.PublicKey(ed25519=key), power=power) for key, power in done.updates
         ]
@@ -140,7 +175,7 @@ class Application:
         self._pool.clear()
         self._snapshots.after_commit()
         self._on_commit(block)
-        return abci.ResponseCommit()
+        return abci.ResponseCommit(retain_height=self._retention.after_commit())
 
     # --- transactions that wait, and proposals -------------------------------------------------------------------
 
@@ -148,10 +183,9 @@ class Application:
         ledger = self._ledger
         try:
             again = request.type == abci.RECHECK
-            tx = self._pool.check(ledger.state, ledger.env(ledger.time_ms), request.tx, again=again)
+            self._pool.enter(ledger.state, ledger.env(ledger.time_ms), request.tx, again=again)
         except (Rejection, WaitsError) as refusal:
             return abci.ResponseCheckTx(code=REFUSED, log=str(refusal), codespace=refusal.code)
-        self._pool.add(ledger.state, tx)
         return abci.ResponseCheckTx(gas_wanted=1)
 
     def _prepare_proposal(self, request: abci.RequestPrepareProposal) -> abci.ResponsePrepareProposal:
@@ -161,7 +195,7 @@ class Application:
 
     def _process_proposal(self, request: abci.RequestProcessProposal) -> abci.ResponseProcessProposal:
         turns = Turns(self._ledger.state, self._ledger.env(self._ledger.time_ms))
-        accepted = all(turns.take(tx) for tx in request.txs)
+        accepted = all(turns.take(unpack(entry)) for entry in request.txs)
         status = abci.ResponseProcessProposal.ACCEPT if accepted else abci.ResponseProcessProposal.REJECT
         return abci.ResponseProcessProposal(status=status)
 
@@ -181,6 +215,7 @@ class Application:
             "chain": ledger.chain_id,
             "height": ledger.height,
             "certified": self._certified(),
+            "first_height": ledger.store.first_height(),
             "comet_height": ledger.comet_height,
             "app_hash": ledger.app_hash.hex(),
             "time_ms": ledger.time_ms,

@@ -10,42 +10,51 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
+from typing import Any, cast
 
 from pile_coordinator.chain.env import Env
 from pile_coordinator.chain.genesis import Genesis
-from pile_coordinator.chain.records import Party
+from pile_coordinator.chain.records import Candidate, Party
 from pile_coordinator.chain.rejections import Rejection
 from pile_coordinator.chain.state import State
-from pile_coordinator.chain.transactions import Transaction, decode_transaction
+from pile_coordinator.chain.transactions import MAX_TX_BYTES, DoubleAttestation, Transaction, decode_transaction
 from pile_coordinator.clock import Clock
 from pile_coordinator.engines.attesting import (
     ASK_AGAIN_S,
     ATTESTATION,
+    CERTIFICATE,
     MAX_AHEAD,
     MAX_ANSWERED,
     MISSING,
     Attestations,
+    node_topic,
     node_topics,
     parse_node_topic,
 )
 from pile_coordinator.engines.comet.app import Application
+from pile_coordinator.engines.comet.attested import Attested
+from pile_coordinator.engines.comet.backfill import Backfill, history_from, history_topic
 from pile_coordinator.engines.comet.home import Home
 from pile_coordinator.engines.comet.ledger import CometLedger
 from pile_coordinator.engines.comet.pool import Pool, WaitsError
-from pile_coordinator.engines.comet.rpc import Sender
+from pile_coordinator.engines.comet.retention import Retention
+from pile_coordinator.engines.comet.rpc import Rpc, Sender
 from pile_coordinator.engines.comet.server import Server
 from pile_coordinator.engines.comet.snapshots import Snapshots
 from pile_coordinator.engines.engine import Block, BusyError, CachingVerifier, Publish, StoreError, handover_after
+from pile_coordinator.engines.history import WANTED
 from pile_shared import cose
-from pile_shared.certificate import MAX_POWER, Certificate
-from pile_shared.codec import decode
-from pile_shared.errors import PilechainError
+from pile_shared.certificate import MAX_POWER, Certificate, Validator, decode_header
+from pile_shared.codec import decode, encode
+from pile_shared.errors import LinkError, PilechainError
 from pile_shared.units import check_int
 
 MAX_OUTBOX = 1024  # transactions handed to the node and not yet in a block; CometBFT's mempool takes 5,000
 MAX_FRESH = 16  # blocks of 2 MB
+ASK_TIMEOUT_S = 1.0  # for one question to CometBFT, during which nothing else is done here
+CHARGE = "charge/"  # the notes that hold what a node is charged with, by its party
 SEND_AGAIN_S = 3.0  # a block takes a second or two; a node that was restarted has forgotten its mempool
 
 
@@ -55,6 +64,8 @@ class CometEngine:
     Attributes:
         verify: checks signatures, and remembers. chain_id: the chain.
         hurries: a block waits to be attested, or an attestation came: receipts should not wait for `advance`'s time.
+        charges: proofs that a node attested two headers of one height, by its party, which the chain has not heard yet; they
+            are in the store as well.
     """
 
     def __init__(
@@ -68,6 +79,7 @@ class CometEngine:
         clock: Clock,
         log: Callable[[str], None],
         snapshot_interval: int,
+        retain_blocks: int,
     ) -> None:
         """Open the ledger in `data` and listen for the node whose configuration is in `home`; `connect` begins to serve it.
 
@@ -80,6 +92,7 @@ class CometEngine:
             clock: real time, or that of the network's rig.
             log: takes a line for people.
             snapshot_interval: heights of CometBFT between snapshots; 0 for none.
+            retain_blocks: heights whose blocks CometBFT keeps at least; 0 for all.
         """
         self.genesis = genesis
         self.chain_id = genesis.chain_id
@@ -88,11 +101,24 @@ class CometEngine:
         self._ledger = CometLedger(data / "ledger.sqlite", genesis, home.consensus_keys(), verify, clock)
         self._pool = Pool()
         self._snapshots = Snapshots(data / "snapshots", self._ledger, snapshot_interval, log)
-        self._attestations = Attestations(self.chain_id, own)
+        self.charges = {
+            charge.candidate: charge for charge in map(_charge_from, self._ledger.store.notes(CHARGE).values())
+        }
+        self._attested = Attested(home.path / "data", self._ledger.height)
+        if self._attested.silent_until > self._ledger.height:
+            log(
+                f"the ledger was lost or set back: blocks up to {self._attested.silent_until} were attested by the one before"
+            )
+        self._attestations = Attestations(self.chain_id, own, self._recall)
+        self._attestations.accuse = self._charge
         self._attestations.know(self._ledger.validators_at(self._ledger.height + 1))
         self.own_party = own[0]
         self.description = f"accounting node {own[0]}, CometBFT at {home.rpc_address()}"
-        self.topics = node_topics(self.chain_id)
+        self.topics = (
+            *node_topics(self.chain_id),
+            node_topic(self.chain_id, "+", WANTED),
+            history_topic(self.chain_id, "+", own[0]),
+        )
         self._wake: Callable[[], None] = lambda: None
         self._listeners: list[Callable[[Block], None]] = []
         self._fresh: dict[int, Block] = {}  # committed and not yet told, to spare reading them again
@@ -101,10 +127,15 @@ class CometEngine:
             self._keep_handover(self._ledger.store.block(self._certified))  # it may have been killed just before it did
         self.hurries = True
         self._moved_s = time.monotonic()  # when a certificate came, or none was missing, or was asked for
-        self._answered_s = 0.0
+        self._answered_s: dict[str, float] = {}  # by who asked
         self._outbox: OrderedDict[bytes, tuple[Transaction, bytes, float]] = OrderedDict()
-        self._sender = Sender(home.rpc_address())
-        application = Application(self._ledger, self._pool, self._snapshots, self._on_commit, lambda: self._certified)
+        self._rpc_address = home.rpc_address()
+        self._sender = Sender(self._rpc_address)
+        self._backfill = Backfill(self._ledger, own[0], lambda: self._certified, log)
+        retention = Retention(self._ledger, self._snapshots, retain_blocks)
+        application = Application(
+            self._ledger, self._pool, self._snapshots, retention, self._on_commit, lambda: self._certified
+        )
         self._server = Server(home.app_address(), application.handle, log)
         self._thread = threading.Thread(target=self._serve, name="abci", daemon=True)
 
@@ -129,7 +160,7 @@ class CometEngine:
 
     def connect(self, publish: Publish, wake: Callable[[], None]) -> None:
         """Use `publish` to talk to the other nodes; `wake` makes the thread that calls `advance` call it soon."""
-        self._attestations.publish = publish
+        self._attestations.publish = self._backfill.publish = publish
         self._wake = wake
         self._thread.start()  # the node has been able to connect since we listen, and was not answered until now
 
@@ -138,9 +169,11 @@ class CometEngine:
         if self._thread.is_alive():
             self._server.stop()
             self._thread.join(10)
+        self._backfill.close()
         self._sender.close()
         self._snapshots.wait()
         self._ledger.close()
+        self._attested.close()
 
     # --- the port ------------------------------------------------------------------------------------------------
 
@@ -154,6 +187,17 @@ class CometEngine:
         """Of the last block that is certified and told."""
         return self._certified
 
+    def is_current(self) -> bool:
+        """Whether CometBFT answers and has caught up, and what it decided is certified, but for the newest block."""
+        rpc = Rpc(self._rpc_address, ASK_TIMEOUT_S)
+        try:
+            catching_up = rpc.call("status")["sync_info"]["catching_up"]
+        except LinkError:
+            return False
+        finally:
+            rpc.close()
+        return catching_up is False and self._certified >= self._ledger.height - 1
+
     @property
     def waiting(self) -> int:
         """Transactions handed to the node and not in a block yet."""
@@ -161,7 +205,7 @@ class CometEngine:
 
     @property
     def first_height(self) -> int:
-        """Of the oldest block kept: 1, unless the ledger began with a snapshot."""
+        """Of the oldest block kept: 1, unless the ledger began with a snapshot and what was before is not fetched yet."""
         with self._ledger.lock:
             return self._ledger.store.first_height()
 
@@ -193,10 +237,16 @@ class CometEngine:
         return tx_id in self._outbox
 
     def next_sequence(self, party: str) -> int:
-        """The sequence a registered party's next transaction must have, those handed to the node included."""
+        """The sequence a registered party's next transaction must have, those handed to the node included.
+
+        The first that is free: one that a block refused leaves a gap, for which those after it wait.
+        """
         with self._ledger.lock:
             due = self._ledger.state.get(Party, party).sequence + 1
-        return max([due, *(tx.sequence + 1 for tx, _, _ in self._outbox.values() if tx.sender == party)])
+        handed = {tx.sequence for tx, _, _ in self._outbox.values() if tx.sender == party}
+        while due in handed:
+            due += 1
+        return due
 
     def submit(self, tx: bytes, *, bounded: bool = True) -> Transaction:
         """Hand a transaction to the node, again and again until it is in a block or cannot be in one.
@@ -255,6 +305,7 @@ class CometEngine:
         now_s = time.monotonic()
         self._ask(now_s, moves=told is not None)
         self._send_again(now_s)
+        self._backfill.begin()
         return told
 
     def _ask(self, now_s: float, *, moves: bool) -> None:
@@ -270,6 +321,7 @@ class CometEngine:
         self._certified = max(self._certified, self.first_height - 1)  # a snapshot stands for what was before it
         last = min(self._ledger.height, self._certified + MAX_AHEAD)
         self._signed = max(self._signed, self._certified)
+        self._attested.note(last)
         while self._signed < last:
             height = self._signed + 1
             try:
@@ -278,10 +330,11 @@ class CometEngine:
             except KeyError as error:
                 raise StoreError(
                     f"block {height} has no certificate here, and it is so old that the chain has forgotten who attested"
-                    " it: this node fell too far behind. Delete data, and node/data except priv_validator_state.json,"
-                    " and begin with a snapshot: pilechain network join"
+                    " it: this node fell too far behind. Delete data, and node/data except priv_validator_state.json and"
+                    " attested_state, and begin with a snapshot: pilechain network join"
                 ) from error
-            self._attestations.sign(self._fresh.get(height) or self.block(height), validators)
+            is_silent = height <= self._attested.silent_until
+            self._attestations.sign(self._fresh.get(height) or self.block(height), validators, is_silent=is_silent)
             self._attestations.know(following)
             self._signed = height
 
@@ -338,34 +391,101 @@ class CometEngine:
 
     def handle(self, topic: str, payload: bytes) -> str | None:
         """Take a message from another node: "" or why it was refused; None if it is none."""
+        server = history_from(self.chain_id, topic, self.own_party)
+        if server is not None:
+            return self._backfill.offer(server, payload)
         parsed = parse_node_topic(self.chain_id, topic)
         if parsed is None:
             return None
         party, kind = parsed
-        if party == self.own_party:
-            return ""
-        if kind == ATTESTATION:
+        if kind == ATTESTATION:  # our own too: somebody else may have our key
             outcome = self._attestations.offer(party, payload, self._certified)
             self.hurries = self.hurries or not outcome
             return outcome
-        return self._answer(payload) if kind == MISSING else "unknown_kind"
+        if party == self.own_party:
+            return ""
+        if kind == CERTIFICATE:
+            outcome = self._attestations.offer_certificate(payload, self._certified)
+            self.hurries = self.hurries or not outcome
+            return outcome
+        if kind == MISSING:
+            return self._answer(party, payload)
+        return self._backfill.answer(party, payload) if kind == WANTED else "unknown_kind"
 
-    def _answer(self, payload: bytes) -> str:
-        """Another node lacks certificates: send our signatures again, a few, and not more often than they may ask."""
+    def _answer(self, party: str, payload: bytes) -> str:
+        """Another node lacks certificates: send our signatures again, a few, and not more often than it may ask.
+
+        Each node has answers of its own, so that one which asks all the time keeps nobody else from any.
+        """
         try:
             start = check_int("height", decode(payload, 16), 1, MAX_POWER)
         except PilechainError as error:
             return error.code
+        if not self._is_node(party):
+            return "unknown_node"
         now_s = time.monotonic()
-        if now_s - self._answered_s < ASK_AGAIN_S / 4:
+        if now_s - self._answered_s.get(party, -ASK_AGAIN_S) < ASK_AGAIN_S / 4:
             return ""
-        self._answered_s = now_s
+        self._answered_s[party] = now_s
         end = min(start + MAX_ANSWERED, self._ledger.height + 1)
         for height in range(max(start, self.first_height), end):
-            try:
-                with self._ledger.lock:
-                    validators = self._ledger.validators_at(height)
-            except KeyError:
-                break  # so old that its set is forgotten
-            self._attestations.answer(self.block(height), validators)
+            self._answer_one(height)
         return ""
+
+    def _answer_one(self, height: int) -> None:
+        """The certificate if there is one: it has what is needed, even if those who signed it are away now."""
+        with self._ledger.lock:
+            certificate = self._ledger.store.certificate(height)
+        assert certificate is not None, "a committed block has one, be it without attestations"
+        if certificate.attestations:
+            return self._attestations.publish_certificate(certificate, retained=False)
+        found = self._recall(height)
+        if found is not None and height > self._attested.silent_until:
+            self._attestations.answer(*found)
+        return None
+
+    def _is_node(self, party: str) -> bool:
+        """Whether a party has an accounting node: one of genesis, or a candidate, of whom there are 128 at most."""
+        if any(validator.party == party for validator in self.genesis.validators):
+            return True
+        with self._ledger.lock:
+            return self._ledger.state.find(Candidate, party) is not None
+
+    # --- who attested twice --------------------------------------------------------------------------------------
+
+    def _recall(self, height: int) -> tuple[Certificate, list[Validator]] | None:
+        """A committed block's certificate, with no attestations before it is certified, and who might attest it."""
+        if height > self._ledger.height:
+            return None
+        with self._ledger.lock:
+            certificate = self._ledger.store.certificate(height)
+            try:
+                validators = self._ledger.validators_at(height)
+            except KeyError:
+                return None  # too long ago to punish anybody
+        return None if certificate is None else (certificate, validators)
+
+    def _charge(self, proof: DoubleAttestation) -> None:
+        """Keep the first proof against a node, durably, until the chain has heard it: it may never be heard again.
+
+        Nobody charges himself: if two headers have our signature, our key is in two places, which people must look into.
+        """
+        if proof.candidate == self.own_party:
+            return
+        with self._ledger.lock:
+            candidate = self._ledger.state.find(Candidate, proof.candidate)
+            if candidate is None or candidate.tombstoned or proof.candidate in self.charges:
+                return
+            self._ledger.store.keep_note(CHARGE + proof.candidate, encode(list(astuple(proof))))
+        self.charges[proof.candidate] = proof
+        self._log(f"{proof.candidate} attested two headers of block {decode_header(proof.first).height}: proof is kept")
+
+    def settle(self, party: str) -> None:
+        """Forget the charge against a node: it was punished, or never can be."""
+        del self.charges[party]
+        with self._ledger.lock:
+            self._ledger.store.keep_note(CHARGE + party, None)
+
+
+def _charge_from(note: bytes) -> DoubleAttestation:
+    return DoubleAttestation(*cast("list[Any]", decode(note, MAX_TX_BYTES)))

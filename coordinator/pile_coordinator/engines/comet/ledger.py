@@ -74,7 +74,7 @@ class CometLedger:
     Attributes:
         state: after the last finalized block; in the moment between FinalizeBlock and Commit it is ahead of the store.
         height, time_ms, previous: of our last committed block; 0, genesis' time and zeros before the first.
-        comet_height: CometBFT's last committed height.
+        comet_height: CometBFT's last committed height. comet_time_ms: the time of that block; 0 until one is committed here.
     """
 
     def __init__(
@@ -109,6 +109,7 @@ class CometLedger:
         self._parties = {address_of(key): party for party, key in consensus_keys.items()}
         self._finalized: Finalized | None = None
         self._is_stopped = False
+        self.comet_time_ms = 0
         self.load()
 
     def load(self) -> None:
@@ -204,7 +205,7 @@ class CometLedger:
             raise StoreError("CometBFT commits a block that it did not finalize before")
         comet_height = finalized.decided.height
         self.store.commit(finalized.block, finalized.changes, {COMET_HEIGHT: comet_height.to_bytes(8, "big")})
-        self._finalized, self.comet_height = None, comet_height
+        self._finalized, self.comet_height, self.comet_time_ms = None, comet_height, finalized.decided.time_ms
         if finalized.block is not None:
             self._enter(finalized.block.header)
         return finalized.block

@@ -18,7 +18,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pile_coordinator.chain.founding import founding_from_json
 from pile_coordinator.chain.genesis import Genesis, genesis_from_json
 from pile_coordinator.chain.stake import address_of
-from pile_coordinator.config import load_genesis, load_toml
+from pile_coordinator.config import RETAIN_BLOCKS, load_genesis, load_toml
+from pile_coordinator.engines.comet.bundle import MAX_ENTRY_BYTES
 from pile_coordinator.engines.comet.home import Home
 from pile_coordinator.keys import make_key
 from pile_shared.certificate import MAX_VALIDATORS
@@ -104,6 +105,7 @@ def write_network(
     broker: tuple[str, int],
     serving: Mapping[str, str],
     stake: Stake | None = None,
+    retain_blocks: int = RETAIN_BLOCKS,
 ) -> Genesis:
     """Write a network below `out`, one folder for each node.
 
@@ -115,6 +117,7 @@ def write_network(
         broker: host and port of the MQTT broker.
         serving: parties of genesis as which nodes serve piles and wallets, by node; keys/coordinator.key is theirs.
         stake: for a chain that elects its nodes: what each puts up. The nodes are parties of genesis then.
+        retain_blocks: heights whose blocks CometBFT keeps at least; 0 for all.
 
     Raises:
         ConfigError: a key is there already, or the genesis is not well formed.
@@ -140,12 +143,18 @@ def write_network(
             if other is not plan
         ]
         _write(folder / "node" / "config" / "config.toml", comet_config(plan, peers, pace))
-        _write(folder / "coordinator.toml", _coordinator_config(plan, broker, serving.get(plan.party)))
+        _write(folder / "coordinator.toml", _coordinator_config(plan, broker, serving.get(plan.party), retain_blocks))
     return genesis
 
 
 def add_node(
-    folder: Path, plan: NodePlan, like: Path, peers: Sequence[str], *, broker: tuple[str, int]
+    folder: Path,
+    plan: NodePlan,
+    like: Path,
+    peers: Sequence[str],
+    *,
+    broker: tuple[str, int],
+    retain_blocks: int = RETAIN_BLOCKS,
 ) -> tuple[bytes, bytes]:
     """Write the folder of a node that was not there when its network was written: it knows the chain, and has keys of its own.
 
@@ -155,6 +164,7 @@ def add_node(
         like: the folder of another node, of which nothing secret is read: genesis, peers and pace are those of it.
         peers: `id@host:port` of more nodes to connect to.
         broker: host and port of the MQTT broker.
+        retain_blocks: heights whose blocks CometBFT keeps at least; 0 for all.
 
     Returns:
         The public keys with which it may stand for election: the ed25519 key of its votes, the P-256 key of its attestations.
@@ -175,7 +185,7 @@ def add_node(
     _write(home / "config" / "genesis.json", json.dumps(Home(like / "node").genesis(), indent=2) + "\n")
     _write_keys(home, key, Ed25519PrivateKey.generate())
     _write(home / "config" / "config.toml", comet_config(plan, others, pace))
-    _write(folder / "coordinator.toml", _coordinator_config(plan, broker, None))
+    _write(folder / "coordinator.toml", _coordinator_config(plan, broker, None, retain_blocks))
     return _public(key), attester.public
 
 
@@ -242,7 +252,7 @@ allow_duplicate_ip = {relaxed}
 [mempool]
 type = "flood"
 max_txs_bytes = {MAX_MEMPOOL_BYTES}
-max_tx_bytes = 65536  # a transaction of ours has 65,000
+max_tx_bytes = {MAX_ENTRY_BYTES}
 
 [statesync]
 {statesync or "enable = false"}
@@ -253,7 +263,7 @@ timeout_prevote = "{pace.vote_ms}ms"
 timeout_precommit = "{pace.vote_ms}ms"
 timeout_commit = "{pace.commit_ms}ms"
 create_empty_blocks = false
-create_empty_blocks_interval = "{pace.idle_ms}ms"  # deadlines pass while nobody sends anything
+create_empty_blocks_interval = "{pace.idle_ms}ms"  # deadlines pass meanwhile; below 5 min, or it is taken for stuck
 
 [tx_index]
 indexer = "null"  # the evidence database knows better
@@ -263,7 +273,7 @@ prometheus = false
 """
 
 
-def _coordinator_config(plan: NodePlan, broker: tuple[str, int], party: str | None) -> str:
+def _coordinator_config(plan: NodePlan, broker: tuple[str, int], party: str | None, retain_blocks: int) -> str:
     off = "" if party else "# "
     return f"""\
 genesis = "genesis.json"
@@ -278,6 +288,7 @@ engine = "comet"
 [comet]
 home = "node"
 snapshot_interval = 1000              # heights of CometBFT between snapshots for nodes that join; 0 for none
+retain_blocks = {retain_blocks}                # heights that CometBFT keeps at least, for nodes that were away; 0 for all
 
 [mqtt]
 host = "{broker[0]}"

@@ -6,17 +6,22 @@ is left after a block (recheck), so everything here is forgotten at Commit and b
 
 from pile_coordinator.chain.env import Env
 from pile_coordinator.chain.proofs import parse_proof
-from pile_coordinator.chain.records import Party, Pile, PileKey
+from pile_coordinator.chain.records import Candidate, Party, Pile, PileKey
 from pile_coordinator.chain.rejections import Rejection
 from pile_coordinator.chain.state import State
-from pile_coordinator.chain.transactions import SubmitProofs, Transaction, decode_transaction
+from pile_coordinator.chain.transactions import DoubleAttestation, SubmitProofs, Transaction, decode_transaction
 from pile_coordinator.chain.transition import check_tx
+from pile_coordinator.engines.comet.bundle import pack, unpack
 from pile_shared.errors import PilechainError
 from pile_shared.proof import proof_hash
 
 # Of one party, beyond its sequence: gossip may bring a later one first, and a coordinator sends a few batches a second.
 # Bounds what one party can fill of a mempool of 5,000.
 MAX_AHEAD = 64
+
+
+# Why a transaction in a bundle is refused that an honest coordinator packed: time has passed, or another brought it.
+_LATE = frozenset({"replayed", "waits", "expired"})
 
 
 class WaitsError(PilechainError):
@@ -31,11 +36,13 @@ class Pool:
     def __init__(self) -> None:
         self._sequences: dict[str, dict[int, bytes]] = {}  # by party: the transaction that waits with a sequence
         self._proofs: dict[tuple[str, int], Transaction] = {}  # (pile, sequence) -> what brings it
+        self._entered: set[bytes] = set()  # ids of what CometBFT has, not only we
 
     def clear(self) -> None:
         """A block was committed: CometBFT will ask again for what is left."""
         self._sequences.clear()
         self._proofs.clear()
+        self._entered.clear()
 
     def next_sequence(self, party: str, committed: int) -> int:
         """The first sequence after `committed` that none of a party's waiting transactions has."""
@@ -49,6 +56,38 @@ class Pool:
         """Whether this very transaction waits."""
         return self._sequences.get(tx.sender, {}).get(tx.sequence) == tx.id
 
+    def enter(self, state: State, env: Env, entry: bytes, *, again: bool = False) -> None:
+        """Take one of CometBFT's transactions into the mempool: a transaction of ours, or a bundle of several.
+
+        A bundle in which some came too late is good for the others; one that brings nothing new is refused, as it could be
+        packed in any number of ways. What no honest coordinator packs, a forged signature for one, spoils all of it; but
+        once it waits, what became impossible for one sender costs the others nothing.
+
+        Args:
+            state: after the last committed block.
+            env: of the block to come.
+            entry: what CometBFT asks about.
+            again: it waits since before the last block.
+
+        Raises:
+            Rejection: it cannot succeed. WaitsError: what it says waits already.
+        """
+        txs = unpack(entry)
+        is_bundle = len(txs) > 1
+        taken, refusal = [], None
+        for data in txs:
+            try:
+                taken.append(self.check(state, env, data, again=again))
+            except (Rejection, WaitsError) as error:
+                if not is_bundle or not (again or error.code in _LATE):
+                    raise
+                refusal = error
+        if is_bundle and all(tx.id in self._entered for tx in taken):
+            raise refusal or WaitsError("everything in it waits already")
+        for tx in taken:
+            self._entered.add(tx.id)
+            self.add(state, tx)
+
     def check(self, state: State, env: Env, data: bytes, *, again: bool = False) -> Transaction:
         """The transaction, if it may wait: what costs least is looked at first, its signature last.
 
@@ -56,7 +95,7 @@ class Pool:
             state: after the last committed block.
             env: of the block to come.
             data: the transaction.
-            again: it waits since before the last block. It may stay though its proofs are known by now: others of its
+            again: it waits since before the last block. It may stay though what it says is known by now: others of its
                 sender are numbered after it.
 
         Raises:
@@ -73,6 +112,8 @@ class Pool:
             raise WaitsError(f"another transaction of {tx.sender} waits with sequence {tx.sequence}")
         if not again and isinstance(tx.body, SubmitProofs) and not self._new_proofs(state, tx.id, tx.body):
             raise WaitsError("every proof in it is known, or waits already")
+        if not again and isinstance(tx.body, DoubleAttestation) and _is_punished(state, tx.body.candidate):
+            raise Rejection("phase", f"{tx.body.candidate} was punished for this already")
         return check_tx(state, env, data)
 
     def _new_proofs(self, state: State, tx_id: bytes, body: SubmitProofs) -> list[tuple[str, int]]:
@@ -108,6 +149,12 @@ class Pool:
                 self._proofs[place] = tx
 
 
+def _is_punished(state: State, party: str) -> bool:
+    """Whether a node was punished already: every coordinator that saw it attest twice says so, and one is enough."""
+    candidate = state.find(Candidate, party)
+    return candidate is not None and candidate.tombstoned
+
+
 class Turns:
     """What a correct proposer sends: well signed transactions, each in turn for its sender, by the committed state alone.
 
@@ -121,51 +168,67 @@ class Turns:
         self._env = env
         self._next: dict[str, int] = {}
 
-    def take(self, data: bytes) -> bool:
-        """Whether a transaction may come next in the block; if so, its sender's turn has passed."""
-        try:
-            tx = check_tx(self._state, self._env, data)
-        except Rejection:
-            return False
-        due = self._next.get(tx.sender, self._state.get(Party, tx.sender).sequence + 1)
-        if tx.sequence != due:
-            return False
-        self._next[tx.sender] = due + 1
+    def take(self, txs: list[bytes]) -> bool:
+        """Whether these may come next in the block, one after the other; if so, their senders' turns have passed."""
+        after: dict[str, int] = {}
+        for data in txs:
+            try:
+                tx = check_tx(self._state, self._env, data)
+            except Rejection:
+                return False
+            due = after.get(tx.sender) or self._next.get(tx.sender) or self._state.get(Party, tx.sender).sequence + 1
+            if tx.sequence != due:
+                return False
+            after[tx.sender] = due + 1
+        self._next |= after
         return True
 
 
 def propose(state: State, env: Env, waiting: list[bytes], max_bytes: int) -> list[bytes]:
-    """The transactions of a proposal, in the order in which they came unless their senders numbered them otherwise.
+    """The entries of a proposal, in the order in which they came unless their senders numbered them otherwise.
 
     Args:
         state: after the last committed block.
         env: of the block to come.
-        waiting: of the mempool, in its order.
+        waiting: CometBFT's mempool, in its order.
         max_bytes: how much they may take in a block, each with CometBFT's frame around it.
     """
-    turns, chosen, left = Turns(state, env), [], max_bytes
-    for data in _in_sequence(waiting):
-        size = framed_bytes(data)
-        if size <= left and turns.take(data):
-            chosen.append(data)
-            left -= size
-    return chosen
+    proposal = _Proposal(Turns(state, env), max_bytes)
+    left = [(entry, unpack(entry)) for entry in waiting]
+    for _ in range(MAX_AHEAD):  # a sender's transactions may have come in any order
+        before = len(left)
+        left = [(entry, txs) for entry, txs in left if not proposal.add(entry, txs)]
+        if len(left) in {0, before}:
+            break
+    for _, txs in left:
+        proposal.add_some(txs)
+    return proposal.entries
 
 
-def _in_sequence(waiting: list[bytes]) -> list[bytes]:
-    """Every sender's transactions in order of sequence, on the places that the sender's transactions had."""
-    decoded = []
-    for data in waiting:
-        try:
-            decoded.append((decode_transaction(data), data))
-        except Rejection:
-            continue  # no correct node lets it into its mempool
-    by_sender: dict[str, list[tuple[int, bytes]]] = {}
-    for tx, data in decoded:
-        by_sender.setdefault(tx.sender, []).append((tx.sequence, data))
-    for rows in by_sender.values():
-        rows.sort(reverse=True)
-    return [by_sender[tx.sender].pop()[1] for tx, _ in decoded]
+class _Proposal:
+    """A block that is being filled."""
+
+    def __init__(self, turns: Turns, max_bytes: int) -> None:
+        self._turns = turns
+        self._left = max_bytes
+        self.entries: list[bytes] = []
+
+    def add(self, entry: bytes, txs: list[bytes]) -> bool:
+        """Add an entry whole, if there is room and everything in it is in turn."""
+        size = framed_bytes(entry)
+        if size > self._left or not self._turns.take(txs):
+            return False
+        self.entries.append(entry)
+        self._left -= size
+        return True
+
+    def add_some(self, txs: list[bytes]) -> None:
+        """Of a bundle in which not everything is in turn, add what is."""
+        if len(txs) == 1 or framed_bytes(b"".join(txs)) + 3 * len(txs) > self._left:
+            return
+        for entry in pack([tx for tx in txs if self._turns.take([tx])]):
+            self.entries.append(entry)
+            self._left -= framed_bytes(entry)
 
 
 def framed_bytes(data: bytes) -> int:

@@ -9,6 +9,7 @@ import threading
 from typing import Any, cast
 from urllib.parse import urlsplit
 
+from pile_coordinator.engines.comet.bundle import MAX_BUNDLED, pack
 from pile_shared.errors import LinkError
 
 MAX_ANSWER_BYTES = 16 << 20
@@ -124,14 +125,15 @@ class Sender:
             batch = self._more([first])
             if batch is None:
                 return
-            encoded = [base64.b64encode(tx).decode() for tx in batch]
-            with contextlib.suppress(LinkError):  # whoever hears nothing sends again
-                self._rpc.calls([("broadcast_tx_async", {"tx": tx}) for tx in encoded])
+            encoded = [base64.b64encode(entry).decode() for entry in pack(batch)]
+            for start in range(0, len(encoded), BATCH):
+                with contextlib.suppress(LinkError):  # whoever hears nothing sends again
+                    self._rpc.calls([("broadcast_tx_async", {"tx": entry}) for entry in encoded[start : start + BATCH]])
 
     def _more(self, batch: list[bytes]) -> list[bytes] | None:
         """What else is queued, as far as one call takes it; None if the end is."""
         size = len(batch[0])
-        while len(batch) < BATCH and size < _BATCH_BYTES:
+        while len(batch) < BATCH * MAX_BUNDLED and size < _BATCH_BYTES:
             try:
                 tx = self._queue.get_nowait()
             except queue.Empty:

@@ -113,6 +113,15 @@ class Snapshots:
         """CometBFT's height of the newest snapshot here; 0 if there is none."""
         return max(self._heights(), default=0)
 
+    @property
+    def are_taken(self) -> bool:
+        """Whether this node takes any."""
+        return self._interval > 0
+
+    def oldest(self) -> int:
+        """CometBFT's height of the oldest one here; 0 if there is none."""
+        return min(self._heights(), default=0)
+
     def list(self) -> "list[Snapshot]":
         """What there is, oldest first."""
         found = []

@@ -1,0 +1,162 @@
+"""Bundles: an envelope that changes what CometBFT carries, and nothing that a block of ours says."""
+
+import itertools
+import random
+
+import pytest
+from comet_app import App
+from hypothesis import given
+from hypothesis import strategies as st
+from world import NOW, genesis, key
+
+from pile_coordinator.chain.transactions import Deposit, RegisterParty, sign_transaction
+from pile_coordinator.engines.comet.bundle import MAX_BUNDLED, MAX_ENTRY_BYTES, pack, unpack
+from pile_coordinator.engines.comet.messages import abci_pb2 as abci
+from pile_coordinator.engines.comet.pool import framed_bytes
+from pile_shared.codec import encode
+
+START = b"\xd2\x84"  # of every transaction
+TXS = st.lists(st.binary(min_size=0, max_size=400).map(lambda rest: START + rest), max_size=300)
+
+
+@pytest.fixture
+def app(tmp_path):
+    opened = App(tmp_path)
+    opened.init_chain()
+    yield opened
+    opened.close()
+
+
+def said(number: int, sequence: int, sender: str = "grid", valid_until: int = 1000) -> bytes:
+    """Something that the grid may book or, sent by the operator, whom it may register."""
+    public = key(f"user-{number}").public
+    body = (
+        Deposit("operator", 5, f"n{number}")
+        if sender == "grid"
+        else RegisterParty(f"user-{number}", "ev-owner", public)
+    )
+    return sign_transaction(key(sender), genesis().chain_id, sender, sequence, valid_until, body)
+
+
+def bundle(*txs: bytes) -> bytes:
+    (entry,) = pack(list(txs))
+    return entry
+
+
+def proposal(app: App, entries: list[bytes], max_bytes: int = 1 << 20) -> list[bytes]:
+    return list(app.ask("prepare_proposal", txs=entries, max_tx_bytes=max_bytes, height=1).txs)
+
+
+def accepted(app: App, entries: list[bytes]) -> bool:
+    return app.ask("process_proposal", txs=entries, height=1).status == abci.ResponseProcessProposal.ACCEPT
+
+
+# --- the envelope --------------------------------------------------------------------------------------------------------
+
+
+@given(TXS)
+def test_what_is_packed_is_unpacked_in_its_order(txs):
+    entries = pack(txs)
+    assert [tx for entry in entries for tx in unpack(entry)] == txs
+    for entry in entries:
+        assert len(entry) <= MAX_ENTRY_BYTES
+        assert len(unpack(entry)) <= MAX_BUNDLED
+
+
+@given(st.lists(st.integers(1, 65_000), min_size=1, max_size=8))
+def test_long_transactions_are_packed_as_far_as_they_fit(lengths):
+    txs = [START + bytes(length - 2) if length > 2 else START for length in lengths]
+    entries = pack(txs)
+    assert [tx for entry in entries for tx in unpack(entry)] == txs
+    assert all(len(entry) <= MAX_ENTRY_BYTES for entry in entries)
+    for one, other in itertools.pairwise(entries):
+        first = unpack(other)[0]
+        assert len(one) + len(first) > MAX_ENTRY_BYTES - 12  # no smaller number of entries would hold them
+
+
+@given(st.binary(max_size=300) | st.binary(max_size=60).map(lambda data: b"\x82" + data))
+def test_no_bytes_are_too_strange_and_none_have_two_meanings(data):
+    txs = unpack(data)
+    assert txs == [data] or pack(txs) == [data]
+
+
+@pytest.mark.parametrize(
+    "value", [[], [b"x"], [b"x", "x"], [b"x", [b"y"]], [b"x"] * (MAX_BUNDLED + 1), [bytes(40_000), bytes(40_000)]]
+)
+def test_what_only_looks_like_a_bundle_is_one_transaction(app, value):
+    entry = encode(value)
+    assert unpack(entry) == [entry]
+    assert app.check(entry).codespace in {"malformed", "oversized"}
+    assert not accepted(app, [entry])
+
+
+# --- what the chain makes of it ------------------------------------------------------------------------------------------
+
+
+def test_a_block_is_the_same_however_its_transactions_were_packed(tmp_path):
+    txs = [said(i, 1 + i // 2, "grid" if i % 2 else "operator") for i in range(40)]
+    whole, hashes = random.Random(1), set()
+    for number in range(6):
+        cuts = sorted(whole.sample(range(1, len(txs)), number * 3))
+        parts = (
+            [txs[a:b] for a, b in zip([0, *cuts], [*cuts, len(txs)], strict=True)] if number else [[tx] for tx in txs]
+        )
+        app = App(tmp_path / str(number))
+        app.init_chain()
+        entries = [bundle(*part) for part in parts]
+        done = app.decide(1, NOW + 5, entries)
+        hashes.add(done.app_hash)
+        assert len(done.tx_results) == len(entries)
+        (block,) = app.blocks
+        assert block.txs == txs
+        assert {result.code for result in block.results} == {"ok"}
+        app.close()
+    assert len(hashes) == 1
+
+
+def test_a_bundle_of_which_some_came_too_late_is_good_for_the_others(app):
+    one, two, three = (said(i, i) for i in (1, 2, 3))
+    other = said(9, 1, "operator")
+    assert app.check(bundle(one, two, other)).code == 0
+    assert app.check(bundle(two, other)).codespace == "waits"  # nothing new, in whatever order
+    assert app.check(bundle(other, one)).codespace == "waits"
+    assert app.check(bundle(two, three)).code == 0
+    app.decide(1, NOW + 5, [one, other])
+    assert app.check(bundle(one, two, other), again=True).code == 0  # two is still to come
+    assert app.check(bundle(two, three), again=True).code == 0
+    assert proposal(app, [bundle(one, two, other), bundle(two, three)]) == [bundle(two, three)]
+    app.decide(2, NOW + 6, [bundle(two, three)])
+    assert app.check(bundle(one, two, other), again=True).codespace == "replayed"
+
+
+def test_a_forged_transaction_spoils_its_bundle_and_nothing_else(app):
+    one, two = said(1, 1), said(2, 2)
+    forged = bytearray(said(9, 1, "operator"))
+    forged[-1] ^= 1
+    assert app.check(bundle(one, two, bytes(forged))).codespace in {"bad_signature", "malformed"}
+    assert app.check(bundle(one, two)).code == 0  # the refused bundle has not taken their places
+    assert not accepted(app, [bundle(one, two, bytes(forged))])
+
+
+def test_what_became_impossible_for_one_sender_costs_the_others_nothing(app):
+    short, one = said(9, 1, "operator", valid_until=1), said(1, 1)
+    assert app.check(bundle(short, one)).code == 0
+    app.decide(1, NOW + 5, [said(7, 2, "operator")])  # it is out of turn: a block in which nothing happened
+    assert app.check(bundle(short, one), again=True).code == 0
+    assert proposal(app, [bundle(short, one)]) == [one]
+
+
+def test_a_proposal_of_bundles_is_in_turn_and_accepted_and_keeps_to_its_bytes(app):
+    own = [said(i, i) for i in range(1, 31)]
+    others = [said(100 + i, i, "operator") for i in range(1, 31)]
+    entries = [bundle(*own[10:20]), bundle(*others[:15], *own[20:]), bundle(*own[:10]), *others[15:]]
+    chosen = proposal(app, entries)
+    assert accepted(app, chosen)
+    assert sorted(tx for entry in chosen for tx in unpack(entry)) == sorted([*own, *others])
+    for room in range(0, sum(map(framed_bytes, entries)), 501):
+        chosen = proposal(app, entries, room)
+        assert sum(map(framed_bytes, chosen)) <= room
+        assert accepted(app, chosen)
+    for bad in ([bundle(own[0], own[0])], [bundle(own[1], own[0])], [bundle(own[0], own[1]), own[1]]):
+        assert not accepted(app, bad)
+    assert proposal(app, [bundle(own[1], own[1], own[0], own[3])]) == [own[0]]
