@@ -239,12 +239,14 @@ def test_a_node_that_waits_for_a_snapshot_is_not_called_away(network, monkeypatc
     def call(method: str, **_):
         assert method != "validators"
         info = {"latest_block_height": "0", "catching_up": True, "latest_block_time": "1970-01-01T00:00:00Z"}
+        info["earliest_block_height"] = "0"
         return {
             "status": {"sync_info": info, "validator_info": {"voting_power": "0"}, "node_info": {"moniker": "node-2"}},
             "net_info": {"n_peers": "3"},
         }[method]
 
-    facts = {"chain": "c", "height": 0, "certified": 0, "comet_height": 0, "app_hash": "ab" * 32, "snapshot": 0}
+    facts = {"chain": "c", "height": 0, "certified": 0, "comet_height": 0, "app_hash": "ab" * 32}
+    facts |= {"snapshot": 0, "first_height": 1}
     node = SimpleNamespace(call=call, query=lambda _: facts, close=lambda: None)
     monkeypatch.setattr(network_cli, "Rpc", lambda _: node)
     assert pilechain(["network", "status", str(folder / "node-2")]) == 0
