@@ -19,7 +19,8 @@ from pile_coordinator.engines.comet.home import Home
 from pile_coordinator.engines.comet.messages import abci_pb2 as abci
 from pile_coordinator.engines.comet.pool import MAX_AHEAD
 from pile_coordinator.engines.engine import BusyError, CachingVerifier, StoreError
-from pile_shared.codec import decode
+from pile_shared.certificate import decode_header
+from pile_shared.codec import array, decode
 from pile_shared.platform import es256_verify, sha256
 
 
@@ -49,6 +50,7 @@ class Node(App):
             clock=Clock(),
             log=print,
             snapshot_interval=0,
+            retain_blocks=0,
         )
         self.ledger = self.engine._ledger
         self.application = SimpleNamespace(handle=self.engine._server._handle)
@@ -191,9 +193,11 @@ def test_questions_of_other_nodes_cost_a_bounded_answer(nodes, clock):
     deliver(nodes)
     for payload in (b"", b"\x00", b"\x80", b"\x1b" + b"\xff" * 8):
         assert node.engine.handle(topic, payload) != ""
+    before = len(node.sent)
     assert node.engine.handle(topic, b"\x01") == ""
+    assert len(node.sent) == before + 1
     assert node.engine.handle(topic, b"\x01") == ""  # too soon: not answered
-    assert [kind for _, kind, _ in node.sent].count(ATTESTATION) == 1
+    assert len(node.sent) == before + 1
 
 
 def test_a_chain_that_stands_makes_its_coordinator_wait_and_does_not_stop_it(nodes):
@@ -320,7 +324,9 @@ def forgetful(tmp_path, clock):
 def test_a_question_for_blocks_whose_nodes_are_forgotten_stops_nobody(forgetful):
     topic = node_topic(forgetful.genesis.chain_id, "node-3", MISSING)
     assert forgetful.engine.handle(topic, b"\x01") == ""
-    assert forgetful.sent == []
+    heights = [decode_header(array(decode(payload, 4096), 2)[0]).height for _, _, payload in forgetful.sent]
+    assert heights == list(range(heights[0], 31))  # of those whose nodes it still knows
+    assert heights[0] > 1
 
 
 def test_a_node_that_fell_too_far_behind_says_what_to_do(forgetful):
