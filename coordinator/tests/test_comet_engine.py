@@ -272,9 +272,9 @@ def test_a_transaction_is_handed_over_again_until_it_is_in_a_block(nodes, clock)
     assert recorder.sent == [deposit(1)] * 4
     decide(nodes, 1)
     deliver(nodes)
+    assert not node.engine.waits(sha256(deposit(1)))
     clock.now_s += SEND_AGAIN_S
     node.engine.advance(0)
-    assert not node.engine.waits(sha256(deposit(1)))
     assert len(recorder.sent) == 4
 
 
