@@ -19,8 +19,8 @@ from pile_coordinator.engines.comet.home import Home
 from pile_coordinator.engines.comet.messages import abci_pb2 as abci
 from pile_coordinator.engines.comet.pool import MAX_AHEAD
 from pile_coordinator.engines.engine import BusyError, CachingVerifier, StoreError
-from pile_shared.certificate import decode_header
-from pile_shared.codec import array, decode
+from pile_shared.certificate import attest, decode_handover, decode_header, validators_hash
+from pile_shared.codec import array, decode, encode
 from pile_shared.platform import es256_verify, sha256
 
 
@@ -299,26 +299,54 @@ def test_what_waits_for_the_node_is_bounded(nodes, monkeypatch):
 
 
 @pytest.fixture
-def forgetful(tmp_path, clock):
+def elected(tmp_path, clock):
     """A node of a chain on which nothing can be punished after ten blocks and a second: the first set is forgotten soon."""
     bonds = {node: (20 if node != "node-5" else 10) * 1_000_000 for node in CANDIDATES}
     rules = stake_json(bonds, evidence_age_blocks=10, evidence_age_ms=1000, downtime_window_blocks=1000)
     chain = genesis(stake=rules, more=[(node, "operator") for node in CANDIDATES], epoch_ms=HOUR)
     node = Node(tmp_path, "node-1", chain, {name: CANDIDATE_KEYS[name] for name in CANDIDATES[:4]})
     node.init_chain()
+    yield node
+    node.close()
+
+
+def live(node: Node, first: int, last: int) -> None:
+    """Blocks an hour apart; in the third it is shown that node-2 has signed twice, so node-5 takes its place."""
     guilty = abci.Misbehavior(
         type=abci.DUPLICATE_VOTE,
         validator=abci.Validator(address=address_of(CANDIDATE_KEYS["node-2"]), power=20),
         height=2,
     )
-    for height in range(1, 31):
+    for height in range(first, last + 1):
         shown = {"misbehavior": [guilty]} if height == 3 else {}
         commit = votes(*CANDIDATES[:4]) if height > 1 else votes()
         node.decide(height, NOW + height * HOUR, [], proposer="node-1", decided_last_commit=commit, **shown)
+
+
+@pytest.fixture
+def forgetful(elected):
+    live(elected, 1, 30)
     with pytest.raises(KeyError):
-        node.ledger.validators_at(1)
-    yield node
-    node.close()
+        elected.ledger.validators_at(1)
+    return elected
+
+
+def test_readers_of_a_set_that_ended_are_told_the_next(elected):
+    founding = validators_hash(list(elected.genesis.validators))
+    for height in range(1, 9):
+        live(elected, height, height)
+        assert elected.engine.height == height - 1
+        assert elected.engine.handover_from(founding) is None or height > 4
+        elected.engine.advance(0)
+        header = elected.engine.block(height).certificate.header_bytes
+        for name in CANDIDATES[1:]:
+            signature = attest(header, key(name + "/attest"), elected.genesis.chain_id)
+            topic = node_topic(elected.genesis.chain_id, name, ATTESTATION)
+            elected.engine.handle(topic, encode([header, signature]))
+        elected.engine.advance(0)
+    assert elected.engine.height == 8
+    certificate, _ = decode_handover(elected.engine.handover_from(founding))
+    certificate.verify(elected.genesis.chain_id, list(elected.genesis.validators))
 
 
 def test_a_question_for_blocks_whose_nodes_are_forgotten_stops_nobody(forgetful):

@@ -255,6 +255,20 @@ def test_a_node_that_waits_for_a_snapshot_is_not_called_away(network, monkeypatc
     assert "abababababababab" in said
 
 
+@pytest.mark.parametrize(
+    ("rows", "status"),
+    [([(7, "aa"), (7, "aa")], 0), ([(7, "aa"), (8, "bb")], 0), ([(7, "aa"), (7, "bb")], 1), ([(7, "aa"), None], 1)],
+)
+def test_nodes_that_differ_at_one_height_are_a_failure(monkeypatch, capsys, rows, status):
+    said = {
+        f"n{i}": {"comet_height": row[0], "app_hash": row[1]} if row else {"error": "away"}
+        for i, row in enumerate(rows)
+    }
+    monkeypatch.setattr(network_cli, "node_status", lambda folder: said[str(folder)])
+    assert pilechain(["network", "status", "--json", *said]) == status
+    assert capsys.readouterr().out
+
+
 def test_run_says_what_it_needs(network, monkeypatch, capsys, tmp_path):
     folder, _ = network
     config = str(folder / "node-2" / "coordinator.toml")
