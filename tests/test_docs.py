@@ -272,7 +272,12 @@ def test_every_command_explains_itself():
 def test_the_network_pages_commands_parse_and_its_configuration_loads(tmp_path):
     page = (DOCS / "network.md").read_text()
     lines = [line for block in blocks("network.md", "text") for line in block.splitlines() if "pilechain " in line]
-    assert {" ".join(shlex.split(line)[1:3]) for line in lines} >= {"init network", "network status", "network join"}
+    assert {" ".join(shlex.split(line)[1:3]) for line in lines} >= {
+        "init network",
+        "network status",
+        "network join",
+        "network add",
+    }
     for line in lines:
         assert pilechain_parser().parse_args(shlex.split(line)[1:]).run
     (block,) = blocks("network.md", "toml")

@@ -16,8 +16,9 @@ import pytest
 
 from pile_coordinator.chain.rejections import Rejection
 from pile_coordinator.chain.transactions import Body, Deposit
+from pile_coordinator.cli import main as pilechain
 from pile_coordinator.clock import Clock
-from pile_coordinator.engines.comet.network import Stake
+from pile_coordinator.engines.comet.network import PORTS_PER_NODE, Stake
 from pile_coordinator.engines.store import BASE
 from pile_coordinator.network_cli import write_state_sync
 from pile_coordinator.new_chain import STAKE_RULES
@@ -27,7 +28,7 @@ from pile_edge.light import LightClient
 from pile_edge.ports.cpython_storage import Storage
 from pile_hil.broker import Mosquitto, find_mosquitto, free_port
 from pile_hil.namespaces import Namespaces, has_namespaces
-from pile_hil.network import NAMES, Network, has_cometbft
+from pile_hil.network import NAMES, Network, free_ports, has_cometbft
 from pile_hil.requirements import require
 from pile_shared.certificate import decode_handover, validators_hash
 from pile_shared.errors import LinkError
@@ -292,6 +293,25 @@ def test_a_late_node_joins_by_state_sync_and_fetches_what_was_before(tmp_path, b
         assert store.note(BASE) is not None  # it did not begin with block 1
         store.close()
         check_all(network, load)
+
+
+def test_a_node_that_was_added_later_follows(tmp_path, broker):
+    """It has no vote, and certificates all the same."""
+    with Network(tmp_path / "network", broker.port) as network:
+        network.start()
+        with Load(network) as load:
+            load.wait_for(3)
+            first_port = str(free_ports(PORTS_PER_NODE))
+            words = ["network", "add", str(network.folder / "south"), "--like", str(network.folder / "grid")]
+            assert pilechain([*words, "--first-port", first_port]) == 0
+            network.start("south")
+            load.wait_for(3)
+        agreed = network.wait_agreed(*network.names, "south")
+        assert network.status("south")["power"] == 0
+        check_all(network, load)
+        ledger = open_ledger(network.folder / "south" / "data" / "ledger.sqlite", network.genesis)
+        assert audit(ledger, network.genesis).height == agreed["height"]
+        ledger.close()
 
 
 def test_a_supervisor_stops_cleanly_under_load(tmp_path, broker):

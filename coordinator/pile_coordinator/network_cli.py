@@ -11,6 +11,7 @@ from typing import Any, cast
 from rich.console import Console
 from rich.table import Table
 
+from pile_coordinator import network_add_cli
 from pile_coordinator.clock import Clock
 from pile_coordinator.config import MAX_RETAIN_BLOCKS, RETAIN_BLOCKS, load_genesis
 from pile_coordinator.engines.comet.home import Home
@@ -71,6 +72,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     join.add_argument("--json", action="store_true", help="one JSON object")
     join.set_defaults(run=_join)
+    network_add_cli.add_command(actions)
 
 
 def _add_init(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -60,12 +60,21 @@ def test_three_of_four_make_a_certificate_and_two_do_not(desk):
     Certificate(block().certificate.header_bytes, attestations).verify(CHAIN, VALIDATORS)
 
 
+def other_form(signature: bytes) -> bytes:
+    """A valid signature's twin, which readers of a certificate refuse: one liar could spoil every certificate with it."""
+    twin = (cose._ORDER - int.from_bytes(signature[32:], "big")).to_bytes(32, "big")
+    return signature[:32] + twin
+
+
 def test_what_does_not_count_is_named(desk):
     desk.sign(block(), VALIDATORS)
     refused = {
         said("b", block(), signer="c"): "bad_signature",
         said("b", block(), chain="other"): "bad_signature",
         said("b", block(), signature=bytes(64)): "bad_signature",
+        said(
+            "b", block(), signature=other_form(attest(block().certificate.header_bytes, key("b"), CHAIN))
+        ): "bad_signature",
         said("b", block(time_ms=6)): "other_header",
         said("b", block(MAX_AHEAD + 1)): "too_far_ahead",
         said("b", block(chain="other")): "wrong_chain",

@@ -52,8 +52,7 @@ class Node:
     def open(self) -> None:
         self.engine = comet.CometEngine(
             self.folder, self.chain, self.home, ("node-1", key("node-1/attest")),
-            verify=CachingVerifier(es256_verify), clock=Clock(), log=self.logged.append, snapshot_interval=0,
-            retain_blocks=0,
+            verify=CachingVerifier(es256_verify), clock=Clock(), log=self.logged.append, snapshot_interval=0, retain_blocks=0,
         )  # fmt: skip
         self.engine._sender.send = self.handed.append
         self.told: list[tuple[str, bytes]] = []
@@ -307,7 +306,10 @@ def test_who_asks_all_the_time_keeps_nobody_else_from_answers(node):
         assert ask(LIAR) == ""
     assert ask("node-2") == ""
     assert [topic.rpartition("/")[2] for topic, _ in node.told] == [ATTESTATION] * 2
-    assert ask("olga") == "unknown_node"
+    for stranger in ("olga", "otto", "olga"):  # who follows without a vote; they share what there is for them
+        assert ask(stranger) == ""
+    assert [topic.rpartition("/")[2] for topic, _ in node.told] == [ATTESTATION] * 3
+    assert len(node.engine._answered_s) == 3
 
 
 def test_a_certified_block_is_answered_with_its_certificate_however_old(node):

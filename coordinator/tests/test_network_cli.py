@@ -1,6 +1,8 @@
 """`pilechain init` and `network`: what they write, and what they say to a wrong call."""
 
+import base64
 import json
+import shutil
 import tomllib
 from types import SimpleNamespace
 
@@ -13,6 +15,7 @@ from pile_coordinator.cli import main as pilechain
 from pile_coordinator.config import load_config, load_genesis
 from pile_coordinator.engines.comet.home import Home
 from pile_coordinator.engines.store import Store
+from pile_coordinator.keys import load_key
 from pile_coordinator.network_cli import write_state_sync
 from pile_shared.certificate import Header
 from pile_shared.errors import ConfigError, LinkError
@@ -56,6 +59,55 @@ def test_a_genesis_file_is_kept_but_for_its_nodes(tmp_path):
     made = load_genesis(tmp_path / "net" / "a" / "genesis.json")
     assert [validator.party for validator in made.validators] == ["a", "b"]
     assert (made.params, made.tariff, made.parties) == (given.params, given.tariff, given.parties)
+
+
+def test_a_node_that_comes_later_knows_the_chain_and_has_keys_of_its_own(network, capsys, tmp_path):
+    folder, _ = network
+    like = folder / "node-2"
+    shutil.rmtree(like / "keys")  # what a friend may send
+    (like / "node" / "config" / "node_key.json").unlink()
+    (like / "node" / "config" / "priv_validator_key.json").unlink()
+    words = ["network", "add", str(tmp_path / "south"), "--like", str(like), "--first-port", "23100", "--json"]
+    peer = f"{'ab' * 20}@10.0.0.9:26656"
+    assert pilechain([*words, "--peer", peer, "--address", "10.0.0.5"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    loaded, other = load_config(tmp_path / "south" / "coordinator.toml"), load_config(like / "coordinator.toml")
+    assert (loaded.genesis.hash(), loaded.broker) == (other.genesis.hash(), other.broker)
+    assert (loaded.party, list(loaded.attestation)) == ("", ["south"])
+    assert load_key(loaded.attestation["south"]).public.hex() == said["attestation"]
+    home = Home(loaded.comet.home)
+    assert home.genesis() == Home(like / "node").genesis()
+    own = json.loads((home.path / "config" / "priv_validator_key.json").read_text())
+    assert base64.b64decode(own["pub_key"]["value"]).hex() == said["consensus"]
+    written, theirs = (tomllib.loads((h / "config" / "config.toml").read_text()) for h in (home.path, like / "node"))
+    assert written["p2p"]["laddr"] == "tcp://10.0.0.5:23100"
+    assert written["p2p"]["persistent_peers"] == f"{theirs['p2p']['persistent_peers']},{peer}"
+    assert written["consensus"] == theirs["consensus"]
+    secrets = [p for p in (tmp_path / "south").rglob("*key*") if p.is_file()]
+    assert len(secrets) == 3
+    assert all(p.stat().st_mode & 0o77 == 0 for p in secrets)
+    assert pilechain(words) == 2
+    assert "never overwritten" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("south --like nowhere", "nowhere"),
+        ("South! --like LIKE", "validator"),
+        ("south --like LIKE --peer somebody", "ID@HOST:PORT"),
+        ("south --like ALONE", "--peer"),
+        ("south --like LIKE --address here", "not an address"),
+    ],
+)
+def test_a_wrong_addition_is_told_and_leaves_nothing(network, capsys, tmp_path, words, told):
+    folder, _ = network
+    assert pilechain(["init", str(tmp_path / "alone"), "--validators", "1"]) == 0
+    words = words.replace("LIKE", str(folder / "node-2")).replace("ALONE", str(tmp_path / "alone" / "node-1"))
+    name, *rest = words.split()
+    assert pilechain(["network", "add", str(tmp_path / name), *rest]) in {1, 2}
+    assert told in capsys.readouterr().err
+    assert not list((tmp_path / name).glob("*"))
 
 
 def test_bonds_make_a_chain_that_elects(tmp_path):
@@ -201,6 +253,20 @@ def test_a_node_that_waits_for_a_snapshot_is_not_called_away(network, monkeypatc
     said = capsys.readouterr().out
     assert "node-2 (catching up)" in said
     assert "abababababababab" in said
+
+
+@pytest.mark.parametrize(
+    ("rows", "status"),
+    [([(7, "aa"), (7, "aa")], 0), ([(7, "aa"), (8, "bb")], 0), ([(7, "aa"), (7, "bb")], 1), ([(7, "aa"), None], 1)],
+)
+def test_nodes_that_differ_at_one_height_are_a_failure(monkeypatch, capsys, rows, status):
+    said = {
+        f"n{i}": {"comet_height": row[0], "app_hash": row[1]} if row else {"error": "away"}
+        for i, row in enumerate(rows)
+    }
+    monkeypatch.setattr(network_cli, "node_status", lambda folder: said[str(folder)])
+    assert pilechain(["network", "status", "--json", *said]) == status
+    assert capsys.readouterr().out
 
 
 def test_run_says_what_it_needs(network, monkeypatch, capsys, tmp_path):

@@ -415,18 +415,18 @@ class CometEngine:
     def _answer(self, party: str, payload: bytes) -> str:
         """Another node lacks certificates: send our signatures again, a few, and not more often than it may ask.
 
-        Each node has answers of its own, so that one which asks all the time keeps nobody else from any.
+        Each node has answers of its own, so that one which asks all the time keeps nobody else from any; those that follow
+        without a vote share them, as nobody knows how many there are.
         """
         try:
             start = check_int("height", decode(payload, 16), 1, MAX_POWER)
         except PilechainError as error:
             return error.code
-        if not self._is_node(party):
-            return "unknown_node"
+        who = party if self._is_node(party) else ""
         now_s = time.monotonic()
-        if now_s - self._answered_s.get(party, -ASK_AGAIN_S) < ASK_AGAIN_S / 4:
+        if now_s - self._answered_s.get(who, -ASK_AGAIN_S) < ASK_AGAIN_S / 4:
             return ""
-        self._answered_s[party] = now_s
+        self._answered_s[who] = now_s
         end = min(start + MAX_ANSWERED, self._ledger.height + 1)
         for height in range(max(start, self.first_height), end):
             self._answer_one(height)

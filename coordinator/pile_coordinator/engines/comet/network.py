@@ -18,8 +18,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pile_coordinator.chain.founding import founding_from_json
 from pile_coordinator.chain.genesis import Genesis, genesis_from_json
 from pile_coordinator.chain.stake import address_of
-from pile_coordinator.config import RETAIN_BLOCKS
+from pile_coordinator.config import RETAIN_BLOCKS, load_genesis, load_toml
 from pile_coordinator.engines.comet.bundle import MAX_ENTRY_BYTES
+from pile_coordinator.engines.comet.home import Home
 from pile_coordinator.keys import make_key
 from pile_shared.certificate import MAX_VALIDATORS
 from pile_shared.errors import ConfigError
@@ -130,23 +131,83 @@ def write_network(
         _elect(document, stake, publics, {party: _public(key) for party, key in keys.items()})
     genesis = genesis_from_json(document)
     node_keys = {plan.party: Ed25519PrivateKey.generate() for plan in plans}
-    comet = _comet_genesis(genesis, {party: _public(key) for party, key in keys.items()})
+    comet = json.dumps(_comet_genesis(genesis, {party: _public(key) for party, key in keys.items()}), indent=2) + "\n"
     for plan in plans:
         folder = out / plan.party
         _write(folder / "genesis.json", json.dumps(document, indent=2) + "\n")
-        home = folder / "node"
-        _write(home / "config" / "genesis.json", json.dumps(comet, indent=2) + "\n")
-        _write(home / "config" / "priv_validator_key.json", _validator_key(keys[plan.party]), secret=True)
-        _write(home / "config" / "node_key.json", _node_key(node_keys[plan.party]), secret=True)
-        _write(home / "data" / "priv_validator_state.json", '{"height": "0", "round": 0, "step": 0}\n', secret=True)
+        _write(folder / "node" / "config" / "genesis.json", comet)
+        _write_keys(folder / "node", keys[plan.party], node_keys[plan.party])
         peers = [
             f"{address_of(_public(node_keys[other.party])).hex()}@{_host(other)}:{other.p2p_port}"
             for other in plans
             if other is not plan
         ]
-        _write(home / "config" / "config.toml", comet_config(plan, peers, pace))
+        _write(folder / "node" / "config" / "config.toml", comet_config(plan, peers, pace))
         _write(folder / "coordinator.toml", _coordinator_config(plan, broker, serving.get(plan.party), retain_blocks))
     return genesis
+
+
+def add_node(
+    folder: Path,
+    plan: NodePlan,
+    like: Path,
+    peers: Sequence[str],
+    *,
+    broker: tuple[str, int],
+    retain_blocks: int = RETAIN_BLOCKS,
+) -> tuple[bytes, bytes]:
+    """Write the folder of a node that was not there when its network was written: it knows the chain, and has keys of its own.
+
+    Args:
+        folder: for it; must not be there, or be empty.
+        plan: where it listens.
+        like: the folder of another node, of which nothing secret is read: genesis, peers and pace are those of it.
+        peers: `id@host:port` of more nodes to connect to.
+        broker: host and port of the MQTT broker.
+        retain_blocks: heights whose blocks CometBFT keeps at least; 0 for all.
+
+    Returns:
+        The public keys with which it may stand for election: the ed25519 key of its votes, the P-256 key of its attestations.
+
+    Raises:
+        ConfigError: `like` is no such folder, or nobody would be connected to.
+    """
+    settings = load_toml(like / "node" / "config" / "config.toml")
+    load_genesis(like / "genesis.json")  # refuses what is none
+    found = _of(settings, "p2p").get("persistent_peers", "")
+    others = [*(peer for peer in str(found).split(",") if peer), *peers]
+    if not others:
+        raise ConfigError(f"{like} knows no other node; name one to connect to with --peer ID@HOST:PORT")
+    pace = _pace(_of(settings, "consensus"))
+    attester, key = make_key(folder / "keys" / "attest.key"), Ed25519PrivateKey.generate()
+    home = folder / "node"
+    _write(folder / "genesis.json", (like / "genesis.json").read_text())
+    _write(home / "config" / "genesis.json", json.dumps(Home(like / "node").genesis(), indent=2) + "\n")
+    _write_keys(home, key, Ed25519PrivateKey.generate())
+    _write(home / "config" / "config.toml", comet_config(plan, others, pace))
+    _write(folder / "coordinator.toml", _coordinator_config(plan, broker, None, retain_blocks))
+    return _public(key), attester.public
+
+
+def _of(settings: dict[str, object], section: str) -> dict[str, object]:
+    found = settings.get(section)
+    return found if isinstance(found, dict) else {}
+
+
+def _pace(consensus: dict[str, object]) -> Pace:
+    """The pace that a configuration of ours has; CometBFT's other forms of a duration are left to people."""
+
+    def ms(name: str, default: int) -> int:
+        digits = str(consensus.get(name, "")).removesuffix("ms")
+        return int(digits) if digits.isdecimal() else default
+
+    usual = Pace()
+    return Pace(
+        commit_ms=ms("timeout_commit", usual.commit_ms),
+        propose_ms=ms("timeout_propose", usual.propose_ms),
+        vote_ms=ms("timeout_prevote", usual.vote_ms),
+        idle_ms=ms("create_empty_blocks_interval", usual.idle_ms),
+    )
 
 
 def _elect(document: dict[str, object], stake: Stake, attesting: dict[str, bytes], consensus: dict[str, bytes]) -> None:
@@ -298,6 +359,13 @@ def _validator_key(key: Ed25519PrivateKey) -> str:
         "priv_key": _private(key),
     }
     return json.dumps(document, indent=2) + "\n"
+
+
+def _write_keys(home: Path, key: Ed25519PrivateKey, node_key: Ed25519PrivateKey) -> None:
+    """What votes and what is known to peers, and that nothing was voted yet."""
+    _write(home / "config" / "priv_validator_key.json", _validator_key(key), secret=True)
+    _write(home / "config" / "node_key.json", _node_key(node_key), secret=True)
+    _write(home / "data" / "priv_validator_state.json", '{"height": "0", "round": 0, "step": 0}\n', secret=True)
 
 
 def _write(path: Path, text: str, *, secret: bool = False) -> None:
