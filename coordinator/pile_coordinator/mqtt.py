@@ -118,6 +118,11 @@ class Connection:
                 return  # we are leaving: it is sent again by whoever hears no answer
         self._queue.put((message.topic, Kept(message.payload) if message.retain else bytes(message.payload)))
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether the broker has taken our subscriptions, and has not gone since."""
+        return self._subscribed.is_set()
+
     def wait_connected(self, timeout_s: float) -> None:
         """Return once subscribed; LinkError with the last error after `timeout_s`."""
         if not self._subscribed.wait(timeout_s):

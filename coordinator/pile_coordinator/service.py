@@ -13,6 +13,8 @@ import os
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import cast
 
@@ -110,12 +112,12 @@ class Coordinator:
         self.evidence = Exporter(config.data / "evidence.sqlite")
         self.evidence.catch_up(self.engine, MAX_CAUGHT_UP)
         self._is_behind = False
-        self.servers = Servers(self.chain_id, config.party)
+        self.servers = Servers(self.chain_id, config.party, settled=not self._may_share)
         self.unsaid = Unsaid(self.servers, self.chain_id, self._validators_at)
         self._asked = Heard()
         self._online: dict[str, bytes] = {}  # registered piles that say so, and the validators they believe in
-        self._share_s = 0.0  # when to look again
-        self._announce_s = 0.0
+        self._share_s = self._announce_s = 0.0  # when to look again
+        self._made_good: set[str] = set()  # piles that others may have told before: who says nothing is not silent
         self.desk = ProofDesk(self.chain_id, self.engine.verify, self.servers.wait_s)
         self.stops = KeptStops(config.data / "stops.sqlite", self.engine.state)
         self.troubles = Troubles()
@@ -263,8 +265,7 @@ class Coordinator:
         """One message from the broker. Never raises for what it contains."""
         if not topic:
             if payload == RECONNECTED:
-                self.servers.forget()
-                self._share_s = time.monotonic() + SETTLE_S
+                self._doubt()
             return None  # only to wake us
         outcome = self.engine.handle(topic, payload)
         if outcome is not None:
@@ -515,45 +516,71 @@ class Coordinator:
         """Take another coordinator's presence: "" or why it was refused; None if the message is another."""
         if not topic.endswith(f"/{SERVING}"):
             return None
-        before = self._spoken_to()
-        outcome = self.servers.hear(self.engine.state, topic, payload)
-        if outcome == "":
-            self._take_over(before)
-        return outcome
+        with self._change_of_turns():
+            return self.servers.hear(self.engine.state, topic, payload)
+
+    def _doubt(self) -> None:
+        """Connected anew: who is there now, and what was said meanwhile, is not known."""
+        self.servers.doubt()
+        self.unsaid.doubt()
+        self._share_s = time.monotonic() + SETTLE_S
 
     def _share(self) -> None:
         """Say that we serve once this node can; say for others what they did not."""
         now_s = time.monotonic()
-        if now_s < self._share_s:
-            return
+        if now_s < self._share_s or not self.connection.is_connected or self._is_behind:
+            return  # who lacks evidence neither says that it serves nor what others should have said
         self._share_s = now_s + SHARE_S
+        if not self.servers.settled:
+            with self._change_of_turns():
+                self.servers.settle()
         if not self.servers.announced and now_s >= self._announce_s:
             self._announce_s = now_s + ANNOUNCE_S
-            if self.engine.is_current() and not self._is_behind:
+            if self.engine.is_current():
                 self._announce()
-        for pile, kind, message in self.unsaid.due():
-            silent = self.servers.stood_in(pile)
-            if silent:
-                log(f"{pile} was not told its {kind} by {' and '.join(silent)}: said here, now and for a while")
-            self.connection.publish(topics.pile_topic(self.chain_id, pile, kind), message)
+        if self.servers.takes_part:
+            self._make_good()
+            self._stand_in()
 
     def _announce(self) -> None:
         assert self.signer is not None
-        with self.engine.turn():
-            before = self._spoken_to()
+        with self._change_of_turns():
             self.servers.announced = True
             self.connection.announce(self.servers.presence(self.signer))
-            self._take_over(before)
+
+    def _stand_in(self) -> None:
+        rows = self.unsaid.due()
+        for pile, kind, message in rows:
+            silent = [] if pile in self._made_good else self.servers.stood_in(pile)
+            if silent:
+                log(f"{pile} was not told its {kind} by {' and '.join(silent)}: said here, now and for a while")
+            self.connection.publish(topics.pile_topic(self.chain_id, pile, kind), message)
+        self._made_good -= {pile for pile, _, _ in rows}
+
+    @contextmanager
+    def _change_of_turns(self) -> Iterator[None]:
+        """Who speaks may change meanwhile: piles that become this coordinator's hear again what they may have missed."""
+        with self.engine.turn():
+            before = self._spoken_to()
+            yield
+            for pile in self._spoken_to() - before:
+                self._say_again(pile)
 
     def _spoken_to(self) -> set[str]:
         """The piles that are online and this coordinator's to speak to."""
         return {pile for pile in self._online if self.servers.rank(pile) == 0}
 
-    def _take_over(self, before: set[str]) -> None:
-        """Piles that have become this coordinator's and have a contract open hear again what they may have missed."""
-        for pile in self._spoken_to() - before:
-            if next(iter(self.engine.state.contracts_on(pile)), None) is not None:
-                self._lead(pile, self._online[pile])
+    def _make_good(self) -> None:
+        """What happened before this coordinator took part others have told, if there were any."""
+        if self.unsaid.missed:
+            self._made_good, self.unsaid.missed = self.unsaid.missed, set()
+            with self.engine.turn():
+                for pile in self._made_good & self._online.keys():
+                    self._say_again(pile)
+
+    def _say_again(self, pile: str) -> None:
+        if next(iter(self.engine.state.contracts_on(pile)), None) is not None:
+            self._lead(pile, self._online[pile])
 
     def _validators_at(self, height: int) -> list[Validator] | None:
         try:

@@ -50,17 +50,22 @@ class Servers:
 
     Attributes:
         announced: whether this coordinator has told the others that it serves. Before, it speaks only if nobody else does.
+        settled: whether the broker has had time to say who else is there. Before, somebody may be.
     """
 
-    def __init__(self, chain_id: str, party: str, now_s: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, chain_id: str, party: str, *, settled: bool = True, now_s: Callable[[], float] = time.monotonic
+    ) -> None:
         """Be `party` among the coordinators of a chain; `now_s` is a clock that only runs forward."""
         self._chain_id = chain_id
         self._party = party
         self._aad = cose.purpose(cose.SERVING, chain_id)
         self._now_s = now_s
         self._others: set[str] = set()
+        self._doubted: set[str] = set()
         self._silent_s: dict[str, float] = {}  # by party: when it may come first again
         self.announced = False
+        self.settled = settled
 
     def presence(self, signer: cose.SoftwareSigner) -> bytes:
         """What says that this coordinator serves."""
@@ -69,11 +74,17 @@ class Servers:
     @property
     def takes_part(self) -> bool:
         """Whether this coordinator has a place in the order: it has announced itself, or is alone."""
-        return self.announced or not self._others
+        return self.announced or (self.settled and not self._others)
 
-    def forget(self) -> None:
-        """The broker will say again who is present."""
-        self._others.clear()
+    def doubt(self) -> None:
+        """The broker will say again who is present: until `settle` those who were count as present."""
+        self.settled = False
+        self._doubted = set(self._others)
+
+    def settle(self) -> None:
+        """Who has not been heard of since `doubt` has gone."""
+        self._others -= self._doubted
+        self.settled = True
 
     def hear(self, state: State, topic: str, payload: bytes) -> str | None:
         """Take a presence: "" or why it was refused; None if the topic is another.
@@ -101,6 +112,7 @@ class Servers:
         if signed.payload != encode(party):
             return "not_yours"
         self._others.add(party)
+        self._doubted.discard(party)
         return ""
 
     def _before(self, who: str) -> list[str]:
@@ -111,7 +123,8 @@ class Servers:
 
     def rank(self, who: str) -> int:
         """How many others come first in speaking to a pile or party; 0 if this coordinator does."""
-        return len(self._before(who)) if self._others else 0
+        known = len(self._before(who)) if self._others else 0
+        return known if self.announced or self.settled else max(1, known)
 
     def wait_s(self, who: str) -> float:
         """How long the others have before this coordinator does what is theirs for a pile or party."""
@@ -131,7 +144,11 @@ def _weight(party: str, who: str) -> bytes:
 
 
 class Unsaid:
-    """What others should say to piles, and have not yet been heard to say. Used by one thread."""
+    """What others should say to piles, and have not yet been heard to say. Used by one thread.
+
+    Attributes:
+        missed: piles that others had to be told something by while this coordinator could not hear whether they did.
+    """
 
     def __init__(
         self,
@@ -154,6 +171,7 @@ class Unsaid:
         self._now_s = now_s
         self._owed: dict[tuple[str, str], dict[bytes, float]] = {}  # by (pile, kind): each message, and since when
         self._count = 0
+        self.missed: set[str] = set()
         self._early: OrderedDict[tuple[str, str], deque[bytes]] = OrderedDict()
         self._verified: OrderedDict[bytes, None] = OrderedDict()
 
@@ -167,6 +185,7 @@ class Unsaid:
             news: of a block, which another may have known before. An answer to a pile is said after it asked.
         """
         if not self._servers.takes_part:
+            self.missed.add(pile)
             return True
         if news and self._was_early(pile, kind, message):
             if kind != "contract":  # what came before it is covered
@@ -178,6 +197,12 @@ class Unsaid:
         self._count += message not in owed
         owed.setdefault(message, self._now_s())
         return True
+
+    def doubt(self) -> None:
+        """What was said while there was no connection was not heard: of what is owed only the piles are kept."""
+        self.missed |= {pile for pile, _ in self._owed}
+        self._owed.clear()
+        self._count = 0
 
     def heard(self, pile: str, kind: str, message: bytes) -> None:
         """Somebody said this to a pile: what is owed of the same is settled, once its certificate is verified."""

@@ -21,10 +21,7 @@ class Served:
     def __init__(self, folder, port, **site) -> None:
         self.site = Site(folder, [], rate=1, port=port, **site)
         self.chain_id = self.site.genesis.chain_id
-        self._ready = threading.Event()
-        self._thread = threading.Thread(target=self._serve)
-        self._thread.start()
-        assert self._ready.wait(20)
+        self._start()
         down = [topics.pile_topic(self.chain_id, "+", kind) for kind in topics.PILE_DOWN]
         down.append(topics.party_topic(self.chain_id, "+", "result"))
         self.raw = Connection(self.site.broker_spec, "stranger", down, persistent=False)
@@ -32,6 +29,19 @@ class Served:
         self.coordinator.connection.wait_connected(20)
         for party in ("olga", "dan"):
             make_key(self.site.key_file(party))
+
+    def _start(self) -> None:
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+        assert self._ready.wait(20)
+
+    def restart(self) -> None:
+        """Stop the coordinator, and start it again on what it has on disk."""
+        self.coordinator.stop()
+        self._thread.join(20)
+        self._start()
+        self.coordinator.connection.wait_connected(20)
 
     def _serve(self) -> None:
         self.coordinator = Coordinator(load_config(self.site.write_coordinator()))

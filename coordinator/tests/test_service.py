@@ -11,7 +11,7 @@ import pytest
 from served import PILE, Served
 from world import HOUR
 
-from pile_coordinator import mqtt, service
+from pile_coordinator import mqtt, service, serving, wallet
 from pile_coordinator.chain.rejections import Rejection
 from pile_coordinator.chain.transactions import (
     AT_MARKET,
@@ -330,3 +330,77 @@ def test_nobody_is_served_before_the_evidence_is_whole(served, monkeypatch, capf
     said = capfd.readouterr().err
     assert "the evidence lacks older blocks; piles and wallets wait for them" in said
     assert "the evidence is whole" in said
+
+
+# --- several coordinators, of which the others are only said to be there ---------------------------------------------------
+
+LIAR = "operator"  # comes before the coordinator for pile-1, may submit proofs, and serves nobody
+
+
+@pytest.fixture
+def shared(tmp_path, monkeypatch):
+    """A coordinator that others may serve beside; turns of half a second, and wallets as impatient."""
+    require(find_mosquitto() is not None, "mosquitto is not installed")
+    monkeypatch.setattr(Coordinator, "_may_share", property(lambda _: True))
+    monkeypatch.setattr(serving, "TURN_S", 0.5)
+    monkeypatch.setattr(wallet, "RESEND_S", 0.5)
+    with Mosquitto(tmp_path / "broker") as broker:
+        served = Served(tmp_path / "site", broker.port)
+        served.admit()
+        yield served
+        served.close()
+
+
+def lie(served) -> None:
+    signer = load_key(served.site.key_file(LIAR))
+    presence = serving.Servers(served.chain_id, LIAR).presence(signer)
+    served.raw.publish(serving.serving_topic(served.chain_id, LIAR), presence, retained=True)
+    until(lambda: served.coordinator.servers.rank("pile-1") == 1)
+
+
+def until(condition) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def contract_on_pile_1(served) -> None:
+    now_ms = served.site.clock.now_ms()
+    with served.site.wallet("dan") as dan, served.site.wallet("olga") as olga:
+        olga.send(List("pile-1", now_ms, now_ms + 9 * HOUR, 9000, AT_MARKET, False))
+        dan.send(PlaceBid("north", "", 1000, now_ms, now_ms + 8 * HOUR, 900_000, True, 0, False, False))
+
+
+def test_a_pile_whose_first_coordinator_is_a_lie_is_served_by_the_next(shared, capfd):
+    """Its proofs are brought and receipted and its contracts told, a turn later, and the liar is passed over then."""
+    lie(shared)
+    shared.proof(heartbeats(shared.chain_id, 1, shared.site.clock.now_ms())[0])
+    assert heard(shared, 1)[0].endswith("/receipt")
+    assert shared.coordinator.servers.rank("pile-1") == 0
+    contract_on_pile_1(shared)
+    assert heard(shared, 1)[0].endswith("/contract")
+    assert "pile-1 was not told its receipt by operator: said here" in capfd.readouterr().err
+    shared.raw.publish(serving.serving_topic(shared.chain_id, LIAR), b"\x01")
+    shared.counted("malformed", 1)
+
+
+def test_what_happened_while_a_coordinator_caught_up_it_makes_good_if_nobody_did(shared, monkeypatch, capfd):
+    """It comes back, another is said to be there, and it is not current for a while: then it speaks of what it kept quiet."""
+    lie(shared)
+    say(shared, [1, "pile-1", 0, bytes(32), bytes(32), ""])
+    until(lambda: "pile-1" in shared.coordinator._online)
+    current = []
+    monkeypatch.setattr(type(shared.coordinator.engine), "is_current", lambda _: bool(current))
+    shared.restart()
+    until(lambda: shared.coordinator.servers.settled)
+    assert not shared.coordinator.servers.takes_part
+    say(shared, [1, "pile-1", 0, bytes(32), bytes(32), ""])
+    contract_on_pile_1(shared)  # wallets ask again when nobody answers
+    until(lambda: "pile-1" in shared.coordinator.unsaid.missed)
+    while (received := shared.raw.get(0.7)) is not None:
+        assert not received[0].endswith("/contract")
+    current.append(True)
+    assert heard(shared, 1)[0].endswith("/contract")
+    assert "was not told" not in capfd.readouterr().err  # others may have told it before
+    assert shared.coordinator.servers.rank("pile-1") == 1

@@ -37,7 +37,7 @@ class Now:
 
 def present(names: list[str]) -> dict[str, Servers]:
     """Servers that have heard each other's presence."""
-    found = {name: Servers(CHAIN, name, Now()) for name in names}
+    found = {name: Servers(CHAIN, name, now_s=Now()) for name in names}
     for name, server in found.items():
         server.announced = True
         for other in names:
@@ -69,7 +69,7 @@ def test_who_goes_leaves_its_piles_to_the_next_and_moves_no_others() -> None:
 
 
 def test_only_a_party_that_may_submit_proofs_is_present_by_its_own_signature() -> None:
-    server, other = Servers(CHAIN, NAMES[0], Now()), Servers(CHAIN, NAMES[1], Now())
+    server, other = Servers(CHAIN, NAMES[0], now_s=Now()), Servers(CHAIN, NAMES[1], now_s=Now())
     server.announced = True
     aad = cose.purpose(cose.SERVING, CHAIN)
     cases = {
@@ -88,17 +88,28 @@ def test_only_a_party_that_may_submit_proofs_is_present_by_its_own_signature() -
     assert [server.rank(pile) for pile in PILES] == [0] * len(PILES)
     assert tell(server, NAMES[1], other.presence(key(NAMES[1]))) == ""
     assert any(server.rank(pile) for pile in PILES)
-    server.forget()
+    server.doubt()  # the broker will say again who is there
+    assert any(server.rank(pile) for pile in PILES)
+    assert tell(server, NAMES[1], other.presence(key(NAMES[1]))) == ""
+    server.settle()
+    assert any(server.rank(pile) for pile in PILES)
+    server.doubt()
+    server.settle()
     assert not any(server.rank(pile) for pile in PILES)
 
 
 def test_who_has_not_announced_itself_speaks_only_if_nobody_else_does() -> None:
-    server = Servers(CHAIN, NAMES[0], Now())
-    assert server.takes_part
-    assert server.rank("pile-1") == 0
-    tell(server, NAMES[1], Servers(CHAIN, NAMES[1], Now()).presence(key(NAMES[1])))
+    server = Servers(CHAIN, NAMES[0], settled=False, now_s=Now())
+    assert (server.takes_part, server.rank("pile-1")) == (False, 1)  # somebody may be there
+    server.settle()
+    assert (server.takes_part, server.rank("pile-1")) == (True, 0)
+    tell(server, NAMES[1], Servers(CHAIN, NAMES[1], now_s=Now()).presence(key(NAMES[1])))
     assert not server.takes_part
     assert all(server.rank(pile) == 1 for pile in PILES)
+    server.announced = True
+    assert server.takes_part
+    server.doubt()
+    assert server.takes_part
 
 
 # --- what is owed ------------------------------------------------------------------------------------------------------
@@ -242,6 +253,18 @@ def test_however_many_are_before_it_nobody_waits_longer_than_three_turns():
     desk = Desk(NAMES)
     assert desk.servers.rank(desk.pile) == 5
     assert desk.servers.wait_s(desk.pile) == MAX_TURNS * TURN_S
+
+
+def test_what_could_not_be_heard_is_known_by_pile():
+    desk = Desk()
+    own = desk.said([LEAF_CONTRACT, b"terms"])[0]
+    desk.owe("contract", own)
+    desk.unsaid.doubt()
+    desk.now.s = TURN_S
+    assert (desk.due(), desk.unsaid._count, desk.unsaid.missed) == ([], 0, {desk.pile})
+    desk.servers.announced = False
+    assert desk.unsaid.owe("pile-x", "receipt", own, news=True)
+    assert (desk.due(), desk.unsaid.missed) == ([], {desk.pile, "pile-x"})
 
 
 def test_what_there_is_no_room_for_is_said_at_once(monkeypatch):
