@@ -13,7 +13,15 @@ from world import HOUR, consensus, key
 
 from pile_coordinator.chain import stake
 from pile_coordinator.chain.records import Candidate
-from pile_coordinator.chain.transactions import Delegate, DoubleAttestation, RegisterCandidate, Undelegate, Unjail
+from pile_coordinator.chain.transactions import (
+    Delegate,
+    Deposit,
+    DoubleAttestation,
+    RegisterCandidate,
+    RegisterParty,
+    Undelegate,
+    Unjail,
+)
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "stake.md").read_text()
 ROWS: dict[str, Callable[[], None]] = {}
@@ -104,6 +112,19 @@ def test_a_newcomer_takes_the_place_of_who_has_too_little_and_answers_for_nothin
     assert world.state.find(Candidate, "operator") is None, "grid is back with its own keys"
     world.edge()
     assert set(world.powers()) == {"auditor", "grid", "node-1", "third"}
+
+
+def test_who_could_be_elected_keeps_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stake, "MAX_CANDIDATES", 5)
+    world = StakeWorld(FOUNDERS | {"node-2": 2_000_000}, min_self_bond_micro=2_000_000)
+    for _ in range(9):
+        world.edge()
+    assert "node-2" not in {name for kept in world.state.validator_sets() for name, *_ in kept.members}
+    world.send("operator", RegisterParty("newcomer", "third-party", key("newcomer").public))
+    world.send("grid", Deposit("newcomer", 9_000_000, "newcomer"))
+    world.ok()
+    body = RegisterCandidate(consensus("newcomer"), key("newcomer/attest").public, 0, 2_000_000)
+    assert world.refused("newcomer", body) == "limit"
 
 
 def test_who_signed_twice_keeps_its_place_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
