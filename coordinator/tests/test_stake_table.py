@@ -320,6 +320,7 @@ def test_downtime_jails_and_the_set_changes_two_blocks_later() -> None:
     world = StakeWorld(jail_ms=HOUR)
     away(world, "grid", 3)
     assert world.candidate("grid").jailed_until_ms == world.time_ms + HOUR
+    assert (world.candidate("grid").missed_before, world.candidate("grid").missed_blocks) == (0, 0), "it begins anew"
     everybody = {"auditor", "grid", "node-1", "operator"}
     assert [set(world.powers(world.height + ahead)) for ahead in (0, 1)] == [everybody, everybody]
     assert set(world.powers(world.height + 2)) == everybody - {"grid"}
