@@ -87,6 +87,7 @@ class StakeModel:
     collectable: int = 0
     votes: dict[str, tuple[str, int]] = field(default_factory=dict)
     decided: dict[str, int] = field(default_factory=dict)
+    places: int = 128
 
     def found(self, name: str, address: bytes, commission: int, bond: int) -> None:
         self.nodes[name] = Node(name, address, commission, commission, commission)
@@ -248,7 +249,7 @@ class StakeModel:
     def missed_lately(self, node: Node) -> tuple[int, int]:
         """Blocks, in the half of a window before the present one, and in the present one."""
         window, last = self.rules.downtime_window_blocks, self.height - 1
-        halves = [height for height in range(last + 1) if height % window in {0, window // 2}]
+        halves = [height for height in range(max(0, last - window), last + 1) if height % window in {0, window // 2}]
         now = sum(height >= halves[-1] for height in node.missed) if halves else 0
         return (sum(height >= halves[-2] for height in node.missed) - now if halves[1:] else 0), now
 
@@ -291,11 +292,34 @@ class StakeModel:
             return "wrong_role"
         if sender in self.nodes or key_is_taken:
             return "exists"
+        if micro < self.rules.min_self_bond_micro:
+            return "limit"
+        goes = self.weakest() if len(self.nodes) >= self.places else None
+        if len(self.nodes) >= self.places and goes is None:
+            return "limit"
         if self.has(f"P:{sender}") < micro:
             return "funds"
+        if goes is not None:
+            self.strike(goes)
         self.nodes[sender] = Node(sender, address, commission, commission, commission)
         self.put_up(sender, sender, micro)
         return "ok"
+
+    def weakest(self) -> str | None:
+        """Who loses its place to a newcomer."""
+        kept = {name for elected in self.sets[self.kept :] for name in elected.powers}
+        least = self.rules.min_self_bond_micro
+        may = [
+            n for n, node in self.nodes.items() if n not in kept and not node.tombstoned and self.has(f"S:{n}") < least
+        ]
+        return min(may, key=lambda name: (self.has(f"S:{name}"), name), default=None)
+
+    def strike(self, name: str) -> None:
+        for record, micro in list(self.records.items()):
+            if record[0] == name:
+                self.move(f"S:{name}", f"P:{record[1]}", micro)
+                del self.records[record]
+        del self.nodes[name]
 
     def put_up(self, sender: str, candidate: str, micro: int) -> None:
         self.move(f"P:{sender}", f"S:{candidate}", micro)

@@ -513,7 +513,7 @@ REACHED: dict[
     "object": {"unknown_contract", "not_yours", "phase"},
     "answer": {"unknown_contract", "not_yours", "phase", "evidence"},
     "rule": {"unknown_contract", "phase"},
-    "register-candidate": {"exists", "funds"},
+    "register-candidate": {"exists", "limit", "funds"},
     "delegate": {"unknown_candidate", "phase", "funds"},
     "undelegate": {"unknown_candidate", "funds"},
     "set-commission": {"unknown_candidate"},

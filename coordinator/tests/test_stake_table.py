@@ -2,15 +2,26 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 from every_phase import twice_attested
 from stake_world import FOUNDERS, StakeWorld, punished
-from world import HOUR, consensus
+from world import HOUR, consensus, key
 
-from pile_coordinator.chain.transactions import Delegate, DoubleAttestation, Undelegate, Unjail
+from pile_coordinator.chain import stake
+from pile_coordinator.chain.records import Candidate
+from pile_coordinator.chain.transactions import (
+    Delegate,
+    Deposit,
+    DoubleAttestation,
+    RegisterCandidate,
+    RegisterParty,
+    Undelegate,
+    Unjail,
+)
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "stake.md").read_text()
 ROWS: dict[str, Callable[[], None]] = {}
@@ -68,6 +79,69 @@ def test_entering_stake_comes_back_at_once() -> None:
     assert (world.held("user-1", "grid"), world.money("user-1")) == ({}, before)
 
 
+@row("any → nothing")
+def test_a_newcomer_takes_the_place_of_who_has_too_little_and_answers_for_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(stake, "MAX_CANDIDATES", 4)
+    world = StakeWorld(min_self_bond_micro=2_000_000)
+    body = RegisterCandidate(consensus("third"), key("third/attest").public, 0, 2_000_000)
+    assert world.refused("third", replace(body, amount_micro=1_999_999)) == "limit"
+    assert world.refused("third", body) == "limit", "all are elected"
+    for name in ("grid", "operator"):
+        world.send(name, Undelegate(name, 10_000_000))
+    world.ok()
+    world.edge()
+    world.send("user-1", Delegate("grid", 1_500_000))
+    world.send("operator", Delegate("operator", 1_999_999))
+    world.ok()
+    assert world.refused("third", body) == "limit", "both can still be accused"
+    for _ in range(7):
+        world.edge()
+    assert world.held("user-1", "grid") == {"bonded": 1_500_000}
+    before = world.money("user-1")
+    world.send("third", body)
+    world.ok()
+    assert world.state.find(Candidate, "grid") is None, "of two the one with the least stake"
+    assert (world.held("user-1", "grid"), world.money("user-1")) == ({}, before + 1_500_000)
+    assert world.refused("user-1", Delegate("grid", 1)) == "unknown_candidate"
+    stolen = RegisterCandidate(consensus("grid"), key("user-1/attest").public, 0, 2_000_000)
+    assert world.refused("auditor", stolen) == "exists"
+    world.send("grid", RegisterCandidate(consensus("grid"), key("grid/attest").public, 0, 2_000_000))
+    world.ok()
+    assert world.state.find(Candidate, "operator") is None, "grid is back with its own keys"
+    world.edge()
+    assert set(world.powers()) == {"auditor", "grid", "node-1", "third"}
+
+
+def test_who_could_be_elected_keeps_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stake, "MAX_CANDIDATES", 5)
+    world = StakeWorld(FOUNDERS | {"node-2": 2_000_000}, min_self_bond_micro=2_000_000)
+    for _ in range(9):
+        world.edge()
+    assert "node-2" not in {name for kept in world.state.validator_sets() for name, *_ in kept.members}
+    world.send("operator", RegisterParty("newcomer", "third-party", key("newcomer").public))
+    world.send("grid", Deposit("newcomer", 9_000_000, "newcomer"))
+    world.ok()
+    body = RegisterCandidate(consensus("newcomer"), key("newcomer/attest").public, 0, 2_000_000)
+    assert world.refused("newcomer", body) == "limit"
+
+
+def test_who_signed_twice_keeps_its_place_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or it could stand again with other keys."""
+    monkeypatch.setattr(stake, "MAX_CANDIDATES", 4)
+    world = StakeWorld()
+    world.catch("grid", world.height)
+    world.send("grid", Undelegate("grid", 9_500_000))
+    world.ok()
+    for _ in range(9):
+        world.edge()
+    assert world.held("grid", "grid") == {}
+    body = RegisterCandidate(consensus("third"), key("third/attest").public, 0, 2_000_000)
+    assert world.refused("third", body) == "limit"
+    assert world.refused("grid", body) == "exists"
+
+
 @row("entering → bonded")
 def test_stake_backs_the_set_two_blocks_after_the_edge() -> None:
     world = StakeWorld()
@@ -75,8 +149,8 @@ def test_stake_backs_the_set_two_blocks_after_the_edge() -> None:
     world.ok()
     before = world.money("user-1")
     world.edge()
-    stake = world.record("user-1", "grid", "bonded")
-    assert (stake.since_height, stake.until_height, world.money("user-1")) == (world.height + 2, 0, before)
+    found = world.record("user-1", "grid", "bonded")
+    assert (found.since_height, found.until_height, world.money("user-1")) == (world.height + 2, 0, before)
     assert world.state.set_at(world.height + 1).members[1][4] == 10_000_000  # type: ignore[union-attr]
     assert world.state.set_at(world.height + 2).members[1][4] == 13_000_000  # type: ignore[union-attr]
 
@@ -105,8 +179,8 @@ def test_stake_that_left_backs_nothing_two_blocks_after_the_edge() -> None:
     world.send("grid", Undelegate("grid", 4_000_000))
     world.ok()
     world.edge()
-    stake = world.record("grid", "grid", "unbonding")
-    assert (stake.amount_micro, stake.since_height, stake.until_height) == (4_000_000, 1, world.height + 2)
+    found = world.record("grid", "grid", "unbonding")
+    assert (found.amount_micro, found.since_height, found.until_height) == (4_000_000, 1, world.height + 2)
     assert world.powers(world.height + 1) == dict.fromkeys(("auditor", "grid", "node-1", "operator"), 10)
     assert world.powers() == dict.fromkeys(("auditor", "grid", "node-1", "operator"), 6), "four are equal, as the least"
 
@@ -246,6 +320,7 @@ def test_downtime_jails_and_the_set_changes_two_blocks_later() -> None:
     world = StakeWorld(jail_ms=HOUR)
     away(world, "grid", 3)
     assert world.candidate("grid").jailed_until_ms == world.time_ms + HOUR
+    assert (world.candidate("grid").missed_before, world.candidate("grid").missed_blocks) == (0, 0), "it begins anew"
     everybody = {"auditor", "grid", "node-1", "operator"}
     assert [set(world.powers(world.height + ahead)) for ahead in (0, 1)] == [everybody, everybody]
     assert set(world.powers(world.height + 2)) == everybody - {"grid"}

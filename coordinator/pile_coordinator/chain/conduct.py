@@ -143,7 +143,7 @@ def _punish_misbehaviour(state: State, env: Env, journal: Journal, rules: StakeR
     if key is None or found.height > env.height or not _was_member(state, key.candidate, found.height):
         return
     candidate = state.get(Candidate, key.candidate)
-    if not candidate.tombstoned:
+    if not candidate.tombstoned and stake.address_of(candidate.consensus) == found.address:
         _punish_double(state, env, journal, rules, candidate, DOUBLE_SIGN, found.height)
 
 

@@ -324,7 +324,7 @@ class Staking(Record):
 
 @dataclass(frozen=True, slots=True)
 class Candidate(Record):
-    """A party that stands for election as an accounting node. It keeps its place for ever, so that no key is another's."""
+    """A party that stands for election as an accounting node."""
 
     TABLE: ClassVar[int] = 20
     party: str
@@ -356,7 +356,10 @@ class Stake(Record):
 
 @dataclass(frozen=True, slots=True)
 class NodeKey(Record):
-    """Finds a candidate by the address of its consensus key (20 bytes) or the id of its attestation key (8 bytes)."""
+    """Finds a party by the address of its consensus key (20 bytes) or the id of its attestation key (8 bytes).
+
+    It stays when its party stands no more, so that no key is ever another's.
+    """
 
     TABLE: ClassVar[int] = 22
     name: bytes

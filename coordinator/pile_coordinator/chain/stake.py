@@ -36,7 +36,7 @@ from pile_shared.platform import sha256
 LEAF_POSTING = 13
 STAKING = "staking"
 ADDRESS_BYTES = 20
-MAX_CANDIDATES = 128  # for ever: three alliances of the largest size, and an election looks at each
+MAX_CANDIDATES = 128  # three alliances of the largest size, and an election looks at each
 MAX_STAKES_OF_CANDIDATE = 1000  # an election, a reward and a slash look at each
 MAX_STAKES_OF_PARTY = 32  # of one party for one candidate: one an epoch it delegated in and can still be accused for
 ALWAYS = 1  # as `since_height`: since before anything that can be accused
@@ -58,19 +58,44 @@ def find_candidate(state: State, party: str) -> Candidate:
 # --- who stands ------------------------------------------------------------------------------------------------------
 
 
-def register_candidate(state: State, sender: str, body: RegisterCandidate) -> None:
-    """A party stands for election, with a first stake of its own."""
-    keys = (address_of(body.consensus), cose.key_id(body.attestation))
+def register_candidate(state: State, journal: Journal, sender: str, body: RegisterCandidate) -> None:
+    """A party stands for election, with a first stake of its own that is enough for it."""
+    rules = state.stake_rules
     if state.find(Candidate, sender) is not None:
         raise Rejection("exists", f"{sender} is a candidate; put up more with `delegate`")
-    if any(state.find(NodeKey, key) is not None for key in keys):
-        raise Rejection("exists", "one of these keys is a candidate's")
-    if state.stake_rules is None:
+    for key in (address_of(body.consensus), cose.key_id(body.attestation)):
+        owner = state.find(NodeKey, key)
+        if owner is not None and owner.candidate != sender:
+            raise Rejection("exists", "one of these keys is a candidate's")
+    if rules is None:
         raise Rejection("limit", "this chain elects no accounting nodes: genesis names them")
+    if body.amount_micro < rules.min_self_bond_micro:
+        raise Rejection("limit", f"a candidate must put up at least {rules.min_self_bond_micro} micro itself")
     if state.count(Candidate) >= MAX_CANDIDATES:
-        raise Rejection("limit", f"there are {MAX_CANDIDATES} candidates")
+        _make_room(state, journal, rules)
     add_candidate(state, sender, body.consensus, body.attestation, body.commission_permille)
     _pay_in(state, sender, sender, body.amount_micro)
+
+
+def _make_room(state: State, journal: Journal, rules: StakeRules) -> None:
+    """Of all places, free that of who has the least stake, if it is too little to be elected and answers for nothing.
+
+    Otherwise places could be held for ever for nothing, and the alliance of genesis could be closed by one of its operators.
+    """
+    stakes = [(state.balance_micro(accounts.stake_account(one.party)), one) for one in state.each(Candidate)]
+    for micro, one in sorted(stakes, key=lambda row: (row[0], row[1].party)):
+        if micro < rules.min_self_bond_micro and not one.tombstoned and not _is_in_kept_set(state, one.party):
+            for stake in state.stakes_of(one.party):
+                state.drop(Stake, stake.id)
+                release(state, journal, stake, stake.amount_micro)
+            state.drop(Candidate, one.party)
+            return
+    raise Rejection("limit", f"there are {MAX_CANDIDATES} candidates, and each could be elected or has been of late")
+
+
+def _is_in_kept_set(state: State, party: str) -> bool:
+    """Whether a party's node could still be accused of something, or is about to vote."""
+    return any(member[0] == party for kept in state.validator_sets() for member in kept.members)
 
 
 def add_candidate(state: State, party: str, consensus: bytes, attestation: bytes, commission_permille: int) -> None:

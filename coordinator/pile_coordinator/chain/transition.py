@@ -230,7 +230,7 @@ _CARRY_OUT: dict[type[Body], Callable[[State, Env, Journal, Transaction, Any], l
     tx_types.Object: lambda s, env, j, tx, body: disputes.object_to(s, env, j, tx.sender, body),
     tx_types.Answer: lambda s, env, j, tx, body: disputes.answer(s, env, j, tx.sender, body),
     tx_types.Rule: lambda s, _, j, tx, body: disputes.rule(s, j, tx.sender, body),
-    tx_types.RegisterCandidate: lambda s, _, __, tx, body: stake.register_candidate(s, tx.sender, body),
+    tx_types.RegisterCandidate: lambda s, _, j, tx, body: stake.register_candidate(s, j, tx.sender, body),
     tx_types.Delegate: lambda s, _, __, tx, body: stake.delegate(s, tx.sender, body),
     tx_types.Undelegate: lambda s, _, j, tx, body: stake.undelegate(s, j, tx.sender, body),
     tx_types.SetCommission: lambda s, _, __, tx, body: stake.set_commission(s, tx.sender, body),
