@@ -21,7 +21,6 @@ from pile_coordinator.chain.genesis import Genesis, genesis_from_json
 from pile_coordinator.chain.transition import TxResult, result_of
 from pile_coordinator.engines.comet import backfill
 from pile_coordinator.engines.comet.backfill import Backfill, history_from, history_topic
-from pile_coordinator.engines.comet.engine import CometEngine
 from pile_coordinator.engines.comet.ledger import CometLedger
 from pile_coordinator.engines.engine import Block, StoreError
 from pile_coordinator.engines.history import (
@@ -475,14 +474,3 @@ def test_topics():
     assert history_from("chain", topic, "north") == "grid"
     for other in (history_topic("other", "grid", "north"), topic + "/x", "x", history_topic("chain", "grid", "south")):
         assert history_from("chain", other, "north") is None
-
-
-def test_a_question_about_a_forgotten_set_is_harmless():
-    """Anybody may ask for signatures of any height; the state of an elected chain forgets sets."""
-
-    def forgotten(height: int) -> list:
-        raise KeyError(height)
-
-    ledger = SimpleNamespace(lock=threading.RLock(), height=500, validators_at=forgotten)
-    node = SimpleNamespace(_ledger=ledger, _answered_s=0.0, first_height=1)
-    assert CometEngine._answer(node, encode(1)) == ""

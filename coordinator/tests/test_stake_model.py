@@ -404,10 +404,6 @@ def decided_for_good(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(upgrades, "NEVER", -1)
 
 
-def the_place_of_who_can_be_accused(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(stake, "_is_in_kept_set", lambda *_: False)
-
-
 def jail_forgotten(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(election, "remove", lambda *_: None)
 
@@ -426,7 +422,6 @@ BUGS: list[Callable[[pytest.MonkeyPatch], None]] = [
     windows_that_do_not_overlap,
     fees_all_for_the_nodes,
     decided_for_good,
-    the_place_of_who_can_be_accused,
     jail_forgotten,
 ]
 

@@ -127,6 +127,24 @@ def test_who_could_be_elected_keeps_its_place(monkeypatch: pytest.MonkeyPatch) -
     assert world.refused("newcomer", body) == "limit"
 
 
+def test_who_can_be_accused_keeps_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Downtime cost grid what it had beyond the least bond: nothing. It has left the set, and answers for what it did in it."""
+    monkeypatch.setattr(stake, "MAX_CANDIDATES", 4)
+    world = StakeWorld(min_self_bond_micro=10_000_000)
+    away(world, "grid", 3)
+    world.absent = set()
+    for _ in range(3):
+        world.ok()
+    assert "grid" not in world.powers(world.height)
+    assert world.state.balance_micro("S:grid") < 10_000_000
+    body = RegisterCandidate(consensus("third"), key("third/attest").public, 0, 10_000_000)
+    assert world.refused("third", body) == "limit"
+    for _ in range(9):
+        world.edge()
+    assert "grid" not in {name for kept in world.state.validator_sets() for name, *_ in kept.members}
+    assert world.accepts("third", body)
+
+
 def test_who_signed_twice_keeps_its_place_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     """Or it could stand again with other keys."""
     monkeypatch.setattr(stake, "MAX_CANDIDATES", 4)
