@@ -158,7 +158,7 @@ class _Asker:
         """The contracts that the bid would get at a limit, each with whether it is only proposed."""
         body = replace(self._bid, limit_micro_per_kwh=limit)
         unsigned = cose.Sign1(b"", b"", b"")
-        tx = Transaction(self._order, unsigned, self._env.chain_id, self._party, 0, 0, body)
+        tx = Transaction(self._order, b"", unsigned, self._env.chain_id, self._party, 0, 0, body)
         leaves = preview(self._state, self._env, tx, lambda state: [what_if(state) for what_if in what_ifs])
         rows = [cast("list[object]", decode(leaf, _EVERY_LEAF_BYTES)) for leaf in leaves]
         matched = [

@@ -582,9 +582,14 @@ def _check_bool(name: str, value: object) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Transaction:
-    """A decoded transaction; `id` is the SHA-256 of its bytes."""
+    """A decoded transaction.
+
+    Attributes:
+        id: SHA-256 of its bytes. message: what `signed.signature` is to be over, on the chain that it names.
+    """
 
     id: bytes
+    message: bytes
     signed: cose.Sign1
     chain_id: str
     sender: str
@@ -635,7 +640,8 @@ def _decode(data: bytes) -> Transaction:
         body.check()
     except PilechainError as error:
         raise Rejection("bounds", str(error)) from error
-    return Transaction(sha256(data), signed, chain_id, sender, sequence, valid_until_height, body)
+    message = cose.to_be_signed(signed.kid, signed.payload, cose.purpose(cose.TRANSACTION, chain_id))
+    return Transaction(sha256(data), message, signed, chain_id, sender, sequence, valid_until_height, body)
 
 
 _decode_short, _decode_long = lru_cache(MAX_DECODED_SHORT)(_decode), lru_cache(MAX_DECODED)(_decode)

@@ -8,6 +8,7 @@ node before it can commit.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from pile_coordinator.chain import (
@@ -46,6 +47,9 @@ from pile_shared.terms import LEAF_RECEIPT, LEAF_RESULT
 from pile_shared.units import check_bytes, check_text
 
 OK = "ok"
+_key_id = lru_cache(16_384)(
+    cose.key_id
+)  # each transaction is asked about when it comes, in a proposal and in its block
 LEAF_RESULT_ITEMS = 5  # the last one, details, only where there are any
 
 
@@ -166,8 +170,7 @@ def authenticate(state: State, env: Env, tx: Transaction, *, waiting: bool = Fal
         raise Rejection("unknown_sender", f"no party {tx.sender[:32]!r}")
     if sender.public == parties.NO_KEY:
         raise Rejection("revoked", f"the key of {sender.id} was revoked")
-    message = cose.to_be_signed(tx.signed.kid, tx.signed.payload, cose.purpose(cose.TRANSACTION, env.chain_id))
-    if tx.signed.kid != cose.key_id(sender.public) or not env.verify(sender.public, message, tx.signed.signature):
+    if tx.signed.kid != _key_id(sender.public) or not env.verify(sender.public, tx.message, tx.signed.signature):
         raise Rejection("bad_signature", f"not signed by the key of {sender.id}")
     if tx.valid_until_height < env.height:
         raise Rejection("expired", f"was valid until block {tx.valid_until_height}, this is {env.height}")

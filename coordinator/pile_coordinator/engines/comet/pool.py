@@ -96,7 +96,8 @@ class Pool:
             env: of the block to come.
             data: the transaction.
             again: it waits since before the last block. It may stay though what it says is known by now: others of its
-                sender are numbered after it.
+                sender are numbered after it. It was well signed; if its sender's key is another one since, no proposal
+                takes it, and it goes when it expires.
 
         Raises:
             Rejection: it cannot succeed. WaitsError: what it says waits already.
@@ -110,9 +111,13 @@ class Pool:
                 raise Rejection("sequence_gap", f"{sender.id} is at sequence {sender.sequence}")
         if self._sequences.get(tx.sender, {}).get(tx.sequence, tx.id) != tx.id:
             raise WaitsError(f"another transaction of {tx.sender} waits with sequence {tx.sequence}")
-        if not again and isinstance(tx.body, SubmitProofs) and not self._new_proofs(state, tx.id, tx.body):
+        if again and sender is not None:
+            if tx.valid_until_height < env.height:
+                raise Rejection("expired", f"was valid until block {tx.valid_until_height}, this is {env.height}")
+            return tx
+        if isinstance(tx.body, SubmitProofs) and not self._new_proofs(state, tx.id, tx.body):
             raise WaitsError("every proof in it is known, or waits already")
-        if not again and isinstance(tx.body, DoubleAttestation) and _is_punished(state, tx.body.candidate):
+        if isinstance(tx.body, DoubleAttestation) and _is_punished(state, tx.body.candidate):
             raise Rejection("phase", f"{tx.body.candidate} was punished for this already")
         return check_tx(state, env, data)
 
