@@ -10,7 +10,7 @@ from world import HOUR, NOW, genesis, key, stake_json
 
 from pile_coordinator.chain.rejections import Rejection
 from pile_coordinator.chain.stake import address_of
-from pile_coordinator.chain.transactions import Deposit, sign_transaction
+from pile_coordinator.chain.transactions import Deposit, RegisterParty, sign_transaction
 from pile_coordinator.clock import Clock
 from pile_coordinator.engines.attesting import ASK_AGAIN_S, ATTESTATION, MISSING, node_topic
 from pile_coordinator.engines.comet import engine as engine_module
@@ -67,9 +67,16 @@ class Node(App):
         self.engine.close()
 
 
-def deposit(sequence: int, reference: str = "n") -> bytes:
+def deposit(sequence: int, reference: str = "n", valid_until: int = 1000) -> bytes:
     body = Deposit("operator", 5, f"{reference}{sequence}")
-    return sign_transaction(key("grid"), genesis().chain_id, "grid", sequence, 1000, body)
+    return sign_transaction(key("grid"), genesis().chain_id, "grid", sequence, valid_until, body)
+
+
+def registration(sequence: int) -> bytes:
+    """Something of another sender."""
+    name = f"user-{sequence}"
+    body = RegisterParty(name, "ev-owner", key(name).public)
+    return sign_transaction(key("operator"), genesis().chain_id, "operator", sequence, 1000, body)
 
 
 @pytest.fixture
@@ -281,12 +288,31 @@ def test_a_transaction_is_handed_over_again_until_it_is_in_a_block(nodes, clock)
 def test_a_transaction_that_can_be_in_no_block_any_more_is_dropped(nodes, clock):
     node, recorder = nodes[0], Recorder(nodes[0])
     node.engine.submit(deposit(1))
+    node.engine.submit(deposit(2))
     for opened in nodes:  # the party has said something else elsewhere
         opened.decide(1, NOW + 1, [deposit(1, "other")])
     clock.now_s += SEND_AGAIN_S
     node.engine.advance(0)
     assert not node.engine.waits(sha256(deposit(1)))
-    assert recorder.sent == [deposit(1)]
+    assert recorder.sent == [deposit(1), deposit(2), deposit(2)]  # whose turn has come
+
+
+def test_with_one_that_expired_go_those_that_its_sender_numbered_after_it_and_no_others(nodes, clock):
+    """They wait for a transaction that is in no block: the next of their sender takes its place, and its number."""
+    node, recorder = nodes[0], Recorder(nodes[0])
+    handed = [deposit(1), deposit(2, valid_until=1), deposit(3), registration(2), deposit(4)]
+    node.engine.submit(handed[1])
+    for tx in (*handed[2:], handed[0]):  # the first comes last: it waits for none of them
+        node.engine.submit(tx)
+    assert node.engine.next_sequence("grid") == 5
+    for opened in nodes:
+        opened.decide(1, NOW + 1, [registration(1)])
+    clock.now_s += SEND_AGAIN_S
+    node.engine.advance(0)
+    assert [node.engine.waits(sha256(tx)) for tx in handed] == [True, False, False, True, False]
+    assert recorder.sent[len(handed) :] == [registration(2), deposit(1)]
+    assert node.engine.next_sequence("grid") == 2
+    assert node.engine.submit(deposit(2, "again")).sequence == 2
 
 
 def test_what_waits_for_the_node_is_bounded(nodes, monkeypatch):

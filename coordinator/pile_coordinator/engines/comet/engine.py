@@ -369,13 +369,22 @@ class CometEngine:
         for tx_id, (tx, data, sent_s) in list(self._outbox.items()):
             if now_s - sent_s < SEND_AGAIN_S:
                 break  # in order of sending
-            del self._outbox[tx_id]
+            if self._outbox.pop(tx_id, None) is None:
+                continue  # went with one before it
             if self._may_still_succeed(tx, data):
                 self._outbox[tx_id] = (tx, data, now_s)
                 self._sender.send(data)
-            else:  # nor can what its sender numbered after it
-                for later in [i for i, (t, _, _) in self._outbox.items() if t.sender == tx.sender]:
-                    del self._outbox[later]
+            else:
+                self._drop_after(tx)
+
+    def _drop_after(self, tx: Transaction) -> None:
+        """What its sender numbered after one that can be in no block can be in none either, but where its number is taken."""
+        with self._ledger.lock:
+            if self._ledger.state.get(Party, tx.sender).sequence >= tx.sequence:
+                return
+        for later, (other, _, _) in list(self._outbox.items()):
+            if other.sender == tx.sender and other.sequence > tx.sequence:
+                del self._outbox[later]
 
     def _may_still_succeed(self, tx: Transaction, data: bytes) -> bool:
         with self._ledger.lock:
