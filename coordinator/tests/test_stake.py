@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from stake_world import FOUNDERS, MONEY, RULES, StakeWorld, elected, rewarded
 from world import HOUR, NOW, START, World, bounded, consensus, genesis, key, stake_json
 
-from pile_coordinator.chain import accounts, conduct, election, founding, stake, upgrades
+from pile_coordinator.chain import accounts, conduct, election, founding, invariants, stake, upgrades
 from pile_coordinator.chain.conduct import DOUBLE_ATTESTATION, DOUBLE_SIGN, DOWNTIME
 from pile_coordinator.chain.election import capped
 from pile_coordinator.chain.env import Misbehaviour
@@ -362,7 +362,12 @@ def test_keys_are_taken_for_ever() -> None:
 def test_bounds_on_candidates_and_stake(monkeypatch: pytest.MonkeyPatch) -> None:
     world = StakeWorld()
     monkeypatch.setattr(stake, "MAX_CANDIDATES", 4)
-    assert world.refused("third", RegisterCandidate(consensus("third"), key("third/attest").public, 0, 1)) == "limit"
+    third = RegisterCandidate(consensus("third"), key("third/attest").public, 0, 10_000_000)
+    assert world.refused("third", third) == "limit", "four candidates have the four places, and each is elected"
+    monkeypatch.setattr(stake, "MAX_CANDIDATES", 5)
+    assert world.accepts("third", third), "the fifth place"
+    assert world.refused("third", replace(third, amount_micro=999_999)) == "limit"
+    assert world.accepts("third", replace(third, amount_micro=1_000_000)), "the least bond is enough"
     assert world.refused("user-1", Delegate("grid", MAX_STAKE_MICRO)) == "limit"
     assert world.refused("user-1", Delegate("grid", MAX_STAKE_MICRO - 10_000_000)) == "funds"
     world.send("user-1", Delegate("grid", 5))
@@ -562,6 +567,19 @@ def test_more_than_two_thirds_of_the_power_decide_on_a_rule() -> None:
     assert world.refused("node-1", VoteUpgrade("reporter-part", at)) == "exists"
 
 
+def test_who_has_left_the_set_has_no_vote_left_in_what_is_open() -> None:
+    """Two of the three that remain are not more than two thirds, whatever the one that left had said."""
+    world = StakeWorld()
+    say(world, 500, "node-1")
+    world.catch("node-1", world.height)
+    while "node-1" in world.powers(world.height + 1):
+        world.ok()
+    say(world, 500, "grid", "operator")
+    assert world.state.each(Upgrade) == []
+    say(world, 500, "auditor")
+    assert world.state.each(Upgrade) == [Upgrade("rule", 500)]
+
+
 def say(world: StakeWorld, height: int, *nodes: str) -> None:
     """A block with their votes on a rule that this release does not know."""
     for name in nodes:
@@ -718,6 +736,16 @@ def test_a_spoilt_founding_is_refused_by_name(what: str) -> None:
         genesis_from_json(changed)
 
 
+def test_a_founding_of_the_least_bond_and_the_most_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
+    changed = document()
+    changed["stake"]["rules"]["min_self_bond_micro"] = 10_000_000  # which is what each has put up
+    monkeypatch.setattr(stake, "MAX_CANDIDATES", 4)
+    assert genesis_from_json(changed).stake is not None
+    monkeypatch.setattr(stake, "MAX_CANDIDATES", 3)
+    with pytest.raises(ConfigError, match="1 to 3 candidates"):
+        genesis_from_json(changed)
+
+
 def test_founding_bonds_are_money_from_outside() -> None:
     world = StakeWorld()
     state = world.genesis.state()
@@ -812,3 +840,36 @@ def test_a_planted_corruption_of_stake_is_found_and_named(named: str) -> None:
         CORRUPTIONS[named](world.state)
         with pytest.raises(BrokenInvariantError, match=re.escape(named)):
             find(world.state) if find else apply_block(world.state, world.env(), [])
+
+
+def test_a_stake_of_nothing_is_found_though_the_sums_hold() -> None:
+    """One of the amount 0 is in nobody's way and in every list; one below it takes from its neighbours."""
+    for amounts in ((10_000_000, 0), (10_000_001, -1)):
+        for is_old in (False, True):
+            world = StakeWorld()
+            grid = world.state.stakes_of("grid")[0]
+            for number, micro in enumerate(amounts):
+                world.state.put(replace(grid, id=f"{grid.id}{number}" if number else grid.id, amount_micro=micro))
+            if is_old:
+                world.state.seal()
+            with pytest.raises(BrokenInvariantError, match=rf"S:grid .*{amounts[1]} micro"):
+                check_in_full(world.state)
+
+
+def set_of(*powers: int) -> ValidatorSet:
+    """A set of so many accounting nodes with these powers."""
+    rows = [
+        [f"n{number}", consensus(f"n{number}"), number.to_bytes(33, "big"), power] for number, power in enumerate(powers)
+    ]
+    return replace(StakeWorld().state.validator_sets()[-1], members=rows)
+
+
+def test_a_set_may_be_as_large_as_the_limits_and_no_larger() -> None:
+    most, rest = election.MAX_VALIDATORS, election.MAX_TOTAL_POWER
+    quarters = [rest // 4] * 4
+    left = rest - sum(quarters)
+    for powers in ([1], [1] * most, [*quarters, left]):
+        invariants._check_set(set_of(*powers))
+    for powers in ([], [1] * (most + 1), [*quarters, left + 1], [1, 1, 1, 1, 0]):
+        with pytest.raises(BrokenInvariantError, match="votes"):
+            invariants._check_set(set_of(*powers))

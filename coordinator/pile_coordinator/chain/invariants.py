@@ -134,8 +134,11 @@ def _check_stake(state: State, candidate: str) -> None:
     """2: an account of stake is the sum of what its parties have there, each at least 1."""
     stakes = state.stakes_of(candidate)
     whole, held = sum(one.amount_micro for one in stakes), state.balance_micro(accounts.stake_account(candidate))
-    if whole != held or any(one.amount_micro <= 0 for one in stakes):
+    if whole != held:
         raise BrokenInvariantError(f"{accounts.stake_account(candidate)} holds {held} micro, should hold {whole}")
+    least = min((one.amount_micro for one in stakes), default=1)
+    if least < 1:
+        raise BrokenInvariantError(f"{accounts.stake_account(candidate)} has a stake of {least} micro in it")
 
 
 def _check_fees(state: State) -> None:
@@ -197,6 +200,8 @@ def _recount(state: State) -> None:
     for elected in state.validator_sets():
         _check_set(elected)
     if state.stake_rules is not None:
+        for candidate in sorted({one.candidate for one in state.each(Stake)}):
+            _check_stake(state, candidate)
         _check_fees(state)
 
 
