@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from world import NOW, genesis, key
 
 from pile_coordinator.chain.transactions import Deposit, RegisterParty, sign_transaction
+from pile_coordinator.chain.transition import check_tx
+from pile_coordinator.engines.comet import pool
 from pile_coordinator.engines.comet.bundle import MAX_BUNDLED, MAX_ENTRY_BYTES, pack, unpack
 from pile_coordinator.engines.comet.messages import abci_pb2 as abci
-from pile_coordinator.engines.comet.pool import framed_bytes
+from pile_coordinator.engines.comet.pool import MAX_AHEAD, framed_bytes
 from pile_shared.codec import encode
 
 START = b"\xd2\x84"  # of every transaction
@@ -159,4 +161,93 @@ def test_a_proposal_of_bundles_is_in_turn_and_accepted_and_keeps_to_its_bytes(ap
         assert accepted(app, chosen)
     for bad in ([bundle(own[0], own[0])], [bundle(own[1], own[0])], [bundle(own[0], own[1]), own[1]]):
         assert not accepted(app, bad)
-    assert proposal(app, [bundle(own[1], own[1], own[0], own[3])]) == [own[0]]
+    assert proposal(app, [bundle(own[1], own[1], own[0], own[3])]) == [bundle(own[0], own[1])]
+
+
+# --- whoever packed them meant no good -----------------------------------------------------------------------------------
+
+
+def forged(tx: bytes) -> bytes:
+    return tx[:-1] + bytes([tx[-1] ^ 1])
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_however_they_were_shuffled_one_block_takes_all_of_them(app, seed):
+    """Also across bundles, and with forged ones in the same places, which could come along as `waits`."""
+    rng = random.Random(seed)
+    good = [said(i, i) for i in range(1, MAX_AHEAD + 1)] + [said(i, i, "operator") for i in range(1, 30)]
+    txs = [*good, *(forged(tx) for tx in good[::3]), *good[::7], encode([1, [2]])]
+    rng.shuffle(txs)
+    entries = []
+    while txs:
+        size = rng.randint(1, 40)
+        entries.append(bundle(*txs[:size]))
+        txs = txs[size:]
+    chosen = proposal(app, entries)
+    assert accepted(app, chosen)
+    assert sorted(tx for entry in chosen for tx in unpack(entry)) == sorted(good)
+
+
+def test_the_room_is_kept_to_by_the_byte_when_everything_is_packed_anew(app):
+    """CometBFT stops with a proposal that is a byte too long."""
+    backwards = [bundle(*(said(i, i) for i in range(30, 0, -1))), bundle(*(said(i, i, "operator") for i in (2, 1, 4)))]
+    taken = []
+    for room in (*range(0, 700), *range(4000, 6000, 7), *range(1 << 16, (1 << 16) + 9)):
+        chosen = proposal(app, backwards, room)
+        assert sum(map(framed_bytes, chosen)) <= room
+        taken.append(sum(len(unpack(entry)) for entry in chosen))
+    assert (taken[0], taken[-1]) == (0, 32)
+
+
+@given(st.lists(st.integers(1, 65_000) | st.integers(120, 260), min_size=1, max_size=300))
+def test_what_is_packed_anew_takes_no_more_than_was_reckoned(lengths):
+    txs = [START + bytes(max(length - 2, 0)) for length in lengths]
+    assert sum(map(framed_bytes, pack(txs))) <= sum(len(tx) + pool._PACKED_BYTES for tx in txs)
+
+
+def test_a_proposal_costs_a_look_or_two_at_each_transaction(app, monkeypatch):
+    """A hundred bundles that could all be added but for their last, and one that makes room for the next at a time."""
+    looks = []
+    monkeypatch.setattr(pool, "check_tx", lambda *given: looks.append(1) or check_tx(*given))
+    front = [said(i, i, "operator") for i in range(1, MAX_AHEAD + 1)]
+    entries = [bundle(*front, said(i, 3 + i)) for i in range(50)] + [said(i, i) for i in range(60, 0, -1)]
+    chosen = proposal(app, entries)
+    assert accepted(app, chosen)
+    looks.clear()
+    assert proposal(app, entries) == chosen
+    assert len(looks) <= 3 * sum(len(unpack(entry)) for entry in entries)
+
+
+def test_a_bundle_of_one_sender_beyond_what_may_wait_takes_nobodys_place(app):
+    txs = [said(i, i) for i in range(1, MAX_BUNDLED + 1)]
+    assert app.check(bundle(*txs)).codespace == "sequence_gap"
+    assert app.check(bundle(*txs[: MAX_AHEAD + 1])).codespace == "sequence_gap"
+    other = said(1, 1, "operator")
+    assert app.check(bundle(said(99, 1), other)).code == 0  # another one with the first sequence: it is still free
+    chosen = proposal(app, [bundle(*txs)])
+    assert [tx for entry in chosen for tx in unpack(entry)] == txs  # a block knows no such bound: all are in turn
+
+
+def test_what_waits_for_one_that_never_came_goes_after_a_block(app):
+    """Else it would be the oldest in the mempool, of which a proposer is offered as much as fills a block, for ever."""
+    one, two, three, five = (said(i, i) for i in (1, 2, 3, 5))
+    other = said(9, 1, "operator")
+    for entry in (five, bundle(two, three), bundle(other, said(6, 6))):
+        assert app.check(entry).code == 0  # gossip may bring a later one first
+    assert app.check(one).code == 0
+    app.decide(1, NOW + 5, [one])
+    assert app.check(bundle(two, three), again=True).code == 0
+    assert app.check(five, again=True).codespace == "sequence_gap"
+    assert app.check(bundle(other, said(6, 6)), again=True).code == 0  # the other one in it is good
+    app.decide(2, NOW + 6, [bundle(two, three), other])
+    assert app.check(bundle(other, said(6, 6)), again=True).code != 0
+    assert app.check(five).code == 0  # whoever wants it may hand it over again
+
+
+def test_what_waits_for_one_that_came_after_it_stays(app):
+    later, earlier = said(3, 3), bundle(said(1, 1), said(2, 2))
+    assert app.check(later).code == 0
+    assert app.check(earlier).code == 0
+    app.decide(1, NOW + 5, [said(9, 1, "operator")])
+    for entry in (later, earlier):  # as they came
+        assert app.check(entry, again=True).code == 0

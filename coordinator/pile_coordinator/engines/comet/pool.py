@@ -22,6 +22,9 @@ MAX_AHEAD = 64
 
 # Why a transaction in a bundle is refused that an honest coordinator packed: time has passed, or another brought it.
 _LATE = frozenset({"replayed", "waits", "expired"})
+# What a transaction takes in a block besides its bytes, at most: 3 for its length in a bundle; 3 for a bundle's, and 4 for the
+# frame around it, if it begins one.
+_PACKED_BYTES = 10
 
 
 class WaitsError(PilechainError):
@@ -35,12 +38,14 @@ class Pool:
 
     def __init__(self) -> None:
         self._sequences: dict[str, dict[int, bytes]] = {}  # by party: the transaction that waits with a sequence
+        self._waited = self._sequences  # the same, before the last block
         self._proofs: dict[tuple[str, int], Transaction] = {}  # (pile, sequence) -> what brings it
         self._entered: set[bytes] = set()  # ids of what CometBFT has, not only we
 
     def clear(self) -> None:
         """A block was committed: CometBFT will ask again for what is left."""
-        self._sequences.clear()
+        self._waited = self._sequences
+        self._sequences = {}
         self._proofs.clear()
         self._entered.clear()
 
@@ -97,7 +102,9 @@ class Pool:
             data: the transaction.
             again: it waits since before the last block. It may stay though what it says is known by now: others of its
                 sender are numbered after it. It was well signed; if its sender's key is another one since, no proposal
-                takes it, and it goes when it expires.
+                takes it, and it goes when it expires. It may not stay if one that comes before it was not here by the
+                last block: CometBFT offers a proposer the oldest of what waits, as much as one block takes, so what can
+                be in none would keep the others out; and where no block of ours is made, nothing ever expires.
 
         Raises:
             Rejection: it cannot succeed. WaitsError: what it says waits already.
@@ -114,6 +121,8 @@ class Pool:
         if again and sender is not None:
             if tx.valid_until_height < env.height:
                 raise Rejection("expired", f"was valid until block {tx.valid_until_height}, this is {env.height}")
+            if not self._waited.get(sender.id, {}).keys() >= set(range(sender.sequence + 1, tx.sequence)):
+                raise Rejection("sequence_gap", f"{sender.id} is at sequence {sender.sequence}, and not all between waits")
             return tx
         if isinstance(tx.body, SubmitProofs) and not self._new_proofs(state, tx.id, tx.body):
             raise WaitsError("every proof in it is known, or waits already")
@@ -199,14 +208,8 @@ def propose(state: State, env: Env, waiting: list[bytes], max_bytes: int) -> lis
         max_bytes: how much they may take in a block, each with CometBFT's frame around it.
     """
     proposal = _Proposal(Turns(state, env), max_bytes)
-    left = [(entry, unpack(entry)) for entry in waiting]
-    for _ in range(MAX_AHEAD):  # a sender's transactions may have come in any order
-        before = len(left)
-        left = [(entry, txs) for entry, txs in left if not proposal.add(entry, txs)]
-        if len(left) in {0, before}:
-            break
-    for _, txs in left:
-        proposal.add_some(txs)
+    left = [txs for entry in waiting if not proposal.add(entry, txs := unpack(entry))]
+    proposal.add_some([tx for txs in left for tx in txs])
     return proposal.entries
 
 
@@ -228,12 +231,39 @@ class _Proposal:
         return True
 
     def add_some(self, txs: list[bytes]) -> None:
-        """Of a bundle in which not everything is in turn, add what is."""
-        if len(txs) == 1 or framed_bytes(b"".join(txs)) + 3 * len(txs) > self._left:
-            return
-        for entry in pack([tx for tx in txs if self._turns.take([tx])]):
-            self.entries.append(entry)
-            self._left -= framed_bytes(entry)
+        """Of what is in no entry that could be added whole, add what is in turn, packed anew.
+
+        Each is looked at twice at most, whatever order they are in: a proposer has little time, and who packed them may want
+        it to be too little.
+        """
+        waiting: dict[tuple[str, int], list[bytes]] = {}
+        for tx in txs:
+            waiting.setdefault(_place(tx), []).append(tx)
+        chosen: list[bytes] = []
+        for tx in txs:
+            candidates = [tx]
+            while (taken := next(filter(self._has_taken, candidates), None)) is not None:
+                chosen.append(taken)
+                sender, sequence = _place(taken)
+                candidates = waiting.pop((sender, sequence + 1), [])
+        self.entries += pack(chosen)
+
+    def _has_taken(self, tx: bytes) -> bool:
+        """Whether there was room for one that will be packed, and its turn."""
+        size = len(tx) + _PACKED_BYTES
+        if size > self._left or not self._turns.take([tx]):
+            return False
+        self._left -= size
+        return True
+
+
+def _place(data: bytes) -> tuple[str, int]:
+    """Whose turn a transaction is, by sender and sequence; ("", 0), which nobody has, if it is none."""
+    try:
+        tx = decode_transaction(data)
+    except Rejection:
+        return "", 0
+    return tx.sender, tx.sequence
 
 
 def framed_bytes(data: bytes) -> int:
