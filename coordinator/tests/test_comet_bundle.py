@@ -65,6 +65,13 @@ def test_what_is_packed_is_unpacked_in_its_order(txs):
         assert len(unpack(entry)) <= MAX_BUNDLED
 
 
+@pytest.mark.parametrize(("count", "entries"), [(MAX_BUNDLED, 1), (MAX_BUNDLED + 1, 2), (2 * MAX_BUNDLED, 2)])
+def test_no_more_are_packed_than_are_unpacked(count, entries):
+    txs = [START + number.to_bytes(2, "big") for number in range(count)]
+    assert len(pack(txs)) == entries
+    assert [tx for entry in pack(txs) for tx in unpack(entry)] == txs
+
+
 @given(st.lists(st.integers(1, 65_000), min_size=1, max_size=8))
 def test_long_transactions_are_packed_as_far_as_they_fit(lengths):
     txs = [START + bytes(length - 2) if length > 2 else START for length in lengths]
@@ -242,6 +249,42 @@ def test_what_waits_for_one_that_never_came_goes_after_a_block(app):
     app.decide(2, NOW + 6, [bundle(two, three), other])
     assert app.check(bundle(other, said(6, 6)), again=True).code != 0
     assert app.check(five).code == 0  # whoever wants it may hand it over again
+
+
+def test_the_first_in_turn_is_missed_as_well(app):
+    two = said(2, 2)
+    assert app.check(two).code == 0
+    app.decide(1, NOW + 5, [said(9, 1, "operator")])
+    assert app.check(two, again=True).codespace == "sequence_gap"
+
+
+def test_as_many_as_may_wait_fit_a_bundle(app):
+    assert app.check(said(1, MAX_AHEAD + 1)).codespace == "sequence_gap"
+    assert app.check(said(1, MAX_AHEAD)).code == 0
+    assert app.check(bundle(*(said(i, i) for i in range(1, MAX_AHEAD)))).code == 0
+
+
+@pytest.mark.parametrize("late", ["replayed", "waits", "expired"])
+def test_an_honest_bundle_that_came_late_brings_what_is_new(app, late):
+    """Not if nothing is, nor if what came late is nobody's."""
+    assert app.check(said(3, 2)).code == 0
+    app.decide(1, NOW + 5, [said(1, 1)])
+    assert app.check(said(3, 2), again=True).code == 0
+    old = {"replayed": said(1, 1), "waits": said(4, 2), "expired": said(5, 3, valid_until=1)}[late]
+    new = said(6, 1, "operator")
+    assert app.check(bundle(old, old)).codespace == late
+    assert app.check(bundle(old, said(7, 4))).code == 0
+    assert app.check(bundle(said(8, 1, "nobody"), old, new)).codespace == "unknown_sender"
+    assert app.check(bundle(new, old)).code == 0
+    assert app.check(old).codespace == late
+
+
+@pytest.mark.parametrize(("valid_until", "left"), [(1, "expired"), (2, "")])
+def test_what_waits_goes_when_it_expires(app, valid_until, left):
+    one = said(1, 1, valid_until=valid_until)
+    assert app.check(one).code == 0
+    app.decide(1, NOW + 5, [said(9, 1, "operator")])
+    assert app.check(one, again=True).codespace == left
 
 
 def test_what_waits_for_one_that_came_after_it_stays(app):

@@ -204,7 +204,7 @@ class Network:
         supervisor = self.processes[name].pid
         found = {"supervisor": supervisor}
         for pid, words in _children(supervisor).items():
-            found["cometbft" if "cometbft" in words.split("\0")[0] else "application"] = pid
+            found[role_of(words)] = pid
         return found
 
     def kill(self, name: str, which: str) -> None:
@@ -269,6 +269,14 @@ class Network:
 def _signal(pid: int, number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
         os.kill(pid, number)
+
+
+def role_of(command_line: str) -> str:
+    """`cometbft` or `application`: what a supervisor's child is, by its words, each ended by a zero byte as in /proc.
+
+    The program's own name says it: its folder, or an interpreter's, may be called anything.
+    """
+    return "cometbft" if Path(command_line.split("\0")[0]).name == "cometbft" else "application"
 
 
 def _children(parent: int) -> dict[int, str]:

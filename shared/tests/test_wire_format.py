@@ -58,6 +58,7 @@ from pile_coordinator.chain.transactions import (
 )
 from pile_coordinator.desk import QueryDesk
 from pile_coordinator.engines.attesting import Attestations
+from pile_coordinator.engines.comet.bundle import MAX_BUNDLED, pack, unpack
 from pile_coordinator.engines.history import Shelf, encode_wanted
 from pile_coordinator.engines.solo import SoloEngine
 from pile_coordinator.evidence.exporter import Exporter
@@ -432,7 +433,16 @@ def live(day):
         *node_messages(day),
         ("serving-message", Servers(day.chain, "operator").presence(key("operator"))),
         ("validators", encode([v.fields() for v in day.genesis.validators])),
+        *bundles(day),
     ]
+
+
+def bundles(day):
+    """What CometBFT would carry of the day: transactions alone, a few together, and as many as fit."""
+    txs = [data for rule, data in day.said if rule == "transaction-message"]
+    few, most = pack(txs[:2]), pack(sorted(txs, key=len)[:1] * (MAX_BUNDLED + 1))
+    assert [len(unpack(entry)) for entry in (*few, *most)] == [2, MAX_BUNDLED, 1]
+    return [("bundle", few[0]), ("bundle", most[0]), *(("comet-transaction", entry) for entry in (*few, *most))]
 
 
 def node_messages(day):
@@ -657,7 +667,7 @@ def test_nothing_was_left_unsaid(said):
     assert {fields[4] for fields in proofs} == {BEGIN, PERIODIC, END, HEARTBEAT, ALARM}
     rules = {rule for rule, _ in said}
     assert rules >= {"terms", "statement", "header", "inclusion", "session-message", "pile-status", "order-certificate"}
-    assert {"handover", "node-attestation", "node-missing", "serving-message"} <= rules
+    assert {"handover", "node-attestation", "node-missing", "serving-message", "bundle", "comet-transaction"} <= rules
     lengths = {len(decode(data, MOST)) for rule, data in said if rule == "reply"}
     assert lengths == {3, 4}
 
@@ -668,6 +678,15 @@ def test_the_cddl_names_every_rejection_and_field():
     body = text[text.index("\nterms = [") : text.index("\nstatement = [")]
     assert re.findall(r"^  ([a-z-]+):", body, re.MULTILINE) == [name.replace("_", "-") for name, _ in FIELDS]
     assert set(re.findall(r'tx<"([a-z-]+)"', text)) == set(BODIES)
+
+
+def test_a_bundle_is_what_is_unpacked_as_one(fits, said):
+    """What the file refuses is taken as one transaction, which nobody can decode."""
+    txs = [data for rule, data in said if rule == "transaction-message"][:3]
+    for value in ([], txs[:1], [txs], [*txs, 1], [*txs, txs], [*txs, b"\xd2"], {0: txs[0], 1: txs[1]}, txs[:1] * (MAX_BUNDLED + 1)):
+        assert not fits("bundle", dump(value)), value
+    for value in ([], txs[:1], [txs], [*txs, 1], [*txs, txs], {0: txs[0], 1: txs[1]}, txs[:1] * (MAX_BUNDLED + 1)):
+        assert unpack(dump(value)) == [dump(value)]
 
 
 # --- altered -------------------------------------------------------------------------------------------------------------
