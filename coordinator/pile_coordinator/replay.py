@@ -5,7 +5,7 @@ No clock and no network; the file is only read. Signatures are checked too, unle
 
 import sqlite3
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pile_coordinator.chain import conduct, invariants
@@ -40,12 +40,18 @@ class ReplayError(PilechainError):
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """What a whole ledger was found to be."""
+    """What a whole ledger was found to be: its certified blocks, and how many newer ones there are that nobody attested yet.
+
+    A node writes a block down when it is decided and hears the others' attestations a moment later, so one that was stopped,
+    or is at work, may have such blocks at its end. They are what their transactions lead to, but nothing proves that they
+    were decided: no other number here speaks of them.
+    """
 
     height: int
     transactions: int
     accepted: int
     state_root: bytes
+    uncertified: int = 0
 
 
 class Replay:
@@ -72,8 +78,12 @@ class Replay:
         self._trusts = trust_signatures
         self._verify = CachingVerifier(es256_verify)
 
-    def apply(self, block: Block) -> list[tuple[bytes, bytes | None]]:
+    def apply(self, block: Block, *, is_certified: bool = True) -> list[tuple[bytes, bytes | None]]:
         """Compute the next block again.
+
+        Args:
+            block: the next one.
+            is_certified: whether it must have its certificate.
 
         Returns:
             The records that it changed, as `State.seal` gives them.
@@ -81,7 +91,7 @@ class Replay:
         Raises:
             ReplayError: it is not what it should be; the replay cannot go on.
         """
-        header = self._header(block)
+        header = self._header(block, is_certified=is_certified)
         signed, misbehaviour = self._engine_report(block)
         verify = self._verifier(block)
         env = Env(header.chain_id, header.height, header.time_ms, self._previous, verify, signed, misbehaviour)
@@ -103,12 +113,12 @@ class Replay:
         except _DAMAGE as error:
             raise ReplayError(self.height + 1, f"its events are damaged ({error})") from error
 
-    def _header(self, block: Block) -> Header:
-        """The header, if it follows the last one, is attested, and is that of these transactions."""
+    def _header(self, block: Block, *, is_certified: bool) -> Header:
+        """The header, if it follows the last one, is attested if it must be, and is that of these transactions."""
         expected = self.height + 1
         certificate = block.certificate
         try:
-            if not self._trusts:
+            if is_certified and not self._trusts:
                 certificate.verify(self.genesis.chain_id, validators_at(self.genesis, self.state, expected))
             header = certificate.header
         except PilechainError as error:
@@ -166,6 +176,20 @@ def blocks_of(store: Store) -> Iterator[Block]:
             raise ReplayError(height, f"is damaged ({error})") from error
 
 
+def certified_height(store: Store) -> int:
+    """The last height whose block has attestations, or cannot be read; 0 if there is none."""
+    height = store.height()
+    while height > 0:
+        try:
+            certificate = store.certificate(height)
+        except _DAMAGE:
+            break
+        if certificate is None or certificate.attestations:
+            break
+        height -= 1
+    return height
+
+
 def audit(
     store: Store,
     genesis: Genesis,
@@ -182,19 +206,25 @@ def audit(
         on_block: called after each block, for a progress bar.
 
     Raises:
-        ReplayError: the first block that differs. StoreError: the state kept beside the blocks is another one.
+        ReplayError: the first block that differs, or that has no certificate though a later one has. StoreError: the state
+            kept beside the blocks is another one.
     """
     replay = Replay(genesis, trust_signatures=trust_signatures)
+    certified = certified_height(store)  # of a ledger in use it may grow meanwhile
     transactions = accepted = 0
-    state_root = StateTree().root
+    last_root = StateTree().root
+    held = Audit(0, 0, 0, last_root)
     for block in blocks_of(store):
-        replay.apply(block)
+        is_certified = replay.height < certified or bool(block.certificate.attestations)
+        replay.apply(block, is_certified=is_certified)
         transactions += len(block.txs)
         accepted += sum(result.code == "ok" for result in block.results)
-        state_root = block.header.state_root
+        last_root = block.header.state_root
+        if is_certified:
+            held = Audit(replay.height, transactions, accepted, last_root)
         on_block(block)
     invariants.check_in_full(replay.state)
     kept = StateTree().update(list(store.state_rows()))
-    if replay.height and kept != state_root:
+    if replay.height and kept != last_root:
         raise StoreError(f"the blocks are whole, but the state kept beside them is not that of block {replay.height}")
-    return Audit(replay.height, transactions, accepted, state_root)
+    return replace(held, uncertified=replay.height - held.height)

@@ -13,7 +13,8 @@ from pile_coordinator.replay import Audit, audit, open_ledger
 _DESCRIPTION = """\
 Compute a ledger again from its genesis and its blocks' transactions: every signature, result, event, balance and state root.
 Nothing is trusted but the genesis file; compare its fingerprint with one you got from somebody you trust. The ledger is only
-read, and may be in use."""
+read, and may be in use. The newest blocks of a node that was stopped may lack their certificates: they are computed too, told
+apart, and not counted."""
 
 
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -67,6 +68,7 @@ def _show(found: Audit, chain_id: str, fingerprint: bytes, *, trusts: bool, as_j
             "transactions": found.transactions,
             "accepted": found.accepted,
             "state_root": found.state_root.hex(),
+            "uncertified": found.uncertified,
             "signatures_checked": not trusts,
         }
         console.print_json(json.dumps(facts))
@@ -76,4 +78,9 @@ def _show(found: Audit, chain_id: str, fingerprint: bytes, *, trusts: bool, as_j
         f" same results, same state roots, all invariants{', signatures not checked' if trusts else ''}"
     )
     console.print(f"  state root {found.state_root.hex()} at height {found.height}")
+    if found.uncertified:
+        console.print(
+            f"  [yellow]not counted[/] {found.uncertified} newer blocks, computed the same, that no accounting node has"
+            " attested here yet: nothing proves them. Let the node run until it has heard the others, then look again"
+        )
     console.print(f"  pinned genesis {chain_id}, fingerprint {fingerprint.hex()}")

@@ -19,6 +19,7 @@ from pile_coordinator.engines.comet.home import Home
 from pile_coordinator.engines.comet.messages import abci_pb2 as abci
 from pile_coordinator.engines.comet.pool import MAX_AHEAD
 from pile_coordinator.engines.engine import BusyError, CachingVerifier, StoreError
+from pile_coordinator.replay import audit, open_ledger
 from pile_shared.certificate import attest, decode_handover, decode_header, validators_hash
 from pile_shared.codec import array, decode, encode
 from pile_shared.platform import es256_verify, sha256
@@ -250,6 +251,19 @@ def test_what_is_not_certified_yet_is_kept_within_bounds(nodes, monkeypatch):
     for _ in range(8):  # what one delivery certifies makes room to sign more
         deliver(nodes)
     assert [block.header.height for block in nodes[0].told] == list(range(1, 31))
+
+
+def test_a_ledger_that_was_stopped_before_its_last_certificate_holds_up_to_it(nodes, tmp_path):
+    decide(nodes, 1)
+    deliver(nodes)
+    decide(nodes, 2)
+    ledger = open_ledger(tmp_path / nodes[0].engine.own_party / "ledger.sqlite", nodes[0].genesis)
+    found = audit(ledger, nodes[0].genesis)
+    assert (found.height, found.transactions, found.uncertified) == (1, 1, 1)
+    deliver(nodes)
+    found = audit(ledger, nodes[0].genesis)
+    assert (found.height, found.transactions, found.uncertified) == (2, 2, 0)
+    ledger.close()
 
 
 class Recorder:

@@ -326,6 +326,70 @@ def test_the_first_block_that_was_tampered_with_is_named(
         store.close()
 
 
+def uncertified(db: sqlite3.Connection, *heights: int) -> None:
+    """As a node leaves them that was stopped before it had heard the others."""
+    for height in heights:
+        db.execute("DELETE FROM certificate WHERE height = ?", (height,))
+        db.execute("UPDATE block SET attestations = ? WHERE height = ?", (encode([]), height))
+
+
+def audited(path: Path, run: Recorded, *, trust: bool) -> tuple[Audit, list[int]]:
+    """What an audit finds, and the heights it went through."""
+    seen: list[int] = []
+    store = open_ledger(path, run.genesis)
+    found = audit(store, run.genesis, trust_signatures=trust, on_block=lambda block: seen.append(block.header.height))
+    store.close()
+    return found, seen
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_newest_blocks_without_certificate_are_computed_and_not_counted(
+    count: int, run: Recorded, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = spoilt(run, tmp_path, lambda db: uncertified(db, *range(BLOCKS - count + 1, BLOCKS + 1)))
+    rest = run.blocks[: BLOCKS - count]
+    for trust in (False, True):
+        found, seen = audited(path, run, trust=trust)
+        assert (found.height, found.uncertified) == (BLOCKS - count, count)
+        assert found.state_root == rest[-1].header.state_root
+        assert found.transactions == sum(len(block.txs) for block in rest)
+        assert found.accepted == sum(result.code == "ok" for block in rest for result in block.results)
+        assert seen == list(range(1, BLOCKS + 1))
+    assert main(["replay", str(path), "--trust-signatures"]) == 0
+    assert f"{count} newer blocks" in capsys.readouterr().out
+
+
+def test_a_block_without_certificate_below_one_that_has_its_own_does_not_hold(run: Recorded, tmp_path: Path) -> None:
+    path = spoilt(run, tmp_path, lambda db: uncertified(db, BLOCKS - 1))
+    store = open_ledger(path, run.genesis)
+    with pytest.raises(ReplayError, match="not more than two thirds") as caught:
+        audit(store, run.genesis)
+    assert caught.value.height == BLOCKS - 1
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("tamper", "said"),
+    [
+        (column("txs", lambda txs: txs.append(b"x")), "its transactions are not those"),
+        (column("leaves", lambda leaves: leaves.append(b"x")), "its results and events are not"),
+        (column("header", lambda row: [*row[:7], bytes(32), *row[8:]]), "does not follow"),
+        (column("header", lambda row: [*row[:10], bytes(32), *row[11:]]), "leads to state root"),
+    ],
+)
+def test_newest_blocks_without_certificate_must_hold_all_the_same(
+    tamper: Tamper, said: str, run: Recorded, tmp_path: Path
+) -> None:
+    def spoil(db: sqlite3.Connection) -> None:
+        uncertified(db, BLOCKS)
+        tamper(db, BLOCKS)
+
+    store = open_ledger(spoilt(run, tmp_path, spoil), run.genesis)
+    with pytest.raises(ReplayError, match=said):
+        audit(store, run.genesis)
+    store.close()
+
+
 def spoilt(run: Recorded, folder: Path, tamper: Callable[[sqlite3.Connection], object]) -> Path:
     path = folder / "ledger.sqlite"
     shutil.copy(run.path, path)

@@ -859,7 +859,8 @@ def test_a_stake_of_nothing_is_found_though_the_sums_hold() -> None:
 def set_of(*powers: int) -> ValidatorSet:
     """A set of so many accounting nodes with these powers."""
     rows = [
-        [f"n{number}", consensus(f"n{number}"), number.to_bytes(33, "big"), power] for number, power in enumerate(powers)
+        [f"n{number}", consensus(f"n{number}"), number.to_bytes(33, "big"), power]
+        for number, power in enumerate(powers)
     ]
     return replace(StakeWorld().state.validator_sets()[-1], members=rows)
 

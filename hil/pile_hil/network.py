@@ -276,7 +276,7 @@ def role_of(command_line: str) -> str:
 
     The program's own name says it: its folder, or an interpreter's, may be called anything.
     """
-    return "cometbft" if Path(command_line.split("\0")[0]).name == "cometbft" else "application"
+    return "cometbft" if Path(command_line.split("\0", maxsplit=1)[0]).name == "cometbft" else "application"
 
 
 def _children(parent: int) -> dict[int, str]:

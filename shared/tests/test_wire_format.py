@@ -683,7 +683,16 @@ def test_the_cddl_names_every_rejection_and_field():
 def test_a_bundle_is_what_is_unpacked_as_one(fits, said):
     """What the file refuses is taken as one transaction, which nobody can decode."""
     txs = [data for rule, data in said if rule == "transaction-message"][:3]
-    for value in ([], txs[:1], [txs], [*txs, 1], [*txs, txs], [*txs, b"\xd2"], {0: txs[0], 1: txs[1]}, txs[:1] * (MAX_BUNDLED + 1)):
+    for value in (
+        [],
+        txs[:1],
+        [txs],
+        [*txs, 1],
+        [*txs, txs],
+        [*txs, b"\xd2"],
+        {0: txs[0], 1: txs[1]},
+        txs[:1] * (MAX_BUNDLED + 1),
+    ):
         assert not fits("bundle", dump(value)), value
     for value in ([], txs[:1], [txs], [*txs, 1], [*txs, txs], {0: txs[0], 1: txs[1]}, txs[:1] * (MAX_BUNDLED + 1)):
         assert unpack(dump(value)) == [dump(value)]

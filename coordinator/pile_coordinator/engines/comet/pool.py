@@ -122,7 +122,9 @@ class Pool:
             if tx.valid_until_height < env.height:
                 raise Rejection("expired", f"was valid until block {tx.valid_until_height}, this is {env.height}")
             if not self._waited.get(sender.id, {}).keys() >= set(range(sender.sequence + 1, tx.sequence)):
-                raise Rejection("sequence_gap", f"{sender.id} is at sequence {sender.sequence}, and not all between waits")
+                raise Rejection(
+                    "sequence_gap", f"{sender.id} is at sequence {sender.sequence}, and not all between waits"
+                )
             return tx
         if isinstance(tx.body, SubmitProofs) and not self._new_proofs(state, tx.id, tx.body):
             raise WaitsError("every proof in it is known, or waits already")
