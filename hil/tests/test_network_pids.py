@@ -9,7 +9,7 @@ from pile_hil.network import Network, role_of
 
 
 def test_a_child_is_known_by_its_programs_name_alone():
-    assert role_of("/root/go/bin/cometbft\0start\0--home\0/x\0") == "cometbft"
+    assert role_of("/opt/go/bin/cometbft\0start\0--home\0/x\0") == "cometbft"
     assert role_of("cometbft\0") == "cometbft"
     for words in (
         "/srv/cometbft/venv/bin/python\0-m\0x\0",
