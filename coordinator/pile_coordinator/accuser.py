@@ -15,7 +15,7 @@ from pile_shared import cose
 from pile_shared.codec import encode
 from pile_shared.platform import sha256
 
-VALID_BLOCKS = 1000
+VALID_BLOCKS = 1000  # for which what a coordinator signs may wait for a block
 SPREAD_MS = 3000  # over which coordinators come forward: a block or two
 RETRY_S = 5.0  # between attempts: the transaction before was lost, or there was no room
 FINAL = {"phase", "late", "evidence", "unknown_candidate"}  # refusals of the charge; all others are of this attempt

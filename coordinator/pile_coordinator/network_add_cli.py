@@ -3,14 +3,13 @@
 import argparse
 import json
 import re
-import shutil
 from pathlib import Path
 
 from rich.console import Console
 
 from pile_coordinator.config import load_config
-from pile_coordinator.engines.comet.network import FIRST_PORT, add_node, plan_nodes
-from pile_shared.errors import ConfigError, PilechainError
+from pile_coordinator.engines.comet.network import FIRST_PORT, add_node, all_or_nothing, plan_nodes
+from pile_shared.errors import ConfigError
 
 _ADD = """\
 Write the folder of one more node of a network that exists: keys of its own; genesis, peers, pace and broker as another node's
@@ -68,14 +67,10 @@ def _run(options: argparse.Namespace) -> int:
             f"{options.like / 'coordinator.toml'} is not that of an accounting node: its engine is not comet"
         )
     broker, retain_blocks = (theirs.broker.host, theirs.broker.port), theirs.comet.retain_blocks
-    try:
+    with all_or_nothing(folder):
         consensus, attestation = add_node(
             folder, plan, options.like, options.peer, broker=broker, retain_blocks=retain_blocks
         )
-    except PilechainError:
-        for left in folder.glob("*"):  # it was empty before, and a second try must find it so
-            shutil.rmtree(left)
-        raise
     facts = {"node": plan.party, "consensus": consensus.hex(), "attestation": attestation.hex()}
     if options.json:
         Console().print_json(json.dumps(facts))

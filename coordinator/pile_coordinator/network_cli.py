@@ -3,7 +3,6 @@
 import argparse
 import json
 import re
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -15,12 +14,12 @@ from pile_coordinator import network_add_cli
 from pile_coordinator.clock import Clock
 from pile_coordinator.config import MAX_RETAIN_BLOCKS, RETAIN_BLOCKS, load_genesis
 from pile_coordinator.engines.comet.home import Home
-from pile_coordinator.engines.comet.network import FIRST_PORT, Pace, Stake, plan_nodes, write_network
+from pile_coordinator.engines.comet.network import FIRST_PORT, Pace, Stake, all_or_nothing, plan_nodes, write_network
 from pile_coordinator.engines.comet.rpc import Rpc
 from pile_coordinator.engines.store import Store
 from pile_coordinator.keys import make_key
 from pile_coordinator.new_chain import FOUNDERS, STAKE_RULES, founding_document
-from pile_shared.errors import ConfigError, LinkError, PilechainError
+from pile_shared.errors import ConfigError, LinkError
 
 PARTIES = "parties"  # the folder with the founders' keys
 STATUS_WIDTH = 132
@@ -145,7 +144,7 @@ def _init(options: argparse.Namespace) -> int:
         raise ConfigError(f"--retain-blocks {options.retain_blocks} is wrong; expected 0 to {MAX_RETAIN_BLOCKS}")
     serving = {} if options.genesis else {p.party: f"coordinator-{p.party}" for p in plans[: options.coordinators]}
     broker = _broker(options.broker)
-    try:
+    with all_or_nothing(out):
         document = _document(options, out, serving, names)
         stake = None if options.bond is None else Stake(STAKE_RULES, options.bond)
         genesis = write_network(
@@ -158,10 +157,6 @@ def _init(options: argparse.Namespace) -> int:
             stake=stake,
             retain_blocks=options.retain_blocks,
         )
-    except PilechainError:
-        for left in out.glob("*"):  # it was empty before, and a second try must find it so
-            shutil.rmtree(left)
-        raise
     facts = {
         "chain": genesis.chain_id,
         "genesis": genesis.hash().hex(),

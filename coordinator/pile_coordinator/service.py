@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import cast
 
-from pile_coordinator.accuser import Accuser
+from pile_coordinator.accuser import VALID_BLOCKS, Accuser
 from pile_coordinator.chain.contracts import UNSIGNED
 from pile_coordinator.chain.records import Pile, Zone
 from pile_coordinator.chain.rejections import Rejection
@@ -64,7 +64,6 @@ from pile_shared.terms import (
 )
 from pile_shared.units import check_bytes
 
-BATCH_VALID_BLOCKS = 1000
 LOG_EVERY_MS = 1000  # per reason
 SETTLE_S = 1.0  # after connecting, in which the broker says who else is there
 SHARE_S = 0.2  # between two looks for what others did not say
@@ -396,7 +395,7 @@ class Coordinator:
         assert self.signer is not None
         party = self.config.party
         sequence = self.engine.next_sequence(party)
-        until = self.engine.height + BATCH_VALID_BLOCKS
+        until = self.engine.height + VALID_BLOCKS
         tx = sign_transaction(self.signer, self.chain_id, party, sequence, until, batch)
         try:
             self.engine.submit(tx, bounded=False)  # the desk bounds them

@@ -14,6 +14,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from itertools import islice
+from typing import cast
 
 from pile_coordinator.chain.records import GRID, OPERATOR, Party
 from pile_coordinator.chain.state import State
@@ -273,7 +274,7 @@ class Unsaid:
         if digest in self._verified:
             return
         validators = self._validators(decode_header(header).height) or []
-        Certificate(header, attestations).verify(self._chain_id, validators)  # type: ignore[arg-type]
+        Certificate(header, cast("list[list[object]]", attestations)).verify(self._chain_id, validators)
         self._verified[digest] = None
         if len(self._verified) > _MAX_CERTIFICATES:
             self._verified.popitem(last=False)

@@ -35,9 +35,12 @@ class App:
         self.keys = keys
         self.ledger = CometLedger(folder / "ledger.sqlite", self.genesis, keys, CachingVerifier(es256_verify))
         self.snapshots = Snapshots(folder / "snapshots", self.ledger, interval, self.logged.append)
-        heard = lambda block: block and self.blocks.append(block)  # noqa: E731
         retention = Retention(self.ledger, self.snapshots, retain)
-        self.application = Application(self.ledger, Pool(), self.snapshots, retention, heard, lambda: 0)
+        self.application = Application(self.ledger, Pool(), self.snapshots, retention, self._hear, lambda: 0)
+
+    def _hear(self, block: Block | None) -> None:
+        if block is not None:
+            self.blocks.append(block)
 
     def ask(self, kind: str, **fields: object):
         request = abci.Request(**{kind: getattr(abci, "Request" + _camel(kind))(**fields)})
@@ -66,6 +69,15 @@ class App:
 
     def check(self, tx: bytes, *, again: bool = False):
         return self.ask("check_tx", tx=tx, type=abci.RECHECK if again else abci.NEW)
+
+    def proposal(self, entries: list[bytes], max_bytes: int = 1 << 20) -> list[bytes]:
+        """What it would propose of a mempool."""
+        return list(self.ask("prepare_proposal", txs=entries, max_tx_bytes=max_bytes, height=1).txs)
+
+    def accepts(self, entries: list[bytes]) -> bool:
+        """Whether it would vote for a proposal."""
+        answer = self.ask("process_proposal", txs=entries, height=1)
+        return answer.status == abci.ResponseProcessProposal.ACCEPT
 
     def close(self) -> None:
         self.snapshots.wait()

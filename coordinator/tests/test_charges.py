@@ -245,9 +245,11 @@ def test_a_gap_that_a_refused_charge_leaves_is_filled(node, moments):
     engine = node.engine
     charge = next(tx for tx in node.handed if decode_transaction(tx).sender == "operator")
     assert engine.next_sequence("operator") == 2
-    deposit = lambda sequence: sign_transaction(  # noqa: E731
-        key("grid"), node.chain.chain_id, "grid", sequence, 100, Deposit("operator", 1, str(sequence))
-    )
+
+    def deposit(sequence: int) -> bytes:
+        body = Deposit("operator", 1, str(sequence))
+        return sign_transaction(key("grid"), node.chain.chain_id, "grid", sequence, 100, body)
+
     first = next(tx for tx in node.handed if decode_transaction(tx).sender == "grid")
     engine.submit(deposit(2))
     assert node.decide(charge, first) == ["ok", "phase"]
@@ -301,7 +303,10 @@ def test_who_asks_all_the_time_keeps_nobody_else_from_answers(node):
     node.decide()
     node.told.clear()
     node.engine._ledger.store.certify(1, [])  # not certified: it answers with a signature of its own
-    ask = lambda party: node.engine.handle(node_topic(node.chain.chain_id, party, MISSING), encode(1))  # noqa: E731
+
+    def ask(party: str) -> str | None:
+        return node.engine.handle(node_topic(node.chain.chain_id, party, MISSING), encode(1))
+
     for _ in range(5):
         assert ask(LIAR) == ""
     assert ask("node-2") == ""

@@ -222,22 +222,14 @@ def test_proofs_that_wait_or_are_known_are_refused_early(app):
     assert app.check(batch("operator", 4, fork)).code == 0  # it has to come to light
 
 
-def proposal(app: App, txs: list[bytes], max_bytes: int = 1 << 20) -> list[bytes]:
-    return list(app.ask("prepare_proposal", txs=txs, max_tx_bytes=max_bytes, height=1).txs)
-
-
-def accepted(app: App, txs: list[bytes]) -> bool:
-    return app.ask("process_proposal", txs=txs, height=1).status == abci.ResponseProcessProposal.ACCEPT
-
-
 def test_a_correct_proposers_proposal_is_accepted_and_no_other(app):
     one, two, three = (deposit(i, i) for i in (1, 2, 3))
     other = deposit(9, 1, "operator")
-    assert proposal(app, [three, other, one, two]) == [other, one, two, three]
-    assert proposal(app, [one, three]) == [one]
-    assert proposal(app, [one, one, deposit(1, 1, "nobody"), b"x"]) == [one]
-    for good in ([], [one], [other, one, two, three], proposal(app, [two, other, one])):
-        assert accepted(app, good)
+    assert app.proposal([three, other, one, two]) == [other, one, two, three]
+    assert app.proposal([one, three]) == [one]
+    assert app.proposal([one, one, deposit(1, 1, "nobody"), b"x"]) == [one]
+    for good in ([], [one], [other, one, two, three], app.proposal([two, other, one])):
+        assert app.accepts(good)
     broken = bytearray(one)
     broken[-1] ^= 1
     for bad in (
@@ -249,7 +241,7 @@ def test_a_correct_proposers_proposal_is_accepted_and_no_other(app):
         [one, deposit(8, 1)],
         [deposit(1, 1, "nobody")],
     ):
-        assert not accepted(app, bad)
+        assert not app.accepts(bad)
     assert app.ledger.height == 0
     assert (
         app.finalize(1, NOW, [one]).app_hash == App(Path(app.snapshots._folder) / "x").finalize(1, NOW, [one]).app_hash
@@ -259,7 +251,7 @@ def test_a_correct_proposers_proposal_is_accepted_and_no_other(app):
 def test_a_proposal_keeps_to_its_bytes(app):
     txs = [deposit(i, i) for i in range(1, 6)]
     for room in range(0, 3 * framed_bytes(txs[0]) + 1, 37):
-        chosen = proposal(app, txs, room)
+        chosen = app.proposal(txs, room)
         assert sum(map(framed_bytes, chosen)) <= room
         assert chosen == txs[: len(chosen)]
     framed = abci.ResponsePrepareProposal(txs=txs)  # repeated bytes, field 1, as in CometBFT's Data

@@ -13,7 +13,6 @@ from pile_coordinator.chain.transactions import Deposit, RegisterParty, sign_tra
 from pile_coordinator.chain.transition import check_tx
 from pile_coordinator.engines.comet import pool
 from pile_coordinator.engines.comet.bundle import MAX_BUNDLED, MAX_ENTRY_BYTES, pack, unpack
-from pile_coordinator.engines.comet.messages import abci_pb2 as abci
 from pile_coordinator.engines.comet.pool import MAX_AHEAD, framed_bytes
 from pile_shared.codec import encode
 
@@ -43,14 +42,6 @@ def said(number: int, sequence: int, sender: str = "grid", valid_until: int = 10
 def bundle(*txs: bytes) -> bytes:
     (entry,) = pack(list(txs))
     return entry
-
-
-def proposal(app: App, entries: list[bytes], max_bytes: int = 1 << 20) -> list[bytes]:
-    return list(app.ask("prepare_proposal", txs=entries, max_tx_bytes=max_bytes, height=1).txs)
-
-
-def accepted(app: App, entries: list[bytes]) -> bool:
-    return app.ask("process_proposal", txs=entries, height=1).status == abci.ResponseProcessProposal.ACCEPT
 
 
 # --- the envelope --------------------------------------------------------------------------------------------------------
@@ -96,7 +87,7 @@ def test_what_only_looks_like_a_bundle_is_one_transaction(app, value):
     entry = encode(value)
     assert unpack(entry) == [entry]
     assert app.check(entry).codespace in {"malformed", "oversized"}
-    assert not accepted(app, [entry])
+    assert not app.accepts([entry])
 
 
 # --- what the chain makes of it ------------------------------------------------------------------------------------------
@@ -133,7 +124,7 @@ def test_a_bundle_of_which_some_came_too_late_is_good_for_the_others(app):
     app.decide(1, NOW + 5, [one, other])
     assert app.check(bundle(one, two, other), again=True).code == 0  # two is still to come
     assert app.check(bundle(two, three), again=True).code == 0
-    assert proposal(app, [bundle(one, two, other), bundle(two, three)]) == [bundle(two, three)]
+    assert app.proposal([bundle(one, two, other), bundle(two, three)]) == [bundle(two, three)]
     app.decide(2, NOW + 6, [bundle(two, three)])
     assert app.check(bundle(one, two, other), again=True).codespace == "replayed"
 
@@ -144,7 +135,7 @@ def test_a_forged_transaction_spoils_its_bundle_and_nothing_else(app):
     forged[-1] ^= 1
     assert app.check(bundle(one, two, bytes(forged))).codespace in {"bad_signature", "malformed"}
     assert app.check(bundle(one, two)).code == 0  # the refused bundle has not taken their places
-    assert not accepted(app, [bundle(one, two, bytes(forged))])
+    assert not app.accepts([bundle(one, two, bytes(forged))])
 
 
 def test_what_became_impossible_for_one_sender_costs_the_others_nothing(app):
@@ -152,23 +143,23 @@ def test_what_became_impossible_for_one_sender_costs_the_others_nothing(app):
     assert app.check(bundle(short, one)).code == 0
     app.decide(1, NOW + 5, [said(7, 2, "operator")])  # it is out of turn: a block in which nothing happened
     assert app.check(bundle(short, one), again=True).code == 0
-    assert proposal(app, [bundle(short, one)]) == [one]
+    assert app.proposal([bundle(short, one)]) == [one]
 
 
 def test_a_proposal_of_bundles_is_in_turn_and_accepted_and_keeps_to_its_bytes(app):
     own = [said(i, i) for i in range(1, 31)]
     others = [said(100 + i, i, "operator") for i in range(1, 31)]
     entries = [bundle(*own[10:20]), bundle(*others[:15], *own[20:]), bundle(*own[:10]), *others[15:]]
-    chosen = proposal(app, entries)
-    assert accepted(app, chosen)
+    chosen = app.proposal(entries)
+    assert app.accepts(chosen)
     assert sorted(tx for entry in chosen for tx in unpack(entry)) == sorted([*own, *others])
     for room in range(0, sum(map(framed_bytes, entries)), 501):
-        chosen = proposal(app, entries, room)
+        chosen = app.proposal(entries, room)
         assert sum(map(framed_bytes, chosen)) <= room
-        assert accepted(app, chosen)
+        assert app.accepts(chosen)
     for bad in ([bundle(own[0], own[0])], [bundle(own[1], own[0])], [bundle(own[0], own[1]), own[1]]):
-        assert not accepted(app, bad)
-    assert proposal(app, [bundle(own[1], own[1], own[0], own[3])]) == [bundle(own[0], own[1])]
+        assert not app.accepts(bad)
+    assert app.proposal([bundle(own[1], own[1], own[0], own[3])]) == [bundle(own[0], own[1])]
 
 
 # --- whoever packed them meant no good -----------------------------------------------------------------------------------
@@ -190,8 +181,8 @@ def test_however_they_were_shuffled_one_block_takes_all_of_them(app, seed):
         size = rng.randint(1, 40)
         entries.append(bundle(*txs[:size]))
         txs = txs[size:]
-    chosen = proposal(app, entries)
-    assert accepted(app, chosen)
+    chosen = app.proposal(entries)
+    assert app.accepts(chosen)
     assert sorted(tx for entry in chosen for tx in unpack(entry)) == sorted(good)
 
 
@@ -200,7 +191,7 @@ def test_the_room_is_kept_to_by_the_byte_when_everything_is_packed_anew(app):
     backwards = [bundle(*(said(i, i) for i in range(30, 0, -1))), bundle(*(said(i, i, "operator") for i in (2, 1, 4)))]
     taken = []
     for room in (*range(700), *range(4000, 6000, 7), *range(1 << 16, (1 << 16) + 9)):
-        chosen = proposal(app, backwards, room)
+        chosen = app.proposal(backwards, room)
         assert sum(map(framed_bytes, chosen)) <= room
         taken.append(sum(len(unpack(entry)) for entry in chosen))
     assert (taken[0], taken[-1]) == (0, 32)
@@ -218,10 +209,10 @@ def test_a_proposal_costs_a_look_or_two_at_each_transaction(app, monkeypatch):
     monkeypatch.setattr(pool, "check_tx", lambda *given: looks.append(1) or check_tx(*given))
     front = [said(i, i, "operator") for i in range(1, MAX_AHEAD + 1)]
     entries = [bundle(*front, said(i, 3 + i)) for i in range(50)] + [said(i, i) for i in range(60, 0, -1)]
-    chosen = proposal(app, entries)
-    assert accepted(app, chosen)
+    chosen = app.proposal(entries)
+    assert app.accepts(chosen)
     looks.clear()
-    assert proposal(app, entries) == chosen
+    assert app.proposal(entries) == chosen
     assert len(looks) <= 3 * sum(len(unpack(entry)) for entry in entries)
 
 
@@ -231,7 +222,7 @@ def test_a_bundle_of_one_sender_beyond_what_may_wait_takes_nobodys_place(app):
     assert app.check(bundle(*txs[: MAX_AHEAD + 1])).codespace == "sequence_gap"
     other = said(1, 1, "operator")
     assert app.check(bundle(said(99, 1), other)).code == 0  # another one with the first sequence: it is still free
-    chosen = proposal(app, [bundle(*txs)])
+    chosen = app.proposal([bundle(*txs)])
     assert [tx for entry in chosen for tx in unpack(entry)] == txs  # a block knows no such bound: all are in turn
 
 

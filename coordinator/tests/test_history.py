@@ -307,7 +307,10 @@ def test_a_block_that_lacks_something_is_refused_with_the_reason(chain):
     height = max(chain.blocks, key=lambda h: len(chain.blocks[h].txs))
     entry, sets = chain.entry(height)
     one_more, one_less = (lambda rows: [*rows, rows[-1]]), (lambda rows: rows[:-1])
-    swapped = lambda rows: [rows[1], rows[0], *rows[2:]]  # noqa: E731
+
+    def swapped(rows: list) -> list:
+        return [rows[1], rows[0], *rows[2:]]
+
     reasons = {
         altered(entry, 0, lambda data: data + b"\0"): "history",
         altered(entry, 0, lambda _: bytes(600)): "bounds",

@@ -98,12 +98,18 @@ def test_a_node_that_comes_later_knows_the_chain_and_has_keys_of_its_own(network
         ("south --like LIKE --peer somebody", "ID@HOST:PORT"),
         ("south --like ALONE", "--peer"),
         ("south --like LIKE --address here", "not an address"),
+        ("south --like PART", "genesis.json"),  # which is found out when something is written already
     ],
 )
 def test_a_wrong_addition_is_told_and_leaves_nothing(network, capsys, tmp_path, words, told):
     folder, _ = network
     assert pilechain(["init", str(tmp_path / "alone"), "--validators", "1"]) == 0
-    words = words.replace("LIKE", str(folder / "node-2")).replace("ALONE", str(tmp_path / "alone" / "node-1"))
+    (folder / "node-3" / "node" / "config" / "genesis.json").unlink()
+    words = (
+        words.replace("LIKE", str(folder / "node-2"))
+        .replace("PART", str(folder / "node-3"))
+        .replace("ALONE", str(tmp_path / "alone" / "node-1"))
+    )
     name, *rest = words.split()
     assert pilechain(["network", "add", str(tmp_path / name), *rest]) in {1, 2}
     assert told in capsys.readouterr().err

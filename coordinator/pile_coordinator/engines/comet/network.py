@@ -7,7 +7,9 @@ listens on all of a machine's addresses unless that is what was given.
 import base64
 import ipaddress
 import json
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +25,7 @@ from pile_coordinator.engines.comet.bundle import MAX_ENTRY_BYTES
 from pile_coordinator.engines.comet.home import Home
 from pile_coordinator.keys import make_key
 from pile_shared.certificate import MAX_VALIDATORS
-from pile_shared.errors import ConfigError
+from pile_shared.errors import ConfigError, PilechainError
 from pile_shared.units import check_id
 
 PORTS_PER_NODE = 3  # P2P, RPC, application
@@ -94,6 +96,17 @@ def plan_nodes(parties: Sequence[str], hosts: Sequence[str], first_port: int) ->
             raise ConfigError(f"the ports from {first_port} do not suffice for {len(parties)} nodes")
         plans.append(NodePlan(party, host, port, port + 1, port + 2))
     return plans
+
+
+@contextmanager
+def all_or_nothing(folder: Path) -> Iterator[None]:
+    """An error in what writes into an empty folder leaves it empty: keys are never overwritten, and people try again."""
+    try:
+        yield
+    except PilechainError:
+        for left in folder.glob("*"):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        raise
 
 
 def write_network(
