@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from real_pile import PILE, RealPile
-from scripted_pile import Hardware, Port
+from scripted_pile import Hardware, Link, Port
 from world import NOW, key
 
 from pile_edge.agent import Agent
@@ -42,35 +42,13 @@ class Disk(Storage):
         super().replace(name, data)
 
 
-class Link:
-    """A link that is there and brings what a test puts into `queue`; each poll is a second."""
-
-    connected = True
-    inflight = 0
-
-    def __init__(self, hardware: Hardware) -> None:
-        self.hardware = hardware
-        self.queue: list[tuple[str, bytes]] = []
-
-    def poll(self, _timeout_ms: int) -> list[tuple[str, bytes]]:
-        self.hardware.advance(SECOND)
-        queue, self.queue = self.queue, []
-        return queue
-
-    def publish(self, _topic: str, _payload: bytes, *, retain: bool = False) -> bool:  # noqa: ARG002 - as a link
-        return True
-
-    def close(self) -> None:
-        pass
-
-
 class Charging:
     """A pile that charges for one contract and is reserved by another."""
 
     def __init__(self, folder: Path) -> None:
         self.chain = RealPile()
         self.hardware = Hardware(NOW)
-        self.link = Link(self.hardware)
+        self.link = Link(self.hardware, SECOND, lambda _: None)
         self.lines: list[str] = []
         path = self.chain.settings_file(folder, journal="capacity_bytes = 65536\nsegment_bytes = 4096")
         settings = load_config(path)

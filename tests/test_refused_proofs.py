@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from real_pile import RealPile
-from scripted_pile import Hardware, Port
+from scripted_pile import Hardware, Link, Port
 from world import NOW
 
 from pile_edge.agent import RESEND_SLOWEST, Agent
@@ -31,32 +31,21 @@ RESEND_S = 60
 RATE = 240
 
 
-class Link:
+class Silent(Link):
     """A link whose other end takes everything and answers nothing by itself; each poll is a second."""
 
-    connected = True
-    inflight = 0
-
     def __init__(self, hardware: Hardware) -> None:
-        self.hardware = hardware
-        self.queue: list[tuple[str, bytes]] = []
+        super().__init__(hardware, SECOND, self._said)
         self.proofs: list[tuple[int, int]] = []  # second, sequence
         self.statuses: list[list] = []
 
-    def poll(self, _timeout_ms: int) -> list[tuple[str, bytes]]:
-        self.hardware.advance(SECOND)
-        queue, self.queue = self.queue, []
-        return queue
+    def _said(self, payload: bytes) -> None:
+        self.proofs.append(((self.hardware.now_ms - NOW) // SECOND, parse(payload)[1].sequence))
 
-    def publish(self, _topic: str, payload: bytes, *, retain: bool = False) -> bool:
+    def publish(self, topic: str, payload: bytes, retain: bool = False) -> bool:
         if retain:
             self.statuses.append(decode(payload, 256))
-        else:
-            self.proofs.append(((self.hardware.now_ms - NOW) // SECOND, parse(payload)[1].sequence))
-        return True
-
-    def close(self) -> None:
-        pass
+        return super().publish(topic, payload, retain)
 
 
 class Ignored:
@@ -65,7 +54,7 @@ class Ignored:
     def __init__(self, folder: Path) -> None:
         self.chain = RealPile()
         self.hardware = Hardware(NOW)
-        self.link = Link(self.hardware)
+        self.link = Silent(self.hardware)
         journal = "capacity_bytes = 65536\nsegment_bytes = 4096"
         timing = f"heartbeat_ms = 3600000\nresend_ms = {RESEND_S * SECOND}"
         self.path = self.chain.settings_file(folder, journal=journal, timing=timing)
