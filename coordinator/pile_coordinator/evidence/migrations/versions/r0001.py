@@ -1,5 +1,7 @@
 """The schema that came with SQLAlchemy. What a migration makes is held to evidence/schema.py by a test."""
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.types import TypeEngine
@@ -8,7 +10,7 @@ revision = "0001"
 down_revision = None
 
 BIG = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
-OPTIONS = {
+OPTIONS: dict[str, Any] = {
     f"{dialect}_{option}": value
     for dialect in ("mysql", "mariadb")
     for option, value in (("engine", "InnoDB"), ("default_charset", "ascii"), ("collate", "ascii_bin"))
@@ -23,7 +25,7 @@ def _bytes(most: int) -> TypeEngine[bytes]:
     return sa.LargeBinary(most).with_variant(sa.VARBINARY(most), "mysql", "mariadb")
 
 
-def upgrade() -> None:
+def upgrade() -> None:  # noqa: PLR0915 - one statement for each table and index
     """From nothing."""
     op.create_table(
         "accounting_node",
