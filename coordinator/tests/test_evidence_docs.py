@@ -10,7 +10,7 @@ PAGE = (Path(__file__).parents[2] / "docs/evidence.md").read_text()
 
 def test_every_table_and_column_is_documented() -> None:
     told: dict[str, list[tuple[str, str]]] = {}
-    for section in re.split(r"^### ", PAGE, flags=re.M)[1:]:
+    for section in re.split(r"^### ", PAGE, flags=re.MULTILINE)[1:]:
         rows = re.findall(
             r"^\| ([*]*`\w+`[*]*) \| ([A-Z()0-9]+) \| \S.* \|$", section.partition("\n## ")[0], flags=re.M
         )
