@@ -12,7 +12,7 @@ def test_every_table_and_column_is_documented() -> None:
     told: dict[str, list[tuple[str, str]]] = {}
     for section in re.split(r"^### ", PAGE, flags=re.MULTILINE)[1:]:
         rows = re.findall(
-            r"^\| ([*]*`\w+`[*]*) \| ([A-Z()0-9]+) \| \S.* \|$", section.partition("\n## ")[0], flags=re.M
+            r"^\| ([*]*`\w+`[*]*) \| ([A-Z()0-9]+) \| \S.* \|$", section.partition("\n## ")[0], flags=re.MULTILINE
         )
         told[section.split("\n")[0]] = rows
     expected = {}

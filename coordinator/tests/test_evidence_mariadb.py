@@ -9,12 +9,14 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from evidence_rows import content
+from served import Served
 from settled import Chain, deliver
 from test_evidence import live
 
@@ -23,8 +25,11 @@ from pile_coordinator.evidence.database import EvidenceAwayError, EvidenceError
 from pile_coordinator.evidence.exporter import Exporter
 from pile_coordinator.evidence.queries import find_contract, order_certificate
 from pile_coordinator.evidence.schema import block, metadata, movement, settled_contract, views
+from pile_coordinator.replay import open_ledger
+from pile_hil.broker import Mosquitto, find_mosquitto
 from pile_hil.mariadb import MariaDb, find_mariadb
 from pile_hil.requirements import require
+from pile_hil.site import Site
 from pile_shared.errors import ConfigError
 from pile_shared.proof import REASON_VEHICLE_FULL
 
@@ -225,7 +230,7 @@ def test_the_evidence_of_another_chain_is_refused(chain, url, tmp_path):
     exporter = Exporter(url)
     exporter.catch_up(chain.engine)
     (tmp_path / "other").mkdir()
-    other = Chain(tmp_path / "other", band_permille=2000)
+    other = Chain(tmp_path / "other", fee_micro=1)
     other.admit()
     with pytest.raises(EvidenceError, match="another chain"):
         exporter.catch_up(other.engine)
@@ -266,3 +271,41 @@ def test_migrations_come_to_the_schema_of_the_program(kind, request, tmp_path):
 def test_a_url_that_cannot_be_used_is_refused(wrong):
     with pytest.raises((ConfigError, EvidenceError)):
         Exporter(wrong).db.execute(sa.select(block.c.height))
+
+
+def test_a_coordinator_makes_blocks_while_the_server_is_down(server, url, tmp_path, capfd, monkeypatch):
+    """Transactions are taken and answered meanwhile; what the evidence missed is written afterwards."""
+    require(find_mosquitto() is not None, "mosquitto is not installed")
+    plain = Site.write_coordinator
+
+    def with_url(site: Site) -> Path:
+        path = plain(site)
+        path.write_text(f'{path.read_text()}\n[evidence]\nurl = "{url}"\n')
+        return path
+
+    monkeypatch.setattr(Site, "write_coordinator", with_url)
+    with Mosquitto(tmp_path / "broker") as broker:
+        served = Served(tmp_path / "site", broker.port)
+        try:
+            server.kill()
+            served.admit()
+            made = served.coordinator.engine.height
+            assert made >= 3
+            assert served.coordinator.evidence.height < made
+            server.start()
+            give_up_s = time.monotonic() + 60
+            while served.coordinator.evidence.height < made:
+                assert time.monotonic() < give_up_s
+                time.sleep(0.05)
+        finally:
+            served.close()
+    store = open_ledger(tmp_path / "site" / "coordinator" / "ledger.sqlite", served.site.genesis)
+    rebuilt, exporter = Exporter(tmp_path / "rebuilt.sqlite"), Exporter(url)
+    for height in range(1, exporter.height + 1):
+        rebuilt.write(store.block(height))
+    assert content(exporter.db) == content(rebuilt.db)
+    for each in (rebuilt, exporter, store):
+        each.close()
+    said = capfd.readouterr().err
+    assert "the evidence database went away at block" in said
+    assert "the evidence database is back" in said
