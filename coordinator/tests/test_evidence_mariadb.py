@@ -247,6 +247,13 @@ def test_somebody_elses_database_is_left_alone(server, url):
         assert sa.inspect(db).get_table_names() == ["customers"]
 
 
+def test_a_refused_user_or_database_is_named(server, url):
+    with pytest.raises(EvidenceError, match=r"Unknown database .* check \[evidence\] url"):
+        Exporter(server.url("nowhere"))
+    with pytest.raises(EvidenceError, match="Access denied"):
+        Exporter(url.replace("root@", "eve:wrong@"))
+
+
 @pytest.mark.parametrize("kind", ["sqlite", "mariadb"])
 def test_migrations_come_to_the_schema_of_the_program(kind, request, tmp_path):
     """An empty database migrated from nothing has what a new one has, and is at the same revision."""

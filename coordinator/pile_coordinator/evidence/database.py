@@ -26,6 +26,7 @@ _VERSION_TABLE = "alembic_version"
 # Of the server or the client library: it is away, going, or too busy, and the same statement may succeed later.
 _SERVER_AWAY = 1020, 1040, 1047, 1053, 1129, 1152, 1158, 1159, 1160, 1161, 1203, 1205, 1213, 1317, 1927
 _CLIENT_AWAY = 0, 2002, 2003, 2006, 2013, 2014, 2055, 4031
+_REFUSED = frozenset((1044, 1045, 1049, 1142, 1698))  # the user, the password, the database, or a right
 _AWAY = frozenset((*_SERVER_AWAY, *_CLIENT_AWAY))
 
 
@@ -69,6 +70,8 @@ def open_database(where: Path | str, on_away: Callable[[], None] = lambda: None)
         if context.is_disconnect or (isinstance(context.sqlalchemy_exception, DBAPIError) and code in _AWAY):
             on_away()
             raise EvidenceAwayError(f"the evidence database does not answer (error {code})") from error
+        if code in _REFUSED:
+            raise EvidenceError(f"the evidence database refuses: {error.args[-1]}; check [evidence] url") from error
 
     sa.event.listen(engine, "handle_error", tell_away)
     return engine
