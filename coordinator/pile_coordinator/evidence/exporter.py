@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import cast
 
+from sqlalchemy import Connection, StaticPool, create_engine
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.schema import CreateIndex, CreateTable
 
@@ -24,6 +25,7 @@ from pile_coordinator.chain.tariff import tariff_hash
 from pile_coordinator.chain.transactions import Transaction, decode_transaction
 from pile_coordinator.chain.transition import OK
 from pile_coordinator.engines.engine import Block, Engine
+from pile_coordinator.evidence import tallies
 from pile_coordinator.evidence.schema import metadata, views
 from pile_shared import terms as wire
 from pile_shared.certificate import MAX_LEAF_BYTES
@@ -32,7 +34,7 @@ from pile_shared.cose import key_id
 from pile_shared.platform import sha256
 from pile_shared.proof import EVENT_NAMES, REASON_NAMES, proof_hash
 
-VERSION = 5
+VERSION = 6
 Where = tuple[int, int]  # (height, position) of a transaction, or (height, leaf) of an event
 
 
@@ -42,6 +44,7 @@ class Exporter:
     def __init__(self, path: Path) -> None:
         """Open or create the SQLite file at `path`; one of another schema is emptied, for `catch_up` to fill again."""
         self.db = sqlite3.connect(path, isolation_level=None)
+        self._wrapped: tuple[sqlite3.Connection, Connection] | None = None
         self.db.execute("PRAGMA journal_mode=WAL")
         self.db.execute("PRAGMA synchronous=NORMAL")  # it can be rebuilt; the ledger is what must be durable
         if self._schema() != VERSION:
@@ -82,6 +85,7 @@ class Exporter:
         header = block.header
         if header.height <= self.height:
             return
+        core = self._core()
         self.db.execute("BEGIN IMMEDIATE")
         try:
             self._insert(
@@ -92,11 +96,19 @@ class Exporter:
             self._write_events(block)
             if header.next_validators_hash != header.validators_hash:
                 self._insert("handover", (header.height,))
+            tallies.write(core, block)
             self.db.execute("UPDATE mark SET height = ?", (header.height,))
         except BaseException:
             self.db.execute("ROLLBACK")
             raise
         self.db.execute("COMMIT")
+
+    def _core(self) -> Connection:
+        """The same connection and transaction, as SQLAlchemy speaks to it; never closed or committed by that."""
+        if self._wrapped is None or self._wrapped[0] is not self.db:
+            engine = create_engine("sqlite://", creator=lambda: self.db, poolclass=StaticPool, pool_reset_on_return=None)
+            self._wrapped = self.db, engine.connect()
+        return self._wrapped[1]
 
     def _insert(self, table: str, row: tuple[object, ...], *, verb: str = "INSERT") -> None:
         self.db.execute(f"{verb} INTO {table} VALUES ({', '.join('?' * len(row))})", row)

@@ -164,8 +164,9 @@ def prices(
 ) -> list[Price]:
     """Each clearing of a zone in [start_ms, end_ms) above a height, in order, at each of its catalog prices.
 
-    At most `limit` of them (1..MAX_PRICES); ask again after the last height.
+    At most `limit` of them (32..MAX_PRICES, as a tariff has 24 prices at most); ask again after the last height.
     """
+    limit = min(limit, MAX_PRICES)
     c, p, b = schema.clearing.c, schema.price.c, schema.block.c
     heights = db.execute(
         select(func.min(b.height), func.max(b.height)).where(b.time_ms >= start_ms, b.time_ms < end_ms)
@@ -180,6 +181,8 @@ def prices(
         .join(schema.price, (p.zone == c.zone) & (p.height == c.height))
         .where(c.zone == zone, c.height.between(max(heights[0], after_height + 1), heights[1]))
         .order_by(c.height, p.catalog_micro_per_kwh)
-        .limit(min(limit, MAX_PRICES))
     )  # fmt: skip
-    return [Price(*row) for row in db.execute(query).all()]
+    found = [Price(*row) for row in db.execute(query.limit(limit + 1)).all()]
+    if len(found) <= limit:
+        return found
+    return [price for price in found if price.height < found[-1].height]  # the next page begins with a whole clearing
