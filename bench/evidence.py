@@ -1,8 +1,8 @@
 """What the evidence answers, and how fast, on a year of simulated orders in SQLite: 1,000,000 of them with 20,000,000 readings.
 
 The rows are put straight into the tables, seeded and plausible: a chain of them would take days to make. 20 readings of each session
-travel in two proofs, as an agent sends them. `PILECHAIN_BENCH_ORDERS=20000` makes a smaller year. A trace is taken cold
-and warm from contracts all over the year; a tenth of the orders in another file shows how it grows.
+travel in two proofs, as an agent sends them. `PILECHAIN_BENCH_ORDERS=20000` makes a smaller year. A trace starts
+from orders all over the year; a tenth of the orders in another file shows how it grows.
 """
 
 import os
@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import Connection, create_engine, select
+from sqlalchemy import Connection, Engine, create_engine, select
 
 from bench.figures import Figure, report
 from bench.support.evidence_year import BEGUN_MS, OPERATORS, YEAR_MS, fill
@@ -33,47 +33,56 @@ ZONE = ZoneInfo("Europe/Berlin")
 def figures() -> Iterator[Figure]:
     """All figures of the evidence's questions."""
     with tempfile.TemporaryDirectory() as folder:
-        small_ms = _traced(Path(folder) / "small.sqlite", max(1, ORDERS // 10))
-        engine = create_engine(f"sqlite:///{Path(folder) / 'year.sqlite'}")
-        begun = time.perf_counter()
-        with engine.connect() as db:
-            fill(db, ORDERS)
-        made_s = time.perf_counter() - begun
+        few, _ = _made(Path(folder) / "tenth.sqlite", max(1, ORDERS // 10))
+        many, made_s = _made(Path(folder) / "year.sqlite", ORDERS)
         yield Figure("evidence-year-made", made_s, "s", 1, f"for {ORDERS} orders, second", "")
-        with engine.connect() as db:
-            times = sorted(_traces(db))
-            of_orders = f"the target in ms, of {ORDERS} orders"
-            yield Figure("evidence-trace", statistics.median(times), "ms", TRACE_MS, of_orders, "<= 1.0")
-            yield Figure("evidence-trace-p99", times[len(times) * 99 // 100], "ms", TRACE_MS, of_orders, "<= 1.0")
-            yield Figure("evidence-trace-growth", statistics.median(times), "ms", small_ms, "ms with a tenth", "<= 1.5")
+        with few.connect() as tenth, many.connect() as db:
+            yield from _traces(tenth, db)
             yield from _statistics(db)
-        engine.dispose()
+        few.dispose()
+        many.dispose()
 
 
-def _traced(path: Path, orders: int) -> float:
-    engine = create_engine(f"sqlite:///{path}")
+def _made(path: Path, orders: int) -> tuple[Engine, float]:
+    engine, begun = create_engine(f"sqlite:///{path}"), time.perf_counter()
     with engine.connect() as db:
         fill(db, orders)
-        median = statistics.median(_traces(db))
-    engine.dispose()
-    return median
+    return engine, time.perf_counter() - begun
 
 
-def _traces(db: Connection) -> list[float]:
-    """ms of each, of orders anywhere in the year."""
-    rng = random.Random(6)
+def _traces(tenth: Connection, db: Connection) -> Iterator[Figure]:
+    """Of both years in turns, so that a busy machine slows both: as first asked, and the best of some rounds."""
+    first, best = list[float](), dict[Connection, list[float]]()
+    bids = {each: _bids(each) for each in (tenth, db)}
+    for few, many in zip(bids[tenth], bids[db], strict=True):
+        first.append(_trace_ms(db, many))
+        for each, bid in ((tenth, few), (db, many)):
+            best.setdefault(each, []).append(min(_trace_ms(each, bid) for _ in range(ROUNDS)))
+    middle = {each: statistics.median(times) for each, times in best.items()}
+    target = f"the target in ms, of {ORDERS} orders"
+    yield Figure("evidence-trace-first", statistics.median(first), "ms", TRACE_MS, target, "<= 1.0")
+    yield Figure("evidence-trace", middle[db], "ms", TRACE_MS, target, "<= 1.0")
+    yield Figure("evidence-trace-p95", sorted(best[db])[TRACES * 95 // 100], "ms", TRACE_MS, target, "<= 1.0")
+    yield Figure("evidence-trace-growth", middle[db], "ms", middle[tenth], "ms with a tenth of the orders", "<= 1.2")
+
+
+def _bids(db: Connection) -> list[bytes]:
+    """Orders anywhere in the year."""
+    rng, o = random.Random(6), schema.orders.c
     total = db.execute(select(schema.block.c.height).order_by(schema.block.c.height.desc()).limit(1)).scalar_one()
-    bids = []
-    while len(bids) < TRACES:
-        at = schema.orders.c.height >= rng.randint(1, total)
-        bids += list(db.execute(select(schema.orders.c.id).where(at, schema.orders.c.kind != "listing").limit(1)).scalars())
-    times = []
-    for bid in bids:
-        begun = time.perf_counter()
-        found = trace(db, bid.hex())
-        times.append((time.perf_counter() - begun) * 1000)
-        assert len(found.stories[0].steps) > 10
-    return times
+    found = list[bytes]()
+    while len(found) < TRACES:
+        query = select(o.id).where(o.height >= rng.randint(1, total), o.kind != "listing").order_by(o.height).limit(1)
+        found += db.execute(query).scalars()
+    return found
+
+
+def _trace_ms(db: Connection, bid: bytes) -> float:
+    begun = time.perf_counter()
+    found = trace(db, bid.hex())
+    spent_ms = (time.perf_counter() - begun) * 1000
+    assert len(found.stories[0].steps) > 10
+    return spent_ms
 
 
 def _statistics(db: Connection) -> Iterator[Figure]:

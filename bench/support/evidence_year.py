@@ -6,6 +6,7 @@ from hashlib import sha256
 from typing import Any
 
 from sqlalchemy import Connection, Table
+from sqlalchemy.schema import CreateIndex, CreateTable
 
 from pile_coordinator.evidence import schema
 from pile_coordinator.evidence.calendar import slot_of
@@ -17,7 +18,7 @@ PILES, USERS, OWNERS, ZONES = 2000, 20_000, 1500, 20
 OPERATORS = ("operator-0", "operator-1", "operator-2", "operator-3")
 READINGS = 20  # of each session, in two proofs beside the one that begins it
 _READING_BYTES = 90
-_ROWS_AT_ONCE = 2000  # orders of a write
+_ROWS_AT_ONCE = 10_000  # orders of a write
 _PRICE, _LEAVES = 650_000, 12
 _BY_HOUR = (2, 1, 1, 1, 1, 2, 4, 6, 5, 4, 4, 5, 5, 4, 4, 5, 7, 10, 12, 12, 10, 8, 5, 3)  # when people come home
 
@@ -26,13 +27,17 @@ def fill(db: Connection, orders: int, seed: int = 6) -> None:
     """Make the schema and write a year of `orders` orders in order of time; commits."""
     db.exec_driver_sql("PRAGMA synchronous=OFF")
     db.exec_driver_sql("PRAGMA cache_size=-200000")
-    schema.metadata.create_all(db)
+    indexes = [index for table in schema.metadata.sorted_tables for index in table.indexes]
+    for table in schema.metadata.sorted_tables:
+        db.execute(CreateTable(table))
     for view in schema.views:
         db.execute(view)
     year = _Year(random.Random(seed), orders)
     year.begin(db)
     for _ in range(0, orders, _ROWS_AT_ONCE):
         year.write_some(db)
+    for index in indexes:  # at the end, sorted: several times faster than row by row
+        db.execute(CreateIndex(index))
     db.commit()
 
 
@@ -125,8 +130,8 @@ class _Year:
         closed = self.session(contract, pile, start, end, measured, names)
         money = self.settle(contract, closed, energy, measured, price, names)
         self.match(contract, bid, listing, placed, closed, names, pile, energy, price, start, end)
-        for span, until in (("listed", end + 4 * HOUR_MS), ("booked", end), ("used", end - HOUR_MS // 2)):
-            tallies.add_span({k: v for k, v in names.items() if span != "listed" or k != "user"}, span, start, until)
+        for span, until in (("listed", end + 4 * HOUR_MS), ("used", end - HOUR_MS // 2)):
+            tallies.add_span({k: v for k, v in names.items() if k != "user"}, span, start, until)
         over, under = max(0, measured - energy), max(0, energy - measured)
         counted = {"contracts": 1, "sessions": 1, "agreed_wh": energy, "measured_wh": measured, "contracted_wh": min(measured, energy)}
         counted |= {"grid_wh": over, "owner_micro": money, "fee_micro": 50_000, "over": int(over > 0), "over_wh": over}

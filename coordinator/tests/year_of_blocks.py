@@ -228,11 +228,9 @@ class Plain:
         }
         names = self.piles[terms.pile] | {"user": terms.user}
         self.closed.append((now, names, sums))
-        if measured or statement.cause in {"default", "no-show"}:
-            self.spans.append(("booked", names, terms.window_start_ms, terms.window_end_ms))
         if measured:
             times = self.sessions[contract]
-            self.spans.append(("used", names, min(times), max(times)))
+            self.spans.append(("used", self.piles[terms.pile], min(times), max(times)))
 
     def sums(self, dimension: str, name: str, kind: str, zone: str) -> dict[str, dict[str, int]]:
         """By the label of the period; only periods in which something closed."""

@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, Connection, bindparam, case, func, select
 
 from pile_coordinator.evidence import schema
 from pile_coordinator.evidence.calendar import SLOT_MS, Period, periods, slot_of
-from pile_coordinator.evidence.tallies import BOOKED, LISTED, MEASURES, SPANS, USED, tallied, tally
+from pile_coordinator.evidence.tallies import MEASURES, SPANS, tallied, tally
 
 MAX_ROWS = 1000  # of a page: each costs a query
 MAX_PRICES = 10_000  # clearings of a page
@@ -21,7 +21,7 @@ MAX_PRICES = 10_000  # clearings of a page
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What one name did in one period. `sums` has every measure, what the user paid, and the three spans in ms."""
+    """What one name did in one period. `sums` has every measure, what the user paid, and how long piles were listed and used, in ms."""
 
     name: str
     period: Period
@@ -132,7 +132,7 @@ def _ends(span: str) -> Iterator[ColumnElement[Any]]:
 _OF_NAME = (tally.c.dimension == bindparam("dimension"), tally.c.name == bindparam("name"))
 _SUMS = select(
     *(func.sum(tally.c[measure]).label(measure) for measure in MEASURES),
-    *(ends for span in (LISTED, BOOKED, USED) for ends in _ends(span)),
+    *(ends for span in SPANS for ends in _ends(span)),
 ).where(*_OF_NAME, tally.c.slot >= bindparam("first"), tally.c.slot < bindparam("last"))
 _OPEN = select(*(func.sum(tally.c[f"{span}_begun"] - tally.c[f"{span}_ended"]) for span in SPANS)).where(
     *_OF_NAME, tally.c.slot < bindparam("slot")

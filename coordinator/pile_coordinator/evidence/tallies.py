@@ -1,7 +1,7 @@
 """Running sums of what contracts came to, by quarter of an hour: written with each block, read by `statistics`.
 
 A contract counts once, when it is closed, in the quarter of an hour of the block that closed it: money moves then and not before,
-so what is told of a past hour, month or year never changes. How long piles were offered, booked and used counts where it
+so what is told of a past hour, month or year never changes. How long piles were offered and used counts where it
 happened: for each span of time one row says where it began and one where it ended, whatever its length, and sums of these
 give the exact time between any two quarters of an hour. Everything comes from rows of the same database and from the block, in the
 transaction that writes the block: a rebuild gives the same rows.
@@ -10,10 +10,11 @@ transaction that writes the block: a rebuild gives the same rows.
 from collections.abc import Iterator
 from typing import Any, cast
 
-from sqlalchemy import BigInteger, Column, Connection, Integer, LargeBinary, String, Table, bindparam, func, select
+from sqlalchemy import BigInteger, Column, Connection, Dialect, Integer, LargeBinary, String, Table, bindparam, func, select
 from sqlalchemy.dialects import mysql, sqlite
+from sqlalchemy.sql import ClauseElement
 
-from pile_coordinator.chain.settlement import CAUSE_DEFAULT, CAUSE_NO_SHOW, OVER, UNDER, deviation
+from pile_coordinator.chain.settlement import OVER, UNDER, deviation
 from pile_coordinator.chain.transactions import List, RegisterPile, decode_transaction
 from pile_coordinator.chain.transition import OK
 from pile_coordinator.engines.engine import Block
@@ -31,7 +32,7 @@ MEASURES = (
     "contracts", "sessions", "agreed_wh", "measured_wh", "contracted_wh", "grid_wh", "unpaid_wh",
     "owner_micro", "grid_micro", "fee_micro", "over", "over_wh", "under", "under_wh", "unserved", "disputed", "delay_ms",
 )  # fmt: skip
-SPANS = LISTED, BOOKED, USED = ("listed", "booked", "used")
+SPANS = LISTED, USED = ("listed", "used")
 _ENDS = tuple(f"{span}_{end}" for span in SPANS for end in ("begun", "begun_into_ms", "ended", "ended_into_ms"))
 _COUNTED = (*MEASURES, *_ENDS)
 _AT = {name: index for index, name in enumerate(_COUNTED)}
@@ -100,16 +101,27 @@ class Tallies:
     def save(self, db: Connection) -> None:
         """Add to what the database has."""
         if self.rows:
-            rows = [
-                {"dimension": d, "name": n, "slot": s, **dict(zip(_COUNTED, row, strict=True))}
-                for (d, n, s), row in self.rows.items()
-            ]
-            db.execute(_adding(db.dialect.name), rows)
-            names = {(row["dimension"], row["name"]) for row in rows}
-            db.execute(_knowing(db.dialect.name), [{"dimension": d, "name": n} for d, n in sorted(names)])
+            adding, knowing = _statements(db.dialect)
+            db.exec_driver_sql(adding, [(*key, *row) for key, row in self.rows.items()])
+            db.exec_driver_sql(knowing, sorted({key[:2] for key in self.rows}))
 
 
-def _adding(dialect: str) -> Any:
+def _statements(dialect: Dialect) -> tuple[str, str]:
+    """What adds a row of sums to those there are, and what remembers a name; for rows with all columns in order.
+
+    As text, made once: a contract adds to a score of rows, and going through SQLAlchemy would take three times as long.
+    """
+    if dialect.name not in _STATEMENTS:
+        made = _adding(dialect.name), _knowing(dialect.name)
+        adding, knowing = (str(statement.compile(dialect=dialect)) for statement in made)
+        _STATEMENTS[dialect.name] = adding, knowing
+    return _STATEMENTS[dialect.name]
+
+
+_STATEMENTS: dict[str, tuple[str, str]] = {}  # of two dialects
+
+
+def _adding(dialect: str) -> ClauseElement:
     if dialect == "sqlite":
         lite = sqlite.insert(tally)
         sums = {name: tally.c[name] + lite.excluded[name] for name in _COUNTED}
@@ -118,7 +130,7 @@ def _adding(dialect: str) -> Any:
     return real.on_duplicate_key_update({name: tally.c[name] + real.inserted[name] for name in _COUNTED})
 
 
-def _knowing(dialect: str) -> Any:
+def _knowing(dialect: str) -> ClauseElement:
     if dialect == "sqlite":
         return sqlite.insert(tallied).on_conflict_do_nothing()
     return mysql.insert(tallied).prefix_with("IGNORE")
@@ -209,10 +221,8 @@ def _add_contract(db: Connection, closed_ms: int, row: dict[str, Any], tallies: 
     counted |= _deviation(row) | _money(db, row)
     counted["delay_ms"] = closed_ms - db.execute(_FIRST, contract).scalar_one()
     tallies.add(names, slot_of(closed_ms), counted)
-    if served or row["cause"] in {CAUSE_DEFAULT, CAUSE_NO_SHOW}:
-        tallies.add_span(names, BOOKED, row["window_start_ms"], row["window_end_ms"])
     if served:
-        tallies.add_span(names, USED, began_ms, ended_ms)
+        tallies.add_span({key: name for key, name in names.items() if key != USER}, USED, began_ms, ended_ms)
 
 
 def _deviation(row: dict[str, Any]) -> dict[str, int]:
