@@ -45,7 +45,7 @@ def plain(year):
 
 @pytest.fixture(scope="module")
 def core(year):
-    return year.evidence._core()
+    return year.evidence.db
 
 
 def told(core, dimension, name, kind, zone, start, end):
@@ -148,7 +148,7 @@ def test_a_rebuild_counts_the_same(year, tmp_path):
         again.write(year.engine.block(height))
     for table in (tally, tallied):
         order = list(table.primary_key)
-        both = [list(e._core().execute(select(table).order_by(*order))) for e in (again, year.evidence)]
+        both = [list(e.db.execute(select(table).order_by(*order))) for e in (again, year.evidence)]
         assert both[0] == both[1]
         assert both[0]
     again.close()

@@ -20,7 +20,7 @@ def chain(tmp_path):
 
 @pytest.fixture
 def core(chain):
-    return chain.evidence._core()
+    return chain.evidence.db
 
 
 def one(db, column, *which):

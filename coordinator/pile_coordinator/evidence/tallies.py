@@ -7,7 +7,7 @@ give the exact time between any two quarters of an hour. Everything comes from r
 transaction that writes the block: a rebuild gives the same rows.
 """
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any, cast
 
 from sqlalchemy import BigInteger, Column, Connection, Dialect, Integer, LargeBinary, String, Table, bindparam, func, select
@@ -22,8 +22,6 @@ from pile_coordinator.evidence import schema
 from pile_coordinator.evidence.calendar import SLOT_MS, slot_of
 from pile_coordinator.evidence.widths import HASH_BYTES, NAME, WORD
 from pile_shared import terms as wire
-from pile_shared.certificate import MAX_LEAF_BYTES
-from pile_shared.codec import decode
 
 ALL, ZONE, OPERATOR, OWNER, PILE, USER = DIMENSIONS = ("all", "zone", "operator", "owner", "pile", "user")
 
@@ -71,6 +69,7 @@ offer = _table(
     Column("window_end_ms", _BIG, nullable=False),
 )
 
+_ASKED_AT_ONCE = 500  # keys in one question, as the exporter
 Key = tuple[str, str, int]  # dimension, name, slot
 
 
@@ -139,113 +138,142 @@ def _knowing(dialect: str) -> ClauseElement:
 # --- one block -----------------------------------------------------------------------------------------------------------
 
 
-def write(db: Connection, block: Block) -> None:
-    """Count what a block says, whose rows have been written; in the same transaction."""
-    tallies = Tallies()
-    _add_offers(db, block, tallies)
-    _end_offers(db, block, tallies)
-    for row in db.execute(_CLOSED, {"height": block.header.height}).mappings().all():
-        _add_contract(db, block.header.time_ms, dict(row), tallies)
-    tallies.save(db)
+def write(db: Connection, block: Block, events: Sequence[list[object]]) -> None:
+    """Count what a block says, whose rows have been written; in the same transaction.
+
+    Args:
+        db: the evidence.
+        block: it.
+        events: its leaves beyond those of transactions, decoded.
+    """
+    _Counting(db, block, [cast("bytes", row[1]) for row in events if row[0] == wire.LEAF_CLOSED]).count()
 
 
-_DECLARING = select(schema.tx.c.position).where(
-    schema.tx.c.height == bindparam("height"), schema.tx.c.type.in_([List.TYPE, RegisterPile.TYPE]), schema.tx.c.code == OK
-)  # fmt: skip
+_tx, _contract, _statement, _proof = schema.tx.c, schema.contract.c, schema.statement.c, schema.proof.c
+_posting, _settled = schema.posting.c, schema.settled_contract.c
+_DECLARING = select(_tx.position).where(
+    _tx.height == bindparam("height"), _tx.type.in_([List.TYPE, RegisterPile.TYPE]), _tx.code == OK
+)
 _PLACE = (
     select(schema.pile.c.owner, schema.pile.c.zone, operated.c.operator)
     .join_from(schema.pile, operated, operated.c.pile == schema.pile.c.id)
     .where(schema.pile.c.id == bindparam("pile"))
 )
-_CLOSED = select(schema.settled_contract, operated.c.operator).join_from(
-    schema.settled_contract, operated, operated.c.pile == schema.settled_contract.c.pile
-).where(schema.settled_contract.c.closed_height == bindparam("height"), schema.settled_contract.c.number.is_not(None))  # fmt: skip
-_FIRST = select(schema.block.c.time_ms).join_from(
-    schema.statement, schema.block, schema.block.c.height == schema.statement.c.height
-).where(schema.statement.c.contract == bindparam("contract"), schema.statement.c.number == 1)  # fmt: skip
-_SESSION = select(func.min(schema.proof.c.first_time_ms), func.max(schema.proof.c.last_time_ms)).where(
-    schema.proof.c.contract == bindparam("contract"), schema.proof.c.height <= bindparam("height")
+_IDS = bindparam("ids", expanding=True)
+_CLOSED = (
+    select(schema.settled_contract, operated.c.operator)
+    .join_from(schema.settled_contract, operated, operated.c.pile == _settled.pile)
+    .where(_settled.id.in_(_IDS), _settled.number.is_not(None))
 )
-_POSTED = select(schema.posting.c.debit, schema.posting.c.credit, schema.posting.c.amount_micro).where(
-    schema.posting.c.contract == bindparam("contract"), schema.posting.c.number == bindparam("number")
+_FIRST = (
+    select(_statement.contract, schema.block.c.time_ms)
+    .join_from(schema.statement, schema.block, schema.block.c.height == _statement.height)
+    .where(_statement.contract.in_(_IDS), _statement.number == 1)
 )
-_DISPUTE = select(schema.dispute.c.party, schema.dispute.c.bond_micro).where(
-    schema.dispute.c.contract == bindparam("contract")
+_SESSIONS = (
+    select(_proof.contract, func.min(_proof.first_time_ms), func.max(_proof.last_time_ms))
+    .where(_proof.contract.in_(_IDS))
+    .group_by(_proof.contract)
 )
-_LAST_BOOKED = select(func.max(schema.contract.c.window_end_ms)).where(
-    schema.contract.c.listing == bindparam("listing")
+_POSTED = select(_posting.contract, _posting.number, _posting.debit, _posting.credit, _posting.amount_micro).where(
+    _posting.contract.in_(_IDS)
+)
+_DISPUTED = select(schema.dispute.c.contract, schema.dispute.c.party, schema.dispute.c.bond_micro).where(
+    schema.dispute.c.contract.in_(_IDS)
+)
+_OFFERED = select(offer).where(offer.c.listing.in_(_IDS))
+_BOOKED_UNTIL = (
+    select(_contract.listing, func.max(_contract.window_end_ms))
+    .where(_contract.listing.in_(_IDS))
+    .group_by(_contract.listing)
 )
 
 
-def _add_offers(db: Connection, block: Block, tallies: Tallies) -> None:
-    for (position,) in db.execute(_DECLARING, {"height": block.header.height}).all():
-        tx = decode_transaction(block.txs[position])
-        if isinstance(tx.body, RegisterPile):
-            db.execute(operated.insert(), {"pile": tx.body.id, "operator": tx.sender})
-        elif isinstance(tx.body, List):
-            from_ms = max(tx.body.window_start_ms, block.header.time_ms)
-            row = {"listing": tx.id, "pile": tx.body.pile, "from_ms": from_ms, "window_end_ms": tx.body.window_end_ms}
-            db.execute(offer.insert(), row)
-            tallies.add_end(_place(db, tx.body.pile), LISTED, "begun", from_ms)
+class _Counting:
+    """Counts one block. Each question is asked once for all that it closed, some hundred at a time."""
 
+    def __init__(self, db: Connection, block: Block, closed: list[bytes]) -> None:
+        self._db, self._block, self._closed = db, block, closed
+        self._now_ms = block.header.time_ms
+        self._tallies = Tallies()
+        self._places: dict[str, dict[str, str]] = {}
 
-def _end_offers(db: Connection, block: Block, tallies: Tallies) -> None:
-    """A listing that was sold out or withdrawn still stands for the windows it sold."""
-    for listing in _closed_ids(block):
-        found = db.execute(select(offer).where(offer.c.listing == listing)).one_or_none()
-        if found is not None:
-            booked_ms = db.execute(_LAST_BOOKED, {"listing": listing}).scalar_one() or 0
-            until_ms = min(found.window_end_ms, max(found.from_ms, block.header.time_ms, booked_ms))
-            tallies.add_end(_place(db, found.pile), LISTED, "ended", until_ms)
+    def count(self) -> None:
+        if self._block.txs:
+            self._begin_offers()
+        for start in range(0, len(self._closed), _ASKED_AT_ONCE):
+            ids = self._closed[start : start + _ASKED_AT_ONCE]
+            self._end_offers(ids)
+            self._count_contracts(ids)
+        self._tallies.save(self._db)
 
+    def _ask(self, query: Any, ids: list[bytes]) -> dict[bytes, Any]:
+        return {row[0]: row for row in self._db.execute(query, {"ids": ids})}
 
-def _closed_ids(block: Block) -> Iterator[bytes]:
-    for leaf in block.leaves[len(block.txs) :]:
-        row = cast("list[object]", decode(leaf, MAX_LEAF_BYTES))
-        if row[0] == wire.LEAF_CLOSED:
-            yield cast("bytes", row[1])
+    def _place(self, pile: str) -> dict[str, str]:
+        if pile not in self._places:
+            owner, zone, operator = self._db.execute(_PLACE, {"pile": pile}).one()
+            self._places[pile] = {ALL: "", ZONE: zone, OPERATOR: operator, OWNER: owner, PILE: pile}
+        return self._places[pile]
 
+    def _begin_offers(self) -> None:
+        for (position,) in self._db.execute(_DECLARING, {"height": self._block.header.height}).all():
+            tx = decode_transaction(self._block.txs[position])
+            if isinstance(tx.body, RegisterPile):
+                self._db.execute(operated.insert(), {"pile": tx.body.id, "operator": tx.sender})
+            elif isinstance(tx.body, List):
+                from_ms = max(tx.body.window_start_ms, self._now_ms)
+                row = {"listing": tx.id, "pile": tx.body.pile, "from_ms": from_ms, "window_end_ms": tx.body.window_end_ms}
+                self._db.execute(offer.insert(), row)
+                self._tallies.add_end(self._place(tx.body.pile), LISTED, "begun", from_ms)
 
-def _place(db: Connection, pile: str) -> dict[str, str]:
-    owner, zone, operator = db.execute(_PLACE, {"pile": pile}).one()
-    return {ALL: "", ZONE: zone, OPERATOR: operator, OWNER: owner, PILE: pile}
+    def _end_offers(self, ids: list[bytes]) -> None:
+        """A listing that was sold out or withdrawn still stands for the windows it sold."""
+        offered = self._ask(_OFFERED, ids)
+        booked = self._ask(_BOOKED_UNTIL, list(offered)) if offered else {}
+        for listing, found in offered.items():
+            booked_ms = booked[listing][1] if listing in booked else 0
+            until_ms = min(found.window_end_ms, max(found.from_ms, self._now_ms, booked_ms))
+            self._tallies.add_end(self._place(found.pile), LISTED, "ended", until_ms)
 
-
-def _add_contract(db: Connection, closed_ms: int, row: dict[str, Any], tallies: Tallies) -> None:
-    names = {ALL: ""} | {dimension: row[dimension] for dimension in (ZONE, OPERATOR, OWNER, PILE, USER)}
-    contract = {"contract": row["id"]}
-    began_ms, ended_ms = db.execute(_SESSION, contract | {"height": row["closed_height"]}).one()
-    served = row["measured_wh"] > 0
-    counted = {name: row[name] for name in ("measured_wh", "contracted_wh", "grid_wh", "unpaid_wh")}
-    counted |= {"contracts": 1, "agreed_wh": row["energy_wh"], "sessions": int(served)}
-    counted |= _deviation(row) | _money(db, row)
-    counted["delay_ms"] = closed_ms - db.execute(_FIRST, contract).scalar_one()
-    tallies.add(names, slot_of(closed_ms), counted)
-    if served:
-        tallies.add_span({key: name for key, name in names.items() if key != USER}, USED, began_ms, ended_ms)
+    def _count_contracts(self, ids: list[bytes]) -> None:
+        rows = [dict(row) for row in self._db.execute(_CLOSED, {"ids": ids}).mappings()]
+        if not rows:
+            return
+        closed: list[bytes] = [row["id"] for row in rows]
+        first, sessions, disputes = (self._ask(query, closed) for query in (_FIRST, _SESSIONS, _DISPUTED))
+        postings: dict[tuple[bytes, int], list[Any]] = {}
+        for posted in self._db.execute(_POSTED, {"ids": closed}):
+            postings.setdefault((posted.contract, posted.number), []).append(posted)
+        for row in rows:
+            key = row["id"]
+            names = {ALL: ""} | {name: row[name] for name in (ZONE, OPERATOR, OWNER, PILE, USER)}
+            served = row["measured_wh"] > 0
+            counted = {name: row[name] for name in ("measured_wh", "contracted_wh", "grid_wh", "unpaid_wh")}
+            counted |= {"contracts": 1, "agreed_wh": row["energy_wh"], "sessions": int(served)}
+            counted |= _deviation(row) | _money(row, postings.get((key, row["number"]), []), disputes.get(key))
+            self._tallies.add(names, slot_of(self._now_ms), counted | {"delay_ms": self._now_ms - first[key][1]})
+            if served:
+                self._tallies.add_span(self._place(row["pile"]), USED, *sessions[key][1:])
 
 
 def _deviation(row: dict[str, Any]) -> dict[str, int]:
-    """Beyond the tolerance, of contracts that began; one that delivered nothing at all is `unserved`."""
+    """Beyond the tolerance, of contracts that delivered; one that delivered nothing at all is `unserved`."""
     if row["measured_wh"] == 0:
         return {"unserved": 1}
-    kind = deviation(wire.decode_terms(row["terms"]), row["measured_wh"])
-    return {
-        "over": int(kind == OVER),
-        "over_wh": row["measured_wh"] - row["energy_wh"] if kind == OVER else 0,
-        "under": int(kind == UNDER),
-        "under_wh": row["energy_wh"] - row["measured_wh"] if kind == UNDER else 0,
-    }
+    kind, off_wh = deviation(wire.decode_terms(row["terms"]), row["measured_wh"]), row["measured_wh"] - row["energy_wh"]
+    if kind == OVER:
+        return {"over": 1, "over_wh": off_wh}
+    return {"under": 1, "under_wh": -off_wh} if kind == UNDER else {}
 
 
-def _money(db: Connection, row: dict[str, Any]) -> dict[str, int]:
+def _money(row: dict[str, Any], postings: list[Any], dispute: Any) -> dict[str, int]:
     """What the owner, the grid and the fees gained by a contract; what the user paid is the sum of these."""
     gains = {"H": -row["bond_micro"], "G": 0, "F": 0}
-    for debit, credit, amount in db.execute(_POSTED, {"contract": row["id"], "number": row["number"]}).all():
-        for side, change in ((debit, -amount), (credit, amount)):
+    for posted in postings:
+        for side, change in ((posted.debit, -posted.amount_micro), (posted.credit, posted.amount_micro)):
             if side in gains:
                 gains[side] += change
-    dispute = db.execute(_DISPUTE, {"contract": row["id"]}).one_or_none()
     if dispute is not None and dispute.party == row["owner"]:
         gains["H"] -= dispute.bond_micro or 0
     disputed = int(dispute is not None)
