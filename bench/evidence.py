@@ -1,7 +1,7 @@
 """What the evidence answers, and how fast, on a year of simulated orders in SQLite: 1,000,000 of them with 20,000,000 readings.
 
-The rows are put straight into the tables, seeded and plausible: a chain of them would take days to make. 20 readings of each session
-travel in two proofs, as an agent sends them. `PILECHAIN_BENCH_ORDERS=20000` makes a smaller year. A trace starts
+The rows are put straight into the tables, seeded and plausible: a chain of them would take days to make. 20 readings of each
+session travel in two proofs, as an agent sends them. `PILECHAIN_BENCH_ORDERS=20000` makes a smaller year. A trace starts
 from orders all over the year; a tenth of the orders in another file shows how it grows.
 """
 
@@ -20,8 +20,8 @@ from sqlalchemy import Connection, Engine, create_engine, select
 from bench.figures import Figure, report
 from bench.support.evidence_year import BEGUN_MS, OPERATORS, YEAR_MS, fill
 from pile_coordinator.evidence import schema
-from pile_coordinator.evidence.statistics import history, ranking
 from pile_coordinator.evidence.calendar import periods
+from pile_coordinator.evidence.statistics import history, ranking
 from pile_coordinator.evidence.trace import trace
 
 ORDERS = int(os.environ.get("PILECHAIN_BENCH_ORDERS", "1000000"))
@@ -100,7 +100,9 @@ def _statistics(db: Connection) -> Iterator[Figure]:
     (year,) = islice(periods("year", BEGUN_MS + YEAR_MS // 2, BEGUN_MS + YEAR_MS // 2 + 1, ZONE), 1)
     begun = time.perf_counter()
     ranking(db, "pile", year)
-    yield Figure("evidence-50-piles", (time.perf_counter() - begun) * 1000, "ms", STATISTICS_MS, "ms, a page of piles", "<= 1.0")
+    yield Figure(
+        "evidence-50-piles", (time.perf_counter() - begun) * 1000, "ms", STATISTICS_MS, "ms, a page of piles", "<= 1.0"
+    )
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ class _Year:
     def flush(self, db: Connection) -> None:
         for table, rows in self.rows.items():
             marks = ", ".join("?" * len(table.columns))
-            db.exec_driver_sql(f'INSERT INTO "{table.name}" VALUES ({marks})', rows)  # noqa: S608 - ours
+            db.exec_driver_sql(f'INSERT INTO "{table.name}" VALUES ({marks})', rows)
         self.rows.clear()
 
     def block(self, time_ms: int, txs: int) -> int:
@@ -133,7 +133,13 @@ class _Year:
         for span, until in (("listed", end + 4 * HOUR_MS), ("used", end - HOUR_MS // 2)):
             tallies.add_span({k: v for k, v in names.items() if k != "user"}, span, start, until)
         over, under = max(0, measured - energy), max(0, energy - measured)
-        counted = {"contracts": 1, "sessions": 1, "agreed_wh": energy, "measured_wh": measured, "contracted_wh": min(measured, energy)}
+        counted = {
+            "contracts": 1,
+            "sessions": 1,
+            "agreed_wh": energy,
+            "measured_wh": measured,
+            "contracted_wh": min(measured, energy),
+        }
         counted |= {"grid_wh": over, "owner_micro": money, "fee_micro": 50_000, "over": int(over > 0), "over_wh": over}
         tallies.add(names, slot_of(end), counted | {"under": int(under > 0), "under_wh": under, "delay_ms": 60_000})
 
@@ -142,22 +148,44 @@ class _Year:
         height = self.block(end, 5)
         kid = _hash("kid", pile)[:8]
         each = READINGS // 2 * _READING_BYTES
-        for event, reason, count, share in (("begin", "none", 150, 0), ("periodic", "none", each, 1), ("end", "energy reached", each, 2)):
+        for event, reason, count, share in (
+            ("begin", "none", 150, 0),
+            ("periodic", "none", each, 1),
+            ("end", "energy reached", each, 2),
+        ):
             self.sequences[pile] += 1
             at = start + (end - start) * share // 2
             register = self.registers[pile] + measured * share // 2
             digest = _hash("proof", pile * 10_000_000 + self.sequences[pile])
-            row = (kid, self.sequences[pile], height, share, 0, digest, contract, event, reason, at, at + 60_000, register, b"\x00" * count)
+            row = (
+                kid,
+                self.sequences[pile],
+                height,
+                share,
+                0,
+                digest,
+                contract,
+                event,
+                reason,
+                at,
+                at + 60_000,
+                register,
+                b"\x00" * count,
+            )
             self.put(schema.proof, *row)
             self.sent(height, share, "submit-proofs", names["operator"])
         self.registers[pile] += measured
         return height
 
-    def settle(self, contract: bytes, closed: int, energy: int, measured: int, price: int, names: dict[str, str]) -> int:
+    def settle(
+        self, contract: bytes, closed: int, energy: int, measured: int, price: int, names: dict[str, str]
+    ) -> int:
         over, paid = max(0, measured - energy), min(measured, energy) * price // 1000
         row = (contract, 1, closed, 9, measured, measured - over, over, 0, "none", _hash("digest", closed), None)
         self.put(schema.statement, *row)
-        for item, (debit, credit, amount) in enumerate((("E", "H", paid), ("E", "F", 50_000), ("E", "U", 100), ("B", "H", 200))):
+        for item, (debit, credit, amount) in enumerate(
+            (("E", "H", paid), ("E", "F", 50_000), ("E", "U", 100), ("B", "H", 200))
+        ):
             self.put(schema.posting, contract, 1, item, debit, credit, amount)
         for position, party in ((3, names["user"]), (4, names["owner"])):
             self.sent(closed, position, "confirm", party)

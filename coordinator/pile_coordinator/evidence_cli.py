@@ -1,8 +1,11 @@
 """`pilechain evidence`: ask the evidence database."""
 
-import argparse
+from typing import TYPE_CHECKING
 
 from pile_coordinator import evidence_stats_cli, evidence_trace_cli
+
+if TYPE_CHECKING:
+    import argparse
 
 
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -19,12 +19,14 @@ from pile_coordinator.evidence.calendar import periods as periods_of
 from pile_coordinator.evidence.opening import add_where, reading
 from pile_coordinator.evidence.statistics import MAX_PRICES, counted_between, history, prices, ranking
 from pile_coordinator.evidence.tallies import ALL, DIMENSIONS
+from pile_coordinator.evidence_trace_cli import WIDE
 from pile_shared.errors import ConfigError
 
 _DESCRIPTION = """\
-What contracts came to: energy, money, deviations, disputes, how long settling took, and how much of the offered time piles stood
-idle. A contract counts when it is closed, for that is when its money moves: a past period never changes. Times are those of
-the zone you name; days have 23 or 25 hours where clocks change."""
+What contracts came to: energy, money, deviations, disputes, how long settling took, and how much of the offered time piles
+stood idle. A contract counts when it is closed, for that is when its money moves: a past period never changes. Times
+are those of the zone you name; days have 23 or 25 hours where clocks change."""
+_EVER_MS = 1 << 53  # later than any block
 _EPILOG = """\
 examples:
   pilechain evidence stats --evidence data/evidence.sqlite                     the whole chain by month
@@ -50,8 +52,12 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     )
     stats.add_argument("name", nargs="?", help="the one of these; without it, each of them in one row")
     stats.add_argument("--per", choices=PERIODS, default="month", help="one row for each of these (default: month)")
-    stats.add_argument("--from", dest="since", metavar="TIME", help="2026, 2026-Q1, 2026-03, 2026-03-29 or 2026-03-29T12:00")
-    stats.add_argument("--to", dest="until", metavar="TIME", help="up to and without this time (default: the last block)")
+    stats.add_argument(
+        "--from", dest="since", metavar="TIME", help="2026, 2026-Q1, 2026-03, 2026-03-29 or 2026-03-29T12:00"
+    )
+    stats.add_argument(
+        "--to", dest="until", metavar="TIME", help="up to and without this time (default: the last block)"
+    )
     stats.add_argument("--tz", default="UTC", metavar="ZONE", help="IANA time zone, as Europe/Berlin (default: UTC)")
     stats.add_argument("--prices", action="store_true", help="prices by load instead, of a zone")
     shape = stats.add_mutually_exclusive_group()
@@ -68,17 +74,23 @@ def _stats(options: argparse.Namespace) -> int:
     if options.dimension == ALL and options.name:
         raise ConfigError("'all' is the whole chain and has no names")
     with reading(options.evidence) as db:
-        first, last = counted_between(db) or (0, 0)
+        first, last = (0, _EVER_MS) if options.prices else counted_between(db) or (0, 0)
         start_ms = parse_moment(options.since, zone) if options.since else first
         end_ms = parse_moment(options.until, zone) if options.until else max(last, start_ms)
         if start_ms > end_ms:
             raise ConfigError("--from is after --to")
-        rows = _prices(db, options.name, start_ms, end_ms) if options.prices else _rows(db, options, start_ms, end_ms, zone)
+        rows = (
+            _prices(db, options.name, start_ms, end_ms)
+            if options.prices
+            else _rows(db, options, start_ms, end_ms, zone)
+        )
         _show(rows, options)
     return 0
 
 
-def _rows(db: Connection, options: argparse.Namespace, start_ms: int, end_ms: int, zone: Any) -> Iterator[dict[str, object]]:
+def _rows(
+    db: Connection, options: argparse.Namespace, start_ms: int, end_ms: int, zone: Any
+) -> Iterator[dict[str, object]]:
     if options.dimension == ALL or options.name:
         at: int | None = start_ms
         while at is not None and at < end_ms:
@@ -100,7 +112,10 @@ def _whole(start_ms: int, end_ms: int, zone: Any) -> Period:
     years = list(periods_of(A_YEAR, start_ms, end_ms, zone)) if end_ms > start_ms else []
     if len(years) == 1 and (years[0].start_ms, years[0].end_ms) == (start_ms, end_ms):
         return years[0]
-    hours = [*periods_of(HOUR, start_ms, start_ms + 1, zone), *periods_of(HOUR, max(start_ms, end_ms - 1), end_ms, zone)]
+    hours = [
+        *periods_of(HOUR, start_ms, start_ms + 1, zone),
+        *periods_of(HOUR, max(start_ms, end_ms - 1), end_ms, zone),
+    ]
     first, last = hours[0], hours[-1]
     return Period(f"{first.label}/{last.label}", first.start_ms, last.end_ms)
 
@@ -141,6 +156,8 @@ _PRICES: Sequence[tuple[str, str]] = (
 
 def _print_table(rows: list[dict[str, object]], *, prices: bool) -> None:
     console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = WIDE
     if not rows:
         console.print("nothing was counted then; is the evidence up to date, and the name right?")
         return

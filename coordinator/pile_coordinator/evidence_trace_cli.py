@@ -25,6 +25,9 @@ examples:
 Exit status: 0 found, 1 not found or not clear which is meant, 2 called wrongly."""
 
 
+WIDE = 240  # of a table that goes into a file or a pipe: nothing is folded
+
+
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add `trace` to the `evidence` commands."""
     parser = commands.add_parser(
@@ -47,7 +50,12 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 
 
 def _trace(options: argparse.Namespace) -> int:
-    paging = {"after": options.after, "limit": options.limit, "proofs": options.proofs, "after_proof": options.after_proof}
+    paging = {
+        "after": options.after,
+        "limit": options.limit,
+        "proofs": options.proofs,
+        "after_proof": options.after_proof,
+    }
     with reading(options.evidence) as db:
         found = trace(db, options.id, **paging)
     if options.json:
@@ -59,6 +67,8 @@ def _trace(options: argparse.Namespace) -> int:
 
 def _print(found: Trace) -> None:
     console = Console(highlight=False, soft_wrap=True, markup=False)
+    if not console.is_terminal:
+        console.width = WIDE
     console.print(f"{found.found.kind} {found.found.id}", style="bold")
     if found.steps:
         console.print(_table(found.steps))

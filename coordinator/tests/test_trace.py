@@ -119,7 +119,18 @@ def test_pages_cover_everything_once(chain, core):
 
 
 def test_what_is_unknown_or_ambiguous_is_said(chain, core):
-    for name in ("nobody", "", "ab" * 32, "99", "pile:dan", "../../etc", "'; DROP TABLE tx", "ab" * 32 + "/1/0", "dan/1/0", "9" * 40):
+    for name in (
+        "nobody",
+        "",
+        "ab" * 32,
+        "99",
+        "pile:dan",
+        "../../etc",
+        "'; DROP TABLE tx",
+        "ab" * 32 + "/1/0",
+        "dan/1/0",
+        "9" * 40,
+    ):
         with pytest.raises(UnknownIdError):
             trace(core, name)
     for after in ("x", "1-", "1-zz", "-1-" + "00" * 32):

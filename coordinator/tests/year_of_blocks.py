@@ -93,7 +93,8 @@ class Year:
         user = self.rng.choice(USERS)
         offered = self.rng.choice((5000, 20_000))
         self.chain.block(
-            start - 4 * MINUTE, (owner, List(pile, start, start + self.rng.randint(3, 9) * HOUR, offered, AT_MARKET, False))
+            start - 4 * MINUTE,
+            (owner, List(pile, start, start + self.rng.randint(3, 9) * HOUR, offered, AT_MARKET, False)),
         )
         bid = PlaceBid(zone, pile, 5000, start, start + 2 * HOUR, 800_000, True, 0, False, False)
         self.chain.block(start - 3 * MINUTE, (user, bid))

@@ -33,7 +33,9 @@ def find_zone(name: str) -> ZoneInfo:
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-        raise ConfigError(f"no time zone {name!r}; expected an IANA name such as Europe/Berlin or Asia/Shanghai") from error
+        raise ConfigError(
+            f"no time zone {name!r}; expected an IANA name such as Europe/Berlin or Asia/Shanghai"
+        ) from error
 
 
 def slot_of(time_ms: int) -> int:
@@ -65,7 +67,9 @@ def parse_moment(text: str, zone: ZoneInfo) -> int:
         when = when if when.tzinfo else when.replace(tzinfo=zone)
         return (when - _EPOCH) // timedelta(milliseconds=1)
     except (ValueError, OverflowError) as error:
-        raise ConfigError(f"no time {text!r}; expected 2026, 2026-Q1, 2026-03, 2026-03-29 or 2026-03-29T12:00") from error
+        raise ConfigError(
+            f"no time {text!r}; expected 2026, 2026-Q1, 2026-03, 2026-03-29 or 2026-03-29T12:00"
+        ) from error
 
 
 def periods(kind: str, start_ms: int, end_ms: int, zone: ZoneInfo) -> Iterator[Period]:

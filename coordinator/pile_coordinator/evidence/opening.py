@@ -4,17 +4,13 @@ import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from sqlalchemy import Connection, create_engine, event
+from sqlalchemy import Connection, event
 from sqlalchemy.exc import DBAPIError
 
-from pile_shared.errors import ConfigError, PilechainError
-
-
-class EvidenceReadError(PilechainError):
-    """The evidence database cannot be read."""
-
-    code = "evidence"
+from pile_coordinator.evidence.database import HEAD, EvidenceError, open_database, revision
+from pile_shared.errors import ConfigError
 
 
 def add_where(parser: argparse.ArgumentParser) -> None:
@@ -33,20 +29,27 @@ def reading(where: str) -> Iterator[Connection]:
 
     Raises:
         ConfigError: there is no such file.
-        EvidenceReadError: it holds no evidence of this program's schema, or the server does not answer.
+        EvidenceError: it holds no evidence of this program's schema, or the server does not answer.
     """
     is_file = "://" not in where
     if is_file and not Path(where).is_file():
         raise ConfigError(f"{where}: no such file; name a coordinator's evidence with --evidence")
-    engine = create_engine(f"sqlite:///{where}" if is_file else where)
+    engine = open_database(Path(where) if is_file else where)
     if is_file:
-        event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA query_only=ON"))
+        event.listen(engine, "connect", _only_read)
     try:
         with engine.connect() as db:
+            if revision(db) != HEAD:
+                raise EvidenceError(
+                    f"the evidence at {engine.url!r} is not of this program's schema; start its coordinator once, which"
+                    " migrates it or makes it anew"
+                )
             yield db
     except DBAPIError as error:
-        raise EvidenceReadError(
-            f"the evidence at {engine.url!r} cannot be read ({error.orig}); start its coordinator once, or rebuild it"
-        ) from error
+        raise EvidenceError(f"the evidence at {engine.url!r} cannot be read ({error.orig})") from error
     finally:
         engine.dispose()
+
+
+def _only_read(connection: Any, _record: object) -> None:
+    connection.execute("PRAGMA query_only=ON")

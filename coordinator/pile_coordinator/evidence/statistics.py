@@ -21,7 +21,7 @@ MAX_PRICES = 10_000  # clearings of a page
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What one name did in one period. `sums` has every measure, what the user paid, and how long piles were listed and used, in ms."""
+    """What one name did in one period. `sums`: every measure, what users paid, how many ms piles were listed and used."""
 
     name: str
     period: Period
@@ -57,7 +57,7 @@ class Page:
 def history(
     db: Connection, dimension: str, name: str, kind: str, start_ms: int, end_ms: int, zone: ZoneInfo, limit: int = MAX_ROWS
 ) -> Page:  # fmt: skip
-    """One name's periods of a kind (calendar.PERIODS) that [start_ms, end_ms) touches, at most `limit` of them (1..MAX_ROWS)."""
+    """One name's periods of a kind (calendar.PERIODS) that [start_ms, end_ms) touches, at most `limit` (1..MAX_ROWS)."""
     found = list(islice(periods(kind, start_ms, end_ms, zone), min(limit, MAX_ROWS) + 1))
     shown, more = found[: min(limit, MAX_ROWS)], found[min(limit, MAX_ROWS) :]
     return Page(list(_rows(db, dimension, name, shown)), more[0].start_ms if more else None)
@@ -175,7 +175,8 @@ def prices(
         return []
     query = (
         select(
-            c.height, b.time_ms, p.catalog_micro_per_kwh, p.price_micro_per_kwh, c.open_before_wh, c.open_after_wh, c.capacity_wh
+            c.height, b.time_ms, p.catalog_micro_per_kwh, p.price_micro_per_kwh,
+            c.open_before_wh, c.open_after_wh, c.capacity_wh,
         )
         .join_from(schema.clearing, schema.block, b.height == c.height)
         .join(schema.price, (p.zone == c.zone) & (p.height == c.height))

@@ -1,16 +1,28 @@
 """Running sums of what contracts came to, by quarter of an hour: written with each block, read by `statistics`.
 
-A contract counts once, when it is closed, in the quarter of an hour of the block that closed it: money moves then and not before,
-so what is told of a past hour, month or year never changes. How long piles were offered and used counts where it
+A contract counts once, when it is closed, in the quarter of an hour of the block that closed it: money moves then and not
+before, so what is told of a past hour, month or year never changes. How long piles were offered and used counts where it
 happened: for each span of time one row says where it began and one where it ended, whatever its length, and sums of these
-give the exact time between any two quarters of an hour. Everything comes from rows of the same database and from the block, in the
-transaction that writes the block: a rebuild gives the same rows.
+give the exact time between any two quarters of an hour. Everything comes from rows of the same database and from the
+block, in the transaction that writes the block: a rebuild gives the same rows.
 """
 
 from collections.abc import Sequence
 from typing import Any, cast
 
-from sqlalchemy import BigInteger, Column, Connection, Dialect, Integer, LargeBinary, String, Table, bindparam, func, select
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Dialect,
+    Integer,
+    LargeBinary,
+    String,
+    Table,
+    bindparam,
+    func,
+    select,
+)
 from sqlalchemy.dialects import mysql, sqlite
 from sqlalchemy.sql import ClauseElement
 
@@ -40,8 +52,11 @@ _HASH = LargeBinary(HASH_BYTES).with_variant(mysql.BINARY(HASH_BYTES), "mysql", 
 
 
 def _table(name: str, *columns: "Column[Any]") -> Table:
-    options = {f"{db}_{option}": value for db in ("mysql", "mariadb") for option, value in _INNODB.items()}
-    return Table(name, schema.metadata, *columns, sqlite_with_rowid=False, **options)
+    options: dict[str, Any] = {
+        f"{db}_{option}": value for db in ("mysql", "mariadb") for option, value in _INNODB.items()
+    }
+    made: Table = Table(name, schema.metadata, *columns, sqlite_with_rowid=False, **options)
+    return made
 
 
 _INNODB = {"engine": "InnoDB", "default_charset": "ascii", "collate": "ascii_bin"}
@@ -159,7 +174,7 @@ _PLACE = (
     .join_from(schema.pile, operated, operated.c.pile == schema.pile.c.id)
     .where(schema.pile.c.id == bindparam("pile"))
 )
-_IDS = bindparam("ids", expanding=True)
+_IDS: Any = bindparam("ids", expanding=True)
 _CLOSED = (
     select(schema.settled_contract, operated.c.operator)
     .join_from(schema.settled_contract, operated, operated.c.pile == _settled.pile)
@@ -223,7 +238,12 @@ class _Counting:
                 self._db.execute(operated.insert(), {"pile": tx.body.id, "operator": tx.sender})
             elif isinstance(tx.body, List):
                 from_ms = max(tx.body.window_start_ms, self._now_ms)
-                row = {"listing": tx.id, "pile": tx.body.pile, "from_ms": from_ms, "window_end_ms": tx.body.window_end_ms}
+                row = {
+                    "listing": tx.id,
+                    "pile": tx.body.pile,
+                    "from_ms": from_ms,
+                    "window_end_ms": tx.body.window_end_ms,
+                }
                 self._db.execute(offer.insert(), row)
                 self._tallies.add_end(self._place(tx.body.pile), LISTED, "begun", from_ms)
 

@@ -1,7 +1,7 @@
 """From any order, contract, proof, block, transaction, posting, pile or party to all the others, each step with its place.
 
-A trace names what an id is, tells that thing's own steps, and the stories of the contracts it belongs to, newest first: each
-from the order that asked for it to the postings that closed it. Steps name where in the chain they stand and by what anybody can
+A trace names what an id is, tells that thing's own steps, and the stories of the contracts it belongs to, newest first:
+each from the order that asked for it to the postings that closed it. Steps name where in the chain they stand and by what anybody can
 check them. Every query goes by an index and takes a bounded number of rows.
 """
 
@@ -312,13 +312,16 @@ def _own_steps(db: Connection, found: Found) -> Iterator[Step]:
             what = f"pile of {row.owner} in zone {row.zone}, {row.rated_power_w} W, key {row.kid.hex()}"
             yield Step(PILE, found.id, what, row.height, None, None, row.time_ms, None, BY_SENDER)
     elif found.kind == PROOF:
-        row = db.execute(select(schema.proof).where(schema.proof.c.hash == bytes.fromhex(found.id))).mappings().one()
-        yield from _Timed(db, [_proof(dict(row))]).steps()
+        proof = schema.proof.c.hash == bytes.fromhex(found.id)
+        told = db.execute(select(schema.proof).where(proof).limit(1)).mappings()
+        yield from _Timed(db, [_proof(dict(row)) for row in told]).steps()
 
 
 def _sent(row: Any) -> Step:
     what = f"{row.type or 'transaction'} of {row.sender or 'unknown'}: {row.code}"
-    return Step(TRANSACTION, row.id.hex(), what, row.height, row.position, row.position, row.time_ms, row.id.hex(), BY_SENDER)
+    return Step(
+        TRANSACTION, row.id.hex(), what, row.height, row.position, row.position, row.time_ms, row.id.hex(), BY_SENDER
+    )
 
 
 @dataclass
@@ -402,7 +405,9 @@ class _Teller:
     def _orders(self) -> Iterator[_Happened]:
         o = schema.orders.c
         for row in self._all(schema.orders, o.id.in_([self._row["bid"], self._row["listing"]])):
-            price = f" at {row['price_micro_per_kwh']} micro per kWh" if row["price_micro_per_kwh"] >= 0 else " at market"
+            price = (
+                f" at {row['price_micro_per_kwh']} micro per kWh" if row["price_micro_per_kwh"] >= 0 else " at market"
+            )
             what = f"{row['kind']} of {row['party']}: {row['energy_wh']} Wh{price}; {row['outcome']}"
             yield _Happened(ORDER, row["id"].hex(), what, row["height"], row["position"])
 
@@ -411,7 +416,9 @@ class _Teller:
         for found in self._all(schema.clearing, c.height == row["height"], c.zone == row["zone"]):
             load = f"{found['open_before_wh']} to {found['open_after_wh']} Wh"
             what = f"clearing of zone {row['zone']}: load from {load}, capacity {found['capacity_wh']} Wh"
-            yield _Happened("clearing", f"{row['zone']}@{row['height']}", what, row["height"], leaf=found["leaf"], checked=BY_LEAF)
+            yield _Happened(
+                "clearing", f"{row['zone']}@{row['height']}", what, row["height"], leaf=found["leaf"], checked=BY_LEAF
+            )
         terms = f"{row['energy_wh']} Wh at {row['price_micro_per_kwh']} micro per kWh on {row['pile']}"
         matched = (row["height"], row["leaf"])
         word = "contract" if matched == (row["signed_height"], row["signed_leaf"]) else "proposal"
@@ -422,7 +429,11 @@ class _Teller:
 
     def _said(self) -> Iterator[_Happened]:
         """What parties said of it."""
-        words = ((schema.signature, "signed by"), (schema.cancellation, "called off by"), (schema.confirmation, "confirmed by"))
+        words = (
+            (schema.signature, "signed by"),
+            (schema.cancellation, "called off by"),
+            (schema.confirmation, "confirmed by"),
+        )
         for table, word in words:
             for row in self._all(table):
                 yield _Happened(table.name, self._id.hex(), f"{word} {row['party']}", row["height"], row["position"])
