@@ -39,7 +39,7 @@ class CoordinatorConfig:
         attestation: key files of the accounting nodes this process signs for, by party. broker: where to meet.
         block_interval_ms: real time between blocks when something waits. clock: real time, or a rig's.
         engine: "solo" or "comet". comet: what that engine needs, None for solo. A node of the comet engine that serves
-        nobody has no party, and no key.
+        nobody has no party, and no key. evidence_url: of a MariaDB database, empty for a SQLite file in `data`.
     """
 
     genesis: Genesis
@@ -52,6 +52,12 @@ class CoordinatorConfig:
     clock: Clock
     engine: str = SOLO
     comet: CometConfig | None = None
+    evidence_url: str = ""
+
+    @property
+    def evidence(self) -> Path | str:
+        """Where the evidence is kept: a SQLite file in the data folder, or the URL of a database."""
+        return self.evidence_url or self.data / "evidence.sqlite"
 
 
 class _Section:
@@ -138,9 +144,19 @@ def load_config(path: Path) -> CoordinatorConfig:
     broker = _broker(top.section("mqtt"))
     clock = _clock(top.section("clock", required=False))
     comet = _comet(top.section("comet"), base) if engine == COMET else None
+    evidence_url = _evidence_url(top.section("evidence", required=False))
     top.end()
     keys = base / key if key else None
-    return CoordinatorConfig(genesis, data, party, keys, attestation, broker, interval, clock, engine, comet)
+    return CoordinatorConfig(
+        genesis, data, party, keys, attestation, broker, interval, clock, engine, comet, evidence_url
+    )
+
+
+def _evidence_url(section: _Section) -> str:
+    form = "mysql+pymysql://user:password@host/database"
+    url = section.take("url", str, form, default="", ok=lambda v: not v or v.startswith("mysql+pymysql://"))
+    section.end()
+    return url
 
 
 def _comet(section: _Section, base: Path) -> CometConfig:

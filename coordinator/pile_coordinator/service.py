@@ -12,7 +12,7 @@ import gc
 import os
 import sys
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -38,6 +38,7 @@ from pile_coordinator.engines.verifier import (
     claim_of_proof,
     claim_of_transaction,
 )
+from pile_coordinator.evidence.database import EvidenceAwayError
 from pile_coordinator.evidence.exporter import Exporter
 from pile_coordinator.evidence.queries import last_receipt
 from pile_coordinator.ingest import FORK, READY, REPLAYED, WAITING, ProofDesk
@@ -74,6 +75,7 @@ MAX_TAKEN = 4096  # messages taken from the queue at once: what the other core c
 MAX_AWAITED = 8192  # transactions whose senders are owed a result: twice what an engine takes
 MAX_CAUGHT_UP = 10_000  # blocks whose evidence is written before we start, in seconds; more are written while we run
 EVIDENCE_AT_ONCE_S = 0.05  # for which messages wait while the evidence of older blocks is written
+MAX_UNSAID_CLOSINGS = 65_536  # contracts that closed while the evidence's server was away: hours of a busy grid
 BEHIND = "behind"  # who wants something of a node that does not know the whole story yet
 FEW_TAKEN = 64  # fewer are handled at once: telling the other core of them would cost more than checking them
 ONLINE = 1  # a pile's status begins with it when the pile comes online
@@ -109,9 +111,10 @@ class Coordinator:
         self._only_one = OnlyOne(config.data / "coordinator.lock")
         self._verifier = SecondCoreVerifier()
         self.engine = self._open_engine()
-        self.evidence = Exporter(config.data / "evidence.sqlite")
-        self.evidence.catch_up(self.engine, MAX_CAUGHT_UP)
-        self._is_behind = False
+        self.evidence = Exporter(config.evidence)
+        self._is_behind = self._evidence_away = self._has_gap = False
+        self._unsaid_closings: deque[tuple[int, int]] = deque(maxlen=MAX_UNSAID_CLOSINGS)
+        self._catch_up_at_start()
         self.servers = Servers(self.chain_id, config.party, settled=not self._may_share)
         self.unsaid = Unsaid(self.servers, self.chain_id, self._validators_at)
         self._asked = Heard()
@@ -217,17 +220,56 @@ class Coordinator:
             with self.engine.turn():
                 self._verifier.tell_ahead(self._claims(messages[start : start + BATCH_CLAIMS]))
 
+    def _catch_up_at_start(self) -> None:
+        try:
+            self.evidence.catch_up(self.engine, MAX_CAUGHT_UP)
+        except EvidenceAwayError as error:
+            log(f"{error}; blocks are made meanwhile, and written there when it is back")
+        self._evidence_away = self._has_gap = self.evidence.is_away
+
     def _write_older_evidence(self) -> None:
-        """Write what the evidence lacks, a little at a time: its blocks were fetched from other nodes, or are many."""
+        """Write what the evidence lacks, a little at a time: fetched from other nodes, or many, or its server was away."""
         was_behind, until_s = self._is_behind, time.monotonic() + EVIDENCE_AT_ONCE_S
         has_all = self.engine.first_height == 1
-        while has_all and self.evidence.height < self.engine.height and time.monotonic() < until_s:
-            self.evidence.write(self.engine.block(self.evidence.height + 1))
-        self._is_behind = self.evidence.height < self.engine.height
+        try:
+            if self.evidence.attend() and self._evidence_away:
+                self.evidence.check_chain(self.engine)
+            while has_all and self.evidence.height < self.engine.height and time.monotonic() < until_s:
+                self.evidence.write(self.engine.block(self.evidence.height + 1))
+        except EvidenceAwayError:
+            pass  # said below, once
+        self._note_evidence_away()
+        self._is_behind = self.evidence.height < self.engine.height and not self.evidence.is_away
         if self._is_behind and not was_behind:
             log("the evidence lacks older blocks" + ("; piles and wallets wait for them" if self.signer else ""))
-        elif was_behind and not self._is_behind:
+        elif was_behind and not self._is_behind and not self.evidence.is_away:
             log("the evidence is whole")
+        if not self._is_behind and not self.evidence.is_away:
+            self._has_gap = False
+            self._say_closings()
+
+    def _note_evidence_away(self) -> None:
+        """Say once that the evidence's server went away, and once that it is back."""
+        if self.evidence.is_away == self._evidence_away:
+            return
+        self._evidence_away = self.evidence.is_away
+        if self._evidence_away:
+            self._has_gap = True  # until what it missed is written
+            log(
+                f"the evidence database went away at block {self.evidence.height}; blocks are made on, and written when it is"
+                " back; wallets' questions about contracts wait"
+            )
+        else:
+            missing = self.engine.height - self.evidence.height
+            log(f"the evidence database is back; {missing} blocks are to be written there")
+
+    def _say_closings(self) -> None:
+        """Which pile a closed contract is on only the evidence says: those that closed while it was away hear now."""
+        while self._unsaid_closings and not self.evidence.is_away:
+            height, index = self._unsaid_closings.popleft()
+            block = self.engine.block(height)
+            leaf = cast("list[object]", decode(block.leaves[index], MAX_LEAF_BYTES))
+            self._tell_pile_of_closing(block, index, cast("bytes", leaf[1]), cast("str", leaf[2]))
 
     def _claims(self, messages: list[tuple[str, bytes]]) -> list[Claim]:
         """The signatures that are about to be asked for."""
@@ -283,7 +325,8 @@ class Coordinator:
             return self._note("bad_topic", topic[:80])
         if chain_id != self.chain_id:
             return self._note("wrong_chain", topic)
-        if self._is_behind and kind not in {"session", "status"}:
+        needs_evidence = kind not in ({"session", "status", "proof", "tx"} if self._has_gap else {"session", "status"})
+        if self._is_behind and needs_evidence:
             return self._note(BEHIND, topic)  # we would deny what we do not know yet; who hears nothing sends again
         if side == "pile":
             return self._from_pile(who, kind, payload)
@@ -404,8 +447,11 @@ class Coordinator:
             self._note(PASSED_BY, f"batch of {len(batch.proofs)} proofs: {waits}")
 
     def _after_block(self, block: Block) -> None:
-        if block.header.height == self.evidence.height + 1:  # else older ones come first
-            self.evidence.write(block)
+        if block.header.height == self.evidence.height + 1 and not self.evidence.is_away:  # else older ones come first
+            try:
+                self.evidence.write(block)
+            except EvidenceAwayError:
+                self._note_evidence_away()
         self.accuser.after_block(block)
         with self.engine.turn():
             self._tell_of(block)
@@ -433,7 +479,7 @@ class Coordinator:
         elif kind in {LEAF_CONTRACT, LEAF_PROPOSED}:
             terms = decode_terms(cast("bytes", leaf[1]))
             word = "signed" if kind == LEAF_CONTRACT else "are to sign"
-            if kind == LEAF_PROPOSED or not self.queries.was_repeated(terms.contract_id()):
+            if kind == LEAF_PROPOSED or not self._was_repeated(terms.contract_id()):
                 log(f"block {height}: {terms.user} and {terms.owner} {word} {terms.energy_wh} Wh on {terms.pile}")
             if kind == LEAF_CONTRACT:
                 self._to_pile(terms.pile, "contract", block, index, news=True)
@@ -452,9 +498,22 @@ class Coordinator:
         """An order or contract ended. The pile of a contract that was signed hears of it."""
         log(f"block {block.header.height}: order {_short(order)} {outcome}")
         self.stops.forget(order)
+        self._tell_pile_of_closing(block, index, order, outcome)
+
+    def _tell_pile_of_closing(self, block: Block, index: int, order: bytes, outcome: str) -> None:
+        if self.evidence.is_away or self._has_gap:
+            self._unsaid_closings.append((block.header.height, index))
+            return
         pile = self.queries.pile_of_contract(order)
         if pile is not None and outcome != UNSIGNED:
             self._to_pile(pile, "contract", block, index, news=True)
+
+    def _was_repeated(self, contract: bytes) -> bool:
+        """Whether a contract is certified again; for the log only, so not known while the evidence is away."""
+        try:
+            return self.queries.was_repeated(contract)
+        except EvidenceAwayError:
+            return False
 
     def _log_pauses(self, height: int) -> None:
         pauses_ms = self._paused_zones()
@@ -499,11 +558,17 @@ class Coordinator:
         if handover is not None and not self._is_present(believed):
             return self._say(pile_id, "validators", handover, news=False)
         self._repeat_receipt(pile_id)
+        try:
+            self._repeat_contracts(pile_id)
+        except EvidenceAwayError:
+            self._note(BEHIND, f"open contracts of {pile_id}")  # it says again that it is online, or hears when it asks
+        return None
+
+    def _repeat_contracts(self, pile_id: str) -> None:
         for contract in self.engine.state.contracts_on(pile_id):
             found = self.queries.where_signed(contract.id)
             if found is not None:
                 self._to_pile(pile_id, "contract", self.engine.block(found[0]), found[1])
-        return None
 
     def _is_present(self, set_hash: bytes) -> bool:
         """Whether these accounting nodes attest the next block."""
@@ -589,7 +654,10 @@ class Coordinator:
             return None
 
     def _repeat_receipt(self, pile_id: str) -> None:
-        found = last_receipt(self.evidence.db, pile_id)
+        try:
+            found = last_receipt(self.evidence.db, pile_id)
+        except EvidenceAwayError:
+            return  # a pile that hears nothing sends its proof again
         if found is not None:
             self._to_pile(pile_id, "receipt", self.engine.block(found[0]), found[1])
 

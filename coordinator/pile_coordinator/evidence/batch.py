@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import mysql, sqlite
 
 from pile_coordinator.evidence import schema
 
@@ -34,8 +35,8 @@ class Writer:
     """The SQL of one dialect, made once."""
 
     def __init__(self, dialect: sa.Dialect) -> None:
-        styles = {"sqlite": "qmark"}
-        self._dialect = type(dialect)(paramstyle=styles.get(dialect.name, "format"))  # by place, for tuples
+        by_place = sqlite.dialect() if dialect.name == "sqlite" else mysql.dialect(paramstyle="format")
+        self._dialect: sa.Dialect = by_place  # rows are tuples
         self._inserts: dict[sa.Table, str] = {}
         self._updates: dict[tuple[sa.Table, tuple[str, ...]], str] = {}
 

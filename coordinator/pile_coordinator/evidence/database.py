@@ -15,6 +15,7 @@ from sqlalchemy.pool import StaticPool
 from sqlalchemy.schema import DropView
 
 from pile_coordinator.evidence.schema import mark, metadata, views
+from pile_coordinator.evidence.tallies import tally  # noqa: F401 - its tables are part of the schema
 from pile_shared.errors import ConfigError, PilechainError
 
 REVISIONS = ("0001",)  # of migrations/versions, in order
@@ -68,7 +69,7 @@ def open_database(where: Path | str, on_away: Callable[[], None] = lambda: None)
         code = error.args[0] if error.args else None
         if context.is_disconnect or (isinstance(context.sqlalchemy_exception, DBAPIError) and code in _AWAY):
             on_away()
-            raise EvidenceAwayError(f"the evidence database does not answer ({error})") from error
+            raise EvidenceAwayError(f"the evidence database does not answer (error {code})") from error
 
     sa.event.listen(engine, "handle_error", tell_away)
     return engine

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import cast
+from typing import Protocol, cast
 
 import sqlalchemy as sa
 
@@ -23,7 +23,7 @@ from pile_coordinator.chain.settlement import contract_escrow_micro, decode_stat
 from pile_coordinator.chain.tariff import tariff_hash
 from pile_coordinator.chain.transactions import Transaction, decode_transaction
 from pile_coordinator.chain.transition import OK
-from pile_coordinator.engines.engine import Block, Engine
+from pile_coordinator.engines.engine import Block
 from pile_coordinator.evidence import schema, tallies
 from pile_coordinator.evidence.batch import Batch, Writer
 from pile_coordinator.evidence.database import EvidenceAwayError, EvidenceError, make, open_database, prepare
@@ -41,6 +41,24 @@ RETRY_S = 1.0  # after a server went away; twice as long after each try that fai
 MAX_RETRY_S = 30.0
 ASKED_AT_ONCE = 500  # keys in one question
 GROUP = 16  # blocks written in one transaction while catching up: a server waits for its disk once for all
+
+
+class Blocks(Protocol):
+    """Where certified blocks come from: an engine, or a ledger file."""
+
+    @property
+    def height(self) -> int:
+        """Of the last one."""
+        ...
+
+    @property
+    def first_height(self) -> int:
+        """Of the oldest one kept."""
+        ...
+
+    def block(self, height: int) -> Block:
+        """The one at a height."""
+        ...
 
 
 class Exporter:
@@ -129,7 +147,7 @@ class Exporter:
 
     # --- blocks --------------------------------------------------------------------------------------------------
 
-    def catch_up(self, engine: Engine, most: int = sys.maxsize) -> None:
+    def catch_up(self, engine: Blocks, most: int = sys.maxsize) -> None:
         """Write the blocks the engine has and the database lacks, `most` of them; none while the engine lacks the first.
 
         Raises:
@@ -143,7 +161,7 @@ class Exporter:
         for start in range(first, last + 1, GROUP):
             self.write(*(engine.block(height) for height in range(start, min(last, start + GROUP - 1) + 1)))
 
-    def check_chain(self, engine: Engine) -> None:
+    def check_chain(self, engine: Blocks) -> None:
         """EvidenceError if the last block written is none of this engine's: a URL names another network's database."""
         if self.is_away or self._height == 0 or engine.first_height > min(self._height, engine.height):
             return

@@ -1,8 +1,8 @@
 """From any order, contract, proof, block, transaction, posting, pile or party to all the others, each step with its place.
 
 A trace names what an id is, tells that thing's own steps, and the stories of the contracts it belongs to, newest first:
-each from the order that asked for it to the postings that closed it. Steps name where in the chain they stand and by what anybody can
-check them. Every query goes by an index and takes a bounded number of rows.
+each from the order that asked for it to the postings that closed it. Steps name where in the chain they stand and by what
+anybody can check them. Every query goes by an index and takes a bounded number of rows.
 """
 
 from collections.abc import Iterable, Iterator

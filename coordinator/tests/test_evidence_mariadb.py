@@ -1,0 +1,268 @@
+"""The evidence in a real MariaDB: the same rows as SQLite, byte for byte, also when either process is killed.
+
+A block is committed there as a whole with the mark, so whatever is cut off, what is there afterwards is the rebuild.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from evidence_rows import content
+from settled import Chain, deliver
+from test_evidence import live
+
+from pile_coordinator.evidence import database
+from pile_coordinator.evidence.database import EvidenceAwayError, EvidenceError
+from pile_coordinator.evidence.exporter import Exporter
+from pile_coordinator.evidence.queries import find_contract, order_certificate
+from pile_coordinator.evidence.schema import block, metadata, movement, settled_contract, views
+from pile_hil.mariadb import MariaDb, find_mariadb
+from pile_hil.requirements import require
+from pile_shared.errors import ConfigError
+from pile_shared.proof import REASON_VEHICLE_FULL
+
+pytestmark = pytest.mark.timeout(180)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    require(find_mariadb() is not None, "mariadbd is missing: apt install mariadb-server, or tools/servers")
+    with MariaDb(tmp_path_factory.mktemp("mariadb")) as server:
+        yield server
+
+
+@pytest.fixture
+def url(server, request):
+    return server.create(f"t{abs(hash(request.node.name))}")
+
+
+@pytest.fixture
+def chain(tmp_path):
+    chain = Chain(tmp_path)
+    chain.admit()
+    yield chain
+    chain.close()
+
+
+def back(exporter: Exporter) -> None:
+    """Wait until the exporter finds its server again."""
+    give_up_s = time.monotonic() + 60
+    while not exporter.attend():
+        assert time.monotonic() < give_up_s
+        time.sleep(0.05)
+
+
+def test_mariadb_holds_the_same_rows_and_answers_the_same(chain, url):
+    live(chain)
+    exporter = Exporter(url)
+    exporter.catch_up(chain.engine)
+    assert content(exporter.db) == content(chain.evidence.db)
+    for view in (movement, settled_contract):
+        here, there = (sorted(map(repr, db.execute(sa.select(view)))) for db in (exporter.db, chain.evidence.db))
+        assert here == there
+    for row in chain.evidence.db.execute(sa.select(settled_contract)).mappings():
+        assert find_contract(exporter.db, row["id"]) == dict(row)
+        if row["outcome"] != "unsigned":
+            certificate = order_certificate(exporter.db, chain.engine, row["id"])
+            assert certificate.encoded() == chain.certificate(row["id"]).encoded()
+    for height in range(1, chain.engine.height + 1):
+        exporter.write(chain.engine.block(height))
+    assert content(exporter.db) == content(chain.evidence.db)
+    exporter.close()
+
+
+def test_a_connection_cut_at_any_statement_loses_and_repeats_nothing(chain, url):
+    """The server ends the exporter's session before its n-th writing statement, as it does when it is stopped."""
+    deliver(chain, delivered_wh=2000, reason=REASON_VEHICLE_FULL)
+    whole = content(chain.evidence.db)
+    exporter = Exporter(url)
+    killer = sa.create_engine(url, isolation_level="AUTOCOMMIT")
+    left = [0]
+
+    def count(connection, _cursor, sql, *_):
+        if not sql.startswith(("SELECT", "ROLLBACK")):
+            left[0] -= 1
+            if left[0] == 0:
+                with killer.connect() as other:
+                    other.exec_driver_sql(f"KILL {connection.connection.dbapi_connection.thread_id()}")
+
+    sa.event.listen(exporter.db.engine, "before_cursor_execute", count)
+    for cut in range(1, 1000, 7):  # each takes a second; test_evidence.py cuts at every one
+        with killer.connect() as other:  # faster than to make all tables again
+            other.exec_driver_sql("BEGIN")
+            for table in metadata.sorted_tables:
+                other.execute(table.update().values(height=0) if table.name == "mark" else table.delete())
+            other.exec_driver_sql("COMMIT")
+        exporter.is_away = True
+        exporter._try_at_s = 0.0
+        back(exporter)
+        left[0] = cut
+        try:
+            for height in range(1, chain.engine.height + 1):
+                exporter.write(chain.engine.block(height))
+        except EvidenceAwayError:
+            left[0] = 0
+            exporter._try_at_s = 0.0
+            back(exporter)
+            exporter.catch_up(chain.engine)
+            assert content(exporter.db) == whole
+            continue
+        break
+    assert cut > 40
+    killer.dispose()
+    exporter.close()
+
+
+def test_a_server_killed_while_blocks_go_on_is_caught_up(chain, server, url):
+    exporter = Exporter(url)
+    chain.engine.on_block(lambda made: None if exporter.is_away else write(exporter, made))
+    server.kill()
+    live(chain)
+    assert exporter.is_away
+    with pytest.raises(EvidenceAwayError):
+        exporter.db.execute(sa.select(block.c.height))
+    server.start()
+    back(exporter)
+    exporter.catch_up(chain.engine)
+    assert content(exporter.db) == content(chain.evidence.db)
+    exporter.close()
+
+
+def write(exporter: Exporter, made: object) -> None:
+    try:
+        exporter.write(made)
+    except EvidenceAwayError:
+        assert exporter.is_away
+
+
+def test_the_server_is_killed_while_it_is_written(chain, server, url):
+    """SIGKILL in the midst of statements: whatever came through, the rest follows and nothing comes twice."""
+    live(chain)
+    whole = content(chain.evidence.db)
+    for statements in (3, 47, 101):
+        exporter = Exporter(url)
+        exporter.empty()
+        left = [statements]
+
+        def count(*_, left=left):
+            left[0] -= 1
+            if left[0] == 0:
+                server.kill()
+
+        sa.event.listen(exporter.db.engine, "before_cursor_execute", count)
+        with pytest.raises(EvidenceAwayError):
+            exporter.catch_up(chain.engine)
+        server.start()
+        back(exporter)
+        exporter.catch_up(chain.engine)
+        assert content(exporter.db) == whole
+        exporter.close()
+
+
+_WRITES = """
+import json, sys, time
+sys.path[:0] = {path!r}
+import sqlalchemy as sa
+from pathlib import Path
+from pile_coordinator.chain.genesis import genesis_from_json
+from pile_coordinator.engines.store import Store
+from pile_coordinator.evidence.exporter import Exporter
+from pile_coordinator.replay import open_ledger
+store = open_ledger(Path({ledger!r}), genesis_from_json(json.loads(Path({genesis!r}).read_text())))
+exporter = Exporter({url!r})
+left = [int(sys.argv[1])]
+def count(*_):
+    left[0] -= 1
+    if left[0] == 0:
+        print("here", flush=True)
+        time.sleep(60)
+sa.event.listen(exporter.db.engine, "before_cursor_execute", count)
+for height in range(1, store.height() + 1):
+    exporter.write(store.block(height))
+"""
+
+
+def test_the_exporting_process_is_killed(chain, url, tmp_path):
+    live(chain)
+    (tmp_path / "genesis.json").write_text(json.dumps(chain.genesis.to_json()))
+    code = _WRITES.format(
+        path=sys.path, ledger=str(tmp_path / "ledger.sqlite"), genesis=str(tmp_path / "genesis.json"), url=url
+    )
+    for statements in (5, 60, 90):
+        process = subprocess.Popen([sys.executable, "-c", code, str(statements)], stdout=subprocess.PIPE)
+        try:
+            assert process.stdout.readline() == b"here\n"
+        finally:
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+            process.stdout.close()
+    exporter = Exporter(url)
+    exporter.catch_up(chain.engine)
+    assert content(exporter.db) == content(chain.evidence.db)
+    exporter.close()
+
+
+def test_a_server_that_is_away_at_the_start_is_found_later(server, url):
+    server.kill()
+    exporter = Exporter(url)
+    assert (exporter.is_away, exporter.height) == (True, 0)
+    with pytest.raises(EvidenceAwayError, match="not answered"):
+        _ = exporter.db
+    server.start()
+    back(exporter)
+    assert exporter.db.execute(sa.select(sa.func.count()).select_from(block)).scalar() == 0
+    exporter.close()
+
+
+def test_the_evidence_of_another_chain_is_refused(chain, url, tmp_path):
+    exporter = Exporter(url)
+    exporter.catch_up(chain.engine)
+    (tmp_path / "other").mkdir()
+    other = Chain(tmp_path / "other", band_permille=2000)
+    other.admit()
+    with pytest.raises(EvidenceError, match="another chain"):
+        exporter.catch_up(other.engine)
+    other.close()
+    exporter.close()
+
+
+def test_somebody_elses_database_is_left_alone(server, url):
+    with sa.create_engine(url).begin() as db:
+        db.exec_driver_sql("CREATE TABLE customers (id INT)")
+    with pytest.raises(EvidenceError, match="one of its own"):
+        Exporter(url)
+    with sa.create_engine(url).begin() as db:
+        assert sa.inspect(db).get_table_names() == ["customers"]
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "mariadb"])
+def test_migrations_come_to_the_schema_of_the_program(kind, request, tmp_path):
+    """An empty database migrated from nothing has what a new one has, and is at the same revision."""
+    where = tmp_path / "e.sqlite" if kind == "sqlite" else request.getfixturevalue("url")
+    engine = database.open_database(where)
+    with engine.connect() as db:
+        database.migrate(db)
+        assert database.revision(db) == database.HEAD
+        shown = {view.table.name for view in views}
+        context = MigrationContext.configure(
+            db, opts={"include_object": lambda _, name, kind, *__: not (kind == "table" and name in shown)}
+        )
+        assert compare_metadata(context, metadata) == []
+        assert set(sa.inspect(db).get_view_names()) == shown
+        db.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    engine.dispose()
+    with pytest.raises(EvidenceError, match="schema 9999, this program knows 0001"):
+        Exporter(where)
+
+
+@pytest.mark.parametrize("wrong", ["nonsense", "postgresql://a/b", "mysql+pymysql://"])
+def test_a_url_that_cannot_be_used_is_refused(wrong):
+    with pytest.raises((ConfigError, EvidenceError)):
+        Exporter(wrong).db.execute(sa.select(block.c.height))
