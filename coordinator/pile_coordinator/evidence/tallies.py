@@ -126,13 +126,19 @@ def _statements(dialect: Dialect) -> tuple[str, str]:
     As text, made once: a contract adds to a score of rows, and going through SQLAlchemy would take three times as long.
     """
     if dialect.name not in _STATEMENTS:
+        by_place = sqlite.dialect() if dialect.name == "sqlite" else _mariadb()
         made = _adding(dialect.name), _knowing(dialect.name)
-        adding, knowing = (str(statement.compile(dialect=dialect)) for statement in made)
+        adding, knowing = (str(statement.compile(dialect=by_place)) for statement in made)
         _STATEMENTS[dialect.name] = adding, knowing
     return _STATEMENTS[dialect.name]
 
 
 _STATEMENTS: dict[str, tuple[str, str]] = {}  # of two dialects
+
+
+def _mariadb() -> Dialect:
+    spoken: Dialect = mysql.dialect(paramstyle="format", is_mariadb=True)
+    return spoken
 
 
 def _adding(dialect: str) -> ClauseElement:
