@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from sqlalchemy.exc import DBAPIError
 
+from pile_coordinator import evidence_stats_cli, evidence_trace_cli
 from pile_coordinator.config import CoordinatorConfig, load_config
 from pile_coordinator.engines.engine import Block
 from pile_coordinator.engines.store import Store
@@ -45,6 +46,8 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         word.add_argument("--config", type=Path, required=True, metavar="FILE", help="coordinator.toml")
         word.add_argument("--json", action="store_true", help="one JSON object, no progress")
         word.set_defaults(run=run)
+    evidence_trace_cli.add_command(words)
+    evidence_stats_cli.add_command(words)
 
 
 class _Blocks:

@@ -3,7 +3,8 @@
 import re
 from pathlib import Path
 
-from pile_coordinator.evidence.schema import metadata, movement, settled_contract, statement
+from pile_coordinator.evidence.database import metadata  # with the tables of the statistics
+from pile_coordinator.evidence.schema import movement, settled_contract, statement
 
 PAGE = (Path(__file__).parents[2] / "docs/evidence.md").read_text()
 

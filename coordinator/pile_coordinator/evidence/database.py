@@ -15,6 +15,7 @@ from sqlalchemy.pool import StaticPool
 from sqlalchemy.schema import DropView
 
 from pile_coordinator.evidence.schema import mark, metadata, views
+from pile_coordinator.evidence.tallies import tally  # noqa: F401 - its tables are part of the schema
 from pile_shared.errors import ConfigError, PilechainError
 
 REVISIONS = ("0001",)  # of migrations/versions, in order

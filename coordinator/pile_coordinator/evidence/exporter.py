@@ -24,7 +24,7 @@ from pile_coordinator.chain.tariff import tariff_hash
 from pile_coordinator.chain.transactions import Transaction, decode_transaction
 from pile_coordinator.chain.transition import OK
 from pile_coordinator.engines.engine import Block
-from pile_coordinator.evidence import schema
+from pile_coordinator.evidence import schema, tallies
 from pile_coordinator.evidence.batch import Batch, Writer
 from pile_coordinator.evidence.database import EvidenceAwayError, EvidenceError, make, open_database, prepare
 from pile_shared import terms as wire
@@ -230,6 +230,7 @@ class _Page:
         batch.add_to(self._db, self._writer)
         self._fill(header.height)
         batch.change_in(self._db, self._writer)
+        tallies.write(self._db, block, self._events)
         moved = self._db.execute(
             schema.mark.update().where(schema.mark.c.height == header.height - 1).values(height=header.height)
         )

@@ -1,0 +1,472 @@
+"""From any order, contract, proof, block, transaction, posting, pile or party to all the others, each step with its place.
+
+A trace names what an id is, tells that thing's own steps, and the stories of the contracts it belongs to, newest first:
+each from the order that asked for it to the postings that closed it. Steps name where in the chain they stand and by what
+anybody can check them. Every query goes by an index and takes a bounded number of rows.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Select, Table, and_, or_, select
+
+from pile_coordinator.evidence import schema
+from pile_shared.errors import PilechainError
+
+ORDER, CONTRACT, PROOF, BLOCK, TRANSACTION, POSTING, PILE, PARTY = KINDS = (
+    "order", "contract", "proof", "block", "transaction", "posting", "pile", "party",
+)  # fmt: skip
+MAX_CONTRACTS = 100  # of a page
+MAX_PROOFS = 1000  # of one contract in a page; 50 are a session of a day at two an hour
+MAX_OWN = 50  # steps of the thing itself: a block's transactions, a party's or pile's newest orders
+LEAST_HEX = 8  # digits of a hash that may stand for it
+_HASH_HEX = 64
+_AT_ONCE = 100  # places of transactions looked up by one query
+
+BY_SENDER = "signature of its sender; its result is a leaf under the block's result root"
+BY_LEAF = "leaf under the block's result root, which the accounting nodes certified"
+BY_PILE = "signature of the pile's key, its sequence and the hash of the proof before it"
+BY_HEADER = "signatures of the accounting nodes; it names the hash of the block before it"
+BY_RECOUNT = "recomputed from the contract's terms and the measured energy: pilechain verify"
+
+
+class UnknownIdError(PilechainError):
+    """Nothing in the evidence is called so."""
+
+    code = "unknown_id"
+
+
+class AmbiguousIdError(PilechainError):
+    """Several things are called so; the message lists them."""
+
+    code = "ambiguous_id"
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A thing of a kind (KINDS) by its id; `id` is what can be traced again."""
+
+    kind: str
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing that happened. `position` is of a transaction in its block, `leaf` under its result root."""
+
+    kind: str
+    id: str
+    what: str
+    height: int
+    position: int | None
+    leaf: int | None
+    time_ms: int
+    transaction: str | None
+    checked: str
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """One contract and whom and what it links. `next_proof`: the sequence after which more proofs follow, or None."""
+
+    contract: str
+    order: str
+    listing: str
+    pile: str
+    zone: str
+    user: str
+    owner: str
+    state: str
+    outcome: str | None
+    steps: list[Step]
+    next_proof: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """What was asked for, its own steps, and the stories it belongs to. `next` asks for the following page, or is None."""
+
+    found: Found
+    steps: list[Step]
+    stories: list[Story]
+    next: str | None
+
+    def fields(self) -> dict[str, object]:
+        """For JSON."""
+        return asdict(self)
+
+
+def trace(
+    db: Connection, text: str, *, after: str | None = None, limit: int = 10, proofs: int = 50, after_proof: int = 0
+) -> Trace:
+    """Trace an id.
+
+    Args:
+        db: the evidence.
+        text: a hash in hex (8 digits of it or more), a height, CONTRACT/NUMBER/ITEM of a posting, or the id of a pile or party;
+            with a kind before it and a colon, as in pile:north-1, only that kind is looked for.
+        after: `next` of the page before.
+        limit: stories of this page, 1..MAX_CONTRACTS.
+        proofs: of each story, 1..MAX_PROOFS.
+        after_proof: `next_proof` of the page before, of a trace with one story.
+
+    Raises:
+        UnknownIdError, AmbiguousIdError: which thing is meant is not clear.
+    """
+    found = find(db, text)
+    rows, following = _page(db, found, _cursor(after), max(1, min(limit, MAX_CONTRACTS)))
+    count = max(1, min(proofs, MAX_PROOFS))
+    stories = [_Teller(db, row, count, after_proof).story() for row in rows]
+    return Trace(found, list(_own_steps(db, found)), stories, following)
+
+
+# --- what an id is -------------------------------------------------------------------------------------------------------
+
+
+def find(db: Connection, text: str) -> Found:
+    """The one thing that an id means; UnknownIdError or AmbiguousIdError."""
+    kind, _, rest = text.partition(":")
+    wanted, name = (kind, rest) if kind in KINDS and rest else ("", text)
+    matches = [found for found in _matches(db, name.strip(), wanted) if wanted in {"", found.kind}]
+    if not matches:
+        raise UnknownIdError(
+            f"no {wanted or 'evidence of'} {name!r}; expected {LEAST_HEX} to {_HASH_HEX} hex digits of an order, contract,"
+            " proof, block or transaction, a height, CONTRACT/NUMBER/ITEM, a pile or a party. Is the evidence up to date?"
+        )
+    if len(matches) > 1:
+        listed = ", ".join(f"{found.kind}:{found.id}" for found in matches)
+        raise AmbiguousIdError(f"{text!r} may be {listed}; ask for one of them")
+    return matches[0]
+
+
+def _matches(db: Connection, name: str, wanted: str) -> Iterator[Found]:
+    contract, *rest = name.split("/")
+    if rest:
+        if len(rest) == 2 and _is_hex(contract) and all(part.isdecimal() and len(part) < 10 for part in rest):
+            yield from _posting(db, contract, int(rest[0]), int(rest[1]))
+        return
+    if name.isdecimal() and len(name) <= 18 and _any(db, schema.block.c.height, schema.block.c.height == int(name)):
+        yield Found(BLOCK, name)
+    if _is_hex(name):
+        yield from _hashes(db, name.lower(), wanted)
+    if _any(db, schema.pile.c.id, schema.pile.c.id == name):
+        yield Found(PILE, name)
+    known = _any(db, schema.party.c.id, schema.party.c.id == name)
+    if name and (known or _any(db, schema.tx.c.sender, schema.tx.c.sender == name)):  # those of genesis only ever act
+        yield Found(PARTY, name)
+
+
+def _is_hex(text: str) -> bool:
+    return LEAST_HEX <= len(text) <= _HASH_HEX and all(digit in "0123456789abcdefABCDEF" for digit in text)
+
+
+def _hashes(db: Connection, digits: str, wanted: str = "") -> Iterator[Found]:
+    """An order is called by the id of the transaction that placed it: it is meant, unless a transaction is wanted."""
+    low, high = (bytes.fromhex(digits.ljust(_HASH_HEX, end)) for end in "0f")
+    columns = (
+        (ORDER, schema.orders.c.id),
+        (CONTRACT, schema.contract.c.id),
+        (PROOF, schema.proof.c.hash),
+        (TRANSACTION, schema.tx.c.id),
+    )
+    orders = set[bytes]()
+    for kind, column in columns:
+        for value in set(db.execute(select(column).where(column.between(low, high)).limit(4)).scalars()) - orders:
+            orders |= {value} if kind == ORDER and wanted != TRANSACTION else set()
+            yield Found(kind, value.hex())
+    block = schema.block.c
+    for height in db.execute(select(block.height).where(block.hash.between(low, high)).limit(4)).scalars():
+        yield Found(BLOCK, str(height))
+
+
+def _posting(db: Connection, contract: str, number: int, item: int) -> Iterator[Found]:
+    for found in _hashes(db, contract.lower()):
+        row = schema.posting.c
+        which = and_(row.contract == bytes.fromhex(found.id), row.number == number, row.item == item)
+        if found.kind == CONTRACT and _any(db, row.debit, which):
+            yield Found(POSTING, f"{found.id}/{number}/{item}")
+
+
+def _any(db: Connection, column: ColumnElement[Any], which: ColumnElement[bool]) -> bool:
+    return db.execute(select(column).where(which).limit(1)).first() is not None
+
+
+# --- which contracts it belongs to ---------------------------------------------------------------------------------------
+
+_Row = dict[str, Any]
+_Cursor = tuple[int, bytes] | None
+
+
+def _cursor(text: str | None) -> _Cursor:
+    if text is None:
+        return None
+    number, _, digits = text.partition("-")
+    if not number.isdecimal() or not _is_hex(digits) or len(digits) != _HASH_HEX:
+        raise UnknownIdError(f"no page {text!r}; give the 'next' of the page before")
+    return int(number), bytes.fromhex(digits)
+
+
+def _page(db: Connection, found: Found, after: _Cursor, limit: int) -> tuple[list[_Row], str | None]:
+    """Rows of contracts, in descending order of a number and the id, and where the next page begins."""
+    c = schema.contract.c
+    if found.kind == PILE:
+        rows = _ordered(db, c.window_start_ms, c.pile == found.id, after, limit)
+    elif found.kind == PARTY:
+        as_user = _ordered(db, c.height, c.user == found.id, after, limit)
+        rows = _merged([*as_user, *_ordered(db, c.height, c.owner == found.id, after, limit)], limit)
+    elif found.kind == ORDER or _is_order(db, found):
+        order = bytes.fromhex(found.id)
+        bought = _ordered(db, c.height, c.bid == order, after, limit)
+        rows = _merged([*bought, *_ordered(db, c.height, c.listing == order, after, limit)], limit)
+    else:
+        ids = sorted((i for i in set(_contracts_of(db, found)) if after is None or i < after[1]), reverse=True)
+        rows = [row for i in ids[: limit + 1] for row in _ordered(db, c.height, c.id == i, None, 1)]
+        rows = [row | {"cursor": 0} for row in rows]
+    shown = rows[:limit]
+    following = f"{shown[-1]['cursor']}-{shown[-1]['id'].hex()}" if len(rows) > limit else None
+    return shown, following
+
+
+def _is_order(db: Connection, found: Found) -> bool:
+    placed = schema.orders.c.id
+    return found.kind == TRANSACTION and _any(db, placed, placed == bytes.fromhex(found.id))
+
+
+def _ordered(
+    db: Connection, number: ColumnElement[int], which: ColumnElement[bool], after: _Cursor, limit: int
+) -> list[_Row]:
+    id_ = schema.contract.c.id
+    query = select(schema.contract, number.label("cursor")).where(which)
+    if after is not None:
+        query = query.where(number <= after[0], or_(number < after[0], id_ < after[1]))
+    found = db.execute(query.order_by(number.desc(), id_.desc()).limit(limit + 1))
+    return [dict(row) for row in found.mappings()]
+
+
+def _merged(rows: list[_Row], limit: int) -> list[_Row]:
+    by_id = {row["id"]: row for row in rows}
+    return sorted(by_id.values(), key=lambda row: (row["cursor"], row["id"]), reverse=True)[: limit + 1]
+
+
+_SAID = (schema.signature, schema.cancellation, schema.confirmation, schema.dispute, schema.ruling, schema.proof)
+
+
+def _contracts_of(db: Connection, found: Found) -> Iterable[bytes]:
+    """Ids of the contracts that a contract, posting, proof, transaction or block is about."""
+    if found.kind in {CONTRACT, POSTING}:
+        return [bytes.fromhex(found.id[:_HASH_HEX])]
+    if found.kind == PROOF:
+        proof = schema.proof.c
+        return _ids(db, select(proof.contract).where(proof.hash == bytes.fromhex(found.id)))
+    if found.kind == TRANSACTION:
+        at = [(row.height, row.position) for row in _transactions(db, schema.tx.c.id == bytes.fromhex(found.id))]
+        queries = (_said_at(table, table.c.position == position, height) for table in _SAID for height, position in at)
+        return [i for query in queries for i in _ids(db, query)]
+    height, c, s = int(found.id), schema.contract.c, schema.statement.c
+    o = schema.orders.c
+    queries_of_block = [
+        select(c.id).where(c.height == height),
+        select(c.id).where(c.closed_height == height),
+        select(s.contract).where(s.height == height),
+        select(c.id).join(schema.orders, o.id == c.bid).where(o.height == height),
+        select(c.id).join(schema.orders, o.id == c.listing).where(o.height == height),
+        *(_said_at(table, table.c.height == height, height) for table in _SAID),
+    ]
+    return [i for query in queries_of_block for i in _ids(db, query)]
+
+
+def _said_at(table: Table, which: ColumnElement[bool], height: int) -> Select[Any]:
+    return select(table.c.contract).where(table.c.height == height, which).distinct()
+
+
+def _ids(db: Connection, query: Select[Any]) -> list[bytes]:
+    return [i for i in db.execute(query).scalars() if i is not None]
+
+
+def _transactions(db: Connection, which: ColumnElement[bool]) -> list[Any]:
+    tx, block = schema.tx, schema.block
+    query = select(tx, block.c.time_ms).join(block, block.c.height == tx.c.height).where(which)
+    return list(db.execute(query.order_by(tx.c.height.desc(), tx.c.position).limit(MAX_OWN)))
+
+
+# --- steps ---------------------------------------------------------------------------------------------------------------
+
+
+def _own_steps(db: Connection, found: Found) -> Iterator[Step]:
+    """Of the thing itself: what there is of it that belongs to no contract too."""
+    tx, c = schema.tx.c, schema.block.c
+    if found.kind in {ORDER, TRANSACTION}:
+        yield from map(_sent, _transactions(db, tx.id == bytes.fromhex(found.id)))
+    elif found.kind == BLOCK:
+        (row,) = db.execute(select(schema.block).where(c.height == int(found.id))).all()
+        what = f"block of {row.txs} transactions and {row.results} leaves, made by {row.proposer}"
+        yield Step(BLOCK, row.hash.hex(), what, row.height, None, None, row.time_ms, None, BY_HEADER)
+        yield from map(_sent, _transactions(db, tx.height == row.height))
+    elif found.kind == PARTY:
+        yield from map(_sent, _transactions(db, tx.sender == found.id))
+    elif found.kind == PILE:
+        pile = schema.pile.c
+        query = select(schema.pile, c.time_ms).join(schema.block, c.height == pile.height).where(pile.id == found.id)
+        for row in db.execute(query):
+            what = f"pile of {row.owner} in zone {row.zone}, {row.rated_power_w} W, key {row.kid.hex()}"
+            yield Step(PILE, found.id, what, row.height, None, None, row.time_ms, None, BY_SENDER)
+    elif found.kind == PROOF:
+        proof = schema.proof.c.hash == bytes.fromhex(found.id)
+        told = db.execute(select(schema.proof).where(proof).limit(1)).mappings()
+        yield from _Timed(db, [_proof(dict(row)) for row in told]).steps()
+
+
+def _sent(row: Any) -> Step:
+    what = f"{row.type or 'transaction'} of {row.sender or 'unknown'}: {row.code}"
+    return Step(
+        TRANSACTION, row.id.hex(), what, row.height, row.position, row.position, row.time_ms, row.id.hex(), BY_SENDER
+    )
+
+
+@dataclass
+class _Happened:
+    """A step without its time. order: among those of one block."""
+
+    kind: str
+    id: str
+    what: str
+    height: int
+    position: int | None = None
+    leaf: int | None = None
+    checked: str = BY_SENDER
+
+
+@dataclass
+class _Timed:
+    """Puts steps in the order of the chain and finds their times and transactions."""
+
+    db: Connection
+    happened: list[_Happened]
+    _times: dict[int, int] = field(default_factory=dict)
+    _txs: dict[tuple[int, int], str] = field(default_factory=dict)
+
+    def steps(self) -> list[Step]:
+        heights = sorted({h.height for h in self.happened})
+        block, tx = schema.block.c, schema.tx.c
+        for some in _chunks(heights):
+            found = self.db.execute(select(block.height, block.time_ms).where(block.height.in_(some)))
+            self._times |= {row.height: row.time_ms for row in found}
+        places = sorted({(h.height, h.position) for h in self.happened if h.position is not None})
+        for some_places in _chunks(places):
+            which = or_(*(and_(tx.height == height, tx.position == position) for height, position in some_places))
+            found = self.db.execute(select(tx.height, tx.position, tx.id).where(which))
+            self._txs |= {(row.height, row.position): row.id.hex() for row in found}
+        return [self._step(h) for h in sorted(self.happened, key=_place)]
+
+    def _step(self, h: _Happened) -> Step:
+        sent = None if h.position is None else self._txs[h.height, h.position]
+        time_ms = self._times[h.height]
+        return Step(h.kind, h.id, h.what, h.height, h.position, h.leaf, time_ms, sent, h.checked)
+
+
+def _place(h: _Happened) -> tuple[int, bool, int]:
+    """Transactions of a block come before its events."""
+    return h.height, h.position is None, (h.leaf or 0) if h.position is None else h.position
+
+
+def _chunks(things: list[Any]) -> Iterator[list[Any]]:
+    for start in range(0, len(things), _AT_ONCE):
+        yield things[start : start + _AT_ONCE]
+
+
+def _proof(row: _Row) -> _Happened:
+    energy = "" if row["last_energy_wh"] is None else f", register at {row['last_energy_wh']} Wh"
+    reason = "" if row["event"] != "end" else f" ({row['reason']})"
+    what = f"proof {row['sequence']} of the pile: {row['event']}{reason}{energy}"
+    return _Happened(PROOF, row["hash"].hex(), what, row["height"], row["position"], checked=BY_PILE)
+
+
+class _Teller:
+    """Tells one contract's story."""
+
+    def __init__(self, db: Connection, row: _Row, proofs: int, after_proof: int) -> None:
+        self._db, self._row, self._id = db, row, row["id"]
+        self._proofs, self._after_proof = proofs, after_proof
+
+    def story(self) -> Story:
+        row = self._row
+        proofs, following = self._metering()
+        happened = [*self._orders(), *self._match(), *self._said(), *proofs, *self._settled()]
+        links = {name: row[name] for name in ("pile", "zone", "user", "owner", "state", "outcome")}
+        steps = _Timed(self._db, happened).steps()
+        hashes = {"contract": self._id.hex(), "order": row["bid"].hex(), "listing": row["listing"].hex()}
+        return Story(steps=steps, next_proof=following, **hashes, **links)
+
+    def _all(self, table: Table, *which: ColumnElement[bool]) -> list[_Row]:
+        query = select(table).where(*(which or (table.c.contract == self._id,)))
+        return [dict(row) for row in self._db.execute(query).mappings()]
+
+    def _orders(self) -> Iterator[_Happened]:
+        o = schema.orders.c
+        for row in self._all(schema.orders, o.id.in_([self._row["bid"], self._row["listing"]])):
+            price = (
+                f" at {row['price_micro_per_kwh']} micro per kWh" if row["price_micro_per_kwh"] >= 0 else " at market"
+            )
+            what = f"{row['kind']} of {row['party']}: {row['energy_wh']} Wh{price}; {row['outcome']}"
+            yield _Happened(ORDER, row["id"].hex(), what, row["height"], row["position"])
+
+    def _match(self) -> Iterator[_Happened]:
+        row, c = self._row, schema.clearing.c
+        for found in self._all(schema.clearing, c.height == row["height"], c.zone == row["zone"]):
+            load = f"{found['open_before_wh']} to {found['open_after_wh']} Wh"
+            what = f"clearing of zone {row['zone']}: load from {load}, capacity {found['capacity_wh']} Wh"
+            yield _Happened(
+                "clearing", f"{row['zone']}@{row['height']}", what, row["height"], leaf=found["leaf"], checked=BY_LEAF
+            )
+        terms = f"{row['energy_wh']} Wh at {row['price_micro_per_kwh']} micro per kWh on {row['pile']}"
+        matched = (row["height"], row["leaf"])
+        word = "contract" if matched == (row["signed_height"], row["signed_leaf"]) else "proposal"
+        yield _Happened(CONTRACT, self._id.hex(), f"{word}: {terms}", *(matched[0], None, matched[1]), checked=BY_LEAF)
+        if word == "proposal" and row["signed_height"] is not None:
+            at = (row["signed_height"], None, row["signed_leaf"])
+            yield _Happened(CONTRACT, self._id.hex(), f"contract: {terms}", *at, checked=BY_LEAF)
+
+    def _said(self) -> Iterator[_Happened]:
+        """What parties said of it."""
+        words = (
+            (schema.signature, "signed by"),
+            (schema.cancellation, "called off by"),
+            (schema.confirmation, "confirmed by"),
+        )
+        for table, word in words:
+            for row in self._all(table):
+                yield _Happened(table.name, self._id.hex(), f"{word} {row['party']}", row["height"], row["position"])
+        for row in self._all(schema.dispute):
+            what = f"objection of {row['party']}: {row['ground']}, {row['claimed_wh']} Wh claimed"
+            yield _Happened("dispute", self._id.hex(), what, row["height"], row["position"])
+            if row["answer_height"] is not None:
+                yield _Happened("answer", self._id.hex(), "answered", row["answer_height"], row["answer_position"])
+        for row in self._all(schema.ruling):
+            what = f"ruling of {row['arbiter']}: {row['measured_wh']} Wh, cause {row['cause']}"
+            yield _Happened("ruling", self._id.hex(), what, row["height"], row["position"])
+
+    def _metering(self) -> tuple[list[_Happened], int | None]:
+        p = schema.proof.c
+        which = (p.contract == self._id, p.kid == self._row["kid"], p.sequence > self._after_proof)
+        query = select(schema.proof).where(*which).order_by(p.sequence).limit(self._proofs + 1)
+        rows = [dict(row) for row in self._db.execute(query).mappings()]
+        shown = rows[: self._proofs]
+        return [_proof(row) for row in shown], shown[-1]["sequence"] if len(rows) > len(shown) else None
+
+    def _settled(self) -> Iterator[_Happened]:
+        s, row = schema.statement.c, self._row
+        last = None
+        for last in self._all(schema.statement, s.contract == self._id, s.number >= 1):
+            what = f"settlement {last['number']}: {last['measured_wh']} Wh measured, cause {last['cause']}"
+            at = (last["height"], None, last["leaf"])
+            yield _Happened("settlement", last["digest"].hex(), what, *at, checked=BY_LEAF)
+        if row["closed_height"] is None or last is None:
+            return
+        at = (row["closed_height"], None, row["closed_leaf"])
+        p = schema.posting.c
+        for found in self._all(schema.posting, p.contract == self._id, p.number == last["number"]):
+            what = f"{found['debit']} -> {found['credit']}: {found['amount_micro']} micro"
+            name = f"{self._id.hex()}/{found['number']}/{found['item']}"
+            yield _Happened(POSTING, name, what, *at, checked=BY_RECOUNT)
+        yield _Happened("closing", self._id.hex(), f"closed: {row['outcome']}", *at, checked=BY_LEAF)
