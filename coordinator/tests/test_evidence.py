@@ -213,7 +213,7 @@ def test_what_became_of_withdrawals(chain):
 
 def test_keys_piles_and_tariffs(chain):
     live(chain)
-    changes = rows(chain, "SELECT party, kind, public, by FROM key_change ORDER BY height")
+    changes = rows(chain, "SELECT party, kind, public, sender FROM key_change ORDER BY height")
     assert changes == [
         ("auditor", "rotate", key("auditor/0").public, "auditor"),
         ("judge-1", "revoke", None, "operator"),

@@ -10,6 +10,9 @@ import sys
 from pathlib import Path
 from typing import cast
 
+from sqlalchemy.dialects import sqlite
+from sqlalchemy.schema import CreateIndex, CreateTable
+
 from pile_coordinator.chain import election, stake
 from pile_coordinator.chain import transactions as tx_types
 from pile_coordinator.chain.contracts import piece_name
@@ -21,7 +24,7 @@ from pile_coordinator.chain.tariff import tariff_hash
 from pile_coordinator.chain.transactions import Transaction, decode_transaction
 from pile_coordinator.chain.transition import OK
 from pile_coordinator.engines.engine import Block, Engine
-from pile_coordinator.evidence.schema import SCHEMA, VERSION
+from pile_coordinator.evidence.schema import metadata, views
 from pile_shared import terms as wire
 from pile_shared.certificate import MAX_LEAF_BYTES
 from pile_shared.codec import decode
@@ -29,6 +32,7 @@ from pile_shared.cose import key_id
 from pile_shared.platform import sha256
 from pile_shared.proof import EVENT_NAMES, REASON_NAMES, proof_hash
 
+VERSION = 5
 Where = tuple[int, int]  # (height, position) of a transaction, or (height, leaf) of an event
 
 
@@ -47,12 +51,16 @@ class Exporter:
                     "SELECT type, name FROM sqlite_master WHERE type IN ('table', 'view')"
                 )
             )
-            self.db.executescript(f"BEGIN;{drop}{SCHEMA}INSERT INTO mark VALUES (1, {VERSION}, 0);COMMIT;")  # noqa: S608 - ours
+            dialect = sqlite.dialect()
+            tables = [str(CreateTable(t).compile(dialect=dialect)) for t in metadata.sorted_tables]
+            indexes = [str(CreateIndex(i).compile(dialect=dialect)) for t in metadata.sorted_tables for i in t.indexes]
+            made = ";".join([*tables, *indexes, *(str(view.compile(dialect=dialect)) for view in views)])
+            self.db.executescript(
+                f"BEGIN;{drop}{made};INSERT INTO mark VALUES (1, 0);PRAGMA user_version = {VERSION};COMMIT;"
+            )
 
     def _schema(self) -> int:
-        if not self.db.execute("SELECT 1 FROM sqlite_master WHERE name = 'mark'").fetchone():
-            return 0
-        return cast("int", self.db.execute("SELECT schema FROM mark").fetchone()[0])
+        return cast("int", self.db.execute("PRAGMA user_version").fetchone()[0])
 
     def close(self) -> None:
         """Close the file."""
@@ -168,7 +176,7 @@ class Exporter:
         body = tx.body
         ended = "UPDATE withdrawal SET state = ?, ended_height = ?, ended_position = ?, reference = ?, reason = ? WHERE id = ?"
         if isinstance(body, tx_types.Deposit):
-            self._insert("deposit", (body.reference, *at, body.party, body.amount_micro))
+            self._insert("deposit", (*at, body.reference, body.party, body.amount_micro))
         elif isinstance(body, tx_types.Withdraw):
             row = (tx.id, *at, tx.sender, body.amount_micro, body.destination, "requested", None, None, None, None)
             self._insert("withdrawal", row)

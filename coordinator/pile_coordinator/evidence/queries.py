@@ -219,7 +219,7 @@ class _Maker:
         wanted += [(party, 0) for party in sorted(founders)]
         for party, since in wanted:  # grows: who restores a key signs too
             rows = self._db.execute(
-                "SELECT height, position, kind, by FROM key_change WHERE party = ? AND height > ? AND height <= ?"
+                "SELECT height, position, kind, sender FROM key_change WHERE party = ? AND height > ? AND height <= ?"
                 " AND kind != 'revoke' ORDER BY height, position",
                 (party, since, self._row["closed_height"]),
             ).fetchall()
