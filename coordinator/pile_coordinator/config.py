@@ -54,7 +54,7 @@ class CoordinatorConfig:
     comet: CometConfig | None = None
 
 
-class _Section:
+class Section:
     """One table of a file, read key by key; what is left over at the end is a mistake too."""
 
     def __init__(self, file: Path, name: str, values: object) -> None:
@@ -78,11 +78,11 @@ class _Section:
             raise ConfigError(f"{self._file}: {full} = {value!r} is wrong; expected {form}")
         return value
 
-    def section(self, key: str, *, required: bool = True) -> "_Section":
+    def section(self, key: str, *, required: bool = True) -> "Section":
         values = self._left.pop(key, None if required else {})
         if values is None:
             raise ConfigError(f"{self._file}: the table [{key}] is missing")
-        return _Section(self._file, key, values)
+        return Section(self._file, key, values)
 
     def rest(self, form: str) -> dict[str, str]:
         """All remaining keys, as text by text."""
@@ -123,7 +123,7 @@ def load_genesis(path: Path) -> Genesis:
 def load_config(path: Path) -> CoordinatorConfig:
     """The configuration of a coordinator or accounting node; ConfigError naming file, key and expected form."""
     path = path.resolve()
-    top, base = _Section(path, "", load_toml(path)), path.parent
+    top, base = Section(path, "", load_toml(path)), path.parent
     genesis = load_genesis(base / top.take("genesis", str, "the path of a genesis file"))
     data = base / top.take("data", str, "the path of a folder")
     engine = top.take("engine", str, "solo or comet", default=SOLO, ok=lambda v: v in {SOLO, COMET})
@@ -143,7 +143,7 @@ def load_config(path: Path) -> CoordinatorConfig:
     return CoordinatorConfig(genesis, data, party, keys, attestation, broker, interval, clock, engine, comet)
 
 
-def _comet(section: _Section, base: Path) -> CometConfig:
+def _comet(section: Section, base: Path) -> CometConfig:
     home = base / section.take("home", str, "the path of CometBFT's folder", default="node")
     form = "heights from 0 to 1000000"
     interval = section.take("snapshot_interval", int, form, default=1000, ok=lambda v: 0 <= v <= 1_000_000)
@@ -161,7 +161,7 @@ def _is_id(value: str) -> bool:
     return True
 
 
-def _broker(section: _Section) -> Broker:
+def _broker(section: Section) -> Broker:
     broker = Broker(
         host=section.take("host", str, "a host name or address"),
         port=section.take("port", int, "a port from 1 to 65535", default=1883, ok=lambda v: 1 <= v <= 65_535),
@@ -173,7 +173,7 @@ def _broker(section: _Section) -> Broker:
     return broker
 
 
-def _clock(section: _Section) -> Clock:
+def _clock(section: Section) -> Clock:
     clock = Clock(
         rate=section.take("rate", int, "1, or on a rig up to 3600", default=1, ok=lambda v: 1 <= v <= 3600),
         origin_ms=section.take("origin_ms", int, "unix milliseconds", default=0, ok=lambda v: v >= 0),

@@ -105,3 +105,14 @@ def address_key(request: Request) -> str:
 def too_often(wait_s: int) -> Refused:
     """The refusal of who asks too often."""
     return Refused(429, "rate", f"too many requests; wait {wait_s} s", {"Retry-After": str(wait_s)})
+
+
+def also(grant: Grant, route: str) -> Grant | None:
+    """What the same caller may see of another route; None if nothing."""
+    scope = RULES[route].get(grant.token.role)
+    return None if scope is None else Grant(grant.token, scope)
+
+
+def bearer(request: Request) -> str:
+    """The text of the token that a request brought; only after `authorised`."""
+    return request.headers["authorization"].partition(" ")[2].strip()

@@ -264,7 +264,9 @@ class TraceOut(Said):
     listing: OrderOut | None = Field(description="Likewise.")
     pile: PileOut
     signatures: list[SaidBy] = Field(description="Of an explicitly signed contract.", max_length=2)
-    proofs: list[ProofOut] = Field(description="The first 200; the contract's proofs have the rest.", max_length=MAX_PAGE)
+    proofs: list[ProofOut] = Field(
+        description="The first 200; the contract's proofs have the rest.", max_length=MAX_PAGE
+    )
     statements: list[StatementOut] = Field(description="In order.", max_length=2)
     confirmations: list[SaidBy] = Field(description="Of the settlement.", max_length=2)
     cancellation: SaidBy | None

@@ -53,7 +53,9 @@ class Order:
     def _decode(self, cursor: str) -> list[Any]:
         try:
             padded = cursor + "=" * (-len(cursor) % 4)
-            name, *values = array(decode(base64.b64decode(padded, b"-_", validate=True), MAX_CURSOR), 1 + len(self.kinds))
+            name, *values = array(
+                decode(base64.b64decode(padded, b"-_", validate=True), MAX_CURSOR), 1 + len(self.kinds)
+            )
         except (binascii.Error, ValueError, PilechainError) as error:
             raise _bad_cursor() from error
         fits = all(type(value) is kind and _is_small(value) for value, kind in zip(values, self.kinds, strict=True))

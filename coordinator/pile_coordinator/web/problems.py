@@ -83,7 +83,10 @@ def add_handlers(app: FastAPI, on_database_error: Any) -> None:
 
     async def http_error(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
-        words = {404: "there is nothing here; /openapi.json lists what there is", 405: "this path is only read, with GET"}
+        words = {
+            404: "there is nothing here; /openapi.json lists what there is",
+            405: "this path is only read, with GET",
+        }
         code = {404: "not_found", 405: "method"}.get(error.status_code, "http")
         return problem(error.status_code, code, words.get(error.status_code, str(error.detail)), error.headers)
 
