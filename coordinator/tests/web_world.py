@@ -13,7 +13,6 @@ import httpx
 from settled import MEASURED_AT, Chain
 from world import HOUR, NOW, key
 
-from pile_coordinator.chain.genesis import genesis_to_json
 from pile_coordinator.chain.transactions import Deposit, List, Object, PlaceBid, RegisterParty, RegisterPile
 from pile_coordinator.web.tokens import Tokens
 from pile_hil.broker import free_port
@@ -38,7 +37,7 @@ class WebWorld:
         self.folder = folder
         self.chain = Chain(folder)
         self._live()
-        (folder / "genesis.json").write_text(json.dumps(genesis_to_json(self.chain.genesis)))
+        (folder / "genesis.json").write_text(json.dumps(self.chain.genesis.to_json()))
         self.port = free_port()
         self.config = folder / "web.toml"
         limits = {"per_minute": 1_000_000, "burst": 1_000_000, "beat_s": 1, "stall_s": 2} | limits
@@ -70,9 +69,7 @@ class WebWorld:
         self.begin = MEASURED_AT + 3000
         self._trade(self.begin)
         self.disputed = self.chain.contract().id
-        reading = self.chain.world
         start = self.begin + 3000
-        reading.pile_energy = None
         self.chain.block(start + HOUR + 1000, ("operator", self._session(start)))
         self.chain.block(start + HOUR + 2000, ("dan", Object(self.disputed, "cause", 4000, NASTY)))
 
@@ -86,7 +83,7 @@ class WebWorld:
         from pile_coordinator.chain.transactions import SubmitProofs
         from pile_shared.proof import BEGIN, END
 
-        world, base = self.chain.world, 110_000
+        world, base = self.chain.world, 102_000  # where the first session ended
         return SubmitProofs(
             [
                 world.prove("pile-1", BEGIN, [(start, base)], contract=self.disputed),
