@@ -13,12 +13,12 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from pile_coordinator.web.metrics import Metrics
+from pile_coordinator.web.problems import DATABASE_AWAY
 from pile_coordinator.web.reading import Reading, Row
 
 POLL_S = 0.2
@@ -45,7 +45,7 @@ class Watch:
         while True:
             try:
                 await self._look()
-            except SQLAlchemyError:
+            except DATABASE_AWAY:
                 self._metrics.database_errors.inc()
             await asyncio.sleep(POLL_S)
 
@@ -57,7 +57,7 @@ class Watch:
                 for row in await run_in_threadpool(self._reading.blocks_after, height - 1, 1):
                     self._take(row)
                 return
-            except SQLAlchemyError:
+            except DATABASE_AWAY:
                 self._metrics.database_errors.inc()
                 await asyncio.sleep(POLL_S)
 
@@ -171,7 +171,7 @@ class Stream(Response):
         while True:
             try:
                 events = await self._watch.after(self._after, self._beat_s)
-            except SQLAlchemyError:
+            except DATABASE_AWAY:
                 self._metrics.database_errors.inc()
                 return  # the client comes again, and goes on where it was
             if time.monotonic() - checked_s >= self._beat_s:

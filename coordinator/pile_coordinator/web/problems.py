@@ -1,20 +1,24 @@
 """Errors as RFC 9457 problem details: one shape for every refusal, with a stable code and what to do next."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from pile_shared.errors import PilechainError
 
+DATABASE_AWAY = (OperationalError, InterfaceError, PoolTimeoutError)  # anything else of SQLAlchemy is a bug of ours
 PROBLEM_JSON = "application/problem+json"  # RFC 9457, section 3
 MAX_MISTAKES = 16  # told of one request; who makes more mends these first
+_LOG = logging.getLogger("uvicorn.error")
 _MAX_LOC = 100  # characters of the place of a mistake, which may be a name that the client chose
 
 
@@ -74,7 +78,7 @@ def problem(
     return JSONResponse(body, status, headers=dict(headers or {}), media_type=PROBLEM_JSON)
 
 
-def add_handlers(app: FastAPI, on_database_error: Any) -> None:
+def add_handlers(app: FastAPI, on_database_error: Callable[[], None]) -> None:
     """Make every error of `app` a problem; `on_database_error()` is called for those of the database."""
 
     async def refused(_: Request, error: Exception) -> JSONResponse:
@@ -98,8 +102,9 @@ def add_handlers(app: FastAPI, on_database_error: Any) -> None:
         ]
         return problem(422, "wrong_request", "the request is wrong; see mistakes, and /openapi.json", None, mistakes)
 
-    async def database(_: Request, __: Exception) -> JSONResponse:
+    async def database(_: Request, error: Exception) -> JSONResponse:
         on_database_error()
+        _LOG.warning("the database does not answer: %s", str(error).partition("\n")[0][:300])
         detail = "the evidence database does not answer; try again, and see that it runs and is not being rebuilt"
         return problem(503, "database", detail, {"Retry-After": "5"})
 
@@ -109,5 +114,6 @@ def add_handlers(app: FastAPI, on_database_error: Any) -> None:
     app.add_exception_handler(Refused, refused)
     app.add_exception_handler(HTTPException, http_error)
     app.add_exception_handler(RequestValidationError, wrong)
-    app.add_exception_handler(SQLAlchemyError, database)
+    for kind in DATABASE_AWAY:
+        app.add_exception_handler(kind, database)
     app.add_exception_handler(Exception, bug)

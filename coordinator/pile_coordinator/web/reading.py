@@ -67,11 +67,11 @@ def _contracts_seen(grant: Grant, contract: FromClause) -> ColumnElement[bool]:
     if grant.scope == OWN:
         return or_(contract.c.user == grant.party, contract.c.owner == grant.party)
     if grant.scope == DEVIATED:
-        side = schema.posting.c
+        side = schema.posting.alias("of_grid").c  # its own: the query around may be of postings
         of_grid = or_(side.debit == _GRID_SIDE, side.credit == _GRID_SIDE)
         return select(side.contract).where(side.contract == contract.c.id, of_grid).exists()
     assert grant.scope == DISPUTED
-    disputed = schema.dispute.c.contract
+    disputed = schema.dispute.alias("seen_dispute").c.contract
     return select(disputed).where(disputed == contract.c.id).exists()
 
 
@@ -153,10 +153,13 @@ class Reading:
         with self._engine.connect() as connection:
             query = select(block).where(block.c.height > height).order_by(block.c.height).limit(most)
             rows = _rows(connection, query)
-            for row in rows:
-                prices = _prices().where(schema.clearing.c.height == row["height"])
-                ordered = prices.order_by(schema.clearing.c.zone, schema.price.c.catalog_micro_per_kwh)
-                row["prices"] = _rows(connection, ordered.limit(1000))
+            found: dict[int, list[Row]] = {row["height"]: [] for row in rows}
+            between = schema.clearing.c.height.between(min(found, default=1), max(found, default=0))
+            ordered = schema.clearing.c.zone, schema.price.c.catalog_micro_per_kwh
+            for price in _rows(connection, _prices().where(between).order_by(schema.clearing.c.height, *ordered)):
+                found[price["height"]].append(price)
+        for row in rows:
+            row["prices"] = found[row["height"]]
         return rows
 
     def latest_prices(self) -> list[Row]:
