@@ -66,6 +66,7 @@ class Section:
     def take(
         self, key: str, kind: type[T], form: str, *, default: T | None = None, ok: Callable[[T], bool] | None = None
     ) -> T:
+        """The value of `key`, or `default`; ConfigError with the expected `form` if it is missing, another kind or not `ok`."""
         full = f"{self._name}.{key}" if self._name else key
         value = self._left.pop(key, default)
         if value is None:
@@ -79,6 +80,7 @@ class Section:
         return value
 
     def section(self, key: str, *, required: bool = True) -> "Section":
+        """The table of this name; an empty one if it is missing and not `required`."""
         values = self._left.pop(key, None if required else {})
         if values is None:
             raise ConfigError(f"{self._file}: the table [{key}] is missing")
@@ -93,9 +95,12 @@ class Section:
         return left
 
     def end(self) -> None:
+        """ConfigError if a key is left, which nobody knows."""
         for key in self._left:
             full = f"{self._name}.{key}" if self._name else key
-            raise ConfigError(f"{self._file}: unknown key {full}; see docs/operator.md for the keys there are")
+            raise ConfigError(
+                f"{self._file}: unknown key {full}; see docs/operator.md for the keys there are (docs/api.md for web.toml)"
+            )
 
 
 def load_toml(path: Path) -> dict[str, object]:

@@ -10,11 +10,13 @@ from rich.console import Console
 from rich.table import Table
 
 from pile_coordinator.chain.records import ROLES
+from pile_coordinator.web.config import load_web_config
+from pile_coordinator.web.tokens import Tokens
 from pile_shared.errors import ConfigError
 
 _WEB = """\
 Serve the evidence database over HTTP, in a process of its own: the API that /openapi.json describes, live blocks and prices,
-and metrics. It listens where web.toml says, on 127.0.0.1 if it says nothing; put a reverse proxy with TLS before it for others."""
+and metrics. It listens where web.toml says, on 127.0.0.1 if it says nothing; for others put a proxy with TLS before it."""
 _MISSING = "the HTTP API needs more packages: pip install 'pilechain[web]'"
 
 
@@ -71,8 +73,6 @@ def _serve(options: argparse.Namespace) -> int:
         from pile_coordinator.web.serve import serve  # noqa: PLC0415 - only who serves needs its packages
     except ModuleNotFoundError as error:
         raise ConfigError(f"{error}; {_MISSING}") from error
-    from pile_coordinator.web.config import load_web_config  # noqa: PLC0415 - as above
-
     config = load_web_config(options.config)
     host = f"[{config.listen}]" if ":" in config.listen else config.listen
     Console(stderr=True, highlight=False).print(f"serving http://{host}:{config.port}/openapi.json; Ctrl-C ends it")
@@ -80,10 +80,7 @@ def _serve(options: argparse.Namespace) -> int:
     return 0
 
 
-def _tokens(options: argparse.Namespace, *, read_only: bool) -> "Tokens":  # noqa: F821
-    from pile_coordinator.web.config import load_web_config  # noqa: PLC0415 - as above
-    from pile_coordinator.web.tokens import Tokens  # noqa: PLC0415
-
+def _tokens(options: argparse.Namespace, *, read_only: bool) -> Tokens:
     return Tokens(load_web_config(options.config).tokens, read_only=read_only)
 
 

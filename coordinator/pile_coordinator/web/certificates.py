@@ -3,13 +3,15 @@
 import sqlite3
 import threading
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from pile_coordinator.chain.genesis import Genesis
-from pile_coordinator.engines.engine import Engine
 from pile_coordinator.engines.store import Store
 from pile_coordinator.evidence.queries import NoEvidenceError, order_certificate
 from pile_coordinator.web.problems import Refused
+
+if TYPE_CHECKING:
+    from pile_coordinator.engines.engine import Engine
 
 MAX_AT_ONCE = 2  # each may take a second and 16 MB
 

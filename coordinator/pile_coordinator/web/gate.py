@@ -11,6 +11,7 @@ from pile_coordinator.web.problems import Refused, problem
 
 MAX_BODY_BYTES = 65_536  # the API takes no body at all; a dashboard's forms are small
 MAX_TARGET_BYTES = 4096  # of path and query: the longest question has some 500
+MAX_HEAD_BYTES = 16_384  # of all headers
 STREAM = "text/event-stream"
 HEADERS = (
     (b"x-content-type-options", b"nosniff"),
@@ -56,6 +57,8 @@ class Gate:
             raise too_often(wait_s)
         if len(scope.get("raw_path") or b"") + len(scope["query_string"]) > MAX_TARGET_BYTES:
             raise Refused(414, "target_too_long", f"path and query may have {MAX_TARGET_BYTES} bytes together")
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEAD_BYTES:
+            raise Refused(431, "head_too_large", f"headers may have {MAX_HEAD_BYTES} bytes together")
         for name, value in scope["headers"]:
             if name == b"content-length" and (not value.isdigit() or int(value[:20]) > MAX_BODY_BYTES):
                 raise _too_large()

@@ -8,12 +8,14 @@ from fastapi.openapi.utils import get_openapi
 from pile_coordinator.web.models import BlockOut, LivePrice
 from pile_coordinator.web.problems import PROBLEM_JSON, Problem
 
-ABOUT = """What the evidence database knows of a Pilechain, read-only. Times are unix milliseconds, energy is in Wh, money in micro
-(10^-6 of the currency), prices in micro per kWh: integers of 64 bits. Lists come in pages; give `next` as `cursor`."""
+ABOUT = """What the evidence database knows of a Pilechain, read-only. Times are unix milliseconds, energy is in Wh,
+money in micro (10^-6 of the currency), prices in micro per kWh: integers of 64 bits. Lists come in pages; give `next` as
+`cursor`."""
 
 _ALWAYS = {
     413: "The request is too large.",
     414: "Path and query are too long.",
+    431: "The headers are too large.",
     429: "Too many requests; Retry-After says when.",
     503: "The database does not answer.",
 }

@@ -1,7 +1,6 @@
 """Questions to the evidence database, each within what its caller may see. Only read-only connections are ever opened."""
 
 import sqlite3
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ _contract, _settled = schema.contract, schema.settled_contract
 
 
 def open_database(place: str, base: Path) -> Engine:
-    """The database at a path (SQLite, from `base`) or a URL as SQLAlchemy writes them, for reading; ConfigError if it is none."""
+    """The database at a path (SQLite, from `base`) or a URL of SQLAlchemy, for reading; ConfigError if it is none."""
     try:
         url = make_url(place) if "://" in place else URL.create("sqlite", database=str(base / place))
     except ArgumentError as error:
@@ -75,11 +74,10 @@ def _contracts_seen(grant: Grant, contract: FromClause) -> ColumnElement[bool]:
     return select(disputed).where(disputed == contract.c.id).exists()
 
 
-def _through_contracts(grant: Grant, *joined: ColumnElement[bool]) -> ColumnElement[bool]:
-    """Whether a contract the caller may see is joined so to the row."""
-    alias = _contract.alias("seen")
-    conditions = [condition(alias) if callable(condition) else condition for condition in joined]
-    return select(alias.c.id).where(_contracts_seen(grant, alias), *conditions).exists()
+def _through_contracts(grant: Grant, side: str, column: ColumnElement[Any]) -> ColumnElement[bool]:
+    """Whether `column` is this side of a contract that the caller may see."""
+    seen = _contract.alias("seen")
+    return select(seen.c.id).where(seen.c[side] == column, _contracts_seen(grant, seen)).exists()
 
 
 def _orders_seen(grant: Grant) -> ColumnElement[bool]:
@@ -89,14 +87,14 @@ def _orders_seen(grant: Grant) -> ColumnElement[bool]:
     if grant.scope == OWN:
         return orders.party == grant.party
     assert grant.scope == DISPUTED
-    return or_(*(_through_contracts(grant, lambda c, side=side: c.c[side] == orders.id) for side in ("bid", "listing")))
+    return or_(*(_through_contracts(grant, side, orders.id) for side in ("bid", "listing")))
 
 
 def _piles_seen(grant: Grant) -> ColumnElement[bool]:
     pile = schema.pile.c
     if grant.scope == ALL:
         return true()
-    through = _through_contracts(grant, lambda contract: contract.c.pile == pile.id)
+    through = _through_contracts(grant, "pile", pile.id)
     return or_(pile.owner == grant.party, through) if grant.scope == OWN else through
 
 
@@ -107,8 +105,7 @@ def _parties_seen(grant: Grant) -> ColumnElement[bool]:
     own = party == grant.party
     if grant.scope == OWN:
         return own
-    sides = (_through_contracts(grant, lambda c, side=side: c.c[side] == party) for side in ("user", "owner"))
-    return or_(own, *sides)
+    return or_(own, *(_through_contracts(grant, side, party) for side in ("user", "owner")))
 
 
 # --- lists ---------------------------------------------------------------------------------------------------------------
@@ -362,8 +359,7 @@ def _first(connection: Connection, query: Select[Any]) -> Row | None:
 
 
 def _one(connection: Connection, query: Select[Any], what: str, *, raw: bool = False) -> Row:
-    found: Iterable[Any] = connection.execute(query.limit(1)).mappings()
-    for row in found:
+    for row in connection.execute(query.limit(1)).mappings():
         return dict(row) if raw else _plain(dict(row))
     raise Refused(404, "not_found", f"there is no such {what}, or it is not yours to see")
 

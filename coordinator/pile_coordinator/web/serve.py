@@ -5,11 +5,11 @@ from prometheus_client import start_http_server
 
 from pile_coordinator.web.app import make_app
 from pile_coordinator.web.config import WebConfig
+from pile_coordinator.web.gate import MAX_HEAD_BYTES, MAX_TARGET_BYTES
 from pile_shared.errors import ConfigError
 
 MAX_CONNECTIONS = 1000  # at once, streams among them; further ones are told 503
 KEEP_ALIVE_S = 20
-MAX_HEAD_BYTES = 16_384  # of a request's first line and headers
 GOODBYE_S = 5  # for open answers when the server ends; live streams are cut then
 
 
@@ -27,7 +27,7 @@ def serve(config: WebConfig) -> None:
         host=config.listen,
         port=config.port,
         http="h11",  # it bounds the head of a request; httptools does not
-        h11_max_incomplete_event_size=MAX_HEAD_BYTES,
+        h11_max_incomplete_event_size=MAX_HEAD_BYTES + MAX_TARGET_BYTES,  # what came whole the gate measures
         limit_concurrency=MAX_CONNECTIONS,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=GOODBYE_S,
