@@ -4,11 +4,12 @@ A query is a COSE_Sign1 over `[party, nonce, question, arguments]`; the answer r
 ask about its own account and orders; prices are everybody's. Every answer is bounded: lists by MAX_LISTED rows.
 """
 
-import sqlite3
 from collections.abc import Callable
 from dataclasses import fields, replace
 from itertools import islice
 from typing import cast
+
+import sqlalchemy as sa
 
 from pile_coordinator.chain import settlement, tariff
 from pile_coordinator.chain.accounts import FEES, party_account
@@ -34,6 +35,7 @@ from pile_coordinator.chain.settlement import Statement, decode_statement
 from pile_coordinator.chain.transactions import PlaceBid
 from pile_coordinator.engines.engine import Engine
 from pile_coordinator.evidence import queries
+from pile_coordinator.evidence.exporter import Exporter
 from pile_coordinator.quote import Quote, quote
 from pile_coordinator.stake_view import stake_answer
 from pile_coordinator.stops import KeptStops
@@ -62,7 +64,7 @@ class QueryDesk:
     def __init__(
         self,
         engine: Engine,
-        evidence: sqlite3.Connection,
+        evidence: Exporter,
         *,
         stops: KeptStops | None = None,
         troubles: Troubles | None = None,
@@ -72,13 +74,13 @@ class QueryDesk:
 
         Args:
             engine: whose state is asked about.
-            evidence: made from its blocks.
+            evidence: made from its blocks; while its server is away, questions that need it raise EvidenceAwayError.
             stops: users' stop commands; without them no owner gets one.
             troubles: of the piles, as the service meets them.
             now_ms: the time of a block made now; the last block's if that is later.
         """
         self._engine = engine
-        self._evidence = evidence
+        self._exporter = evidence
         self._stops = stops
         self._troubles = troubles or Troubles()
         self._now_ms = now_ms
@@ -142,13 +144,10 @@ class QueryDesk:
     def _orders(self, party: Party) -> object:
         """Resting bids, open listings and open contracts, MAX_LISTED of each at most."""
         state = self._engine.state
-        rows = self._evidence.execute(
-            "SELECT id FROM contract WHERE (user = ? OR owner = ?) AND closed_height IS NULL ORDER BY height LIMIT ?",
-            (party.id, party.id, MAX_LISTED),
-        ).fetchall()
+        contracts = queries.open_contracts(self._evidence, party.id, MAX_LISTED)
         bids = [_bid_row(bid) for bid in islice(state.bids_of(party.id), MAX_LISTED)]
         listings = [_listing_row(listing) for listing in islice(state.listings_of(party.id), MAX_LISTED)]
-        return [*bids, *listings, *(self._contract_row(state.get(Contract, key)) for (key,) in rows)]
+        return [*bids, *listings, *(self._contract_row(state.get(Contract, key)) for key in contracts)]
 
     def _contract_row(self, contract: Contract) -> dict[str, object]:
         terms = self._engine.state.terms_of(contract)
@@ -245,15 +244,13 @@ class QueryDesk:
         if contract.phase != DISPUTED:
             return None
         terms, dispute = self._engine.state.terms_of(contract), self._engine.state.get(Dispute, contract.id)
-        query = "SELECT text FROM dispute WHERE contract = ?"
-        (text,) = self._evidence.execute(query, (contract.id,)).fetchone()
         return {
             "bond_micro": dispute.bond_micro,
             "claimed_wh": dispute.claimed_wh,
             "ground": dispute.ground,
             "objector": terms.user if dispute.objector == settlement.USER else terms.owner,
             "rulings": [[arbiter, wh, cause] for arbiter, _, wh, cause in dispute.rulings],
-            "text": text,
+            "text": queries.objection_text(self._evidence, contract.id),
         }
 
     def _certificate(self, row: dict[str, object]) -> object:
@@ -314,12 +311,15 @@ class QueryDesk:
         needy = (_pile_row(pile, trouble or Trouble()) for pile, trouble in rows if trouble or pile.anomaly)
         return list(islice(needy, MAX_LISTED))
 
+    @property
+    def _evidence(self) -> sa.Connection:
+        return self._exporter.db
+
     # --- for the service -------------------------------------------------------------------------------------------
 
     def pile_of_contract(self, contract: bytes) -> str | None:
         """The pile of a contract, or None if the id is a bid's."""
-        row = self._evidence.execute("SELECT pile FROM contract WHERE id = ?", (contract,)).fetchone()
-        return cast("str", row[0]) if row else None
+        return queries.pile_of_contract(self._evidence, contract)
 
     def where_signed(self, contract: bytes) -> tuple[int, int] | None:
         """(height, leaf) of the newest block that says that a match is a contract; None while it is proposed."""
@@ -327,8 +327,7 @@ class QueryDesk:
 
     def was_repeated(self, contract: bytes) -> bool:
         """Whether a later set of accounting nodes has certified a contract again."""
-        query = "SELECT 1 FROM repeated WHERE contract = ?"
-        return self._evidence.execute(query, (contract,)).fetchone() is not None
+        return queries.was_repeated(self._evidence, contract)
 
 
 def _measured_wh(contract: Contract) -> int:

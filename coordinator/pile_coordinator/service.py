@@ -122,7 +122,7 @@ class Coordinator:
         self.stops = KeptStops(config.data / "stops.sqlite", self.engine.state)
         self.troubles = Troubles()
         self.queries = QueryDesk(
-            self.engine, self.evidence.db, stops=self.stops, troubles=self.troubles, now_ms=config.clock.now_ms
+            self.engine, self.evidence, stops=self.stops, troubles=self.troubles, now_ms=config.clock.now_ms
         )
         self.counts: Counter[str] = Counter()
         self._logged_ms: dict[str, int] = {}

@@ -2,11 +2,11 @@
 
 import os
 import signal
-import sqlite3
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+from evidence_rows import content
 from world import consensus
 
 from pile_coordinator.chain.genesis import Genesis
@@ -89,12 +89,6 @@ def evidence_of(ledger: CometLedger, path: Path) -> dict[str, list[tuple[object,
     found = content(exporter.db)
     exporter.close()
     return found
-
-
-def content(db: sqlite3.Connection) -> dict[str, list[tuple[object, ...]]]:
-    """Every row of every table."""
-    names = [row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")]
-    return {name: sorted(db.execute(f"SELECT * FROM {name}").fetchall(), key=repr) for name in names}
 
 
 def small_and_fast(patch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,5 @@
 """The desk's bounds and the stop commands it hands out; what it says of orders and contracts is tested through the wallet."""
 
-import sqlite3
 from types import SimpleNamespace
 
 import pytest
@@ -30,14 +29,14 @@ def command(
 # --- bounds ----------------------------------------------------------------------------------------------------------
 
 
-def asked(market: Market, db: sqlite3.Connection, party: str, question: str, arguments: object = None) -> list:
+def asked(market: Market, evidence: Exporter, party: str, question: str, arguments: object = None) -> list:
     engine = SimpleNamespace(
         state=market.state, genesis=market.genesis, height=market.height, time_ms=market.time_ms, env=market.env
     )
     query = cose.sign1(
         encode([party, bytes(16), question, arguments]), key(party), cose.purpose(cose.QUERY, market.chain_id)
     )
-    answer = QueryDesk(engine, db).answer(party, query)
+    answer = QueryDesk(engine, evidence).answer(party, query)
     assert isinstance(answer, list)
     return answer
 
@@ -45,7 +44,7 @@ def asked(market: Market, db: sqlite3.Connection, party: str, question: str, arg
 @pytest.fixture
 def evidence(tmp_path):
     exporter = Exporter(tmp_path / "evidence.sqlite")
-    yield exporter.db
+    yield exporter
     exporter.close()
 
 

@@ -6,6 +6,8 @@ Its tables must add up by themselves: all money that the chain moved, and every 
 import sqlite3
 
 import pytest
+import sqlalchemy as sa
+from evidence_rows import content
 from settled import MEASURED_AT, Chain, deliver
 from world import HOUR, NOW, key
 
@@ -31,6 +33,7 @@ from pile_coordinator.chain.transactions import (
     Unlist,
     Withdraw,
 )
+from pile_coordinator.evidence import schema
 from pile_coordinator.evidence.exporter import Exporter
 from pile_coordinator.evidence.queries import (
     NoEvidenceError,
@@ -54,13 +57,8 @@ def chain(tmp_path):
     chain.close()
 
 
-def content(db: sqlite3.Connection) -> dict[str, list[tuple[object, ...]]]:
-    tables = [name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")]
-    return {name: sorted(db.execute(f"SELECT * FROM {name}").fetchall(), key=repr) for name in tables}
-
-
 def rows(chain: Chain, query: str) -> list[tuple[object, ...]]:
-    return chain.evidence.db.execute(query).fetchall()
+    return [tuple(row) for row in chain.evidence.db.exec_driver_sql(query).fetchall()]
 
 
 def test_every_wh_leads_from_order_to_posting(chain):
@@ -68,17 +66,18 @@ def test_every_wh_leads_from_order_to_posting(chain):
     db = chain.evidence.db
     row = find_contract(db, find_bid(db))
     assert (row["measured_wh"], row["cause"], row["outcome"]) == (2000, "user", "confirmed")
-    proofs = db.execute("SELECT event, last_energy_wh FROM proof WHERE contract = ? ORDER BY sequence", (row["id"],))
-    events = proofs.fetchall()
+    p = schema.proof.c
+    proofs = sa.select(p.event, p.last_energy_wh).where(p.contract == row["id"]).order_by(p.sequence)
+    events = db.execute(proofs).fetchall()
     assert [event for event, _ in events] == ["begin", "periodic", "end"]
     assert events[-1][1] - events[0][1] == 2000
-    assert len(postings(db, row["id"])) == db.execute("SELECT count(*) FROM posting").fetchone()[0]
+    assert len(postings(db, row["id"])) == db.exec_driver_sql("SELECT count(*) FROM posting").scalar()
     assert find_order(db, row["bid"])["outcome"] == "filled"
     assert order_certificate(db, chain.engine, row["bid"]).encoded() == certificate.encoded()
 
 
-def find_bid(db: sqlite3.Connection) -> bytes:
-    (bid,) = db.execute("SELECT id FROM orders WHERE kind = 'market bid'").fetchone()
+def find_bid(db: sa.Connection) -> bytes:
+    (bid,) = db.exec_driver_sql("SELECT id FROM orders WHERE kind = 'market bid'").fetchone()
     return bid
 
 
@@ -239,8 +238,8 @@ def test_a_dispute_keeps_both_statements_and_all_that_was_said(chain):
     )
     assert statements == [(1, 2000, "user", None), (2, 4000, "pile", "ruling")]
     assert rows(chain, "SELECT arbiter, measured_wh, cause FROM ruling") == [("auditor", 4000, "pile")]
-    both = chain.evidence.db.execute("SELECT count(*) FROM posting WHERE contract = ?", dispute[:1]).fetchone()
-    assert len(postings(chain.evidence.db, dispute[0])) < both[0]
+    posted = sa.select(sa.func.count()).where(schema.posting.c.contract == dispute[0])
+    assert len(postings(chain.evidence.db, dispute[0])) < chain.evidence.db.execute(posted).scalar_one()
 
 
 # --- written once, rebuilt at any time -----------------------------------------------------------------------------------
@@ -277,20 +276,14 @@ def test_a_database_of_another_schema_is_made_again(chain, tmp_path):
         exporter.close()
 
 
-class Cut(sqlite3.Connection):
-    """A connection whose power fails before its n-th writing statement."""
+class Cut:
+    """Power fails before the n-th writing statement."""
 
-    left = 0
+    def __init__(self, exporter: Exporter, left: int) -> None:
+        self.left = left
+        sa.event.listen(exporter.db.engine, "before_cursor_execute", self.count)
 
-    def execute(self, sql, *parameters):
-        self._count(sql)
-        return super().execute(sql, *parameters)
-
-    def executemany(self, sql, *parameters):
-        self._count(sql)
-        return super().executemany(sql, *parameters)
-
-    def _count(self, sql):
+    def count(self, _connection: object, _cursor: object, sql: str, *_: object) -> None:
         if not sql.startswith(("SELECT", "PRAGMA", "ROLLBACK")):
             self.left -= 1
             if self.left == 0:
@@ -303,13 +296,12 @@ def test_a_crash_at_any_statement_loses_and_repeats_nothing(chain, tmp_path):
     for cut in range(1, 1000):
         path = tmp_path / f"cut-{cut}.sqlite"
         exporter = Exporter(path)
-        exporter.db.close()
-        exporter.db = sqlite3.connect(path, isolation_level=None, factory=Cut)
-        exporter.db.left = cut
+        Cut(exporter, cut)
         try:
-            exporter.catch_up(chain.engine)
+            for height in range(1, chain.engine.height + 1):
+                exporter.write(chain.engine.block(height))
         except KeyboardInterrupt:
-            exporter.db.close()
+            exporter.close()
             resumed = Exporter(path)
             resumed.catch_up(chain.engine)
             assert content(resumed.db) == whole

@@ -111,17 +111,17 @@ def test_the_evidence_of_the_run_accounts_for_every_micro(run: Recorded, tmp_pat
     for bid in run.market.state.each(Bid):
         balances[f"P:{bid.user}"] -= bid.hold_micro
         balances[f"E:{bid.id.hex()}"] += bid.hold_micro
-    for debit, credit, amount in evidence.db.execute("SELECT debit, credit, amount_micro FROM movement"):
+    for debit, credit, amount in evidence.db.exec_driver_sql("SELECT debit, credit, amount_micro FROM movement"):
         balances["P:grid" if debit == "G" else debit] -= amount
         balances["P:grid" if credit == "G" else credit] += amount
     state = {account.name: account.balance_micro for account in run.market.state.each(Account)}
     assert {name: micro for name, micro in balances.items() if micro} == {n: m for n, m in state.items() if m}
     counted = {
-        table: evidence.db.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
+        table: evidence.db.exec_driver_sql(f"SELECT count(*) FROM {table}").fetchone()[0]
         for table in ("accounting_node", "punishment", "stake_posting", "repeated")
     }
     assert all(count >= 5 for count in counted.values()), counted
-    reasons = {reason for (reason,) in evidence.db.execute("SELECT DISTINCT reason FROM punishment")}
+    reasons = {reason for (reason,) in evidence.db.exec_driver_sql("SELECT DISTINCT reason FROM punishment")}
     assert reasons == {"double-sign", "double-attestation", "downtime"}
     evidence.close()
 

@@ -377,7 +377,7 @@ def test_the_evidence_knows_where_a_contract_was_signed_and_where_it_was_certifi
     inclusion = block.inclusion(newest[1])
     header = inclusion.verify(chain.genesis.chain_id, validators_at(chain.genesis, chain.engine.state, newest[0]))
     assert header.height == newest[0]
-    (row,) = evidence.db.execute("SELECT state, signed_height FROM contract").fetchall()
+    (row,) = evidence.db.exec_driver_sql("SELECT state, signed_height FROM contract").fetchall()
     assert row == ("signed", 3)
     evidence.close()
     assert chain.engine.state.get(Party, "dan").open_orders == 0

@@ -420,11 +420,11 @@ def test_any_end_to_archived(tmp_path: Path) -> None:
     live = chain.engine.state
     assert live.each(Contract) == []
     assert not [account.name for account in live.each(Account) if account.name[0] in "EBD"]
-    ((ended, outcome, height),) = chain.evidence.db.execute("SELECT id, outcome, closed_height FROM contract")
+    ((ended, outcome, height),) = chain.evidence.db.exec_driver_sql("SELECT id, outcome, closed_height FROM contract")
     assert (outcome, height) == ("confirmed", chain.engine.height)
     assert live.find(Contract, ended) is None
     kept = "SELECT debit, credit, amount_micro FROM posting WHERE contract = ? AND credit = 'F'"
-    assert chain.evidence.db.execute(kept, (ended,)).fetchall() == [("E", "F", FEE)]
+    assert chain.evidence.db.exec_driver_sql(kept, (ended,)).fetchall() == [("E", "F", FEE)]
     chain.close()
 
 

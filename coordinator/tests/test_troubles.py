@@ -1,6 +1,5 @@
 """Which piles need somebody: what is remembered of refused proofs and of what a pile says, and who is told."""
 
-import sqlite3
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -54,7 +53,7 @@ def piles(market: Market, troubles: Troubles, party: str) -> list[dict]:
         state=market.state, genesis=market.genesis, height=market.height, time_ms=market.time_ms, env=market.env
     )
     query = cose.sign1(encode([party, bytes(16), "piles", None]), key(party), cose.purpose(cose.QUERY, market.chain_id))
-    _, code, rows = QueryDesk(engine, sqlite3.connect(":memory:"), troubles=troubles).answer(party, query)
+    _, code, rows = QueryDesk(engine, None, troubles=troubles).answer(party, query)
     assert code == "ok"
     return rows
 

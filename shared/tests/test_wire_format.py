@@ -319,7 +319,7 @@ class Day:
         self.stops = {}
         self.troubles = Troubles()
         self.desk = QueryDesk(
-            self.engine, self.evidence.db, stops=SimpleNamespace(find=self.stops.get), troubles=self.troubles
+            self.engine, self.evidence, stops=SimpleNamespace(find=self.stops.get), troubles=self.troubles
         )
         self.sequences = {}
         self.keys = {}

@@ -1,17 +1,17 @@
 """Writes committed blocks into the evidence database: every order, contract, proof and posting, where it came from.
 
-Idempotent by height: a block is written in one transaction that also moves the mark, so a crash at any statement loses
-nothing and repeats nothing, and `catch_up` after a restart goes on where the last run stopped. Losing the whole database
-loses nothing either: it is rebuilt from the chain, and so is one of another schema.
+Idempotent by height: a block is written in one transaction that also moves the mark, so a crash at any statement, of
+this process or of the database's server, loses nothing and repeats nothing, and `catch_up` goes on where the last run
+stopped. Losing the whole database loses nothing either: it is rebuilt from the chain.
 """
 
-import sqlite3
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
-from sqlalchemy.dialects import sqlite
-from sqlalchemy.schema import CreateIndex, CreateTable
+import sqlalchemy as sa
 
 from pile_coordinator.chain import election, stake
 from pile_coordinator.chain import transactions as tx_types
@@ -24,7 +24,9 @@ from pile_coordinator.chain.tariff import tariff_hash
 from pile_coordinator.chain.transactions import Transaction, decode_transaction
 from pile_coordinator.chain.transition import OK
 from pile_coordinator.engines.engine import Block, Engine
-from pile_coordinator.evidence.schema import metadata, views
+from pile_coordinator.evidence import schema
+from pile_coordinator.evidence.batch import Batch, Writer
+from pile_coordinator.evidence.database import EvidenceAwayError, EvidenceError, make, open_database, prepare
 from pile_shared import terms as wire
 from pile_shared.certificate import MAX_LEAF_BYTES
 from pile_shared.codec import decode
@@ -32,85 +34,226 @@ from pile_shared.cose import key_id
 from pile_shared.platform import sha256
 from pile_shared.proof import EVENT_NAMES, REASON_NAMES, proof_hash
 
-VERSION = 5
 Where = tuple[int, int]  # (height, position) of a transaction, or (height, leaf) of an event
+Leaf = list[object]
+
+RETRY_S = 1.0  # after a server went away; twice as long after each try that failed
+MAX_RETRY_S = 30.0
+ASKED_AT_ONCE = 500  # keys in one question
+GROUP = 16  # blocks written in one transaction while catching up: a server waits for its disk once for all
 
 
 class Exporter:
-    """One evidence database, fed by an engine. Used by the engine's thread."""
+    """One evidence database, fed by an engine. Used by the engine's thread.
 
-    def __init__(self, path: Path) -> None:
-        """Open or create the SQLite file at `path`; one of another schema is emptied, for `catch_up` to fill again."""
-        self.db = sqlite3.connect(path, isolation_level=None)
-        self.db.execute("PRAGMA journal_mode=WAL")
-        self.db.execute("PRAGMA synchronous=NORMAL")  # it can be rebuilt; the ledger is what must be durable
-        if self._schema() != VERSION:
-            drop = "".join(
-                f"DROP {kind} {name};"
-                for kind, name in self.db.execute(
-                    "SELECT type, name FROM sqlite_master WHERE type IN ('table', 'view')"
-                )
-            )
-            dialect = sqlite.dialect()
-            tables = [str(CreateTable(t).compile(dialect=dialect)) for t in metadata.sorted_tables]
-            indexes = [str(CreateIndex(i).compile(dialect=dialect)) for t in metadata.sorted_tables for i in t.indexes]
-            made = ";".join([*tables, *indexes, *(str(view.compile(dialect=dialect)) for view in views)])
-            self.db.executescript(
-                f"BEGIN;{drop}{made};INSERT INTO mark VALUES (1, 0);PRAGMA user_version = {VERSION};COMMIT;"
-            )
+    Attributes:
+        db: for questions about what is written. Its statements raise EvidenceAwayError while a server is away.
+        is_away: whether the database's server did not answer the last time.
+    """
 
-    def _schema(self) -> int:
-        return cast("int", self.db.execute("PRAGMA user_version").fetchone()[0])
+    def __init__(self, where: Path | str) -> None:
+        """Open or create the database: a SQLite file, or a URL (database.py). A server may be away; `attend` tries again.
+
+        Raises:
+            EvidenceError: the database is of a newer program, or somebody else's.
+            ConfigError: the URL cannot be used.
+        """
+        self._engine = open_database(where, self._lose)
+        self._writer = Writer(self._engine.dialect)
+        self._height = 0
+        self._connection: sa.Connection | None = None
+        self._retry_s = RETRY_S
+        self._try_at_s = 0.0
+        self.is_away = True
+        sa.event.listen(self._engine, "before_execute", self._refuse_while_away)
+        self.attend()
+
+    @property
+    def db(self) -> sa.Connection:
+        """See the class. EvidenceAwayError if the server has been away from the start."""
+        if self._connection is None:
+            raise EvidenceAwayError("the evidence database has not answered yet")
+        return self._connection
 
     def close(self) -> None:
-        """Close the file."""
-        self.db.close()
+        """Close the database."""
+        if self._connection is not None:
+            self._connection.close()
+        self._engine.dispose()
 
     @property
     def height(self) -> int:
-        """Of the last block written."""
-        return cast("int", self.db.execute("SELECT height FROM mark").fetchone()[0])
+        """Of the last block known to be written; 0 while the server has been away from the start."""
+        return self._height
+
+    def attend(self) -> bool:
+        """Look for a server that was away, if it is time to; whether the database is there."""
+        if not self.is_away:
+            return True
+        if time.monotonic() < self._try_at_s:
+            return False
+        self.is_away = False  # so that statements are let through
+        try:
+            if self._connection is None:
+                self._connection = self._engine.connect()
+            elif not self._connection.invalidated:
+                self._connection.invalidate()  # half of a block may wait in it
+            self._connection.rollback()
+            prepare(self._connection)
+            self._height = self._mark()
+        except EvidenceAwayError:
+            self._lose()
+            return False
+        self._retry_s = RETRY_S
+        return True
+
+    def _mark(self) -> int:
+        return cast("int", self.db.execute(sa.select(schema.mark.c.height)).scalar_one())
+
+    def _lose(self) -> None:
+        """The server is away, as a statement of anybody on this database found out."""
+        if self.is_away:
+            return
+        self.is_away = True
+        self._try_at_s = time.monotonic() + self._retry_s
+        self._retry_s = min(2 * self._retry_s, MAX_RETRY_S)
+
+    def _refuse_while_away(self, *_: object) -> None:
+        if self.is_away:
+            raise EvidenceAwayError("the evidence database does not answer; it is tried again every few seconds")
+
+    def empty(self) -> None:
+        """Forget everything, to be written again from the chain."""
+        make(self.db)
+        self._height = 0
+
+    # --- blocks --------------------------------------------------------------------------------------------------
 
     def catch_up(self, engine: Engine, most: int = sys.maxsize) -> None:
-        """Write the blocks the engine has and the database lacks, `most` of them; none while the engine lacks the first."""
-        first, last = self.height + 1, engine.height
-        for height in range(first, min(last, first + most - 1) + 1) if engine.first_height == 1 else ():
-            self.write(engine.block(height))
+        """Write the blocks the engine has and the database lacks, `most` of them; none while the engine lacks the first.
 
-    def write(self, block: Block) -> None:
-        """Write one block, the next; one written before is passed over."""
-        header = block.header
-        if header.height <= self.height:
+        Raises:
+            EvidenceAwayError: the server is away. EvidenceError: what is written is of another chain.
+        """
+        self.check_chain(engine)
+        first, last = self._height + 1, engine.height
+        if engine.first_height != 1:
             return
-        self.db.execute("BEGIN IMMEDIATE")
-        try:
-            self._insert(
-                "block",
-                (header.height, header.time_ms, header.hash(), header.proposer, len(block.txs), len(block.leaves)),
-            )
-            self._write_transactions(block)
-            self._write_events(block)
-            if header.next_validators_hash != header.validators_hash:
-                self._insert("handover", (header.height,))
-            self.db.execute("UPDATE mark SET height = ?", (header.height,))
-        except BaseException:
-            self.db.execute("ROLLBACK")
-            raise
-        self.db.execute("COMMIT")
+        last = min(last, first + most - 1)
+        for start in range(first, last + 1, GROUP):
+            self.write(*(engine.block(height) for height in range(start, min(last, start + GROUP - 1) + 1)))
 
-    def _insert(self, table: str, row: tuple[object, ...], *, verb: str = "INSERT") -> None:
-        self.db.execute(f"{verb} INTO {table} VALUES ({', '.join('?' * len(row))})", row)
+    def check_chain(self, engine: Engine) -> None:
+        """EvidenceError if the last block written is none of this engine's: a URL names another network's database."""
+        if self.is_away or self._height == 0 or engine.first_height > min(self._height, engine.height):
+            return
+        height = min(self._height, engine.height)
+        found = self.db.execute(sa.select(schema.block.c.hash).where(schema.block.c.height == height)).scalar()
+        if height and found != engine.block(height).header.hash():
+            raise EvidenceError(
+                f"block {height} of the evidence database is of another chain: give this chain its own database, or have it"
+                " filled again with `pilechain evidence rebuild`"
+            )
+
+    def write(self, *blocks: Block) -> None:
+        """Write the next blocks, all or none of them; what was written before is passed over.
+
+        Raises:
+            EvidenceAwayError: the server is away; `attend` says when it is back, and `height` how far it came.
+        """
+        wanted = [block for block in blocks if block.header.height > self._height]
+        if not wanted:
+            return
+        self._refuse_while_away()
+        db = self.db
+        try:
+            db.exec_driver_sql("BEGIN" if db.dialect.name != "sqlite" else "BEGIN IMMEDIATE")
+            for block in wanted:
+                _Page(db, self._writer, block).write()
+            db.exec_driver_sql("COMMIT")
+        except EvidenceAwayError:  # whether the last commit was done is seen in the mark when it is back
+            self._lose()
+            raise
+        except BaseException:
+            if db.invalidated:  # an interrupt closed it, which rolled back
+                db.rollback()
+            else:
+                db.exec_driver_sql("ROLLBACK")
+            raise
+        self._height = wanted[-1].header.height
+
+
+class _Page:
+    """One block on its way into the database."""
+
+    def __init__(self, db: sa.Connection, writer: Writer, block: Block) -> None:
+        self._db, self._writer, self._block = db, writer, block
+        self._batch = Batch()
+        leaves = block.leaves[len(block.txs) :]
+        self._events = [cast("Leaf", decode(leaf, MAX_LEAF_BYTES)) for leaf in leaves]
+        self._terms = {
+            i: wire.decode_terms(cast("bytes", row[1]))
+            for i, row in enumerate(self._events)
+            if row[0] in {wire.LEAF_PROPOSED, wire.LEAF_CONTRACT}
+        }
+        self._pieces: dict[bytes, tuple[bytes, int]] = {}
+        self._contracts: dict[bytes, tuple[object, bytes]] = {}  # (signed_height, terms) of those that stood before
+
+    def write(self) -> None:
+        """Everything of the block, and the mark, within the caller's transaction."""
+        header, block, batch = self._block.header, self._block, self._batch
+        at = header.height, header.time_ms, header.hash(), header.proposer
+        batch.add(schema.block, *at, len(block.txs), len(block.leaves))
+        self._look_up()
+        self._write_transactions()
+        self._write_events()
+        if header.next_validators_hash != header.validators_hash:
+            batch.add(schema.handover, header.height)
+        batch.add_to(self._db, self._writer)
+        self._fill(header.height)
+        batch.change_in(self._db, self._writer)
+        moved = self._db.execute(
+            schema.mark.update().where(schema.mark.c.height == header.height - 1).values(height=header.height)
+        )
+        if moved.rowcount != 1:
+            raise EvidenceError(
+                f"the evidence is not at block {header.height - 1}: does another coordinator write it too?"
+            )
+
+    def _look_up(self) -> None:
+        """What stands in the database of the contracts and pieces that this block's events name."""
+        named: set[bytes] = {terms.contract_id() for terms in self._terms.values()}
+        for row in self._events:
+            if row[0] == wire.LEAF_SETTLEMENT:
+                named.add(decode_statement(cast("bytes", row[1])).contract)
+            elif row[0] == wire.LEAF_CLOSED:
+                named.add(cast("bytes", row[1]))
+        c, p = schema.contract.c, schema.piece.c
+        for some in _shared_out(named):
+            found = self._db.execute(sa.select(c.id, c.signed_height, c.terms).where(c.id.in_(some)))
+            self._contracts.update({key: (signed, terms) for key, signed, terms in found})
+        for some in _shared_out({terms.order for terms in self._terms.values()}):
+            found = self._db.execute(sa.select(p.name, p.bid, p.number).where(p.name.in_(some)))
+            self._pieces.update({name: (bid, number) for name, bid, number in found})
+
+    def _fill(self, height: int) -> None:
+        """Bids whose contracts of this block make up their energy are filled."""
+        o, c = schema.orders.c, schema.contract.c
+        matched = sa.select(sa.func.sum(c.energy_wh)).where(c.bid == o.id).scalar_subquery()
+        for some in _shared_out(set(cast("list[bytes]", self._batch.column(schema.contract, "bid")))):
+            filled = schema.orders.update().where(o.id.in_(some), o.energy_wh == matched)
+            self._db.execute(filled.values(outcome="filled", ended_height=height))
 
     # --- transactions --------------------------------------------------------------------------------------------
 
-    def _write_transactions(self, block: Block) -> None:
-        height = block.header.height
+    def _write_transactions(self) -> None:
+        block, height = self._block, self._block.header.height
         for position, (data, result) in enumerate(zip(block.txs, block.results, strict=True)):
             if result.code != OK:
-                self._insert("tx", (height, position, result.tx_id, "", "", result.code))
+                self._batch.add(schema.tx, height, position, result.tx_id, "", "", result.code)
                 continue
             tx = decode_transaction(data)
-            self._insert("tx", (height, position, tx.id, tx.body.TYPE, tx.sender, OK))
+            self._batch.add(schema.tx, height, position, tx.id, tx.body.TYPE, tx.sender, OK)
             if isinstance(tx.body, tx_types.SubmitProofs):
                 self._write_proofs((height, position), tx.body.proofs, result.details)
             else:
@@ -122,25 +265,24 @@ class Exporter:
         if isinstance(body, tx_types.PlaceBid | tx_types.List):
             self._write_order(at, tx, body)
         elif isinstance(body, tx_types.Sign):
-            self._insert("signature", (body.contract, tx.sender, *at))
-            self.db.execute("UPDATE contract SET signed_position = ? WHERE id = ?", (at[1], body.contract))
+            self._batch.add(schema.signature, body.contract, tx.sender, *at)
+            self._batch.change(schema.contract, body.contract, signed_position=at[1])
         elif isinstance(body, tx_types.CancelContract):
-            self._insert("cancellation", (body.contract, tx.sender, *at))
+            self._batch.add(schema.cancellation, body.contract, tx.sender, *at)
         elif isinstance(body, tx_types.Confirm):
-            self._insert("confirmation", (body.contract, tx.sender, *at), verb="REPLACE")  # saying it again is allowed
+            self._batch.add(schema.confirmation, body.contract, tx.sender, *at)  # saying it again is allowed
         elif isinstance(body, tx_types.Object):
             row = (body.contract, *at, None, tx.sender, body.ground, body.claimed_wh, body.text, None, None, None)
-            self._insert("dispute", row)
+            self._batch.add(schema.dispute, *row)
         elif isinstance(body, tx_types.Answer):
-            sql = "UPDATE dispute SET answer_height = ?, answer_position = ? WHERE contract = ?"
-            self.db.execute(sql, (*at, body.contract))
+            self._batch.change(schema.dispute, body.contract, answer_height=at[0], answer_position=at[1])
         elif isinstance(body, tx_types.Rule):
-            self._insert("ruling", (body.contract, *at, tx.sender, body.measured_wh, body.cause))
+            self._batch.add(schema.ruling, body.contract, *at, tx.sender, body.measured_wh, body.cause)
         elif isinstance(body, tx_types.SetTariff):
             announced = tariff_hash(Tariff("next", body.from_ms, body.utc_offset_minutes, body.periods))
-            self._insert("announcement", (*at, announced, body.from_ms, body.utc_offset_minutes))
+            self._batch.add(schema.announcement, *at, announced, body.from_ms, body.utc_offset_minutes)
             for period in body.periods:
-                self._insert("tariff_period", (announced, *period), verb="REPLACE")
+                self._batch.add(schema.tariff_period, announced, *period)
         else:
             self._write_party(at, tx)
             self._write_payment(at, tx)
@@ -152,112 +294,109 @@ class Exporter:
             kind = "market bid" if body.market else "limited bid"
             price, divisible = body.limit_micro_per_kwh, body.divisible
         row = (tx.id, *at, tx.sender, kind, body.energy_wh, price, divisible, body.explicit, "open", None)
-        self._insert("orders", row)
+        self._batch.add(schema.orders, *row)
         for number in range(MAX_PIECES if divisible else 0):
-            self._insert("piece", (piece_name(tx.id, number), tx.id, number))
+            name = piece_name(tx.id, number)
+            self._batch.add(schema.piece, name, tx.id, number)
+            self._pieces[name] = tx.id, number
 
     def _write_party(self, at: Where, tx: Transaction) -> None:
         body = tx.body
         if isinstance(body, tx_types.RegisterParty):
-            self._insert("party", (body.id, body.role, body.public, *at))
+            self._batch.add(schema.party, body.id, body.role, body.public, *at)
         elif isinstance(body, tx_types.RotateKey):
-            self._insert("key_change", (*at, tx.sender, "rotate", body.public, tx.sender))
+            self._batch.add(schema.key_change, *at, tx.sender, "rotate", body.public, tx.sender)
         elif isinstance(body, tx_types.RevokeKey):
-            self._insert("key_change", (*at, body.party, "revoke", None, tx.sender))
+            self._batch.add(schema.key_change, *at, body.party, "revoke", None, tx.sender)
         elif isinstance(body, tx_types.RestoreKey):
-            self._insert("key_change", (*at, body.party, "restore", body.public, tx.sender))
+            self._batch.add(schema.key_change, *at, body.party, "restore", body.public, tx.sender)
         elif isinstance(body, tx_types.RegisterPile):
             row = (key_id(body.public), body.id, body.owner, body.zone, body.rated_power_w, at[0], None)
-            self._insert("pile", row)
+            self._batch.add(schema.pile, *row)
         elif isinstance(body, tx_types.RetirePile):
-            self.db.execute("UPDATE pile SET retired_height = ? WHERE id = ?", (at[0], body.pile))
+            self._batch.change(schema.pile, body.pile, retired_height=at[0])
 
     def _write_payment(self, at: Where, tx: Transaction) -> None:
         body = tx.body
-        ended = "UPDATE withdrawal SET state = ?, ended_height = ?, ended_position = ?, reference = ?, reason = ? WHERE id = ?"
+        ended = {"ended_height": at[0], "ended_position": at[1]}
         if isinstance(body, tx_types.Deposit):
-            self._insert("deposit", (*at, body.reference, body.party, body.amount_micro))
+            self._batch.add(schema.deposit, *at, body.reference, body.party, body.amount_micro)
         elif isinstance(body, tx_types.Withdraw):
             row = (tx.id, *at, tx.sender, body.amount_micro, body.destination, "requested", None, None, None, None)
-            self._insert("withdrawal", row)
+            self._batch.add(schema.withdrawal, *row)
         elif isinstance(body, tx_types.PayOut):
-            self.db.execute(ended, ("paid", *at, body.reference, None, body.withdrawal))
+            self._batch.change(schema.withdrawal, body.withdrawal, state="paid", reference=body.reference, **ended)
         elif isinstance(body, tx_types.RefuseWithdrawal):
-            self.db.execute(ended, ("refused", *at, None, body.reason, body.withdrawal))
+            self._batch.change(schema.withdrawal, body.withdrawal, state="refused", reason=body.reason, **ended)
         elif isinstance(body, tx_types.CollectFees):
-            self._insert("fee_collection", (*at, body.party, body.amount_micro))
+            self._batch.add(schema.fee_collection, *at, body.party, body.amount_micro)
         elif isinstance(body, tx_types.RegisterCandidate | tx_types.Delegate):
             candidate = body.candidate if isinstance(body, tx_types.Delegate) else tx.sender
             key = (at[0], "transaction", at[1], 0)
             self._write_stake(key, f"P:{tx.sender}", f"S:{candidate}", body.amount_micro)
 
     def _write_proofs(self, at: Where, proofs: list[bytes], details: tuple[object, ...]) -> None:
-        rows = []
         for item, (message, outcome) in enumerate(zip(proofs, details, strict=True)):
             if outcome != ADMITTED:
                 continue
             signed, proof = parse_proof(message)
             first = proof.readings[0] if proof.readings else None
             last = proof.readings[-1] if proof.readings else None
-            rows.append(
-                (
-                    signed.kid,
-                    proof.sequence,
-                    *at,
-                    item,
-                    proof_hash(message),
-                    proof.contract,
-                    EVENT_NAMES[proof.event],
-                    REASON_NAMES[proof.reason],
-                    first.time_ms if first else None,
-                    last.time_ms if last else None,
-                    last.energy_wh if last else None,
-                    message,
-                )
+            self._batch.add(
+                schema.proof,
+                signed.kid,
+                proof.sequence,
+                *at,
+                item,
+                proof_hash(message),
+                proof.contract,
+                EVENT_NAMES[proof.event],
+                REASON_NAMES[proof.reason],
+                first.time_ms if first else None,
+                last.time_ms if last else None,
+                last.energy_wh if last else None,
+                message,
             )
-        self.db.executemany("INSERT INTO proof VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
     # --- events --------------------------------------------------------------------------------------------------
 
-    def _write_events(self, block: Block) -> None:
-        height = block.header.height
-        for index in range(len(block.txs), len(block.leaves)):
-            at, leaf = (height, index), block.leaves[index]
-            row = cast("list[object]", decode(leaf, MAX_LEAF_BYTES))
-            kind = row[0]
+    def _write_events(self) -> None:
+        block, batch = self._block, self._batch
+        for number, row in enumerate(self._events):
+            index = len(block.txs) + number
+            at, kind = (block.header.height, index), row[0]
             if kind == wire.LEAF_PROPOSED:
-                self._write_match(at, cast("bytes", row[1]), "proposed")
+                self._write_match(at, cast("bytes", row[1]), self._terms[number], "proposed")
             elif kind == wire.LEAF_CONTRACT:
-                self._write_contract(at, cast("bytes", row[1]))
+                self._write_contract(at, cast("bytes", row[1]), self._terms[number])
             elif kind == wire.LEAF_CLEARING:
                 self._write_clearing(at, row)
             elif kind == wire.LEAF_RECEIPT:
-                self._insert("receipt", (row[1], *at, row[2]), verb="REPLACE")
+                batch.add(schema.receipt, row[1], *at, row[2])
             elif kind == wire.LEAF_SETTLEMENT:
                 self._write_settlement(at, cast("bytes", row[1]))
             elif kind == wire.LEAF_CLOSED:
                 self._write_closing(at, cast("bytes", row[1]), cast("str", row[2]))
             elif kind == wire.LEAF_TARIFF:
-                self._insert("tariff", (*at, sha256(leaf)))
+                batch.add(schema.tariff, *at, sha256(block.leaves[index]))
             elif kind == wire.LEAF_DISPUTE:
-                self.db.execute(
-                    "UPDATE dispute SET leaf = ?, bond_micro = ? WHERE contract = ?", (index, row[5], row[1])
-                )
-                self.db.execute("UPDATE contract SET state = 'disputed' WHERE id = ?", (row[1],))
+                batch.change(schema.dispute, row[1], leaf=index, bond_micro=row[5])
+                batch.change(schema.contract, row[1], state="disputed")
             else:
                 self._write_node_event(at, row)
 
     def _write_node_event(self, at: Where, row: list[object]) -> None:
         """What accounting nodes are, did and earned; other leaves say nothing that a table has."""
         if row[0] == election.LEAF_SET:
-            self.db.execute(
-                "DELETE FROM accounting_node WHERE from_height = ?", (row[1],)
-            )  # an edge and a punishment in one
+            # An edge and a punishment in one block: the last set counts, which may be smaller.
+            self._batch.forget(schema.accounting_node, "from_height", row[1])
+            node = schema.accounting_node
+            self._db.execute(node.delete().where(node.c.from_height == row[1]))
             for party, _, _, power, stake_micro in cast("list[list[object]]", row[2]):
-                self._insert("accounting_node", (row[1], party, power, stake_micro, *at))
+                self._batch.add(schema.accounting_node, row[1], party, power, stake_micro, *at)
         elif row[0] == election.LEAF_PUNISHED:
             _, party, reason, offence_height, cost_micro = row
-            self._insert("punishment", (*at, party, reason, offence_height, cost_micro))
+            self._batch.add(schema.punishment, *at, party, reason, offence_height, cost_micro)
             self._write_stake((at[0], "leaf", at[1], 0), f"S:{party}", "F", cost_micro)
         elif row[0] == election.LEAF_REWARD:
             for item, (party, amount_micro) in enumerate(cast("list[list[object]]", row[3])):
@@ -267,23 +406,29 @@ class Exporter:
             self._write_stake((at[0], "leaf", at[1], 0), debit, credit, amount_micro)
 
     def _write_stake(self, key: tuple[int, str, int, int], debit: object, credit: object, amount_micro: object) -> None:
-        self._insert("stake_posting", (*key, debit, credit, amount_micro))
+        self._batch.add(schema.stake_posting, *key, debit, credit, amount_micro)
 
-    def _write_contract(self, at: Where, data: bytes) -> None:
+    def _write_contract(self, at: Where, data: bytes, terms: wire.Terms) -> None:
         """A match that is a contract at once, a proposal that became one, or a contract that a new set certifies again."""
-        contract = sha256(data)
-        if self.db.execute("SELECT 1 FROM contract WHERE id = ? AND signed_height IS NOT NULL", (contract,)).fetchone():
-            self._insert("repeated", (contract, *at), verb="REPLACE")
+        contract = terms.contract_id()
+        before = self._known(contract)
+        if before is not None and before[0] is not None:
+            self._batch.add(schema.repeated, contract, *at)
             return
-        if not self.db.execute("SELECT 1 FROM contract WHERE id = ?", (contract,)).fetchone():
-            self._write_match(at, data, "signed")
-        sql = "UPDATE contract SET state = 'signed', signed_height = ?, signed_leaf = ? WHERE id = ?"
-        self.db.execute(sql, (*at, contract))
+        if before is None:
+            self._write_match(at, data, terms, "signed")
+        self._batch.change(schema.contract, contract, state="signed", signed_height=at[0], signed_leaf=at[1])
 
-    def _write_match(self, at: Where, data: bytes, state: str) -> None:
-        terms = wire.decode_terms(data)
-        piece = self.db.execute("SELECT bid, number FROM piece WHERE name = ?", (terms.order,)).fetchone()
-        bid, number = piece or (terms.order, None)
+    def _known(self, contract: object) -> tuple[object, bytes] | None:
+        """Where a contract was signed, if it was, and its terms; None if there is no such contract so far."""
+        try:
+            values = [self._batch.value(schema.contract, contract, name) for name in ("signed_height", "terms")]
+        except KeyError:
+            return self._contracts.get(cast("bytes", contract))
+        return values[0], cast("bytes", values[1])
+
+    def _write_match(self, at: Where, data: bytes, terms: wire.Terms, state: str) -> None:
+        bid, number = self._pieces.get(terms.order, (terms.order, None))
         row = (
             terms.contract_id(),
             *at,
@@ -309,38 +454,40 @@ class Exporter:
             state,
             *(None,) * 6,
         )
-        self._insert("contract", row)
-        self.db.execute(
-            "UPDATE orders SET outcome = 'filled', ended_height = ? WHERE id = ?"
-            " AND energy_wh = (SELECT sum(energy_wh) FROM contract WHERE bid = ?)",
-            (at[0], bid, bid),
-        )
+        self._batch.add(schema.contract, *row)
 
     def _write_clearing(self, at: Where, row: list[object]) -> None:
         _, zone, shape, tariff, open_before_wh, open_after_wh, prices, _ = row
         height, leaf = at
         capacity_wh = cast("list[int]", shape)[0]
-        self._insert("clearing", (height, zone, leaf, capacity_wh, tariff, open_before_wh, open_after_wh))
+        self._batch.add(schema.clearing, height, zone, leaf, capacity_wh, tariff, open_before_wh, open_after_wh)
         for catalog, price in cast("list[list[int]]", prices):
-            self._insert("price", (zone, height, catalog, price))
+            self._batch.add(schema.price, zone, height, catalog, price)
 
     def _write_settlement(self, at: Where, data: bytes) -> None:
         statement = decode_statement(data)
         contract = statement.contract
         number = 1 if statement.verdict is None else 2
-        (terms,) = self.db.execute("SELECT terms FROM contract WHERE id = ?", (contract,)).fetchone()
-        energy = energy_of(wire.decode_terms(terms), statement.measured_wh)
+        known = self._known(contract)
+        assert known is not None, contract.hex()
+        energy = energy_of(wire.decode_terms(known[1]), statement.measured_wh)
         parts = (energy.contracted_wh, energy.grid_wh, energy.unpaid_wh)
         basis = statement.verdict.basis if statement.verdict else None
         row = (contract, number, *at, statement.measured_wh, *parts, statement.cause, statement.digest(), basis)
-        self._insert("statement", row)
+        self._batch.add(schema.statement, *row)
         for item, posting in enumerate(statement.postings):
-            self._insert("posting", (contract, number, item, posting.debit, posting.credit, posting.amount_micro))
-        self.db.execute("UPDATE contract SET state = 'measured' WHERE id = ?", (contract,))
+            self._batch.add(schema.posting, contract, number, item, posting.debit, posting.credit, posting.amount_micro)
+        self._batch.change(schema.contract, contract, state="measured")
 
     def _write_closing(self, at: Where, order: bytes, outcome: str) -> None:
-        row = (*at, outcome, order)
-        self.db.execute(
-            "UPDATE contract SET state = 'closed', closed_height = ?, closed_leaf = ?, outcome = ? WHERE id = ?", row
-        )
-        self.db.execute("UPDATE orders SET outcome = ?, ended_height = ? WHERE id = ?", (outcome, at[0], order))
+        if self._known(order) is None:
+            self._batch.change(schema.orders, order, outcome=outcome, ended_height=at[0])
+        else:
+            ending = {"closed_height": at[0], "closed_leaf": at[1], "outcome": outcome}
+            self._batch.change(schema.contract, order, state="closed", **ending)
+
+
+def _shared_out(keys: set[bytes]) -> Iterator[list[bytes]]:
+    """In an order that is the same everywhere, a bounded number at a time."""
+    ordered = sorted(keys)
+    return (ordered[start : start + ASKED_AT_ONCE] for start in range(0, len(ordered), ASKED_AT_ONCE))

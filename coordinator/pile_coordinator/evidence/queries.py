@@ -1,7 +1,8 @@
 """Questions the evidence answers: what became of an order, and the certificate that proves it."""
 
-import sqlite3
-from typing import cast
+from typing import Any, cast
+
+import sqlalchemy as sa
 
 from pile_coordinator.certificates import DisputeRecord, OrderCertificate, TariffChange
 from pile_coordinator.chain.contracts import NO_EVIDENCE, UNSIGNED
@@ -9,6 +10,7 @@ from pile_coordinator.chain.election import certified
 from pile_coordinator.chain.settlement import BASIS_RULING, MAX_STATEMENT_BYTES, Statement, decode_statement
 from pile_coordinator.chain.tariff import tariff_hash
 from pile_coordinator.engines.engine import Engine
+from pile_coordinator.evidence import schema
 from pile_shared.certificate import MAX_LEAF_BYTES, Inclusion, encode_handover
 from pile_shared.codec import array, decode
 from pile_shared.errors import PilechainError
@@ -29,13 +31,14 @@ class NoEvidenceError(PilechainError):
 # --- orders and contracts ------------------------------------------------------------------------------------------------
 
 
-def find_contracts(db: sqlite3.Connection, order: bytes) -> list[dict[str, object]]:
+def find_contracts(db: sa.Connection, order: bytes) -> list[dict[str, object]]:
     """The rows of `settled_contract` for a contract id, or for the bid they came from, in order of piece; may be empty."""
-    rows = _rows(db, "SELECT * FROM settled_contract WHERE id = ?", (order,))
-    return rows or _rows(db, "SELECT * FROM settled_contract WHERE bid = ? ORDER BY piece", (order,))
+    settled = schema.settled_contract
+    rows = _rows(db, sa.select(settled).where(settled.c.id == order))
+    return rows or _rows(db, sa.select(settled).where(settled.c.bid == order).order_by(settled.c.piece))
 
 
-def find_contract(db: sqlite3.Connection, order: bytes) -> dict[str, object]:
+def find_contract(db: sa.Connection, order: bytes) -> dict[str, object]:
     """The one contract of a contract id or bid id; NoEvidenceError if there is none, or if a bid has several."""
     rows = find_contracts(db, order)
     if not rows:
@@ -46,49 +49,74 @@ def find_contract(db: sqlite3.Connection, order: bytes) -> dict[str, object]:
     return rows[0]
 
 
-def find_order(db: sqlite3.Connection, order: bytes) -> dict[str, object]:
+def find_order(db: sa.Connection, order: bytes) -> dict[str, object]:
     """The order row of a bid or listing; NoEvidenceError if there is none."""
-    rows = _rows(db, "SELECT * FROM orders WHERE id = ?", (order,))
+    rows = _rows(db, sa.select(schema.orders).where(schema.orders.c.id == order))
     if not rows:
         raise NoEvidenceError(f"no order {order.hex()}")
     return rows[0]
 
 
-def postings(db: sqlite3.Connection, contract: bytes) -> list[tuple[str, str, int]]:
+def postings(db: sa.Connection, contract: bytes) -> list[tuple[str, str, int]]:
     """(debit, credit, amount in micro) of the last settlement that was written for a contract, in order."""
-    query = (
-        "SELECT debit, credit, amount_micro FROM posting WHERE contract = ?1"
-        " AND number = (SELECT max(number) FROM statement WHERE contract = ?1) ORDER BY item"
-    )
-    return cast("list[tuple[str, str, int]]", db.execute(query, (contract,)).fetchall())
+    p, st = schema.posting.c, schema.statement.c
+    last = sa.select(sa.func.max(st.number)).where(st.contract == contract).scalar_subquery()
+    query = sa.select(p.debit, p.credit, p.amount_micro).where(p.contract == contract, p.number == last)
+    return [(debit, credit, amount) for debit, credit, amount in db.execute(query.order_by(p.item))]
 
 
-def last_receipt(db: sqlite3.Connection, pile: str) -> tuple[int, int] | None:
+def last_receipt(db: sa.Connection, pile: str) -> tuple[int, int] | None:
     """(height, leaf) of the newest receipt for a pile, or None."""
-    row = db.execute("SELECT height, leaf FROM receipt WHERE pile = ?", (pile,)).fetchone()
+    r = schema.receipt.c
+    row = db.execute(sa.select(r.height, r.leaf).where(r.pile == pile)).first()
     return (row[0], row[1]) if row else None
 
 
-def where_signed(db: sqlite3.Connection, contract: bytes) -> tuple[int, int] | None:
+def where_signed(db: sa.Connection, contract: bytes) -> tuple[int, int] | None:
     """(height, leaf) of the newest block that says that a match is a contract; None while it is proposed."""
-    query = (
-        "SELECT coalesce(r.height, signed_height), coalesce(r.leaf, signed_leaf)"
-        " FROM contract LEFT JOIN repeated r ON r.contract = id WHERE id = ?"
-    )
-    row = db.execute(query, (contract,)).fetchone()
+    c, r = schema.contract.c, schema.repeated.c
+    query = sa.select(sa.func.coalesce(r.height, c.signed_height), sa.func.coalesce(r.leaf, c.signed_leaf))
+    joined = query.select_from(schema.contract.outerjoin(schema.repeated, r.contract == c.id))
+    row = db.execute(joined.where(c.id == contract)).first()
     return None if row is None or row[0] is None else (row[0], row[1])
 
 
-def _rows(db: sqlite3.Connection, query: str, arguments: tuple[object, ...]) -> list[dict[str, object]]:
-    cursor = db.execute(query, arguments)
-    names = [column[0] for column in cursor.description]
-    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+def was_repeated(db: sa.Connection, contract: bytes) -> bool:
+    """Whether a later set of accounting nodes has certified a contract again."""
+    r = schema.repeated.c
+    return db.execute(sa.select(r.height).where(r.contract == contract)).first() is not None
+
+
+def pile_of_contract(db: sa.Connection, contract: bytes) -> str | None:
+    """The pile of a contract, or None if there is no such contract."""
+    c = schema.contract.c
+    return db.execute(sa.select(c.pile).where(c.id == contract)).scalar()
+
+
+def open_contracts(db: sa.Connection, party: str, most: int) -> list[bytes]:
+    """The ids of contracts of a party that are not closed, the oldest first, `most` of them."""
+    c = schema.contract.c
+    query = sa.select(c.id).where(sa.or_(c.user == party, c.owner == party), c.closed_height.is_(None))
+    return list(db.execute(query.order_by(c.height, c.id).limit(most)).scalars())
+
+
+def objection_text(db: sa.Connection, contract: bytes) -> str:
+    """What the objector wrote; NoEvidenceError if nobody objected."""
+    d = schema.dispute.c
+    text = db.execute(sa.select(d.text).where(d.contract == contract)).scalar()
+    if text is None:
+        raise NoEvidenceError(f"contract {contract.hex()} was not disputed (yet)")
+    return cast("str", text)
+
+
+def _rows(db: sa.Connection, query: sa.Select[Any]) -> list[dict[str, object]]:
+    return [dict(row) for row in db.execute(query).mappings()]
 
 
 # --- certificates --------------------------------------------------------------------------------------------------------
 
 
-def order_certificate(db: sqlite3.Connection, engine: Engine, order: bytes) -> OrderCertificate:
+def order_certificate(db: sa.Connection, engine: Engine, order: bytes) -> OrderCertificate:
     """The certificate of a closed contract, by contract id or bid id.
 
     Raises:
@@ -105,18 +133,24 @@ def order_certificate(db: sqlite3.Connection, engine: Engine, order: bytes) -> O
 class _Maker:
     """Makes one certificate out of the row of a closed contract."""
 
-    def __init__(self, db: sqlite3.Connection, engine: Engine, row: dict[str, object]) -> None:
+    def __init__(self, db: sa.Connection, engine: Engine, row: dict[str, object]) -> None:
         self._db = db
         self._engine = engine
         self._row = row
         self._contract = cast("bytes", row["id"])
-        self._written = _rows(db, "SELECT * FROM statement WHERE contract = ? ORDER BY number", (self._contract,))
+        self._written = _rows(
+            db,
+            sa.select(schema.statement)
+            .where(schema.statement.c.contract == self._contract)
+            .order_by(schema.statement.c.number),
+        )
 
     def certificate(self) -> OrderCertificate:
         row = self._row
         signed = "signed_" if row["signed_height"] is not None else ""
         zone, matched = row["zone"], row["height"]
-        (clearing,) = _rows(self._db, "SELECT * FROM clearing WHERE height = ? AND zone = ?", (matched, zone))
+        c = schema.clearing.c
+        (clearing,) = _rows(self._db, sa.select(schema.clearing).where(c.height == matched, c.zone == zone))
         tariff = self._tariff(cast("bytes", clearing["tariff"]), cast("int", matched))
         dispute, arbiters = self._dispute()
         signers = arbiters | ({self._engine.genesis.params.grid} if tariff else set())
@@ -129,12 +163,12 @@ class _Maker:
             order=self._order(cast("bytes", row["bid"])),
             piece=cast("int | None", row["piece"]),
             listing=self._order(cast("bytes", row["listing"])),
-            signatures=self._txs("signature"),
+            signatures=self._txs(schema.signature),
             tariff=tariff,
             key_changes=self._key_changes(signers),
             proofs=self._proofs(),
-            confirmations=self._txs("confirmation"),
-            cancellation=next(iter(self._txs("cancellation")), None),
+            confirmations=self._txs(schema.confirmation),
+            cancellation=next(iter(self._txs(schema.cancellation)), None),
             dispute=dispute,
             handovers=self._handovers(),
         )
@@ -147,22 +181,24 @@ class _Maker:
 
     def _handovers(self) -> tuple[bytes, ...]:
         """How the accounting nodes of genesis became those of the closing."""
-        query = "SELECT height FROM handover WHERE height < ? ORDER BY height"
-        return tuple(self._handover(height) for (height,) in self._db.execute(query, (self._row["closed_height"],)))
+        h = schema.handover.c
+        query = sa.select(h.height).where(h.height < self._row["closed_height"]).order_by(h.height)
+        return tuple(self._handover(height) for height in self._db.execute(query).scalars())
 
     def _handover(self, height: int) -> bytes:
         """The set stands in the block that decided it; the state has forgotten old ones."""
-        query = "SELECT height, leaf FROM accounting_node WHERE from_height = ? LIMIT 1"
-        decided, leaf = self._db.execute(query, (height + 1,)).fetchone()
+        n = schema.accounting_node.c
+        decided, leaf = self._db.execute(sa.select(n.height, n.leaf).where(n.from_height == height + 1).limit(1)).one()
         _, _, members = array(decode(self._engine.block(decided).leaves[leaf], MAX_LEAF_BYTES), 3)
         return encode_handover(self._engine.block(height).certificate, certified(members))
 
     def _tx(self, height: object, position: object) -> bytes:
         return self._engine.block(cast("int", height)).txs[cast("int", position)]
 
-    def _txs(self, table: str) -> tuple[bytes, ...]:
-        query = f"SELECT height, position FROM {table} WHERE contract = ? ORDER BY height, position"  # noqa: S608 - ours
-        return tuple(self._tx(*at) for at in self._db.execute(query, (self._contract,)).fetchall())
+    def _txs(self, table: sa.Table) -> tuple[bytes, ...]:
+        t = table.c
+        query = sa.select(t.height, t.position).where(t.contract == self._contract).order_by(t.height, t.position)
+        return tuple(self._tx(*at) for at in self._db.execute(query).all())
 
     def _order(self, order: bytes) -> bytes:
         row = find_order(self._db, order)
@@ -173,15 +209,16 @@ class _Maker:
     def _tariff(self, named: bytes, matched: int) -> TariffChange | None:
         if named == tariff_hash(self._engine.genesis.tariff):
             return None
-        query = "SELECT * FROM tariff WHERE hash = ? AND height <= ? ORDER BY height DESC LIMIT 1"
-        (in_force,) = _rows(self._db, query, (named, matched))
-        query = "SELECT * FROM announcement WHERE hash = ? AND height <= ? ORDER BY height DESC, position DESC LIMIT 1"
-        (announced,) = _rows(self._db, query, (named, in_force["height"]))
+        t, a = schema.tariff.c, schema.announcement.c
+        query = sa.select(schema.tariff).where(t.hash == named, t.height <= matched)
+        (in_force,) = _rows(self._db, query.order_by(t.height.desc()).limit(1))
+        query = sa.select(schema.announcement).where(a.hash == named, a.height <= in_force["height"])
+        (announced,) = _rows(self._db, query.order_by(a.height.desc(), a.position.desc()).limit(1))
         return TariffChange(self._leaf(in_force), self._tx(announced["height"], announced["position"]))
 
     def _dispute(self) -> tuple[DisputeRecord | None, set[str]]:
         """The dispute, and the arbiters who decided it."""
-        rows = _rows(self._db, "SELECT * FROM dispute WHERE contract = ?", (self._contract,))
+        rows = _rows(self._db, sa.select(schema.dispute).where(schema.dispute.c.contract == self._contract))
         if not rows:
             return None, set()
         (row,) = rows
@@ -203,11 +240,9 @@ class _Maker:
 
     def _ruling(self, arbiter: str) -> bytes:
         """The arbiter's last word."""
-        query = (
-            "SELECT height, position FROM ruling WHERE contract = ? AND arbiter = ?"
-            " ORDER BY height DESC, position DESC LIMIT 1"
-        )
-        return self._tx(*self._db.execute(query, (self._contract, arbiter)).fetchone())
+        r = schema.ruling.c
+        query = sa.select(r.height, r.position).where(r.contract == self._contract, r.arbiter == arbiter)
+        return self._tx(*self._db.execute(query.order_by(r.height.desc(), r.position.desc()).limit(1)).one())
 
     # --- keys ---
 
@@ -218,11 +253,10 @@ class _Maker:
         wanted = [(party, cast("int", self._row["height"])) for party in sorted(parties)]
         wanted += [(party, 0) for party in sorted(founders)]
         for party, since in wanted:  # grows: who restores a key signs too
-            rows = self._db.execute(
-                "SELECT height, position, kind, sender FROM key_change WHERE party = ? AND height > ? AND height <= ?"
-                " AND kind != 'revoke' ORDER BY height, position",
-                (party, since, self._row["closed_height"]),
-            ).fetchall()
+            k = schema.key_change.c
+            when = k.height > since, k.height <= self._row["closed_height"]
+            query = sa.select(k.height, k.position, k.kind, k.sender).where(k.party == party, k.kind != "revoke", *when)
+            rows = self._db.execute(query.order_by(k.height, k.position)).all()
             for height, position, kind, by in rows:
                 found[height, position] = self._tx(height, position)
                 if kind == "restore" and (by, 0) not in wanted:
@@ -236,22 +270,24 @@ class _Maker:
         first = self._statement(self._written[0])
         if first.evidence == NO_EVIDENCE:
             return ()
-        query = (
-            "SELECT sequence, event, first_time_ms IS NOT NULL, hash FROM proof WHERE contract = ? AND kid = ?"
-            " AND height <= ? AND (height, position) > (?, ?) ORDER BY sequence"
-        )
-        row = self._row
+        row, p = self._row, schema.proof.c
         position = _AFTER_ALL if row["signed_position"] is None else row["signed_position"]
-        signed = (row["signed_height"], position)
-        arguments = (self._contract, row["kid"], self._written[0]["height"], *signed)
-        session = self._db.execute(query, arguments).fetchall()
+        signed = row["signed_height"]
+        since = sa.or_(p.height > signed, sa.and_(p.height == signed, p.position > position))
+        query = sa.select(p.sequence, p.event, p.first_time_ms.is_not(None), p.hash).where(
+            p.contract == self._contract, p.kid == row["kid"], p.height <= self._written[0]["height"], since
+        )
+        session: _Told = [
+            (sequence, event, bool(has_readings), digest)
+            for sequence, event, has_readings, digest in self._db.execute(query.order_by(p.sequence))
+        ]
         begins = [i for i, (_, event, _, _) in enumerate(session) if event == "begin"][:MAX_BEGINS]
         for begin in begins:
             told = _until_end(session[begin:])
             if _is_hashed(told, first.evidence):
-                query = "SELECT bytes FROM proof WHERE kid = ? AND sequence BETWEEN ? AND ? ORDER BY sequence"
-                proofs = self._db.execute(query, (row["kid"], told[0][0], told[-1][0])).fetchall()
-                return tuple(proof for (proof,) in proofs)
+                told_in = p.sequence.between(told[0][0], told[-1][0])
+                query = sa.select(p.bytes).where(p.kid == row["kid"], told_in).order_by(p.sequence)
+                return tuple(self._db.execute(query).scalars())
         raise NoEvidenceError(f"pile {row['pile']} began this contract so often that its proofs cannot be told apart")
 
 

@@ -1,4 +1,4 @@
-"""The tables of the evidence database, for SQLite and MariaDB. Each fact stands once; `movement` shows all money as one journal.
+"""The tables of the evidence database, for SQLite and MariaDB. Each fact stands once; `movement` shows all money as a journal.
 
 Heights, positions (of a transaction in its block) and leaves (under its result root) say where in the chain a row comes
 from. Money is in micro, prices in micro per kWh, energy in Wh, times in unix ms. docs/evidence.md explains every column.
@@ -6,7 +6,6 @@ from. Money is in micro, prices in micro per kWh, energy in Wh, times in unix ms
 Text is ASCII and compares by bytes, ids and hashes are BINARY: both databases order and find them alike.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import (
@@ -425,7 +424,7 @@ def _settled() -> Select[Any]:
     """A contract and the statement that counts for it: the last one written."""
     s, other = statement.alias("s"), statement.alias("other")
     last = select(func.max(other.c.number)).where(other.c.contract == contract.c.id).scalar_subquery()
-    of_statement: Sequence[ColumnElement[Any]] = [
+    of_statement: list[ColumnElement[Any]] = [
         s.c.number,
         s.c.height.label("settled_height"),
         s.c.leaf.label("settled_leaf"),

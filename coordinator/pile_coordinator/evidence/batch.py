@@ -1,0 +1,125 @@
+"""The rows of one block, put together in memory and written with one statement for each table."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from pile_coordinator.evidence import schema
+
+Row = list[object]
+Key = tuple[object, ...]
+
+_REPLACES = {schema.receipt, schema.confirmation, schema.tariff_period, schema.repeated}  # the last word counts
+_FOUND_BY = {schema.pile: ("id",)}  # what changes name a row by, where it is not the key
+
+
+class _Layout:
+    """Of one table: where its columns stand in a row, and by which a row is found."""
+
+    def __init__(self, table: sa.Table) -> None:
+        names = [column.name for column in table.columns]
+        self.place = {name: i for i, name in enumerate(names)}
+        self.key = _FOUND_BY.get(table) or tuple(column.name for column in table.primary_key.columns)
+        self._key_places = [self.place[name] for name in self.key]
+
+    def key_of(self, row: Sequence[object]) -> Key:
+        return tuple([row[i] for i in self._key_places])
+
+
+_LAYOUTS = {table: _Layout(table) for table in schema.metadata.tables.values()}
+
+
+class Writer:
+    """The SQL of one dialect, made once."""
+
+    def __init__(self, dialect: sa.Dialect) -> None:
+        styles = {"sqlite": "qmark"}
+        self._dialect = type(dialect)(paramstyle=styles.get(dialect.name, "format"))  # by place, for tuples
+        self._inserts: dict[sa.Table, str] = {}
+        self._updates: dict[tuple[sa.Table, tuple[str, ...]], str] = {}
+
+    def insert(self, table: sa.Table) -> str:
+        """With all columns in order."""
+        if table not in self._inserts:
+            sql = str(table.insert().compile(dialect=self._dialect))
+            self._inserts[table] = sql.replace("INSERT", "REPLACE", 1) if table in _REPLACES else sql
+        return self._inserts[table]
+
+    def update(self, table: sa.Table, columns: tuple[str, ...]) -> str:
+        """Of these columns, then the key's."""
+        if (table, columns) not in self._updates:
+            found = [table.c[name] == sa.bindparam(f"_{name}") for name in _LAYOUTS[table].key]
+            statement = table.update().where(*found).values({name: sa.bindparam(name) for name in columns})
+            compiled = statement.compile(dialect=self._dialect)
+            assert list(compiled.positiontup or ()) == [
+                *_ordered(table, columns),
+                *(f"_{n}" for n in _LAYOUTS[table].key),
+            ]
+            self._updates[table, columns] = str(compiled)
+        return self._updates[table, columns]
+
+
+def _ordered(table: sa.Table, columns: Iterable[str]) -> list[str]:
+    return sorted(columns, key=_LAYOUTS[table].place.__getitem__)
+
+
+class Batch:
+    """What one block adds and changes. Rows of the same block are changed before they are written."""
+
+    def __init__(self) -> None:
+        self._rows: dict[sa.Table, dict[Key, Row]] = {}
+        self._changes: dict[sa.Table, dict[Key, dict[str, object]]] = {}
+
+    def add(self, table: sa.Table, *values: object) -> None:
+        """A row with all columns in order; the last one counts where a table keeps the last word."""
+        layout = _LAYOUTS[table]
+        assert len(values) == len(layout.place), table.name
+        rows = self._rows.setdefault(table, {})
+        key = layout.key_of(values)
+        assert key not in rows or table in _REPLACES, (table.name, key)
+        rows[key] = list(values)
+
+    def change(self, table: sa.Table, key: object, **columns: object) -> None:
+        """New values for some columns of one row."""
+        row = self._rows.get(table, {}).get((key,))
+        if row is None:
+            self._changes.setdefault(table, {}).setdefault((key,), {}).update(columns)
+            return
+        place = _LAYOUTS[table].place
+        for name, value in columns.items():
+            row[place[name]] = value
+
+    def forget(self, table: sa.Table, column: str, value: object) -> None:
+        """Take back what this block added to a table with this value."""
+        rows, place = self._rows.get(table, {}), _LAYOUTS[table].place[column]
+        for key in [key for key, row in rows.items() if row[place] == value]:
+            del rows[key]
+
+    def value(self, table: sa.Table, key: object, column: str) -> object:
+        """Of a row this block adds; KeyError if it adds none."""
+        return self._rows[table][key,][_LAYOUTS[table].place[column]]
+
+    def column(self, table: sa.Table, column: str) -> list[object]:
+        """All values that this block adds in a column."""
+        return [row[_LAYOUTS[table].place[column]] for row in self._rows.get(table, {}).values()]
+
+    def add_to(self, db: sa.Connection, writer: Writer) -> None:
+        """Write the new rows."""
+        for table, rows in self._rows.items():
+            if rows:
+                _many(db, writer.insert(table), [tuple(row) for row in rows.values()])
+
+    def change_in(self, db: sa.Connection, writer: Writer) -> None:
+        """Write the changes of older rows."""
+        for table, changes in self._changes.items():
+            alike: dict[tuple[str, ...], list[tuple[Any, ...]]] = {}
+            for key, columns in changes.items():
+                names = tuple(_ordered(table, columns))
+                alike.setdefault(names, []).append((*(columns[name] for name in names), *key))
+            for names, rows in alike.items():
+                _many(db, writer.update(table, names), rows)
+
+
+def _many(db: sa.Connection, sql: str, rows: list[tuple[Any, ...]]) -> None:
+    db.exec_driver_sql(sql, rows if len(rows) > 1 else rows[0])

@@ -1,0 +1,1 @@
+"""Migrations of the evidence database, run by Alembic."""
