@@ -1,5 +1,6 @@
 """The HTTP API as its clients meet it: a real server in a process of its own, over a real ledger."""
 
+import asyncio
 import json
 import socket
 import sqlite3
@@ -18,7 +19,6 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
-from starlette.testclient import TestClient
 from web_world import NASTY, ROLES, WebWorld
 
 from pile_coordinator.cli import main as pilechain
@@ -95,10 +95,10 @@ LISTS = {
 
 @pytest.mark.parametrize("path", LISTS)
 def test_lists_hold_what_the_caller_may_see(world, path):
-    bid = world.chain.evidence.db.execute("SELECT bid FROM contract WHERE id = ?", (world.settled,)).fetchone()[0]
+    bid = world.get(f"/v1/contracts/{world.settled.hex()}").json()["bid"]
     found = []
     for party in ROLES:
-        answer = world.get(path.replace("BID", bid.hex()), party)
+        answer = world.get(path.replace("BID", bid), party)
         is_list = answer.status_code == 200 and path != "/metrics" and "items" in answer.json()
         found.append(len(answer.json()["items"]) if is_list else answer.status_code)
     assert tuple(found) == LISTS[path]
@@ -117,13 +117,24 @@ def test_every_route_is_in_the_table_and_asks(world):
         assert answer.headers["www-authenticate"].startswith("Bearer")
 
 
+def secret() -> dict[str, str]:
+    return {}
+
+
 def test_a_route_that_is_not_in_the_table_answers_nobody(world):
     app = make_app(load_web_config(world.config))
-    app.add_api_route("/v1/secret", dict, name="secret", dependencies=[Depends(authorised)])
+    ran = app.state.web
+    app.add_api_route("/v1/secret", secret, name="secret", dependencies=[Depends(authorised)])
     headers = {"authorization": f"Bearer {world.tokens['operator']}"}
-    answer = TestClient(app).get("/v1/secret", headers=headers)
+
+    async def ask() -> httpx.Response:
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://x") as here:
+            return await here.get("/v1/secret", headers=headers)
+
+    answer = asyncio.run(ask())
+    ran.close()
     assert (answer.status_code, answer.json()["code"]) == (403, "role")
-    app.state.web.close()
 
 
 def test_senders_are_told_to_operators_only(world):
@@ -274,7 +285,7 @@ def test_the_api_is_what_its_description_says(world):
             strategy = operation.as_strategy(**({} if mode is None else {"generation_mode": mode}))
 
             @settings(
-                max_examples=25, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+                max_examples=12, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
             )
             @given(case=strategy)
             def fuzz(case):
@@ -283,7 +294,7 @@ def test_the_api_is_what_its_description_says(world):
                 case.call_and_validate(headers=headers, checks=checks)
 
             fuzz()
-    assert asked > 300
+    assert asked > 200
 
 
 # --- rate ----------------------------------------------------------------------------------------------------------------

@@ -55,8 +55,8 @@ class Web:
         self.reading = Reading(open_database(config.database, config.base))
         self.watch = Watch(self.reading, self.metrics)
         self.certificates: Certificates | None = None
-        if config.ledger and config.genesis and "://" not in config.database:
-            self.certificates = Certificates(config.base / config.database, config.ledger, config.genesis)
+        if config.ledger and config.genesis:
+            self.certificates = Certificates(self.reading, config.ledger, config.genesis)
         self._streams: Counter[str] = Counter()
         self._lock = threading.Lock()
 

@@ -1,6 +1,5 @@
 """Order certificates from the ledger and the evidence beside it, both opened for reading only."""
 
-import sqlite3
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -9,6 +8,7 @@ from pile_coordinator.chain.genesis import Genesis
 from pile_coordinator.engines.store import Store
 from pile_coordinator.evidence.queries import NoEvidenceError, order_certificate
 from pile_coordinator.web.problems import Refused
+from pile_coordinator.web.reading import Reading
 
 if TYPE_CHECKING:
     from pile_coordinator.engines.engine import Engine
@@ -27,9 +27,9 @@ class _Ledger:
 class Certificates:
     """Makes certificates. Used by any thread."""
 
-    def __init__(self, evidence: Path, ledger: Path, genesis: Genesis) -> None:
-        """From these files, which must be of the chain of `genesis`; StoreError if the ledger is not."""
-        self._evidence, self._ledger, self._genesis = evidence, ledger, genesis
+    def __init__(self, reading: Reading, ledger: Path, genesis: Genesis) -> None:
+        """From this evidence and ledger, which must be of the chain of `genesis`; StoreError if the ledger is not."""
+        self._reading, self._ledger, self._genesis = reading, ledger, genesis
         self._room = threading.BoundedSemaphore(MAX_AT_ONCE)
         Store(ledger, genesis.hash(), read_only=True).close()
 
@@ -49,14 +49,10 @@ class Certificates:
             self._room.release()
 
     def _make(self, contract: bytes) -> bytes:
-        uri = f"{self._evidence.resolve().as_uri()}?mode=ro"
-        evidence = sqlite3.connect(uri, uri=True, isolation_level=None)
+        store = Store(self._ledger, self._genesis.hash(), read_only=True)
         try:
-            store = Store(self._ledger, self._genesis.hash(), read_only=True)
-            try:
-                ledger = cast("Engine", _Ledger(store, self._genesis))
-                return order_certificate(evidence, ledger, contract).encoded()
-            finally:
-                store.close()
+            ledger = cast("Engine", _Ledger(store, self._genesis))
+            with self._reading.connect() as connection:
+                return order_certificate(connection, ledger, contract).encoded()
         finally:
-            evidence.close()
+            store.close()

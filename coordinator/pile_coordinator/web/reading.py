@@ -135,6 +135,10 @@ class Reading:
         """Close every connection."""
         self._engine.dispose()
 
+    def connect(self) -> Connection:
+        """A connection for other questions, to be closed by its user."""
+        return self._engine.connect()
+
     def height(self) -> int:
         """Of the last block in evidence; 0 if there is none."""
         with self._engine.connect() as connection:
