@@ -233,12 +233,8 @@ def test_sql_and_html_in_every_text_field(world, text):
 def test_what_people_wrote_comes_back_as_text_and_nothing_else(world):
     answer = world.get(f"/v1/contracts/{world.disputed.hex()}/trace", "judge-1")
     assert answer.json()["dispute"]["text"] == NASTY
-    assert (
-        answer.headers["content-type"] == "application/json"
-    )
-    assert (
-        answer.headers["x-content-type-options"] == "nosniff"
-    )
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["x-content-type-options"] == "nosniff"
 
 
 def test_problems_have_one_shape(world):
@@ -280,7 +276,11 @@ def test_the_api_is_what_its_description_says(world):
         operation = result.ok()
         if operation.path == "/v1/live":
             continue  # an answer that does not end
-        modes = list(schemathesis.GenerationMode) if operation.path not in {"/healthz", "/v1/whoami", "/metrics"} else [None]
+        modes = (
+            list(schemathesis.GenerationMode)
+            if operation.path not in {"/healthz", "/v1/whoami", "/metrics"}
+            else [None]
+        )
         for mode in modes:  # what can be, and what cannot
             strategy = operation.as_strategy(**({} if mode is None else {"generation_mode": mode}))
 

@@ -92,7 +92,11 @@ def test_tokens_have_bounds_and_say_why_only_to_us(tmp_path):
         tokens.add("dan", "admin", now_ms=0, days=1)
     text = tokens.add("dan", "ev-owner", now_ms=0, days=1)
     assert tokens.check(text, 86_399_999).party == "dan"
-    for bad, now_ms, code in ((text, 86_400_000, "expired"), (text[:-1], 0, "malformed"), (text[:-1] + "!", 0, "malformed")):
+    for bad, now_ms, code in (
+        (text, 86_400_000, "expired"),
+        (text[:-1], 0, "malformed"),
+        (text[:-1] + "!", 0, "malformed"),
+    ):
         with pytest.raises(TokenError) as error:
             tokens.check(bad, now_ms)
         assert error.value.code == code
@@ -109,7 +113,12 @@ def write(folder: Path, text: str) -> Path:
 
 def test_the_server_listens_at_home_unless_it_is_told_otherwise(tmp_path):
     config = load_web_config(write(tmp_path, 'database = "evidence.sqlite"\n'))
-    assert (config.listen, config.metrics_listen, config.metrics_port, config.proxy) == ("127.0.0.1", "127.0.0.1", 0, "")
+    assert (config.listen, config.metrics_listen, config.metrics_port, config.proxy) == (
+        "127.0.0.1",
+        "127.0.0.1",
+        0,
+        "",
+    )
 
 
 @pytest.mark.parametrize(
@@ -128,7 +137,7 @@ def test_a_mistake_in_the_file_names_its_key(tmp_path, text, key):
 
 
 def test_a_database_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(ConfigError, match="none.sqlite"):
+    with pytest.raises(ConfigError, match=r"none\.sqlite"):
         reading.open_database("none.sqlite", tmp_path)
     with pytest.raises(ConfigError, match="URL"):
         reading.open_database("://", tmp_path)
@@ -146,7 +155,9 @@ def _names(metric) -> set[str]:
 
 def test_the_grafana_file_asks_for_series_that_exist():
     board = json.loads(Path(live.__file__).with_name("grafana.json").read_text())
-    asked = {name for panel in board["panels"] for t in panel["targets"] for name in re.findall(r"pilechain_\w+", t["expr"])}
+    asked = {
+        name for panel in board["panels"] for t in panel["targets"] for name in re.findall(r"pilechain_\w+", t["expr"])
+    }
     assert asked <= series()
     assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
     shown = {name.removesuffix("_bucket") for name in asked}
@@ -162,7 +173,10 @@ def test_zones_beyond_the_bound_have_no_series():
 
 def test_the_page_has_the_table_of_access_and_every_series_and_key(tmp_path):
     page = DOCS.read_text()
-    rows = {row[0]: row[1:] for row in re.findall(r"^\| `([\w]+)` \|" + r" ([\w-]+) \|" * len(ROLES) + "$", page, re.MULTILINE)}
+    rows = {
+        row[0]: row[1:]
+        for row in re.findall(r"^\| `([\w]+)` \|" + r" ([\w-]+) \|" * len(ROLES) + "$", page, re.MULTILINE)
+    }
     assert rows == {name: tuple(rule.get(role, "-") for role in ROLES) for name, rule in RULES.items()}
     for name in series():
         assert re.sub(r"_(bucket|count|sum)$", "", name) in page, name
