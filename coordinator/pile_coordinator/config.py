@@ -60,7 +60,7 @@ class CoordinatorConfig:
         return self.evidence_url or self.data / "evidence.sqlite"
 
 
-class _Section:
+class Section:
     """One table of a file, read key by key; what is left over at the end is a mistake too."""
 
     def __init__(self, file: Path, name: str, values: object) -> None:
@@ -72,6 +72,7 @@ class _Section:
     def take(
         self, key: str, kind: type[T], form: str, *, default: T | None = None, ok: Callable[[T], bool] | None = None
     ) -> T:
+        """The value of `key`, or `default`; ConfigError with the expected `form` if it is missing, another kind or not `ok`."""
         full = f"{self._name}.{key}" if self._name else key
         value = self._left.pop(key, default)
         if value is None:
@@ -84,11 +85,12 @@ class _Section:
             raise ConfigError(f"{self._file}: {full} = {value!r} is wrong; expected {form}")
         return value
 
-    def section(self, key: str, *, required: bool = True) -> "_Section":
+    def section(self, key: str, *, required: bool = True) -> "Section":
+        """The table of this name; an empty one if it is missing and not `required`."""
         values = self._left.pop(key, None if required else {})
         if values is None:
             raise ConfigError(f"{self._file}: the table [{key}] is missing")
-        return _Section(self._file, key, values)
+        return Section(self._file, key, values)
 
     def rest(self, form: str) -> dict[str, str]:
         """All remaining keys, as text by text."""
@@ -99,9 +101,12 @@ class _Section:
         return left
 
     def end(self) -> None:
+        """ConfigError if a key is left, which nobody knows."""
         for key in self._left:
             full = f"{self._name}.{key}" if self._name else key
-            raise ConfigError(f"{self._file}: unknown key {full}; see docs/operator.md for the keys there are")
+            raise ConfigError(
+                f"{self._file}: unknown key {full}; see docs/operator.md for the keys there are (docs/api.md for web.toml)"
+            )
 
 
 def load_toml(path: Path) -> dict[str, object]:
@@ -129,7 +134,7 @@ def load_genesis(path: Path) -> Genesis:
 def load_config(path: Path) -> CoordinatorConfig:
     """The configuration of a coordinator or accounting node; ConfigError naming file, key and expected form."""
     path = path.resolve()
-    top, base = _Section(path, "", load_toml(path)), path.parent
+    top, base = Section(path, "", load_toml(path)), path.parent
     genesis = load_genesis(base / top.take("genesis", str, "the path of a genesis file"))
     data = base / top.take("data", str, "the path of a folder")
     engine = top.take("engine", str, "solo or comet", default=SOLO, ok=lambda v: v in {SOLO, COMET})
@@ -159,7 +164,7 @@ def _evidence_url(section: _Section) -> str:
     return url
 
 
-def _comet(section: _Section, base: Path) -> CometConfig:
+def _comet(section: Section, base: Path) -> CometConfig:
     home = base / section.take("home", str, "the path of CometBFT's folder", default="node")
     form = "heights from 0 to 1000000"
     interval = section.take("snapshot_interval", int, form, default=1000, ok=lambda v: 0 <= v <= 1_000_000)
@@ -177,7 +182,7 @@ def _is_id(value: str) -> bool:
     return True
 
 
-def _broker(section: _Section) -> Broker:
+def _broker(section: Section) -> Broker:
     broker = Broker(
         host=section.take("host", str, "a host name or address"),
         port=section.take("port", int, "a port from 1 to 65535", default=1883, ok=lambda v: 1 <= v <= 65_535),
@@ -189,7 +194,7 @@ def _broker(section: _Section) -> Broker:
     return broker
 
 
-def _clock(section: _Section) -> Clock:
+def _clock(section: Section) -> Clock:
     clock = Clock(
         rate=section.take("rate", int, "1, or on a rig up to 3600", default=1, ok=lambda v: 1 <= v <= 3600),
         origin_ms=section.take("origin_ms", int, "unix milliseconds", default=0, ok=lambda v: v >= 0),

@@ -1,0 +1,115 @@
+"""Who may see what: the one table that decides it, and the one function that asks it.
+
+A route that is not in the table answers nobody. What a caller may see of a resource is a scope, and every query takes one,
+so that what is not the caller's is not found, as if it were not there.
+"""
+
+import time
+from dataclasses import dataclass
+
+from fastapi import Request
+
+from pile_coordinator.chain.records import EV_OWNER, GRID, OPERATOR, PILE_OWNER, THIRD_PARTY
+from pile_coordinator.web.limits import RateLimit
+from pile_coordinator.web.problems import Refused
+from pile_coordinator.web.tokens import Token, TokenError, Tokens
+
+ALL = "all"  # everything there is
+OWN = "own"  # what names the caller's party, or is of its piles
+DEVIATED = "deviated"  # contracts of whose settlement the grid is a side
+DISPUTED = "disputed"  # contracts that somebody objected to, and what they came from
+
+_PUBLIC = {OPERATOR: ALL, GRID: ALL, PILE_OWNER: ALL, EV_OWNER: ALL, THIRD_PARTY: ALL}
+_ORDERS = {OPERATOR: ALL, PILE_OWNER: OWN, EV_OWNER: OWN, THIRD_PARTY: DISPUTED}
+_CONTRACTS = _ORDERS | {GRID: DEVIATED}
+_STANDING = {OPERATOR: ALL, GRID: ALL, PILE_OWNER: OWN, EV_OWNER: OWN, THIRD_PARTY: DISPUTED}
+
+RULES: dict[str, dict[str, str]] = {
+    "whoami": _PUBLIC,
+    "blocks": _PUBLIC,
+    "block": _PUBLIC,
+    "prices": _PUBLIC,
+    "live": _PUBLIC,
+    "orders": _ORDERS,
+    "order": _ORDERS,
+    "contracts": _CONTRACTS,
+    "contract": _CONTRACTS,
+    "contract_proofs": _CONTRACTS,
+    "contract_trace": _CONTRACTS,
+    "certificate": _CONTRACTS,
+    "postings": _CONTRACTS,
+    "piles": _STANDING,
+    "pile": _STANDING,
+    "pile_proofs": {OPERATOR: ALL, PILE_OWNER: OWN},
+    "parties": _STANDING,
+    "party": _STANDING,
+    "metrics": {OPERATOR: ALL},
+}
+"""By the name of a route, by role: the scope. A role that is not there is denied."""
+
+_COSTS = {"certificate": 20, "contract_trace": 3}  # of the rate limit; every other request costs 1
+_FAILED_COST = 10  # of an address that brings a bad token
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """That a caller may see a resource, and how much of it."""
+
+    token: Token
+    scope: str
+
+    @property
+    def party(self) -> str:
+        """The caller's party."""
+        return self.token.party
+
+
+def authorised(request: Request) -> Grant:
+    """What the caller of this request may see, by its token and the route's name.
+
+    Raises:
+        Refused: 401 without a good token, 403 if its role has no part in the route, 429 if the token asks too often.
+    """
+    web = request.app.state.web
+    tokens: Tokens = web.tokens
+    limit: RateLimit = web.limit
+    scheme, _, text = request.headers.get("authorization", "").partition(" ")
+    try:
+        token = tokens.check(text.strip() if scheme.lower() == "bearer" else "", time.time_ns() // 1_000_000)
+    except TokenError as error:
+        web.metrics.refused.labels(f"token_{error.code}").inc()
+        if text:
+            limit.charge(address_key(request), _FAILED_COST)
+        detail = "bring a bearer token that is good; the operator makes them with: pilechain web token add"
+        raise Refused(401, "token", detail, {"WWW-Authenticate": 'Bearer realm="pilechain"'}) from error
+    route = request.scope["route"].name
+    wait_s = limit.take(f"token {token.id}", _COSTS.get(route, 1))
+    if wait_s:
+        web.metrics.refused.labels("rate").inc()
+        raise too_often(wait_s)
+    scope = RULES.get(route, {}).get(token.role)
+    if scope is None:
+        web.metrics.refused.labels("role").inc()
+        raise Refused(403, "role", f"a token of the role {token.role} has no part in this")
+    return Grant(token, scope)
+
+
+def address_key(request: Request) -> str:
+    """What a caller's address is counted by."""
+    return RateLimit.address(request.client.host if request.client else "")
+
+
+def too_often(wait_s: int) -> Refused:
+    """The refusal of who asks too often."""
+    return Refused(429, "rate", f"too many requests; wait {wait_s} s", {"Retry-After": str(wait_s)})
+
+
+def also(grant: Grant, route: str) -> Grant | None:
+    """What the same caller may see of another route; None if nothing."""
+    scope = RULES[route].get(grant.token.role)
+    return None if scope is None else Grant(grant.token, scope)
+
+
+def bearer(request: Request) -> str:
+    """The text of the token that a request brought; only after `authorised`."""
+    return request.headers["authorization"].partition(" ")[2].strip()

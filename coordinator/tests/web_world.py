@@ -1,0 +1,129 @@
+"""A real server in a process of its own, over a real ledger with a settled, a deviated and a disputed contract."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import httpx
+from settled import MEASURED_AT, Chain
+from world import HOUR, NOW, key
+
+from pile_coordinator.chain.transactions import Deposit, List, Object, PlaceBid, RegisterParty, RegisterPile
+from pile_coordinator.web.tokens import Tokens
+from pile_hil.broker import free_port
+from pile_shared.proof import REASON_USER, REASON_VEHICLE_FULL
+
+NASTY = "<script>alert(1)</script>'; DROP TABLE block; --"
+ROLES = {
+    "operator": "operator",
+    "grid": "grid",
+    "olga": "pile-owner",
+    "dan": "ev-owner",
+    "judge-1": "third-party",
+    "other-owner": "pile-owner",
+    "other-user": "ev-owner",
+}
+
+
+class WebWorld:
+    """The chain, the server and a client. `settled` and `disputed` are contracts; `tokens` texts by party."""
+
+    def __init__(self, folder: Path, **limits: int) -> None:
+        self.folder = folder
+        self.chain = Chain(folder)
+        self._live()
+        (folder / "genesis.json").write_text(json.dumps(self.chain.genesis.to_json()))
+        self.port = free_port()
+        self.config = folder / "web.toml"
+        limits = {"per_minute": 1_000_000, "burst": 1_000_000, "beat_s": 1, "stall_s": 2} | limits
+        lines = "".join(f"{name} = {value}\n" for name, value in limits.items())
+        self.config.write_text(
+            'database = "evidence.sqlite"\nledger = "ledger.sqlite"\ngenesis = "genesis.json"\n'
+            f'tokens = "tokens.sqlite"\nport = {self.port}\n[limits]\n{lines}'
+        )
+        self.store = Tokens(folder / "tokens.sqlite", read_only=False)
+        now_ms = time.time_ns() // 1_000_000
+        self.tokens = {p: self.store.add(p, role, now_ms=now_ms, days=1) for p, role in ROLES.items()}
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._start()
+
+    def _live(self) -> None:
+        chain = self.chain
+        chain.admit()
+        self.settled = chain.measure(delivered_wh=2000, reason=REASON_VEHICLE_FULL)
+        body = chain.confirmation(self.settled)
+        chain.block(MEASURED_AT + 1000, ("dan", body), ("olga", body))
+        chain.block(
+            MEASURED_AT + 2000,
+            ("operator", RegisterParty("other-owner", "pile-owner", key("other-owner").public)),
+            ("operator", RegisterParty("other-user", "ev-owner", key("other-user").public)),
+            ("operator", RegisterPile("pile-2", "other-owner", key("pile-2").public, "SDM630", "124", "south", 7000)),
+            ("grid", Deposit("other-user", 50_000_000, "other-user")),
+            ("grid", Deposit("other-owner", 50_000_000, "other-owner")),
+        )
+        self.begin = MEASURED_AT + 3000
+        self._trade(self.begin)
+        self.disputed = self.chain.contract().id
+        start = self.begin + 3000
+        self.chain.block(start + HOUR + 1000, ("operator", self._session(start)))
+        self.chain.block(start + HOUR + 2000, ("dan", Object(self.disputed, "cause", 4000, NASTY)))
+
+    def _trade(self, at: int) -> None:
+        end = at + 4 * HOUR
+        listing = List("pile-1", at, end + 16 * HOUR, 20_000, -1, False)
+        self.chain.block(at + 1000, ("olga", listing))
+        self.chain.block(at + 2000, ("dan", PlaceBid("north", "", 5000, at, end, 800_000, True, 0, False, False)))
+
+    def _session(self, start: int):
+        from pile_coordinator.chain.transactions import SubmitProofs
+        from pile_shared.proof import BEGIN, END
+
+        world, base = self.chain.world, 102_000  # where the first session ended
+        return SubmitProofs(
+            [
+                world.prove("pile-1", BEGIN, [(start, base)], contract=self.disputed),
+                world.prove("pile-1", END, [(start + HOUR, base + 2000)], contract=self.disputed, reason=REASON_USER),
+            ]
+        )
+
+    def _start(self) -> None:
+        command = [sys.executable, "-m", "pile_coordinator.cli", "web", "--config", str(self.config)]
+        self.log = (self.folder / "web.log").open("w+")
+        self.process = subprocess.Popen(command, stdout=self.log, stderr=self.log, env=os.environ)
+        deadline = time.monotonic() + 40
+        while True:
+            with contextlib.suppress(httpx.TransportError):
+                if httpx.get(f"{self.url}/healthz", timeout=5).json()["height"] == self.chain.engine.height:
+                    return
+            assert self.process.poll() is None, (self.folder / "web.log").read_text()
+            assert time.monotonic() < deadline
+            threading.Event().wait(0.05)
+
+    def get(self, path: str, party: str | None = "operator", **headers: str) -> httpx.Response:
+        if party is not None:
+            headers["authorization"] = f"Bearer {self.tokens.get(party, party)}"
+        return httpx.get(self.url + path, headers=headers, timeout=20)
+
+    def block(self) -> int:
+        """Make one more block; its height."""
+        self.later = getattr(self, "later", self.begin + 3 * HOUR) + 1000
+        self.chain.block(self.later, ("grid", Deposit("dan", 1, f"more-{self.later}")))
+        return self.chain.engine.height
+
+    def close(self) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(20)
+        finally:
+            self.process.kill()
+            self.log.close()
+            self.store.close()
+            self.chain.close()
+
+
+__all__ = ["NASTY", "NOW", "ROLES", "WebWorld"]
