@@ -160,11 +160,13 @@ def _tables(folder: Path, formats: frozenset[str]) -> Iterator[tuple[list[_Table
                 path = folder / f"{name}.{kind}"
                 paths.append(path)
                 part = path.with_name(path.name + ".part")
-                opened[name].append(stack.enter_context(_table(kind, part, of_table)))
+                opened[name].append(_table(kind, part, of_table, stack))
         yield opened["orders"], opened["postings"]
     for path in paths:
         path.with_name(path.name + ".part").replace(path)
 
 
-def _table(kind: str, path: Path, columns: dict[str, bool]) -> _Table:
-    return CsvTable(path, columns) if kind == CSV else ParquetTable(path, columns)
+def _table(kind: str, path: Path, columns: dict[str, bool], stack: ExitStack) -> _Table:
+    if kind == CSV:
+        return stack.enter_context(CsvTable(path, columns))
+    return stack.enter_context(ParquetTable(path, columns))

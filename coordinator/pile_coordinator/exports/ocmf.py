@@ -62,8 +62,10 @@ def public_key_info(public: bytes) -> bytes:
     return _KEY_INFO + public
 
 
-def check_record(order: Order, text: str) -> Record:
+def check_record(order: Order, text: str) -> Record | None:
     """The record, if the contract's pile signed it and it says what the session's begin or end proof says.
+
+    None if that proof was not settled: a session may settle without its end, which the pile recorded all the same.
 
     Raises:
         ExportError: it is no OCMF record of ours, not signed by this pile, or differs from the proof; names the field.
@@ -73,12 +75,12 @@ def check_record(order: Order, text: str) -> Record:
         raise ExportError(
             f"an OCMF record is not signed by the key of {order.terms.pile}; was the key or file changed?"
         )
-    for event, kind in _KINDS.items():
-        proof = next((proof for proof in order.session if proof.event == event), None)
-        if proof is not None and (fields["RD"][0]["TX"] == "B") == (event == BEGIN):
-            _compare(order, proof, fields)
-            return Record(kind, int(fields["PG"][1:]), payload, text)
-    raise ExportError(f"an OCMF record belongs to no begin or end proof of contract {order.contract}")
+    event = BEGIN if fields["RD"][0]["TX"] == "B" else END
+    proof = next((proof for proof in order.session if proof.event == event), None)
+    if proof is None:
+        return None
+    _compare(order, proof, fields)
+    return Record(_KINDS[event], int(fields["PG"][1:]), payload, text)
 
 
 def check_records(order: Order, texts: list[str]) -> list[Record]:
@@ -90,7 +92,7 @@ def check_records(order: Order, texts: list[str]) -> list[Record]:
     kept: dict[str, Record] = {}
     for text in texts:
         record = check_record(order, text)
-        if kept.setdefault(record.kind, record) != record:
+        if record is not None and kept.setdefault(record.kind, record) != record:
             raise ExportError(
                 f"two different OCMF {record.kind} records of contract {order.contract}; keep the pile's own"
             )

@@ -1,4 +1,4 @@
-"""The operator's file (TOML): what an OCPI record says that no chain knows. Who it is, what VAT applies, where its piles stand."""
+"""The operator's file (TOML): what an OCPI record says that no chain knows: who sends it, its VAT, and where the piles stand."""
 
 import re
 from dataclasses import dataclass
@@ -12,6 +12,12 @@ _COUNTRY, _PARTY = r"[A-Z]{2}", r"[A-Z0-9]{3}"
 _PRINTABLE = r"[^\x00-\x1f\x7f]"
 _ID = r"[\x20-\x7e]"
 _DEGREES = r"-?[0-9]{1,3}\.[0-9]{5,7}"
+
+# ConnectorType of OCPI 2.2.1, module Locations.
+_CONNECTORS = (
+    "CHADEMO|CHAOJI|DOMESTIC_[A-O]|GBT_(AC|DC)|IEC_60309_2_(single_16|three_(16|32|64))|IEC_62196_(T1|T2)(_COMBO)?"
+    "|IEC_62196_T3[AC]|NEMA_(5_20|6_30|6_50|10_30|10_50|14_30|14_50)|PANTOGRAPH_(BOTTOM_UP|TOP_DOWN)|TESLA_[RS]"
+)
 
 # Key: (pattern, what is expected, is it required). Lengths and forms are OCPI 2.2.1's, module CDRs, class CdrLocation.
 _Keys = dict[str, tuple[str, str, bool]]
@@ -38,7 +44,7 @@ _PILE: _Keys = {
     "location": (f"{_ID}{{1,36}}", "the name of one of [locations], at most 36 characters", True),
     "evse_id": (f"{_ID}{{1,48}}", 'an eMI3 EVSE id, like "DE*PIL*E0001"', True),
     "connector_id": (f"{_ID}{{1,36}}", 'at most 36 characters (default: "1")', False),
-    "connector_standard": (r"[A-Z0-9_]{3,40}", 'an OCPI ConnectorType, like "IEC_62196_T2"', True),
+    "connector_standard": (_CONNECTORS, 'an OCPI ConnectorType, like "IEC_62196_T2"', True),
     "connector_format": ("SOCKET|CABLE", '"SOCKET" or "CABLE"', True),
     "connector_power_type": ("AC_1_PHASE|AC_2_PHASE|AC_2_PHASE_SPLIT|AC_3_PHASE|DC", 'like "AC_3_PHASE"', True),
 }
