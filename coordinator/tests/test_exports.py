@@ -36,7 +36,7 @@ from pile_coordinator.chain.settlement import (
     settle_disputed,
 )
 from pile_coordinator.cli import main
-from pile_coordinator.exports.bulk import CERTIFICATE, CSV, FORMATS, PARQUET, RecordFolder, Wanted, export_orders
+from pile_coordinator.exports.bulk import FORMATS, RecordFolder
 from pile_coordinator.exports.exact import decimal, dumps, rounded_div
 from pile_coordinator.exports.ocmf import check_record, check_records, safe_xml
 from pile_coordinator.exports.ocpi import cdrs, cdrs_json, price
@@ -45,7 +45,6 @@ from pile_coordinator.exports.operator import load_operator
 from pile_coordinator.exports.order import ExportError, Order
 from pile_coordinator.exports.sources import DataFolder
 from pile_coordinator.exports.tables import ORDER_COLUMNS, POSTING_COLUMNS, order_row, posting_rows
-from pile_coordinator.verify import VerifyError, verify_order
 from pile_edge.ocmf_records import list_records
 from pile_edge.ocmf_records import safe_xml as piles_xml
 from pile_shared import cose
@@ -202,7 +201,7 @@ def test_any_settlement_is_exported_to_the_micro(order, vat):
         vat_permille=vat,
         token={"country_code": "DE", "party_id": "EMP"},
         home_of={},
-        location_of=lambda pile: (
+        location_of=lambda _pile: (
             "l",
             {"address": "a", "city": "c", "country": "DEU", "latitude": "1.00000", "longitude": "1.00000"},
             place,
