@@ -11,29 +11,28 @@ from pile_edge.ocmf_records import RecordBook
 from pile_shared.proof import BEGIN, END, HEARTBEAT, PERIODIC, REASON_USER, REASON_VEHICLE_FULL, parse
 
 OPERATOR = """\
-country_code = "DE"
+country_code = "CN"
 party_id = "PIL"
-currency = "EUR"
-vat_permille = 190
+vat_permille = 130
 
 [token]
-country_code = "DE"
+country_code = "CN"
 party_id = "EMP"
 
-[locations.lindenhof]
-name = "Lindenhof"
-address = "Lindenstr. 7"
-city = "Berlin"
-postal_code = "10969"
-country = "DEU"
-latitude = "52.502889"
-longitude = "13.395060"
+[locations.linden-court]
+name = "Linden Court"
+address = "7 Linden Road"
+city = "Shanghai"
+postal_code = "200120"
+country = "CHN"
+latitude = "31.230416"
+longitude = "121.473701"
 
 [piles.pile-1]
-location = "lindenhof"
-evse_id = "DE*PIL*E0001"
-connector_standard = "IEC_62196_T2"
-connector_format = "SOCKET"
+location = "linden-court"
+evse_id = "CN*PIL*E0001"
+connector_standard = "GBT_AC"
+connector_format = "CABLE"
 connector_power_type = "AC_1_PHASE"
 home_of = ["dan"]
 """

@@ -373,15 +373,17 @@ def test_the_signed_data_of_a_cdr_verifies_and_fits(one, tmp_path):
 
 def test_what_the_operators_file_says_stands_in_the_cdr(one, tmp_path):
     (cdr,) = cdrs(one.order, operator(tmp_path), [])
-    assert (cdr["country_code"], cdr["party_id"], cdr["currency"]) == ("DE", "PIL", "EUR")
+    assert (cdr["country_code"], cdr["party_id"], cdr["currency"]) == ("CN", "PIL", "CNY")
     assert cdr["home_charging_compensation"] is True
-    assert (cdr["cdr_location"]["city"], cdr["cdr_location"]["evse_uid"]) == ("Berlin", "pile-1")
+    assert (cdr["cdr_location"]["city"], cdr["cdr_location"]["evse_uid"]) == ("Shanghai", "pile-1")
     assert cdr["total_time"] == 1
     (away,) = cdrs(
-        one.order, operator(tmp_path, OPERATOR.replace('["dan"]', '["eva"]').replace("vat_permille = 190\n", "")), []
+        one.order, operator(tmp_path, OPERATOR.replace('["dan"]', '["eva"]').replace("vat_permille = 130\n", "")), []
     )
     assert away["home_charging_compensation"] is False
     assert list(away["total_cost"]) == ["excl_vat"]
+    with pytest.raises(ExportError, match="amounts are in CNY; no other currency"):
+        cdrs(one.order, operator(tmp_path, 'currency = "EUR"\n' + OPERATOR), [])
     with pytest.raises(ExportError, match=r"add a table \[piles.pile-1\]"):
         cdrs(one.order, operator(tmp_path, OPERATOR.replace("piles.pile-1", "piles.pile-2")), [])
 
@@ -390,15 +392,15 @@ def test_what_the_operators_file_says_stands_in_the_cdr(one, tmp_path):
     ("old", "new", "told"),
     [
         ('party_id = "PIL"', 'party_id = "PILE"', "party_id = 'PILE' is wrong"),
-        ("vat_permille = 190", "vat_permille = 19.0", "190 for 19 %"),
-        ('"52.502889"', '"52.5"', "locations.lindenhof.latitude = '52.5' is wrong"),
-        ('city = "Berlin"\n', "", "locations.lindenhof.city is missing"),
-        ('location = "lindenhof"', 'location = "elsewhere"', "is none of"),
+        ("vat_permille = 130", "vat_permille = 19.0", "190 for 19 %"),
+        ('"31.230416"', '"52.5"', "locations.linden-court.latitude = '52.5' is wrong"),
+        ('city = "Shanghai"\n', "", "locations.linden-court.city is missing"),
+        ('location = "linden-court"', 'location = "elsewhere"', "is none of"),
         ('home_of = ["dan"]', 'home_of = "dan"', "home_of is wrong"),
-        ('"SOCKET"', '"PLUG"', "connector_format = 'PLUG' is wrong"),
-        ('"IEC_62196_T2"', '"SCHUKO"', "connector_standard = 'SCHUKO' is wrong"),
+        ('"CABLE"', '"PLUG"', "connector_format = 'PLUG' is wrong"),
+        ('"GBT_AC"', '"SCHUKO"', "connector_standard = 'SCHUKO' is wrong"),
         ("[token]", "[tokens]", r"\[token\] is missing"),
-        ("Lindenstr. 7", "L" * 46, "at most 45 characters"),
+        ("7 Linden Road", "L" * 46, "at most 45 characters"),
     ],
 )
 def test_a_wrong_operators_file_is_told(tmp_path, old, new, told):

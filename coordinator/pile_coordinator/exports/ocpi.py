@@ -4,6 +4,7 @@ Energy is the settlement's to the Wh; the cost is what its postings leave the us
 decimals in OCPI "unless mentioned otherwise"; money here has up to six, for the chain's has. Hours have four.
 """
 
+import re
 from base64 import b64encode
 from datetime import UTC, datetime
 
@@ -80,9 +81,7 @@ class _Maker:
 
     def __init__(self, order: Order, operator: Operator, records: list[Record]) -> None:
         self._order, self._operator, self._records = order, operator, records
-        self._currency = operator.currency or order.currency
-        if len(self._currency) != 3 or not self._currency.isalpha():
-            raise ExportError(f"{self._currency} is no ISO 4217 code; set `currency` in the operator's file")
+        self._currency = _currency(order.currency, operator.currency)
         terms = order.terms
         if order.session:
             self._from_ms = order.session[0].readings[0].time_ms
@@ -109,7 +108,7 @@ class _Maker:
             "authorization_reference": order.contract[:MAX_ID],
             "cdr_location": self._location(),
             "meter_id": order.terms.meter_serial,
-            "currency": self._currency.upper(),
+            "currency": self._currency,
             "charging_periods": [self._period(statement)],
         }
         if self._records:
@@ -182,6 +181,16 @@ class _Maker:
             for record in self._records
         ]
         return {"encoding_method": "OCMF", "public_key": key, "signed_values": values}
+
+
+def _currency(of_chain: str, of_operator: str | None) -> str:
+    """The chain's, if it calls it by an ISO 4217 code; else what the operator calls it. Nothing is converted here."""
+    is_code = re.fullmatch("[A-Z]{3}", of_chain) is not None
+    if is_code and of_operator not in {None, of_chain}:
+        raise ExportError(f"the chain's amounts are in {of_chain}; no other currency may stand in the operator's file")
+    if not is_code and of_operator is None:
+        raise ExportError(f"{of_chain} is no ISO 4217 code; set `currency` in the operator's file")
+    return of_chain if of_operator is None else of_operator
 
 
 def _plain(payload: str) -> str:

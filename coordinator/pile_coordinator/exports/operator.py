@@ -1,4 +1,4 @@
-"""The operator's file (TOML): what an OCPI record says that no chain knows: who sends it, its VAT, and where the piles stand."""
+"""The operator's file (TOML): what an OCPI record says that no chain knows: who sends it, its VAT, where its piles stand."""
 
 import re
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ _Keys = dict[str, tuple[str, str, bool]]
 _TOP: _Keys = {
     "country_code": (_COUNTRY, 'two letters, like "DE"', True),
     "party_id": (_PARTY, 'three letters or digits, like "PIL"', True),
-    "currency": (r"[A-Z]{3}", 'an ISO 4217 code, like "EUR" (default: that of genesis)', False),
+    "currency": (r"[A-Z]{3}", 'an ISO 4217 code, like "EUR"; only if genesis has none', False),
 }
 _TOKEN: _Keys = {
     "country_code": (_COUNTRY, 'two letters, like "DE"', True),
@@ -55,7 +55,7 @@ class Operator:
     """The operator's file.
 
     Attributes:
-        country_code, party_id: of the charge point operator. currency: ISO 4217, or None for that of genesis.
+        country_code, party_id: of the charge point operator. currency: what ISO 4217 calls it where genesis does not.
         vat_permille: tax that the chain's amounts include, in thousandths of the amount without it; None where no VAT
         applies. token: country and party of the provider whose drivers charge. locations, piles: by name and pile id, with
         OCPI's names. home_of: by pile id, the drivers whose home charger a pile is.
