@@ -13,7 +13,7 @@ from pile_coordinator.config import load_genesis
 from pile_coordinator.exports.bulk import CDR, CERTIFICATE, CSV, FORMATS, OCMF, OCPP, Report, Wanted, export_orders
 from pile_coordinator.exports.ocmf import RecordFolder
 from pile_coordinator.exports.operator import load_operator
-from pile_coordinator.exports.sources import DataFolder, certificate_files
+from pile_coordinator.exports.sources import DataFolder, certificate_files, is_data_folder
 from pile_coordinator.wallet_cli.values import order_id, time_ms
 from pile_shared.errors import ConfigError, PilechainError
 from pile_shared.units import MAX_TIME_MS
@@ -91,7 +91,7 @@ def _export(options: argparse.Namespace) -> int:
     wanted = _wanted(options)
     refused: list[tuple[str, PilechainError]] = []
     with ExitStack() as stack:
-        if (first / "ledger.sqlite").is_file():
+        if is_data_folder(first):
             if len(options.sources) > 1:
                 raise ConfigError("give one data folder, or certificates, not both")
             data = DataFolder(first, genesis)
@@ -100,9 +100,7 @@ def _export(options: argparse.Namespace) -> int:
                 [data.order(options.order)] if options.order else data.closed(options.closed_from, options.closed_until)
             )
         elif options.order:
-            raise ConfigError(
-                f"--order is for a data folder, and {first} has no ledger.sqlite; give the certificate's file"
-            )
+            raise ConfigError(f"--order is for a data folder, and {first} is none; give the certificate's file")
         else:
             found = certificate_files(options.sources)
         progress = _progress(quiet=options.json)

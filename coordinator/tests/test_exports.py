@@ -520,6 +520,19 @@ def test_one_bad_certificate_stops_no_other_and_is_named(one, tmp_path, capsys):
     assert len((tmp_path / "out" / "orders.csv").read_text().splitlines()) == 2
 
 
+def test_a_demos_folder_holds_certificates_beside_its_ledger(one, tmp_path, capsys):
+    """And no evidence, so the certificates are what is meant; the genesis beside them is taken."""
+    folder = tmp_path / "demo-out"
+    folder.mkdir()
+    for name, content in (("ledger.sqlite", b""), ("dan.cbor", one.order.certificate)):
+        (folder / name).write_bytes(content)
+    (folder / "genesis.json").write_text((one.folder / "genesis.json").read_text())
+    assert main(["export", str(folder), "--out", str(tmp_path / "out"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["exported"] == 1
+    assert main(["export", str(folder), "--out", str(tmp_path / "out"), "--order", "00" * 32]) == 2
+    assert "is for a data folder" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [

@@ -24,6 +24,7 @@ from pile_shared.errors import ConfigError
 from pile_shared.terms import LEAF_CLOSED, LEAF_SETTLEMENT
 
 _SETTLED_BEFORE = (CONFIRMED, SETTLED)  # in an earlier block; no order ends so
+_LEDGER, _EVIDENCE = "ledger.sqlite", "evidence.sqlite"
 Source = tuple[str, Callable[[], bytes]]
 
 
@@ -47,14 +48,19 @@ def _read(path: Path) -> bytes:
         raise ConfigError(f"{path}: {error.strerror}") from error
 
 
+def is_data_folder(path: Path) -> bool:
+    """Whether there are ledger and evidence: a demo leaves its ledger beside certificates, and those are meant then."""
+    return all((path / name).is_file() for name in (_LEDGER, _EVIDENCE))
+
+
 class DataFolder:
     """The ledger and the evidence of a coordinator, only read."""
 
     def __init__(self, folder: Path, genesis: Genesis) -> None:
         """Open; ConfigError or StoreError if this is not the data folder of a coordinator of this chain."""
         self.genesis = genesis
-        self._store = open_ledger(folder / "ledger.sqlite", genesis)
-        evidence = folder / "evidence.sqlite"
+        self._store = open_ledger(folder / _LEDGER, genesis)
+        evidence = folder / _EVIDENCE
         try:
             self._evidence = sqlite3.connect(f"{evidence.resolve().as_uri()}?mode=ro", uri=True)
         except sqlite3.Error as error:
