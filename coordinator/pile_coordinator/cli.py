@@ -11,7 +11,7 @@ from typing import NoReturn, cast
 from rich.console import Console
 from rich.table import Table
 
-from pile_coordinator import evidence_cli, network_cli, replay_cli, web_cli
+from pile_coordinator import evidence_cli, export_cli, network_cli, replay_cli, web_cli
 from pile_coordinator.amounts import money
 from pile_coordinator.chain.settlement import USER
 from pile_coordinator.config import COMET, SOLO, CoordinatorConfig, load_config, load_genesis
@@ -70,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_verify(commands)
     replay_cli.add_command(commands)
     evidence_cli.add_command(commands)
+    export_cli.add_command(commands)
     web_cli.add_command(commands)
     for entry in entry_points(group="pilechain.commands"):
         entry.load()(commands)

@@ -1,0 +1,1 @@
+"""What leaves the system, and in whose format: pure functions from a verified order certificate to bytes (docs/exports.md)."""
