@@ -157,7 +157,7 @@ def load_config(path: Path) -> CoordinatorConfig:
     )
 
 
-def _evidence_url(section: _Section) -> str:
+def _evidence_url(section: Section) -> str:
     form = "mysql+pymysql://user:password@host/database"
     url = section.take("url", str, form, default="", ok=lambda v: not v or v.startswith("mysql+pymysql://"))
     section.end()
