@@ -1,4 +1,5 @@
-# make demo   the whole path once, about half a minute: meters, piles, broker, coordinator, drivers, certificates
+# make demo   the whole path once, about half a minute: meters, piles, broker, coordinator, drivers, certificates;
+#             make demo KEEP=1 goes on with the dashboard open
 # make demo-network   the same with four accounting nodes that run CometBFT, two operators; about two minutes
 # make test   everything: style, types, tests; installs the servers the tests need
 # make check  style and types only          make bench  figures with their limits, into bench/out/
@@ -11,17 +12,17 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 help:
-	@sed -n '1,5s/^# //p' Makefile
+	@sed -n '1,6s/^# //p' Makefile
 
 $(READY): requirements.lock pyproject.toml tools/setup
 	@tools/setup $(VENV) $(PYTHON)
 	@touch $@
 
 demo: $(READY)
-	@$(BIN)/pilechain demo --out demo-out
+	@$(BIN)/pilechain demo --out demo-out $(if $(KEEP),--keep)
 
 demo-network: servers
-	@$(BIN)/pilechain demo --network --out demo-out
+	@$(BIN)/pilechain demo --network --out demo-out $(if $(KEEP),--keep)
 
 check: $(READY)
 	@$(BIN)/ruff check .

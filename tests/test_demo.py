@@ -5,10 +5,12 @@ import os
 import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -25,12 +27,33 @@ PILECHAIN = Path(sys.executable).with_name("pilechain")
 def demo(tmp_path_factory):
     require(find_micropython() is not None, "the demo's second pile runs MicroPython")
     folder = tmp_path_factory.mktemp("demo")
-    started = time.monotonic()
-    done = subprocess.run(
-        [PILECHAIN, "demo", "--out", "demo-out"], cwd=folder, capture_output=True, text=True, timeout=110, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder / "demo-out", done.stdout, time.monotonic() - started
+    with (folder / "told").open("w+") as told:
+        process = subprocess.Popen(
+            [PILECHAIN, "demo", "--keep", "--out", "demo-out"], cwd=folder, stdout=told, stderr=told
+        )
+        try:
+            yield folder / "demo-out", Kept(process, folder / "told")
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(60)
+
+
+class Kept:
+    """A demo that runs, and what it has printed."""
+
+    def __init__(self, process: subprocess.Popen[bytes], told: Path) -> None:
+        self.process, self._told = process, told
+        self.story, rest = self.until("9. The site lives on").split("9. The site lives on")
+        assert rest
+
+    def until(self, line: str) -> str:
+        """All it has printed, once a line of it is there."""
+        deadline = time.monotonic() + 110
+        while line not in (text := self._told.read_text()):
+            assert self.process.poll() is None, text
+            assert time.monotonic() < deadline, text
+            time.sleep(0.05)
+        return text
 
 
 def shape(text: str) -> list[str]:
@@ -39,7 +62,7 @@ def shape(text: str) -> list[str]:
 
 
 def test_the_output_is_the_readmes(demo):
-    _, output, _ = demo
+    output = demo[1].story
     readme = (ROOT / "README.md").read_text()
     (block,) = re.findall(r"```text\n\$ make demo\n(.*?)```", readme, re.DOTALL)
     shown = [line for line in shape(block) if not line.startswith("installing")]
@@ -49,7 +72,7 @@ def test_the_output_is_the_readmes(demo):
 
 
 def test_balances_sum_to_zero(demo):
-    _, output, _ = demo
+    output = demo[1].story
     rows = dict(re.findall(r"^\s+(\w+)\s+(-?\d+\.\d{6}) CNY$", output, re.MULTILINE))
     total = rows.pop("sum")
     assert set(rows) == {"dan", "eva", "olga", "otto", "grid", "fees", "outside"}
@@ -66,7 +89,7 @@ def without_network() -> list[str]:
 
 
 def test_every_certificate_verifies_offline(demo):
-    folder, _, _ = demo
+    folder, _ = demo
     files = sorted(folder.glob("*.cbor"))
     assert [file.stem for file in files] == ["dan", "eva"]
     done = subprocess.run(
@@ -83,7 +106,7 @@ def test_every_certificate_verifies_offline(demo):
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("who", ["dan", "eva"])
 def test_flipping_any_byte_is_rejected_with_the_broken_link(demo, who):
-    folder, _, _ = demo
+    folder, _ = demo
     genesis = load_genesis(folder / "genesis.json")
     chance = random.Random(5)  # one bit of each byte in one certificate, any change of each byte in the other
     data = (folder / f"{who}.cbor").read_bytes()
@@ -101,7 +124,7 @@ def test_flipping_any_byte_is_rejected_with_the_broken_link(demo, who):
 
 
 def test_a_truncated_or_extended_certificate_is_rejected(demo):
-    folder, _, _ = demo
+    folder, _ = demo
     genesis = load_genesis(folder / "genesis.json")
     data = (folder / "eva.cbor").read_bytes()
     for wrong in (b"", data[:-1], data[:100], data + b"\x00", data * 2):
@@ -115,7 +138,7 @@ def verify_under(genesis: Path, certificate: Path) -> subprocess.CompletedProces
 
 
 def test_another_genesis_rejects_it(demo, tmp_path):
-    folder, _, _ = demo
+    folder, _ = demo
     document = json.loads((folder / "genesis.json").read_text())
     document["params"]["fee_micro"] += 1
     other = tmp_path / "other.json"
@@ -127,15 +150,29 @@ def test_another_genesis_rejects_it(demo, tmp_path):
 
 
 def test_a_missing_genesis_is_a_wrong_call(demo):
-    folder, _, _ = demo
+    folder, _ = demo
     done = verify_under(folder / "missing.json", folder / "eva.cbor")
     assert done.returncode == 2
     assert "missing.json" in done.stderr
 
 
+def test_kept_it_lives_on_with_its_dashboard_until_it_is_told_to_end(demo):
+    folder, kept = demo
+    (url, token) = re.findall(r"dashboard: (http://\S+)/sign-in#(\S+)", kept.until("Ctrl-C ends it"))[0]
+    kept.until(" charged ")  # a driver came again
+    with urlopen(Request(f"{url}/v1/contracts", headers={"Authorization": f"Bearer {token}"}), timeout=10) as answer:
+        outcomes = [row["outcome"] for row in json.load(answer)["items"]]
+    assert outcomes.count("confirmed") >= 3
+    kept.process.send_signal(signal.SIGINT)
+    assert kept.process.wait(60) == 0
+    with pytest.raises(OSError, match="refused"):
+        urlopen(f"{url}/healthz", timeout=5)
+    assert {"ledger.sqlite", "web.log"} <= {path.name for path in folder.iterdir()}
+
+
 def test_its_blocks_give_the_same_roots_again_whatever_the_hash_seed(demo):
     """The ledger it leaves behind, computed again by `pilechain replay` in processes that iterate sets differently."""
-    folder, _, _ = demo
+    folder, _ = demo
     told = set()
     for seed in ("0", "1", "random"):
         done = subprocess.run(

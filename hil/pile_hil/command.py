@@ -23,6 +23,11 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         action="store_true",
         help="with four accounting nodes on CometBFT and two operators, instead of one coordinator (about two minutes)",
     )
+    demo.add_argument(
+        "--keep",
+        action="store_true",
+        help="go on after the story: drivers keep charging and the dashboard stays open, until Ctrl-C",
+    )
     demo.set_defaults(run=_run)
 
 
@@ -38,4 +43,4 @@ def _run(options: argparse.Namespace) -> int:
         from pile_coordinator.engines.comet.supervise import find_cometbft  # noqa: PLC0415 - likewise
 
         find_cometbft()  # says how to get it
-    return run(options.out, network=options.network)
+    return run(options.out, network=options.network, keep=options.keep)

@@ -20,6 +20,7 @@ from pile_coordinator.chain.transactions import AT_MARKET, List, PlaceBid
 from pile_coordinator.verify import Verified, verify_order
 from pile_coordinator.wallet import START, Wallet
 from pile_edge.board.bundle import find_micropython
+from pile_hil.life import live_on
 from pile_hil.network_site import NetworkSite
 from pile_hil.site import HOUR_MS, PileSpec, Site, SiteError, SiteProcess, wait_for
 from pile_shared.units import LOT_WH
@@ -48,12 +49,13 @@ class _Story:
         return wallet.contract(self.orders[who])
 
 
-def run(out: Path, *, network: bool = False) -> int:
+def run(out: Path, *, network: bool = False, keep: bool = False) -> int:
     """Run the demo and write certificates and genesis into `out`; the exit status.
 
     Args:
         out: where certificates, genesis, ledger and logs go.
         network: with four accounting nodes on CometBFT, two operators with a coordinator each, instead of one coordinator.
+        keep: let the site live on with its dashboard open, until Ctrl-C or SIGTERM.
     """
     console = Console(highlight=False, soft_wrap=True)
     out.mkdir(parents=True, exist_ok=True)
@@ -67,6 +69,8 @@ def run(out: Path, *, network: bool = False) -> int:
             )
             with make as site:
                 _tell(_Story(site, console, {}), out)
+                if keep:
+                    live_on(site, site.start_web("operator", "operator"), console)
         finally:
             logs = (*Path(folder).glob("*.log"), *Path(folder).glob("network/*.log"))
             ledgers = (

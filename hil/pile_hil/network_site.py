@@ -35,6 +35,11 @@ class NetworkSite(Site):
         self.network.wait_height(2, seconds=60)
         return self.network.processes["operator-1"]
 
+    @property
+    def data(self) -> Path:
+        """The data folder of the coordinator that serves first."""
+        return self.network.folder / "operator-1" / "data"
+
     def close(self) -> None:
         """Stop every process."""
         super().close()

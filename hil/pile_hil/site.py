@@ -12,8 +12,10 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Self
+from urllib.request import urlopen
 
 from pile_coordinator.chain.genesis import Genesis, genesis_from_json
 from pile_coordinator.chain.transactions import Deposit, RegisterParty, RegisterPile
@@ -32,7 +34,7 @@ from pile_shared.platform import sha256
 
 ACCOUNTING_NODES = ("auditor", "grid", "operator")
 FOUNDERS = {"auditor": "third-party", "coordinator": "operator", "grid": "grid", "operator": "operator"}
-__all__ = ["HOUR_MS", "PARAMS", "TARIFF", "PileSpec", "Site", "SiteError", "SiteProcess", "wait_for"]
+__all__ = ["HOUR_MS", "PARAMS", "TARIFF", "PileSpec", "Site", "SiteError", "SiteProcess", "Web", "wait_for"]
 BOARD_HEAP = "60k"  # 64 kB, and what boards differ by
 BOND_MICRO = 10_000_000  # of each accounting node, where they are elected
 
@@ -76,7 +78,12 @@ class SiteProcess:
         """Start it; its output is appended to the log."""
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603 - our own programs
-                self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=self._environment
+                self.command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=self._environment,
+                process_group=0,  # Ctrl-C in a terminal is for the site, which stops them in order
             )
 
     def kill(self) -> None:
@@ -113,6 +120,22 @@ class SiteProcess:
     def text(self) -> str:
         """What it has logged so far."""
         return self.log.read_text(errors="replace") if self.log.exists() else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Web:
+    """Where a site's API and dashboard are, and a token for them."""
+
+    url: str
+    token: str
+
+    def answers(self) -> bool:
+        """Whether it does."""
+        try:
+            with urlopen(f"{self.url}/healthz", timeout=1) as answer:  # noqa: S310 - ours
+                return bool(answer.status == HTTPStatus.OK)
+        except OSError:
+            return False
 
 
 class Site:
@@ -295,6 +318,33 @@ class Site:
         """Start the coordinator."""
         config = self.write_coordinator()
         return self.start("coordinator", sys.executable, "-m", "pile_coordinator.cli", "run", "--config", str(config))
+
+    @property
+    def data(self) -> Path:
+        """The data folder of the coordinator, whose ledger and evidence are served."""
+        return self.folder / "coordinator"
+
+    def start_web(self, party: str, role: str) -> "Web":
+        """Start `pilechain web` on a free port, over the coordinator's evidence, with a token for a party in a role."""
+        config, port = self.folder / "web.toml", free_port()
+        config.write_text(
+            f'database = "{self.data / "evidence.sqlite"}"\nledger = "{self.data / "ledger.sqlite"}"\n'
+            f'genesis = "genesis.json"\ntokens = "web-tokens.sqlite"\nport = {port}\n'
+        )
+        command = (sys.executable, "-m", "pile_coordinator.cli", "web")
+        add = subprocess.run(  # noqa: S603 - our own program
+            [*command, "token", "add", party, "--role", role, "--config", str(config)],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=30,
+        )
+        if add.returncode:
+            raise SiteError(f"no token for the web: {add.stderr}")
+        web = Web(f"http://127.0.0.1:{port}", add.stdout.strip())
+        process = self.start("web", *command, "--config", str(config))
+        wait_for(web.answers, 30, "the web to answer", process)
+        return web
 
     def prepare_pile(self, pile_id: str) -> bytes:
         """Write a pile's configuration and let it make its key; the public key."""
