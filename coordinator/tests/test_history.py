@@ -4,13 +4,13 @@ import contextlib
 import json
 import multiprocessing
 import shutil
-import sqlite3
 import threading
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 from late_node import LATE, Link, evidence_of, fetch_until, honest, join, open_node, small_and_fast
@@ -34,7 +34,9 @@ from pile_coordinator.engines.history import (
     read_block,
 )
 from pile_coordinator.engines.store import HANDOVER
+from pile_coordinator.evidence.database import open_database
 from pile_coordinator.evidence.queries import NoEvidenceError, order_certificate
+from pile_coordinator.evidence.schema import contract as contracts
 from pile_coordinator.replay import audit
 from pile_shared.certificate import Certificate, decode_handover, validators_from, validators_hash
 from pile_shared.codec import array, decode, encode
@@ -160,13 +162,14 @@ def test_certificates_of_orders_from_before_the_snapshot_are_the_same(late, chai
 def certificates(ledger: CometLedger, path: Path) -> dict[bytes, bytes]:
     """The certificate of every contract that has one."""
     evidence_of(ledger, path)
-    db = sqlite3.connect(path)
     found = {}
     engine = SimpleNamespace(genesis=ledger.genesis, block=ledger.store.block)
-    for (contract,) in db.execute("SELECT id FROM contract WHERE closed_height IS NOT NULL").fetchall():
-        with contextlib.suppress(NoEvidenceError):  # proposed and never signed
-            found[contract] = order_certificate(db, engine, contract).encoded()
-    db.close()
+    with open_database(path).connect() as db:
+        for contract in (
+            db.execute(sa.select(contracts.c.id).where(contracts.c.closed_height.is_not(None))).scalars().all()
+        ):
+            with contextlib.suppress(NoEvidenceError):  # proposed and never signed
+                found[contract] = order_certificate(db, engine, contract).encoded()
     return found
 
 
