@@ -36,9 +36,9 @@ from pile_coordinator.chain.settlement import (
     settle_disputed,
 )
 from pile_coordinator.cli import main
-from pile_coordinator.exports.bulk import FORMATS, RecordFolder
+from pile_coordinator.exports.bulk import FORMATS
 from pile_coordinator.exports.exact import decimal, dumps, rounded_div
-from pile_coordinator.exports.ocmf import check_record, check_records, safe_xml
+from pile_coordinator.exports.ocmf import RecordFolder, check_record, check_records, safe_xml
 from pile_coordinator.exports.ocpi import cdrs, cdrs_json, price
 from pile_coordinator.exports.ocpp import signed_meter_values
 from pile_coordinator.exports.operator import load_operator

@@ -24,6 +24,7 @@ from pile_coordinator.evidence.opening import open_to_read
 from pile_coordinator.evidence.queries import NoEvidenceError, order_certificate
 from pile_coordinator.evidence.schema import block as block_table
 from pile_coordinator.evidence.schema import mark
+from pile_coordinator.records import RECORDS, StoredRecords
 from pile_coordinator.replay import open_ledger
 from pile_shared.certificate import MAX_LEAF_BYTES
 from pile_shared.codec import decode, items
@@ -69,7 +70,11 @@ def is_data_folder(path: Path, *, has_evidence: bool = False) -> bool:
 
 
 class DataFolder:
-    """The ledger and the evidence of a coordinator, only read."""
+    """The ledger and the evidence of a coordinator, only read.
+
+    Attributes:
+        records: the OCMF records that piles sent it; None if the folder has none, of an earlier release or only copied in part.
+    """
 
     def __init__(self, folder: Path, genesis: Genesis, evidence: str = "") -> None:
         """Open.
@@ -90,8 +95,10 @@ class DataFolder:
         except PilechainError:
             self._store.close()
             raise
+        self.records: StoredRecords | None = None
         try:
             self._height = self._check_evidence()
+            self.records = StoredRecords(folder / RECORDS) if (folder / RECORDS).is_file() else None
         except PilechainError:
             self.close()
             raise
@@ -117,7 +124,9 @@ class DataFolder:
             raise EvidenceError(f"the evidence at {self._evidence.url!r} cannot be read ({error.orig})") from error
 
     def close(self) -> None:
-        """Close both."""
+        """Close all."""
+        if self.records is not None:
+            self.records.close()
         self._store.close()
         self._evidence.dispose()
 
