@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from pile_coordinator.chain.genesis import Genesis
 from pile_coordinator.config import load_config, load_genesis
+from pile_coordinator.evidence.database import EvidenceError
 from pile_coordinator.exports.bulk import CDR, CERTIFICATE, CSV, FORMATS, OCMF, OCPP, Report, Wanted, export_orders
 from pile_coordinator.exports.ocmf import RecordFolder, RecordSources
 from pile_coordinator.exports.operator import load_operator
@@ -147,7 +148,10 @@ def _open(options: argparse.Namespace) -> tuple[Genesis, DataFolder | None]:
         return genesis, None
     if len(options.sources) > 1:
         raise ConfigError("give one coordinator.toml or data folder, or certificates, not both")
-    return genesis, DataFolder(folder, genesis, options.evidence or evidence)
+    try:
+        return genesis, DataFolder(folder, genesis, options.evidence or evidence)
+    except EvidenceError as error:
+        raise ConfigError(error.message) from error  # nothing was exported: not as when some orders were refused
 
 
 def _wanted(options: argparse.Namespace, stored: StoredRecords | None) -> Wanted:

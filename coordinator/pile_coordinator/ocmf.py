@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 
+from pile_shared.cose import low_s
 from pile_shared.errors import PilechainError
 from pile_shared.platform import es256_verify
 from pile_shared.proof import (
@@ -31,6 +32,7 @@ CONTRACT_DIGITS = 40  # of the contract id that a record names
 OBIS_IMPORT = "01-00:01.08.00*FF"
 SIGNATURE_ALGORITHM = "ECDSA-secp256r1-SHA256"
 KINDS = {BEGIN: "begin", END: "end"}
+_SIGNATURE = '{{"SA":"ECDSA-secp256r1-SHA256","SE":"hex","SM":"application/x-der","SD":"{}"}}'
 _TIME_STATUS = "UISR"  # table 19, in the order of pile_shared.reading.TIME_*
 _ENDINGS = dict.fromkeys((REASON_VEHICLE_FULL, REASON_ENERGY_REACHED, REASON_WINDOW_END), "L") | {
     REASON_USER: "R",
@@ -91,9 +93,13 @@ def parse_record(text: str) -> Parsed:
         ):
             raise RecordError("an OCMF record of another signature algorithm or numbering than ours")
         r, s = decode_dss_signature(bytes.fromhex(signed["SD"]))
-        return Parsed(text, parts[1], fields, r.to_bytes(32, "big") + s.to_bytes(32, "big"))
+        signature = r.to_bytes(32, "big") + s.to_bytes(32, "big")
     except (ValueError, TypeError, KeyError, OverflowError, AttributeError, RecursionError) as error:
         raise RecordError(f"an OCMF record is damaged: {type(error).__name__} {error}") from error
+    # What follows the payload is not signed: were it free, whoever passes a record on could make another text of it.
+    if parts[2] != _SIGNATURE.format(encode_dss_signature(r, s).hex()) or low_s(signature) != signature:
+        raise RecordError("the signature of an OCMF record is not written as piles write it")
+    return Parsed(text, parts[1], fields, signature)
 
 
 def compare(record: Parsed, chain_id: str, terms: Terms, model: str | None, proof: Proof) -> None:

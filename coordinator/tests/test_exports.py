@@ -282,7 +282,8 @@ def resigned(text, signer=None, **changes):
     signature = (signer or key("pile-1")).sign(payload.encode())
     from pile_edge.ocmf import der_signature
 
-    tail = json.dumps({"SA": "ECDSA-secp256r1-SHA256", "SE": "hex", "SD": der_signature(cose.low_s(signature)).hex()})
+    words = {"SA": "ECDSA-secp256r1-SHA256", "SE": "hex", "SM": "application/x-der"}
+    tail = json.dumps({**words, "SD": der_signature(cose.low_s(signature)).hex()}, separators=(",", ":"))
     return f"OCMF|{payload}|{tail}"
 
 
