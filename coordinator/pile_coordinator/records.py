@@ -12,7 +12,6 @@ import sqlite3
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import sqlalchemy as sa
 
@@ -27,6 +26,7 @@ from pile_shared.record import STORED, decode_record
 from pile_shared.terms import Terms, decode_terms
 
 RECORDS = "records.sqlite"
+MAX_OF_CONTRACT = 64  # an honest pile makes two, and another's further begins are no part of any settlement
 FORMAT = 1  # of the file (PRAGMA user_version)
 KNOWN = "record_known"  # stored before, or by a repetition in the same step: normal life
 LATER = "record_later"  # its proof is not in the evidence yet
@@ -151,6 +151,15 @@ def _check(record: Parsed, chain_id: str, found: _Proven) -> None:
     compare(record, chain_id, found.terms, found.model, found.proof)
 
 
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A record as it is kept. sequence: of its proof. kind: begin or end. text: the record."""
+
+    sequence: int
+    kind: str
+    text: str
+
+
 class StoredRecords:
     """The records in a coordinator's data folder, only read, whether it runs meanwhile or not. Used by any one thread."""
 
@@ -168,16 +177,19 @@ class StoredRecords:
         """Close the file."""
         self._db.close()
 
-    def of(self, contract: bytes, sequences: Iterable[int] | None = None) -> list[str]:
-        """The records of a contract, begin before end; of these proofs only, if they are given.
+    def rows(self, contract: bytes) -> list[Stored]:
+        """The records of a contract, begin before end, the first MAX_OF_CONTRACT.
 
         Raises:
-            RecordError: the file cannot be read now.
+            RecordError: `unreadable`, the file cannot be read now.
         """
+        query = "SELECT sequence, kind, text FROM record WHERE contract = ? ORDER BY sequence LIMIT ?"
         try:
-            query = "SELECT sequence, text FROM record WHERE contract = ? ORDER BY sequence"
-            rows = self._db.execute(query, (contract,)).fetchall()
+            return [Stored(*row) for row in self._db.execute(query, (contract, MAX_OF_CONTRACT))]
         except sqlite3.Error as error:
             raise RecordError(f"the coordinator's OCMF records cannot be read: {error}", "unreadable") from error
-        wanted = None if sequences is None else set(sequences)
-        return [cast("str", text) for sequence, text in rows if wanted is None or sequence in wanted]
+
+    def of(self, contract: bytes, sequences: Iterable[int]) -> list[str]:
+        """The texts of a contract's records of these proofs, begin before end; RecordError as `rows`."""
+        wanted = set(sequences)
+        return [row.text for row in self.rows(contract) if row.sequence in wanted]

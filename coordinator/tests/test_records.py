@@ -62,7 +62,7 @@ def offer(session, desk, message, pile="pile-1"):
 def kept(folder, session):
     stored = StoredRecords(folder / "records.sqlite")
     try:
-        return stored.of(session.contract)
+        return [row.text for row in stored.rows(session.contract)]
     finally:
         stored.close()
 
@@ -294,6 +294,32 @@ def test_an_answer_is_signed_by_a_node_that_piles_believe(session, tmp_path):
             _, answer = answers.get(20)
             publics = [validator.public for validator in served.site.genesis.validators]
             assert open_answer(answer, served.chain_id, "pile-1", publics)[2] == STORED
+            answers.close()
+        finally:
+            served.close()
+
+
+def test_one_that_comes_second_keeps_each_record_and_answers_when_it_is_asked_again(tmp_path, monkeypatch):
+    """Of several coordinators each has them all; the next in order steps in when the pile had no answer."""
+    require(find_mosquitto() is not None, "mosquitto is missing: apt install mosquitto, or tools/servers")
+    with Mosquitto(tmp_path / "broker") as broker:
+        served = Served(tmp_path / "site", broker.port)
+        try:
+            coordinator, offered = served.coordinator, []
+            monkeypatch.setattr(coordinator.servers, "rank", lambda _: 1)
+            monkeypatch.setattr(
+                coordinator.records, "offer", lambda _state, _evidence, *what: offered.append(what) or TAKEN
+            )
+            recorded, record_topic = (pile_topic(served.chain_id, "pile-1", kind) for kind in (RECORDED, RECORD))
+            answers = Connection(served.site.broker_spec, "ear", [recorded], persistent=False)
+            answers.wait_connected(20)
+            message = encode_record(1, "OCMF|")
+            served.raw.publish(record_topic, message)
+            served.counted(STORED, 1)
+            assert answers.get(0.5) is None
+            served.raw.publish(record_topic, message)
+            assert answers.get(20) is not None
+            assert offered == [("pile-1", message)] * 2
             answers.close()
         finally:
             served.close()
