@@ -12,11 +12,15 @@ from test_site_exports import PILE, charge
 
 from pile_coordinator.cli import main
 from pile_coordinator.mqtt import Connection
+from pile_edge.ocmf import der_signature
 from pile_edge.ocmf_records import list_records
 from pile_hil.broker import Mosquitto, find_mosquitto
 from pile_hil.requirements import require
 from pile_hil.site import Site, wait_for
-from pile_shared.record import RECORD, decode_record
+from pile_shared.codec import encode
+from pile_shared.cose import SoftwareSigner, low_s
+from pile_shared.platform import sha256
+from pile_shared.record import RECORD, decode_record, encode_record
 from pile_shared.topics import pile_topic
 
 pytestmark = pytest.mark.timeout(240)
@@ -74,6 +78,41 @@ def test_an_orders_records_arrive_by_themselves_and_pyocmf_verifies_every_export
     (site.folder / "coordinator" / "evidence.sqlite").unlink()
     assert main(["evidence", "rebuild", "--config", str(site.folder / "coordinator.toml")]) == 0
     assert stored(site) == kept(site)  # the chain could not give them back
+
+
+def test_what_others_say_in_its_name_is_refused_by_name_and_changes_nothing(site):
+    """On the wire, beside the real pile: forged, changed, of another pile, too long, garbage; and the true one again."""
+    charge(site)
+    coordinator, pile = site.processes["coordinator"], site.processes["pile-1"]
+    wait_for(lambda: all_arrived(site, 2), 60, "both records", coordinator, pile)
+    before, (begin, end) = stored(site), list_records(str(site.folder / "pile-1" / "journal-ocmf"))
+    true, topic = begin.text(), pile_topic(site.genesis.chain_id, "pile-1", RECORD)
+    stranger = make_record_by(SoftwareSigner(sha256(b"stranger")), true)
+    wrong = {
+        "record_bad_signature": encode_record(begin.sequence, stranger),
+        "record_differs": encode_record(end.sequence, true),
+        "record_damaged": encode_record(begin.sequence, true.replace('"hex"', '"base64"')),
+        "record_oversized": encode([begin.sequence, "x" * 60_000]),
+        "record_codec": b"\xff" * 100,
+    }
+    said = Connection(site.broker_spec, "stranger", [], persistent=False)
+    said.publish(pile_topic(site.genesis.chain_id, "pile-2", RECORD), encode_record(begin.sequence, true))
+    for message in wrong.values():
+        said.publish(topic, message)
+    for code in (*wrong, "unknown_pile"):
+        wait_for(lambda code=code: f"refused ({code}, 1 so far)" in coordinator.text(), 20, code, coordinator, pile)
+    said.publish(topic, encode_record(begin.sequence, true))
+    said.drain(20)
+    said.close()
+    assert stored(site) == before == kept(site)
+    assert "refused recorded" not in pile.text(), "nothing was under way"
+
+
+def make_record_by(signer: SoftwareSigner, text: str) -> str:
+    """The same payload, signed by another key."""
+    payload = text.split("|")[1]
+    signature = der_signature(low_s(signer.sign(payload.encode()))).hex()
+    return f'OCMF|{payload}|{{"SA":"ECDSA-secp256r1-SHA256","SE":"hex","SM":"application/x-der","SD":"{signature}"}}'
 
 
 def test_killed_at_the_seams_nothing_is_lost_and_nothing_is_twice(site):
