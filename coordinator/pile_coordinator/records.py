@@ -42,6 +42,7 @@ class RecordDesk:
     def __init__(self, path: Path, chain_id: str, now_ms: Callable[[], int]) -> None:
         """Open or create the SQLite file of a chain's records; `now_ms` is the coordinator's clock, unix milliseconds."""
         self._chain_id, self._now_ms = chain_id, now_ms
+        self._is_lost = False  # what was taken since the last commit
         try:
             self._db = sqlite3.connect(path, isolation_level=None)
             self._db.execute("PRAGMA journal_mode=WAL")
@@ -88,30 +89,32 @@ class RecordDesk:
 
     def _keep(self, record: Parsed, found: "_Proven") -> tuple[str, str]:
         name = found.terms.contract_id(), found.proof.sequence
-        query = "SELECT text FROM record WHERE contract = ? AND sequence = ?"
-        row = self._db.execute(query, name).fetchone()
-        if row is not None:  # another one says the same reading with another number: the first counts
-            return (KNOWN, STORED) if row[0] == record.text else ("record_other", "record_other")
         values = KINDS[found.proof.event], found.terms.pile, record.pagination, record.text, self._now_ms()
+        if self._is_lost:
+            return UNWRITTEN, ""
         try:
+            row = self._db.execute("SELECT text FROM record WHERE contract = ? AND sequence = ?", name).fetchone()
+            if row is not None:  # another one says the same reading with another number: the first counts
+                return (KNOWN, STORED) if row[0] == record.text else ("record_other", "record_other")
             if not self._db.in_transaction:
                 self._db.execute("BEGIN IMMEDIATE")
             self._db.execute("INSERT INTO record VALUES (?, ?, ?, ?, ?, ?, ?)", (*name, *values))
         except sqlite3.Error:  # the disk is full: the ledger decides whether to go on, not this
+            self._is_lost = True  # SQLite may have rolled back what came before it too
             return UNWRITTEN, ""
         return STORED, STORED
 
     def commit(self) -> bool:
         """Make durable what was taken since the last time; False if that failed, and none of it is kept."""
-        if not self._db.in_transaction:
-            return True
+        is_lost, self._is_lost = self._is_lost, False
         try:
-            self._db.execute("COMMIT")
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK" if is_lost else "COMMIT")
         except sqlite3.Error:
+            is_lost = True
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
-            return False
-        return True
+        return not is_lost
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import sqlite3
 from types import SimpleNamespace
 
 import pytest
@@ -224,19 +225,34 @@ def test_no_other_text_of_a_signed_record_is_taken(session, desk):
         assert offer(session, desk, forged) == ("record_damaged", "record_damaged"), other
 
 
-def test_a_full_disk_answers_nothing_and_loses_nothing(session, desk, tmp_path):
-    (pages,) = desk._db.execute("PRAGMA page_count").fetchone()
-    desk._db.execute(f"PRAGMA max_page_count={pages}")
-    big = [encode_record(proof.sequence, text) for proof, text in zip(session.marked, session.texts, strict=True)]
-    outcomes = []
-    for _ in range(8):  # whichever of insert and commit finds no room
-        outcomes += [offer(session, desk, message) for message in big]
-        desk.commit()
-        desk._db.execute("DELETE FROM record WHERE 0")
-    assert set(outcomes) <= {TAKEN, (KNOWN, STORED), (UNWRITTEN, "")}
-    desk._db.execute("PRAGMA max_page_count=1000000")
-    for message in big:
-        assert offer(session, desk, message)[1] == STORED
+class FullDb:
+    """A database on a disk that is full: SQLite may roll back all of a transaction then (sqlite.org, "Response To Errors")."""
+
+    def __init__(self, db, word, left):
+        self.db, self.word, self.left = db, word, left
+
+    def __getattr__(self, name):
+        return getattr(self.db, name)
+
+    def execute(self, statement, *values):
+        if statement.startswith(self.word):
+            self.left -= 1
+            if self.left < 0:
+                self.db.execute("ROLLBACK")
+                raise sqlite3.OperationalError("database or disk is full")
+        return self.db.execute(statement, *values)
+
+
+@pytest.mark.parametrize(("word", "left"), [("INSERT", 0), ("INSERT", 1), ("COMMIT", 0)])
+def test_a_full_disk_loses_nothing_that_was_answered(session, desk, tmp_path, word, left):
+    whole = desk._db
+    desk._db = FullDb(whole, word, left)
+    outcomes = [offer(session, desk, message) for message in session.messages]
+    assert outcomes[left:] == ([TAKEN, TAKEN] if word == "COMMIT" else [(UNWRITTEN, "")] * (2 - left))
+    assert not desk.commit()  # so none of the step is answered, not even what came before the disk was full
+    assert kept(tmp_path, session) == []
+    desk._db = whole
+    assert [offer(session, desk, message) for message in session.messages] == [TAKEN, TAKEN]
     assert desk.commit()
     assert kept(tmp_path, session) == session.texts
 
