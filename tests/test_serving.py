@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import sqlite3
 import threading
 import time
 from collections import Counter
@@ -15,6 +16,7 @@ from pile_coordinator.keys import load_key
 from pile_coordinator.mqtt import Connection
 from pile_coordinator.serving import Servers, serving_topic
 from pile_coordinator.wallet import START
+from pile_edge.ocmf_records import list_records
 from pile_hil.broker import Mosquitto, find_mosquitto
 from pile_hil.network import has_cometbft
 from pile_hil.network_site import NetworkSite
@@ -151,6 +153,20 @@ def site(tmp_path):
         yield site
 
 
+def records(site: NetworkSite, name: str) -> list[tuple[bytes, int, str]]:
+    """The OCMF records that a coordinator keeps."""
+    with sqlite3.connect(site.network.folder / name / "data" / "records.sqlite") as db:
+        return db.execute("SELECT contract, sequence, text FROM record ORDER BY pagination").fetchall()
+
+
+def receipted(site: NetworkSite) -> int:
+    """How many records the pile has answers to; they are numbered from that of its first session's begin proof."""
+    folder = site.folder / "pile-1" / "journal-ocmf"
+    first = list_records(str(folder))[0].pagination
+    mark = folder / "receipted"
+    return int(mark.read_text()) - first + 1 if mark.exists() else 0
+
+
 def present(site: NetworkSite, party: str) -> bytes:
     return Servers(site.genesis.chain_id, party).presence(load_key(site.key_file(party)))
 
@@ -166,6 +182,9 @@ def test_one_speaks_and_the_other_takes_over_when_it_is_silent_or_killed(site):
             olga.send(List("pile-1", now_ms, now_ms + 48 * HOUR_MS, 50_000, AT_MARKET, explicit=False))
         settle(site, charge(site, 300))
         site.network.wait("the end of the contract on the wire", lambda: wire.times(LEAF_CLOSED))
+        site.network.wait("the records of the session", lambda: receipted(site) == 2)
+        site.network.wait("each to have them", lambda: [len(records(site, name)) for name in (FIRST, SECOND)] == [2, 2])
+        assert records(site, FIRST) == records(site, SECOND)
         quiet = dict(wire.told)
         # A wallet that has heard nothing for three seconds asks again, and two coordinators answer that.
         assert max(wire.replies.values()) <= 2 * max(wire.asked.values()) - 1
@@ -193,4 +212,8 @@ def test_one_speaks_and_the_other_takes_over_when_it_is_silent_or_killed(site):
         settle(site, order)
         assert wire.times(LEAF_CONTRACT) == [1, 2]  # said again by the one that took over
         site.network.wait("the end of the contract on the wire", lambda: len(wire.times(LEAF_CLOSED)) == 2)
+        pile.stop()  # the begin's record was the liar's to answer: a pile that comes back sends it at once
+        pile.start()
+        site.network.wait("the records of the other session", lambda: receipted(site) == 4)
+        assert len(records(site, SECOND)) == 4
     assert "refused" not in site.processes["pile-1"].text()

@@ -2,6 +2,7 @@
 
     proofs  -> ProofDesk -> batches --+
     wallets -> check_tx --------------+-> engine -> block -> evidence -> receipts, contracts, results
+    records -> RecordDesk -> answers, once they are durable
     users' stop commands on their way to the piles -> KeptStops, for owners who must show them
 
 A pile or wallet that hears nothing sends again; everything here is safe to repeat. Where several coordinators serve at one
@@ -45,6 +46,8 @@ from pile_coordinator.ingest import FORK, READY, REPLAYED, WAITING, ProofDesk
 from pile_coordinator.keys import load_key
 from pile_coordinator.mqtt import RECONNECTED, Connection, Kept
 from pile_coordinator.only_one import OnlyOne
+from pile_coordinator.records import KNOWN as RECORD_KNOWN
+from pile_coordinator.records import LATER, RECORDS, UNWRITTEN, RecordDesk
 from pile_coordinator.serving import SERVING, Heard, Servers, Unsaid, serving_topic
 from pile_coordinator.stake_view import node_event
 from pile_coordinator.stops import KEPT, KNOWN, PASSED_BY, KeptStops
@@ -54,6 +57,7 @@ from pile_shared.certificate import MAX_LEAF_BYTES, Validator
 from pile_shared.codec import array, decode, encode, items
 from pile_shared.errors import BoundsError, ConfigError, PilechainError
 from pile_shared.platform import sha256
+from pile_shared.record import RECORD, RECORDED, STORED, parse_topic, sign_answer
 from pile_shared.terms import (
     LEAF_CLOSED,
     LEAF_CONTRACT,
@@ -94,6 +98,9 @@ _QUIET = {
     PASSED_BY,
     REPLAYED,
     BEHIND,
+    STORED,
+    RECORD_KNOWN,
+    LATER,
 }  # normal life of a network that repeats itself; counted, not logged
 
 
@@ -109,6 +116,7 @@ class Coordinator:
         config.data.mkdir(parents=True, exist_ok=True)
         self._only_one = OnlyOne(config.data / "coordinator.lock")
         self._verifier = SecondCoreVerifier()
+        self._attesters = {party: load_key(path) for party, path in config.attestation.items()}
         self.engine = self._open_engine()
         self.evidence = Exporter(config.evidence)
         self._is_behind = self._evidence_away = self._has_gap = False
@@ -122,6 +130,8 @@ class Coordinator:
         self._made_good: set[str] = set()  # piles that others may have told before: who says nothing is not silent
         self.desk = ProofDesk(self.chain_id, self.engine.verify, self.servers.wait_s)
         self.stops = KeptStops(config.data / "stops.sqlite", self.engine.state)
+        self.records = RecordDesk(config.data / RECORDS, self.chain_id, config.clock.now_ms)
+        self._answers: list[tuple[str, bytes, str]] = []  # to records of this step: pile, message, outcome
         self.troubles = Troubles()
         self.queries = QueryDesk(
             self.engine, self.evidence, stops=self.stops, troubles=self.troubles, now_ms=config.clock.now_ms
@@ -140,8 +150,7 @@ class Coordinator:
         self.connect()
 
     def _open_engine(self) -> Engine:
-        config = self.config
-        attesters = {party: load_key(path) for party, path in config.attestation.items()}
+        config, attesters = self.config, self._attesters
         if config.comet is None:
             return SoloEngine(config.data / "ledger.sqlite", config.genesis, attesters, self._verifier)
         return CometEngine(
@@ -177,7 +186,7 @@ class Coordinator:
         """Start connecting; the broker keeps what comes for us while we are away."""
         up = list(self.engine.topics)
         if self.signer is not None:
-            up += [topics.pile_topic(self.chain_id, "+", kind) for kind in (*topics.PILE_UP, "session")]
+            up += [topics.pile_topic(self.chain_id, "+", kind) for kind in (*topics.PILE_UP, "session", RECORD)]
             up += [topics.party_topic(self.chain_id, "+", kind) for kind in topics.PARTY_UP]
         client_id = f"coordinator-{self.config.party or next(iter(self.config.attestation))}-{self.chain_id}"
         watched: list[str] = []
@@ -209,6 +218,7 @@ class Coordinator:
         for message in before:
             self.handle(*message)
             self._make_block_if_due()  # between messages too: a quote on a large zone takes tens of milliseconds
+        self._answer_records()
         self._make_block_if_due()
         if self._may_share:
             self._share()
@@ -298,6 +308,7 @@ class Coordinator:
         self._verifier.close()
         self.evidence.close()
         self.stops.close()
+        self.records.close()
         self._only_one.close()
 
     # --- messages ------------------------------------------------------------------------------------------------
@@ -346,7 +357,42 @@ class Coordinator:
             env = self.engine.env(self.config.clock.now_ms())
             outcome = self.stops.offer(self.engine.state, env, pile_id, payload)
             return self._note(outcome, f"session command to {pile_id}, {len(payload)} bytes")
+        if kind == RECORD:
+            return self._take_record(pile_id, payload)
         return self._take_proof(pile_id, payload)
+
+    def _take_record(self, pile_id: str, message: bytes) -> None:
+        try:
+            outcome, answer = self.records.offer(self.engine.state, self.evidence.db, pile_id, message)
+        except EvidenceAwayError:
+            return self._note(BEHIND, f"OCMF record from {pile_id}")
+        rank = self.servers.rank(pile_id)
+        if answer and (not rank or self._asked.times(message) >= rank):  # else another's answer is enough
+            self._answers.append((pile_id, message, answer))
+        return self._note(outcome, f"OCMF record from {pile_id}, {len(message)} bytes")
+
+    def _answer_records(self) -> None:
+        """Once what was taken in this step is durable, with one sync for all of it."""
+        answers, self._answers = self._answers, []
+        if not self.records.commit():
+            return self._note(UNWRITTEN, f"{len(answers)} OCMF records")
+        if not answers:
+            return None
+        with self.engine.turn():
+            signer = self._attester()
+        if signer is None:
+            return None  # another's answer counts: the pile sends again until it has one
+        for pile_id, message, outcome in answers:
+            answer = sign_answer(self.chain_id, pile_id, message, outcome, signer)
+            self.connection.publish(topics.pile_topic(self.chain_id, pile_id, RECORDED), answer)
+        return None
+
+    def _attester(self) -> cose.SoftwareSigner | None:
+        """A key here by which piles believe an answer; None if this node is not in the set: then another answers."""
+        for validator in self._validators_at(self.engine.height + 1) or []:
+            if validator.party in self._attesters:
+                return self._attesters[validator.party]
+        return None
 
     def _take_proof(self, pile_id: str, payload: bytes) -> None:
         outcome = self.desk.offer(self.engine.state, pile_id, payload)
@@ -664,7 +710,7 @@ class Coordinator:
 @lru_cache(16_384)
 def _parse_topic(topic: str) -> tuple[str, str, str, str]:
     """Topics repeat: a site has a few for each pile and party."""
-    return topics.parse(topic)
+    return parse_topic(topic)
 
 
 def _short(order: object) -> str:

@@ -47,7 +47,7 @@ def test_the_samples_are_what_is_exported(order, tmp_path):
 
 def test_the_commands_parse():
     lines = [line for block in blocks("text") for line in block.splitlines() if line.startswith("pilechain ")]
-    assert len(lines) == 5
+    assert len(lines) == 6
     for line in lines:
         assert _parser().parse_args(shlex.split(line)[1:]).run
 

@@ -36,9 +36,9 @@ from pile_coordinator.chain.settlement import (
     settle_disputed,
 )
 from pile_coordinator.cli import main
-from pile_coordinator.exports.bulk import FORMATS, RecordFolder
+from pile_coordinator.exports.bulk import FORMATS
 from pile_coordinator.exports.exact import decimal, dumps, rounded_div
-from pile_coordinator.exports.ocmf import check_record, check_records, safe_xml
+from pile_coordinator.exports.ocmf import RecordFolder, check_record, check_records, safe_xml
 from pile_coordinator.exports.ocpi import cdrs, cdrs_json, price
 from pile_coordinator.exports.ocpp import signed_meter_values
 from pile_coordinator.exports.operator import load_operator
@@ -282,7 +282,8 @@ def resigned(text, signer=None, **changes):
     signature = (signer or key("pile-1")).sign(payload.encode())
     from pile_edge.ocmf import der_signature
 
-    tail = json.dumps({"SA": "ECDSA-secp256r1-SHA256", "SE": "hex", "SD": der_signature(cose.low_s(signature)).hex()})
+    words = {"SA": "ECDSA-secp256r1-SHA256", "SE": "hex", "SM": "application/x-der"}
+    tail = json.dumps({**words, "SD": der_signature(cose.low_s(signature)).hex()}, separators=(",", ":"))
     return f"OCMF|{payload}|{tail}"
 
 

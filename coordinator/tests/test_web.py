@@ -61,7 +61,7 @@ CONTRACT = {
 
 
 @pytest.mark.parametrize("party", ROLES)
-@pytest.mark.parametrize("part", ["", "/proofs", "/trace", "/certificate"])
+@pytest.mark.parametrize("part", ["", "/proofs", "/trace", "/records", "/certificate"])
 def test_contracts_are_shown_to_whom_they_concern(world, party, part):
     names = (world.settled.hex(), world.disputed.hex(), NOBODYS)
     found = tuple(world.get(f"/v1/contracts/{name}{part}", party).status_code for name in names)
@@ -162,6 +162,26 @@ def test_a_downloaded_certificate_verifies_offline(world):
     answer = world.get(f"/v1/contracts/{world.settled.hex()}/certificate", "dan")
     assert answer.headers["content-type"] == "application/cbor"
     assert verify_order(answer.content, world.chain.genesis).terms.contract_id() == world.settled
+
+
+def test_the_records_of_a_contract_are_those_that_its_pile_sent(world):
+    told = world.get(f"/v1/contracts/{world.settled.hex()}/records", "dan").json()
+    assert (told["contract"], told["pile"]) == (world.settled.hex(), "pile-1")
+    assert [(row["kind"], row["ocmf"]) for row in told["records"]] == list(
+        zip(("begin", "end"), world.records, strict=True)
+    )
+    assert world.get(f"/v1/contracts/{world.disputed.hex()}/records", "dan").json()["records"] == []
+    path = world.folder / "records.sqlite"
+    whole = path.read_bytes()
+    try:
+        for content, status, code in ((None, 409, "no_records"), (b"no database" * 400, 503, "database")):
+            path.unlink(missing_ok=True)
+            if content:
+                path.write_bytes(content)
+            answer = world.get(f"/v1/contracts/{world.settled.hex()}/records", "dan")
+            assert (answer.status_code, answer.json()["code"]) == (status, code)
+    finally:
+        path.write_bytes(whole)
 
 
 # --- tokens --------------------------------------------------------------------------------------------------------------

@@ -10,13 +10,16 @@ import time
 from pathlib import Path
 
 import httpx
+from exported import pile_records
 from settled import MEASURED_AT, Chain
 from world import HOUR, NOW, key
 
 from pile_coordinator.chain.transactions import Deposit, List, Object, PlaceBid, RegisterParty, RegisterPile
+from pile_coordinator.records import RecordDesk
 from pile_coordinator.web.tokens import Tokens
 from pile_hil.broker import free_port
-from pile_shared.proof import REASON_USER, REASON_VEHICLE_FULL
+from pile_shared.proof import BEGIN, END, REASON_USER, REASON_VEHICLE_FULL, parse
+from pile_shared.record import encode_record
 
 NASTY = "<script>alert(1)</script>'; DROP TABLE block; --"
 ROLES = {
@@ -37,6 +40,7 @@ class WebWorld:
         self.folder = folder
         self.chain = Chain(folder)
         self._live()
+        self._record()
         (folder / "genesis.json").write_text(json.dumps(self.chain.genesis.to_json()))
         self.port = free_port()
         self.config = folder / "web.toml"
@@ -73,6 +77,18 @@ class WebWorld:
         self.chain.block(start + HOUR + 1000, ("operator", self._session(start)))
         self.chain.block(start + HOUR + 2000, ("dan", Object(self.disputed, "cause", 4000, NASTY)))
 
+    def _record(self) -> None:
+        """What the pile sent of the settled session."""
+        chain = self.chain
+        desk = RecordDesk(self.folder / "records.sqlite", chain.genesis.chain_id, lambda: self.begin)
+        proofs = [parse(message)[1] for message in chain.certificate(self.settled).proofs]
+        self.records = pile_records(self.folder / "pile", chain, chain.certificate(self.settled))
+        marked = [proof.sequence for proof in proofs if proof.event in {BEGIN, END}]
+        for sequence, text in zip(marked, self.records, strict=True):
+            desk.offer(chain.engine.state, chain.evidence.db, "pile-1", encode_record(sequence, text))
+        assert desk.commit()
+        desk.close()
+
     def _trade(self, at: int) -> None:
         end = at + 4 * HOUR
         listing = List("pile-1", at, end + 16 * HOUR, 20_000, -1, False)
@@ -81,7 +97,6 @@ class WebWorld:
 
     def _session(self, start: int):
         from pile_coordinator.chain.transactions import SubmitProofs
-        from pile_shared.proof import BEGIN, END
 
         world, base = self.chain.world, 102_000  # where the first session ended
         return SubmitProofs(

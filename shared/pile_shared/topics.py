@@ -8,6 +8,7 @@ Piles:    pilechain/1/<chain>/<pile>/proof     up    one metering proof
           pilechain/1/<chain>/<pile>/update    down  a signed offer of new software; pieces of it, when asked for
           pilechain/1/<chain>/<pile>/want      up    which piece comes next, or why none does; for the update tool
           pilechain/1/<chain>/<pile>/validators  down  a certified change of the validator set
+          pilechain/1/<chain>/<pile>/record, recorded  up and down  OCMF records, which boards do not make (record.py)
 Parties:  pilechain/1/<chain>/party/<party>/tx, query     up
           pilechain/1/<chain>/party/<party>/result, answer  down
           pilechain/1/<chain>/party/<party>/serving  among coordinators (pile_coordinator/serving.py)

@@ -76,7 +76,9 @@ from pile_shared.errors import CodecError
 from pile_shared.platform import sha256
 from pile_shared.proof import ALARM, BEGIN, END, HEARTBEAT, NO_PREVIOUS, PERIODIC, Origin, Proof, proof_hash
 from pile_shared.reading import Reading
+from pile_shared.record import MAX_RECORD_BYTES, STORED, encode_record, open_answer, sign_answer
 from pile_shared.terms import FIELDS
+from pile_shared.units import MAX_SEQUENCE
 
 ROOT = Path(__file__).parent.parent.parent
 CDDL = ROOT / "docs/wire-format.cddl"
@@ -431,10 +433,20 @@ def live(day):
         ("handover", Chain().hand_over(Chain(powers=(1, 2), first_key=2000))),
         ("pile-status", encode([0, "pile-1", 0])),
         *node_messages(day),
+        *records(day),
         ("serving-message", Servers(day.chain, "operator").presence(key("operator"))),
         ("validators", encode([v.fields() for v in day.genesis.validators])),
         *bundles(day),
     ]
+
+
+def records(day):
+    """The longest record there may be, and what is said to it."""
+    message = encode_record(MAX_SEQUENCE, "x" * MAX_RECORD_BYTES)
+    node = key("grid/attest")
+    answers = [sign_answer(day.chain, "p" * 32, message, outcome, node) for outcome in (STORED, "x" * 32)]
+    assert all(open_answer(answer, day.chain, "p" * 32, [node.public]) for answer in answers)
+    return [("record-message", message), *(("record-answer", answer) for answer in answers)]
 
 
 def bundles(day):
@@ -667,7 +679,16 @@ def test_nothing_was_left_unsaid(said):
     assert {fields[4] for fields in proofs} == {BEGIN, PERIODIC, END, HEARTBEAT, ALARM}
     rules = {rule for rule, _ in said}
     assert rules >= {"terms", "statement", "header", "inclusion", "session-message", "pile-status", "order-certificate"}
-    assert {"handover", "node-attestation", "node-missing", "serving-message", "bundle", "comet-transaction"} <= rules
+    assert {
+        "handover",
+        "node-attestation",
+        "node-missing",
+        "serving-message",
+        "bundle",
+        "comet-transaction",
+        "record-message",
+        "record-answer",
+    } <= rules
     lengths = {len(decode(data, MOST)) for rule, data in said if rule == "reply"}
     assert lengths == {3, 4}
 

@@ -9,12 +9,12 @@ One order is in memory at a time. A file is there whole or not at all; a table a
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pile_coordinator.chain.genesis import Genesis
 from pile_coordinator.exports import tables
-from pile_coordinator.exports.ocmf import Record, RecordFolder, check_records, safe_xml
+from pile_coordinator.exports.ocmf import Record, RecordSources, record_kinds, safe_xml
 from pile_coordinator.exports.ocpi import cdrs_json
 from pile_coordinator.exports.ocpp import signed_meter_values_json
 from pile_coordinator.exports.operator import Operator
@@ -25,6 +25,7 @@ from pile_shared.errors import ConfigError, PilechainError
 
 CERTIFICATE, OCMF, OCPP, CDR, CSV, PARQUET = "certificate", "ocmf", "ocpp", "cdr", "csv", "parquet"
 FORMATS = (CERTIFICATE, OCMF, OCPP, CDR, CSV, PARQUET)
+MAX_MISSING = 10_000  # records named one by one: boards make none, and a year of them is many
 _Table = CsvTable | ParquetTable
 
 
@@ -41,17 +42,34 @@ class Wanted:
     closed_from_ms: int
     closed_until_ms: int
     operator: Operator | None = None
-    records: RecordFolder | None = None
+    records: RecordSources | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """OCMF records that were looked for in vain: contract id in hexadecimal, pile id, and which of begin and end."""
+
+    contract: str
+    pile: str
+    kinds: tuple[str, ...]
 
 
 @dataclass(slots=True)
 class Report:
-    """What became of the orders: written, outside the time asked for, refused; and of the written, how many had OCMF."""
+    """What became of the orders.
+
+    Attributes:
+        exported, outside, refused: how many were written, closed outside the time asked for, or refused. with_ocmf,
+        without_ocmf: of the written, how many had an OCMF record, and how many lacked one that the session should have.
+        missing: the first MAX_MISSING that lacked one.
+    """
 
     exported: int = 0
     outside: int = 0
     refused: int = 0
     with_ocmf: int = 0
+    without_ocmf: int = 0
+    missing: list[Missing] = field(default_factory=list)
 
 
 def export_orders(
@@ -76,7 +94,7 @@ def export_orders(
     if CDR in wanted.formats and wanted.operator is None:
         raise ConfigError("a CDR needs the operator's file: --operator operator.toml (docs/exports.md)")
     if {OCMF, OCPP} & wanted.formats and wanted.records is None:
-        raise ConfigError("OCMF and OCPP need the piles' records: --ocmf FOLDER (docs/exports.md)")
+        raise ConfigError("OCMF and OCPP need the piles' records: a data folder that has them, or --ocmf FOLDER")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _tables(folder, wanted.formats) as (orders, postings):
@@ -115,7 +133,7 @@ class _Run:
         order = read_order(data, self._genesis)
         if order.contract in self._seen:  # the same order twice would be money twice in the tables
             return
-        records = check_records(order, wanted.records.texts(order)) if wanted.records else []
+        records = wanted.records.records(order) if wanted.records else []
         for suffix, content in self._files(order, records).items():
             _replace(self._folder / f"{order.contract}{suffix}", content)
         for table in self._orders:
@@ -125,6 +143,15 @@ class _Run:
         self._seen.add(order.contract)
         self._report.exported += 1
         self._report.with_ocmf += bool(records)
+        if wanted.records is not None:
+            self._note_missing(order, records)
+
+    def _note_missing(self, order: Order, records: list[Record]) -> None:
+        there = {record.kind for record in records}
+        kinds = tuple(kind for kind in record_kinds(order) if kind not in there)
+        self._report.without_ocmf += bool(kinds)
+        if kinds and len(self._report.missing) < MAX_MISSING:
+            self._report.missing.append(Missing(order.contract, order.terms.pile, kinds))
 
     def _files(self, order: Order, records: list[Record]) -> dict[str, bytes]:
         """All of an order's files before the first is written."""

@@ -1,48 +1,26 @@
-"""OCMF records of a session: found in a folder copied from the pile, checked against the proofs, put into the S.A.F.E. XML.
+"""OCMF records of a session: found where they are kept, checked against the proofs, put into the S.A.F.E. XML.
 
-The pile signs a record at begin and end and keeps it in a folder (docs/ocmf.md); nothing of it is on the chain. So a record
-is trusted for what the chain knows already: it counts only if the contract's pile key signed it and every value the proof
-has too is the proof's. Table numbers are those of "Open Charge Metering Format" 1.4.1 (SAFE-eV).
+The pile signs a record at begin and end and sends it to the coordinator (docs/ocmf.md); nothing of it is on the chain. So a
+record is trusted for what the chain knows already (`pile_coordinator.ocmf`), again here, because where it was kept and who
+copied it is nobody's word.
 """
 
-import json
 import os
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 from xml.sax.saxutils import escape
 
-from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
-
 from pile_coordinator.exports.order import ExportError, Order
+from pile_coordinator.ocmf import CONTRACT_DIGITS, KINDS, RecordError, compare, parse_record
+from pile_coordinator.records import StoredRecords
 from pile_shared.errors import ConfigError
-from pile_shared.platform import es256_verify
-from pile_shared.proof import (
-    BEGIN,
-    END,
-    REASON_ENERGY_REACHED,
-    REASON_POWER_LOST,
-    REASON_USER,
-    REASON_VEHICLE_FULL,
-    REASON_WINDOW_END,
-    Proof,
-)
+from pile_shared.proof import Proof
+from pile_shared.record import MAX_RECORD_BYTES
 
-MAX_RECORD_BYTES = 2500  # signedMeterData of OCPP 2.0.1; the longest that a pile makes is 1,024
 MAX_FOLDER_RECORDS = 1_000_000  # names in memory, some 200 MB: a year of 500,000 sessions
-CONTRACT_DIGITS = 40  # of the contract id that a record names
-OBIS_IMPORT = "01-00:01.08.00*FF"
-SIGNATURE_ALGORITHM = "ECDSA-secp256r1-SHA256"
 _NAME = re.compile(r"T\d{10}-\d{10}-(begin|end)-([0-9a-f]{40})\.ocmf")
-_TIME_STATUS = "UISR"  # table 19, in the order of pile_shared.reading.TIME_*
-_KINDS = {BEGIN: "begin", END: "end"}
 _CONTEXTS = {"begin": "Transaction.Begin", "end": "Transaction.End"}
-_ENDINGS = dict.fromkeys((REASON_VEHICLE_FULL, REASON_ENERGY_REACHED, REASON_WINDOW_END), "L") | {
-    REASON_USER: "R",
-    REASON_POWER_LOST: "P",
-}
 # SubjectPublicKeyInfo (RFC 5480) of an uncompressed P-256 point, up to the point
 _KEY_INFO = bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d030107034200")
 
@@ -70,17 +48,26 @@ def check_record(order: Order, text: str) -> Record | None:
     Raises:
         ExportError: it is no OCMF record of ours, not signed by this pile, or differs from the proof; names the field.
     """
-    payload, fields, signature = _parts(text)
-    if not es256_verify(order.terms.pile_public, payload.encode(), signature):
-        raise ExportError(
-            f"an OCMF record is not signed by the key of {order.terms.pile}; was the key or file changed?"
-        )
-    event = BEGIN if fields["RD"][0]["TX"] == "B" else END
-    proof = next((proof for proof in order.session if proof.event == event), None)
-    if proof is None:
-        return None
-    _compare(order, proof, fields)
-    return Record(_KINDS[event], int(fields["PG"][1:]), payload, text)
+    try:
+        record = parse_record(text)
+        record.check_signature(order.terms.pile, order.terms.pile_public)
+        proof = _proof_of(order, record.event)
+        if proof is None:
+            return None
+        model = order.session[0].origin
+        compare(record, order.chain_id, order.terms, model.model if model else None, proof)
+    except RecordError as error:
+        raise ExportError(error.message) from error
+    return Record(KINDS[record.event], record.pagination, record.payload, text)
+
+
+def _proof_of(order: Order, event: int) -> Proof | None:
+    return next((proof for proof in order.session if proof.event == event), None)
+
+
+def record_kinds(order: Order) -> list[str]:
+    """Of which proofs of the session there is a record, if the pile makes any: begin, end."""
+    return [kind for event, kind in KINDS.items() if _proof_of(order, event) is not None]
 
 
 def check_records(order: Order, texts: list[str]) -> list[Record]:
@@ -96,7 +83,7 @@ def check_records(order: Order, texts: list[str]) -> list[Record]:
             raise ExportError(
                 f"two different OCMF {record.kind} records of contract {order.contract}; keep the pile's own"
             )
-    return [kept[kind] for kind in _KINDS.values() if kind in kept]
+    return [kept[kind] for kind in KINDS.values() if kind in kept]
 
 
 def safe_xml(order: Order, records: list[Record]) -> str:
@@ -144,48 +131,24 @@ class RecordFolder:
         return texts
 
 
-def _parts(text: str) -> tuple[str, dict[str, Any], bytes]:
-    """Payload, its fields (numbers as text) and the signature, r || s; ExportError unless it has the form ours have."""
-    parts = text.split("|")
-    if len(text) > MAX_RECORD_BYTES or len(parts) != 3 or parts[0] != "OCMF":
-        raise ExportError(f"not an OCMF record of at most {MAX_RECORD_BYTES} bytes: {text[:40]!r}")
-    try:
-        fields = json.loads(parts[1], parse_float=str)
-        signed = json.loads(parts[2])
-        (reading,) = fields["RD"]
-        if signed["SA"] != SIGNATURE_ALGORITHM or not re.fullmatch(r"T\d{1,10}", fields["PG"]) or "TX" not in reading:
-            raise ExportError("an OCMF record of another signature algorithm or numbering than ours")
-        r, s = decode_dss_signature(bytes.fromhex(signed["SD"]))
-        return parts[1], fields, r.to_bytes(32, "big") + s.to_bytes(32, "big")
-    except (ValueError, TypeError, KeyError, OverflowError, AttributeError, RecursionError) as error:
-        raise ExportError(f"an OCMF record is damaged: {type(error).__name__} {error}") from error
+class RecordSources:
+    """Where an export finds records: what piles sent to the coordinator, and where it lacks one, copies of their folders."""
 
+    def __init__(self, stored: StoredRecords | None = None, folder: RecordFolder | None = None) -> None:
+        """From either or both."""
+        self._stored, self._folder = stored, folder
 
-def _compare(order: Order, proof: Proof, fields: dict[str, Any]) -> None:
-    """Each value that record and proof share. GV is the software's at that moment: an update may lie before the end."""
-    terms, reading, said = order.terms, proof.readings[-1], fields["RD"][0]
-    model = order.session[0].origin
-    expected = {
-        "GS": f"{order.chain_id}/{terms.pile}",
-        "ID": order.contract[:CONTRACT_DIGITS],
-        "MS": terms.meter_serial,
-        "MM": model.model if model else None,
-    }
-    values = {
-        "TM": f"{_timestamp(reading.time_ms)} {_TIME_STATUS[reading.time_status]}",
-        "TX": "B" if proof.event == BEGIN else _ENDINGS.get(proof.reason, "A"),
-        "RV": f"{reading.energy_wh // 1000}.{reading.energy_wh % 1000:03}",
-        "RI": OBIS_IMPORT,
-        "RU": "kWh",
-        "ST": "G",
-    }
-    for shown, wanted in ((fields, expected), (said, values)):
-        for name, value in wanted.items():
-            if shown.get(name) != value:
-                raise ExportError(f"an OCMF record says {name} {shown.get(name)!r}, the signed proof {value!r}")
-
-
-def _timestamp(time_ms: int) -> str:
-    """Table 7: UTC with milliseconds after a comma. From parts: a float of seconds would round."""
-    at = datetime.fromtimestamp(time_ms // 1000, UTC)
-    return f"{at:%Y-%m-%dT%H:%M:%S},{time_ms % 1000:03}+0000"
+    def records(self, order: Order) -> list[Record]:
+        """The records of an order, checked, begin before end; ExportError as `check_records`."""
+        found = list[Record]()
+        if self._stored is not None:
+            try:
+                texts = self._stored.of(order.terms.contract_id(), [proof.sequence for proof in order.session])
+            except RecordError as error:
+                raise ExportError(error.message) from error
+            found = check_records(order, texts)
+        if self._folder is None or len(found) == len(record_kinds(order)):
+            return found
+        known = {record.kind: record for record in check_records(order, self._folder.texts(order))}
+        known |= {record.kind: record for record in found}
+        return [known[kind] for kind in KINDS.values() if kind in known]

@@ -3,8 +3,9 @@
 from base64 import b64encode
 
 from pile_coordinator.exports.exact import dumps
-from pile_coordinator.exports.ocmf import SIGNATURE_ALGORITHM, Record, public_key_info
+from pile_coordinator.exports.ocmf import Record, public_key_info
 from pile_coordinator.exports.order import ExportError, Order
+from pile_coordinator.ocmf import SIGNATURE_ALGORITHM
 
 MAX_DATA = 2500  # characters of signedMeterData and of publicKey
 

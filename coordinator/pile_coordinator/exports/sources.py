@@ -4,23 +4,31 @@ Each comes as a name, for messages, and a function that reads or makes it when i
 stops no other.
 """
 
-import sqlite3
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import cast
+
+import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
 
 from pile_coordinator.certificates import MAX_CERTIFICATE_BYTES
 from pile_coordinator.chain.contracts import CONFIRMED, SETTLED, UNSIGNED
 from pile_coordinator.chain.genesis import Genesis
 from pile_coordinator.chain.settlement import decode_statement
 from pile_coordinator.engines.engine import Block, Engine
-from pile_coordinator.evidence.queries import order_certificate
+from pile_coordinator.evidence.database import EvidenceError
+from pile_coordinator.evidence.opening import open_to_read
+from pile_coordinator.evidence.queries import NoEvidenceError, order_certificate
+from pile_coordinator.evidence.schema import block as block_table
+from pile_coordinator.evidence.schema import mark
+from pile_coordinator.records import RECORDS, StoredRecords
 from pile_coordinator.replay import open_ledger
 from pile_shared.certificate import MAX_LEAF_BYTES
 from pile_shared.codec import decode, items
-from pile_shared.errors import ConfigError
+from pile_shared.errors import ConfigError, PilechainError
 from pile_shared.terms import LEAF_CLOSED, LEAF_SETTLEMENT
 
 _SETTLED_BEFORE = (CONFIRMED, SETTLED)  # in an earlier block; no order ends so
@@ -35,6 +43,11 @@ def certificate_files(given: list[Path]) -> list[Source]:
         if not path.exists():
             raise ConfigError(f"{path}: no such file or folder")
         paths += sorted(path.glob("*.cbor")) if path.is_dir() else [path]
+    if not paths and any((path / _LEDGER).is_file() for path in given):
+        raise ConfigError(
+            f"{given[0]} has a ledger, and no {_EVIDENCE}: give the coordinator's configuration file instead of its folder,"
+            " or name the evidence database with --evidence"
+        )
     if not paths:
         raise ConfigError("no certificates (.cbor) there; make one with: pilechain wallet certificate ORDER --out FILE")
     return [(str(path), partial(_read, path)) for path in paths]
@@ -48,29 +61,74 @@ def _read(path: Path) -> bytes:
         raise ConfigError(f"{path}: {error.strerror}") from error
 
 
-def is_data_folder(path: Path) -> bool:
-    """Whether there are ledger and evidence: a demo leaves its ledger beside certificates, and those are meant then."""
-    return all((path / name).is_file() for name in (_LEDGER, _EVIDENCE))
+def is_data_folder(path: Path, *, has_evidence: bool = False) -> bool:
+    """Whether there are ledger and evidence: a demo leaves its ledger beside certificates, and those are meant then.
+
+    With `has_evidence` a ledger is enough: the evidence is elsewhere, and was named.
+    """
+    return (path / _LEDGER).is_file() and (has_evidence or (path / _EVIDENCE).is_file())
 
 
 class DataFolder:
-    """The ledger and the evidence of a coordinator, only read."""
+    """The ledger and the evidence of a coordinator, only read.
 
-    def __init__(self, folder: Path, genesis: Genesis) -> None:
-        """Open; ConfigError or StoreError if this is not the data folder of a coordinator of this chain."""
+    Attributes:
+        records: the OCMF records that piles sent it; None if the folder has none, of an earlier release or only copied in part.
+    """
+
+    def __init__(self, folder: Path, genesis: Genesis, evidence: str = "") -> None:
+        """Open.
+
+        Args:
+            folder: with the ledger.
+            genesis: that pins the chain.
+            evidence: the path of a SQLite file or the URL of a database; "" for the file in the folder.
+
+        Raises:
+            ConfigError, StoreError: this is not the data folder of a coordinator of this chain.
+            EvidenceError: the evidence is another chain's, of another schema, or its server does not answer.
+        """
         self.genesis = genesis
         self._store = open_ledger(folder / _LEDGER, genesis)
-        evidence = folder / _EVIDENCE
         try:
-            self._evidence = sqlite3.connect(f"{evidence.resolve().as_uri()}?mode=ro", uri=True)
-        except sqlite3.Error as error:
+            self._evidence = open_to_read(evidence or str(folder / _EVIDENCE))
+        except PilechainError:
             self._store.close()
-            raise ConfigError(f"{evidence} cannot be read: {error}; it is made when the coordinator starts") from error
+            raise
+        self.records: StoredRecords | None = None
+        try:
+            self._height = self._check_evidence()
+            self.records = StoredRecords(folder / RECORDS) if (folder / RECORDS).is_file() else None
+        except PilechainError:
+            self.close()
+            raise
+
+    def _check_evidence(self) -> int:
+        """The height that the evidence has come to; EvidenceError if its last block is none of this ledger's."""
+        with self._read() as db:
+            written = db.execute(sa.select(mark.c.height)).scalar() or 0
+            height = min(written, self._store.height())
+            found = db.execute(sa.select(block_table.c.hash).where(block_table.c.height == height)).scalar()
+        if height >= self._store.first_height() and found != self._store.block(height).header.hash():
+            raise EvidenceError(
+                f"block {height} of the evidence is of another chain than the ledger's: check --evidence, or [evidence] url"
+            )
+        return int(written)
+
+    @contextmanager
+    def _read(self) -> Iterator[sa.Connection]:
+        try:
+            with self._evidence.connect() as db:
+                yield db
+        except DBAPIError as error:
+            raise EvidenceError(f"the evidence at {self._evidence.url!r} cannot be read ({error.orig})") from error
 
     def close(self) -> None:
-        """Close both files."""
+        """Close all."""
+        if self.records is not None:
+            self.records.close()
         self._store.close()
-        self._evidence.close()
+        self._evidence.dispose()
 
     def block(self, height: int) -> Block:
         """A block of the ledger: with `genesis` all that the making of a certificate asks of an engine."""
@@ -94,10 +152,14 @@ class DataFolder:
 
     def _certificate(self, order: bytes) -> bytes:
         try:
-            return order_certificate(self._evidence, cast("Engine", self), order).encoded()
-        except sqlite3.Error as error:
-            raise ConfigError(
-                f"the evidence cannot be read: {error}; start the coordinator, which rewrites it"
+            with self._read() as db:
+                return order_certificate(db, cast("Engine", self), order).encoded()
+        except NoEvidenceError as error:
+            if self._height >= self._store.height():
+                raise
+            raise NoEvidenceError(
+                f"{error}; the evidence stands at block {self._height} of {self._store.height()}: have its coordinator run"
+                " until `pilechain evidence status` says that it is whole"
             ) from error
 
 

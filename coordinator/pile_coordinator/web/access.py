@@ -37,6 +37,7 @@ RULES: dict[str, dict[str, str]] = {
     "contract_proofs": _CONTRACTS,
     "contract_trace": _CONTRACTS,
     "certificate": _CONTRACTS,
+    "contract_records": _CONTRACTS,
     "postings": _CONTRACTS,
     "piles": _STANDING,
     "pile": _STANDING,

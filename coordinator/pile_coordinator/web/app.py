@@ -7,12 +7,15 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from importlib.metadata import version
+from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request, Response
 from fastapi import Path as InPath
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from pile_coordinator.ocmf import RecordError
+from pile_coordinator.records import RECORDS, StoredRecords
 from pile_coordinator.web import models as m
 from pile_coordinator.web.access import Grant, also, authorised, bearer
 from pile_coordinator.web.certificates import Certificates
@@ -25,6 +28,7 @@ from pile_coordinator.web.openapi import describe
 from pile_coordinator.web.problems import Refused, add_handlers
 from pile_coordinator.web.reading import Reading, open_database
 from pile_coordinator.web.tokens import TokenError, Tokens
+from pile_shared.errors import ConfigError
 
 Allowed = Annotated[Grant, Depends(authorised)]
 Cursor = Annotated[
@@ -276,6 +280,7 @@ def _trading() -> APIRouter:
         return web.reading.trace(grant, also(grant, "order"), bytes.fromhex(contract))
 
     _add_certificate(router)
+    _add_records(router)
 
     @router.get("/postings", name="postings", response_model=m.Page[m.PostingOut])
     def postings(
@@ -303,6 +308,33 @@ def _add_certificate(router: APIRouter) -> None:
             raise Refused(409, "no_ledger", "this server has no ledger; set ledger and genesis in web.toml")
         headers = {"content-disposition": f'attachment; filename="{contract}.cbor"'}
         return Response(web.certificates.make(name), media_type=CERTIFICATE_TYPE, headers=headers)
+
+
+def _add_records(router: APIRouter) -> None:
+    @router.get("/contracts/{contract}/records", name="contract_records", response_model=m.RecordsOut)
+    def contract_records(web: Here, grant: Allowed, contract: InHash) -> dict[str, Any]:
+        """The OCMF records of a contract, as its pile signed them and as the coordinator checked them against the proofs."""
+        name = bytes.fromhex(contract)
+        pile = web.reading.contract(grant, name)["pile"]
+        if web.config.ledger is None:
+            raise Refused(409, "no_ledger", "this server has no ledger; set ledger in web.toml: records are beside it")
+        path = web.config.ledger.parent / RECORDS
+        if not path.is_file():
+            raise Refused(409, "no_records", "there is no records.sqlite beside the ledger; a coordinator makes it")
+        return {"contract": contract, "pile": pile, "records": _records(path, name)}
+
+
+def _records(path: Path, contract: bytes) -> list[dict[str, Any]]:
+    try:
+        stored = StoredRecords(path)
+    except ConfigError as error:
+        raise Refused(503, "database", "the records cannot be read now", {"Retry-After": "5"}) from error
+    try:
+        return [{"kind": row.kind, "sequence": row.sequence, "ocmf": row.text} for row in stored.rows(contract)]
+    except RecordError as error:
+        raise Refused(503, "database", "the records cannot be read now", {"Retry-After": "5"}) from error
+    finally:
+        stored.close()
 
 
 def _standing() -> APIRouter:

@@ -8,6 +8,8 @@ from typing import Annotated, Generic, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from pile_coordinator.chain.records import ROLES
+from pile_coordinator.records import MAX_OF_CONTRACT
+from pile_shared.record import MAX_RECORD_BYTES
 from pile_shared.units import (
     MAX_AMOUNT_MICRO,
     MAX_ENERGY_WH,
@@ -121,6 +123,22 @@ class OrderOut(Said):
     explicit: bool = Field(description="Whether its party signs each contract.")
     outcome: Word
     ended_height: Height | None
+
+
+class RecordOut(Said):
+    """An OCMF record that a pile signed of a session's begin or end."""
+
+    kind: str = Field(description="begin or end.", pattern="^(begin|end)$")
+    sequence: int = Field(description="Of the proof whose reading it is.", ge=1, le=MAX_SEQUENCE)
+    ocmf: str = Field(description="The record: OCMF|payload|signature.", max_length=MAX_RECORD_BYTES)
+
+
+class RecordsOut(Said):
+    """The OCMF records of a contract, begin before end; none if its pile makes none, or they are still to come."""
+
+    contract: Hash
+    pile: Id
+    records: list[RecordOut] = Field(max_length=MAX_OF_CONTRACT)
 
 
 class ContractOut(Said):

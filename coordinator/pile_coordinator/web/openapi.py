@@ -20,7 +20,10 @@ _ALWAYS = {
     503: "The database does not answer.",
 }
 _WITH_TOKEN = {401: "No token, or one that is not good.", 403: "The token's role has no part in this."}
-_CERTIFICATE = {409: "There is no certificate of it (yet)."}
+_FROM_LEDGER = {
+    "certificate": {409: "There is no certificate of it (yet)."},
+    "records": {409: "The server has no file of records."},
+}
 _REFERENCE = "#/components/schemas/{model}"
 
 
@@ -57,7 +60,7 @@ def _description(app: FastAPI) -> dict[str, Any]:
 def _complete(path: str, operation: dict[str, Any]) -> None:
     """The refusals of one operation."""
     has_token = path != "/healthz"
-    refusals = _ALWAYS | (_WITH_TOKEN if has_token else {}) | (_CERTIFICATE if path.endswith("/certificate") else {})
+    refusals = _ALWAYS | (_WITH_TOKEN if has_token else {}) | _FROM_LEDGER.get(path.rpartition("/")[2], {})
     if operation.get("parameters"):
         refusals |= {422: "The request is wrong; `mistakes` says where."}
     if "{" in path:

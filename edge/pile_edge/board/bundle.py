@@ -66,6 +66,7 @@ LOADER_MODULE = "pile_edge/board/loader"
 LOADER_NAME = "pile_boot"
 CPYTHON_MODULES = (
     "pile_shared/openssl",
+    "pile_shared/record",
     "pile_edge/board/__init__",
     "pile_edge/board/linker",
     "pile_edge/board/names",
@@ -84,6 +85,7 @@ CPYTHON_MODULES = (
     "pile_edge/meters/schema",
     "pile_edge/meters/sunspec",
     "pile_edge/ocmf_records",
+    "pile_edge/ocmf_sending",
     "pile_edge/signers/atecc",
     "pile_edge/signers/hardware",
     "pile_edge/signers/tpm2",
