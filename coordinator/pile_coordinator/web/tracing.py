@@ -10,6 +10,7 @@ from pile_coordinator.web import models as m
 from pile_coordinator.web.access import view_of
 from pile_coordinator.web.problems import Refused
 from pile_coordinator.web.shared import Allowed, Here
+from pile_shared.units import MAX_SEQUENCE
 
 MAX_STORIES = 20
 Kind = Annotated[
@@ -42,7 +43,7 @@ def routes() -> APIRouter:
         limit: Annotated[int, Query(description="Contracts of a page.", ge=1, le=MAX_STORIES)] = 10,
         proofs: Annotated[int, Query(description="Of each contract.", ge=1, le=MAX_PROOFS)] = 50,
         after_proof: Annotated[
-            int, Query(description="`next_proof` of the page before, of one contract.", ge=0, le=m.MAX_SEQUENCE)
+            int, Query(description="`next_proof` of the page before, of one contract.", ge=0, le=MAX_SEQUENCE)
         ] = 0,
     ) -> dict[str, Any]:
         """What an id is, its own steps, and the contracts it belongs to, the newest first, each from order to money."""
