@@ -242,12 +242,11 @@ def test_a_pile_is_listed_reserved_charging_silent_and_settling(fresh):
         None,
         None,
     )
-    from pile_coordinator.chain.transactions import SubmitProofs
-
     begin = SubmitProofs([fresh.world.prove("pile-1", BEGIN, [(NOW + 3000, 100_000)], contract=contract)])
     fresh.block(NOW + 4000, ("operator", begin))
     row = state(NOW + 5000)
     assert (row["state"], row["heard_ms"], row["last_energy_wh"]) == ("charging", NOW + 4000, 100_000)
+    assert [state(NOW, view)["last_energy_wh"] for view in (DAN, OLGA, GRID)] == [100_000, 100_000, None]
     assert state(NOW + 4000 + 900_000)["state"] == "charging"
     assert state(NOW + 4001 + 900_000)["state"] == "silent"
     (alarm,) = [a for a in alarms(db, DAN, now_ms=NOW + HOUR, genesis=fresh.genesis).alarms if a.kind == "pile_silent"]
