@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import Connection, select, true
+from sqlalchemy import Connection, case, select, true
 from sqlalchemy.sql import ColumnElement
 
 from pile_coordinator.evidence import schema
@@ -125,12 +125,11 @@ def _doing(db: Connection, piles: set[str]) -> dict[str, _Row]:
 def _contracts(db: Connection) -> dict[str, _Row]:
     c, b, p = schema.contract.c, schema.block.c, schema.proof
     began = p.alias("began").c
+    is_own = (
+        case((began.kid == c.kid, 1), else_=0) == 1
+    )  # by no index: the key of `proof` would lead through a pile's past
     begun = (
-        select(began.height)
-        .where(began.contract == c.id, began.kid == c.kid, began.event == "begin")
-        .order_by(began.sequence)
-        .limit(1)
-        .scalar_subquery()
+        select(began.height).where(began.contract == c.id, began.event == "begin", is_own).limit(1).scalar_subquery()
     )
     query = (
         select(c.id, c.pile, c.user, c.state, c.window_start_ms, b.time_ms, begun.label("begun"))
