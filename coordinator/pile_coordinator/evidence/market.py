@@ -72,9 +72,9 @@ def _clearings(db: Connection, zone: str, heights: list[int]) -> dict[int, dict[
             p.zone == zone, p.height.in_(some)
         )
         for height, catalog, price in db.execute(priced.order_by(p.height, p.catalog_micro_per_kwh)):
-            row = rows[height]
-            low = price if row["low_micro_per_kwh"] is None else row["low_micro_per_kwh"]
-            row.update(zip(_PRICES, (catalog, price, low), strict=True))  # the last is the dearest
+            told = rows[height]
+            low = price if told["low_micro_per_kwh"] is None else told["low_micro_per_kwh"]
+            told.update(zip(_PRICES, (catalog, price, low), strict=True))  # the last is the dearest
     return rows
 
 
