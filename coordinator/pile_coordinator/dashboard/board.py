@@ -1,7 +1,7 @@
 """What the live pages draw from: the state of every pile, open contracts, orders and the newest prices, in memory.
 
-Read once for each block, whatever the number of pages, in a thread; pages look at it and are woken when it changed. It says only
-what the evidence says. What the evidence has not: refused proofs (only admitted ones are written), a resting bid's zone, and
+Read once for each block, whatever the number of pages, in a thread; pages look at it and are woken when it changed. It says
+only what the evidence says. What the evidence has not: refused proofs (only admitted ones are written), a resting bid's zone, and
 energy that a listing gets back from a contract that fell through.
 """
 
@@ -17,8 +17,8 @@ from starlette.concurrency import run_in_threadpool
 
 from pile_coordinator.chain.records import EV_OWNER, PILE_OWNER
 from pile_coordinator.evidence import schema, statistics
-from pile_coordinator.evidence.tallies import offer as offer_table
 from pile_coordinator.evidence.calendar import DAY, local, midnight_ms
+from pile_coordinator.evidence.tallies import offer as offer_table
 from pile_coordinator.web.access import ALL, DISPUTED, OWN, Grant
 from pile_coordinator.web.config import DashboardConfig
 from pile_coordinator.web.live import Watch
@@ -185,7 +185,7 @@ class Board:
         return {name: self.piles[name] for name in seen if name in self.piles}
 
     async def today(self, grant: Grant) -> dict[str, int] | None:
-        """The sums of the operator's day so far, of what `grant` (of contracts) shows; None where it shows no whole of anything.
+        """The sums of the operator's day so far, of what `grant` (of contracts) shows; None where it shows no whole.
 
         Kept for 10 s: pages that ask in between share one question to the database.
         """
@@ -361,12 +361,12 @@ class _Reader:
             )
             for name, event in db.execute(told):
                 events.setdefault(name, set()).add(event)
-            for *values, closed in db.execute(select(*columns).where(c.id.in_(some))):
-                is_charging = values[5] == "signed" and events.get(values[0]) == {"begin"}
-                if closed is None:
-                    self._contracts[values[0]] = OpenContract(*values, is_charging=is_charging)
+            for row in db.execute(select(*columns).where(c.id.in_(some))):
+                if row.closed_height is None:
+                    is_charging = row.state == "signed" and events.get(row.id) == {"begin"}
+                    self._contracts[row.id] = OpenContract(*row[:-1], is_charging)
                 else:
-                    self._contracts.pop(values[0], None)
+                    self._contracts.pop(row.id, None)
 
     def _read_orders(self, db: Connection, condition: Any) -> None:
         for row in db.execute(_orders().where(condition, schema.orders.c.outcome == "open").limit(MAX_ORDERS)):

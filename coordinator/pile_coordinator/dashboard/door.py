@@ -98,8 +98,7 @@ class Door:
         page = self.page(scope["path"])
         assert page is not None
         try:
-            if scope["method"] not in {"GET", "HEAD"}:
-                raise Refused(405, "method", "pages are only read")
+            _check_method(scope)
             grant = await run_in_threadpool(admit, self._web, token, page.route, address(scope))
             self._check_room(grant.token.id)
         except Refused as refusal:
@@ -117,11 +116,8 @@ class Door:
         headers = Headers(scope=scope)
         token = cookie(headers, TOKEN_COOKIE)
         try:
-            if not is_own(headers):
-                raise Refused(403, "origin", "a page of another server asked")
+            _check_source(scope, headers, token)
             grant = await run_in_threadpool(admit, self._web, token, "live", address(scope))
-            if not _shown_to(scope, token):
-                raise Refused(403, "page", "the page was shown to another token")
             opened = self._web.stream_of(grant.token.id)
             with opened:
                 self._web.metrics.streams.inc()
@@ -134,9 +130,23 @@ class Door:
             await send({"type": "websocket.close", "code": 1008})
 
 
+def _check_method(scope: Scope) -> None:
+    if scope["method"] not in {"GET", "HEAD"}:
+        raise Refused(405, "method", "pages are only read")
+
+
+def _check_source(scope: Scope, headers: Headers, token: str) -> None:
+    if not is_own(headers):
+        raise Refused(403, "origin", "a page of another server asked")
+    if not _shown_to(scope, token):
+        raise Refused(403, "page", "the page was shown to another token")
+
+
 def _shown_to(scope: Scope, token: str) -> bool:
-    """Whether the page that this socket names was shown to the same token. One that is not there any more is let pass:
-    NiceGUI then has the browser load it again."""
+    """Whether the page that this socket names was shown to the same token.
+
+    One that is not there any more is let pass: NiceGUI then has the browser load it again.
+    """
     found = re.search(rb"(?:^|&)client_id=([0-9a-f-]{36})(?:&|$)", scope["query_string"])
     if found is None:
         return False
@@ -154,15 +164,15 @@ class _Socket:
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._receive = receive
-        checking = asyncio.create_task(self._check(scope))
+        checking = asyncio.create_task(self._check())
         try:
             await self._app(scope, self._next, send)
         finally:
             checking.cancel()
 
-    async def _check(self, scope: Scope) -> None:
+    async def _check(self) -> None:
         """Until the token is good no more: then tell the pages, and let the socket end."""
-        while await run_in_threadpool(self._web.is_good, self._token):
+        while await run_in_threadpool(self._web.is_good, self._token):  # noqa: ASYNC110 - nobody tells of a revocation
             await asyncio.sleep(self._web.config.beat_s)
         for client in _pages_of(self._token):
             client.open("/sign-in?ended=1")

@@ -2,8 +2,9 @@
 
 import asyncio
 import importlib
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI
 from nicegui import core, ui
@@ -23,7 +24,7 @@ GZIP_LEVEL = 4  # scripts of 1.4 MB take 40 ms with it, and 90 ms with the best
 
 def add_dashboard(app: FastAPI) -> None:
     """Serve the dashboard at /, beside the API of `app`, from when it starts."""
-    web: Web = app.state.web
+    web = _web(app)
     board = Board(web.reading, web.watch, web.config.dashboard)
     for name in pages.MODULES:
         importlib.import_module(f"{pages.__name__}.{name}")
@@ -48,6 +49,11 @@ def add_dashboard(app: FastAPI) -> None:
     _run_beside(app, board)
 
 
+def _web(app: FastAPI) -> Web:
+    assert isinstance(app.state.web, Web)
+    return app.state.web
+
+
 class _Way(BaseRoute):
     """The route of all that the door takes."""
 
@@ -66,10 +72,10 @@ class _Way(BaseRoute):
 
 def _run_beside(app: FastAPI, board: Board) -> None:
     """Run the board for as long as the application runs."""
-    inner = app.router.lifespan_context
+    inner: Callable[[Any], AbstractAsyncContextManager[Any]] = app.router.lifespan_context
 
     @asynccontextmanager
-    async def lifespan(served: FastAPI) -> AsyncIterator[object]:
+    async def lifespan(served: FastAPI) -> AsyncIterator[Any]:
         async with inner(served) as state:
             running = asyncio.create_task(board.run())
             yield state

@@ -7,7 +7,10 @@ from starlette.responses import HTMLResponse, Response
 from pile_coordinator.dashboard import words
 from pile_coordinator.web.problems import Refused
 
-CSP = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+CSP = (
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'self'; base-uri 'none';"
+    " frame-ancestors 'none'"
+)
 _STYLE = """
 :root{color-scheme:light dark}body{font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Noto Sans CJK SC","PingFang SC",
 "Microsoft YaHei",sans-serif;margin:0;display:grid;place-items:center;min-height:100vh;background:Canvas;color:CanvasText}
@@ -21,7 +24,10 @@ button{margin-top:.8rem;background:#0072B2;border-color:#0072B2;color:#fff;font-
 
 def sign_in(language: str, to: str, *, told: str = "", status: int = 200, retry_s: int = 0) -> Response:
     """The form that takes a token; `told` is the key of what to say above it, `to` where to go then."""
-    say = lambda key, **values: html.escape(words.text(language, key, **values))  # noqa: E731 - short, as it is everywhere
+
+    def say(key: str, **values: object) -> str:
+        return html.escape(words.text(language, key, **values))
+
     notice = f'<p class="bad" role="alert">{say(told, seconds=retry_s)}</p>' if told else ""
     body = (
         f"<h1>{say('shell.name')}</h1><p>{say('sign.about')}</p>{notice}"

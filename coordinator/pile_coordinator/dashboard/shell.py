@@ -16,11 +16,13 @@
 - `menu=n` puts the page into the navigation, in the order of n; `title` is the key of its name there and above the page.
 - Questions to the database go through `await view.ask(function, *arguments)`, in a thread; what a database that is away or a
   Refused (404, say) comes to is shown by the shell, also in `follow`.
-- Texts: `view.text("key", name=value)`; words of the evidence: `view.word("state", "charging")`. Add keys to words/en/<section>.json
-  and words/zh/<section>.json; tests hold both to the same keys and placeholders, and every key to be used.
-- Amounts: `view.money`, `view.money_exact`, `view.price`, `view.energy`, `view.power`, `view.time`, `view.clock`: integers in, text out.
-- Elements: `card`, `cards`, `figure`, `rows`, `table`, `note`, `banner`, `link`, `title` below, in the style of `theme`. They take text,
-  never HTML: what parties wrote cannot become markup. Charts: `ui.echart(theme.chart(...))`.
+- Texts: `view.text("key", name=value)`; words of the evidence: `view.word("state", "charging")`. Add keys to
+  words/en/<section>.json and words/zh/<section>.json; tests hold both to the same keys and placeholders, and every key to be
+  used: literally as `"key"`, or by its family as in `word("state", ...)`.
+- Amounts: `view.money`, `view.money_exact`, `view.price`, `view.energy`, `view.power`, `view.time`, `view.clock`: integers
+  in, text out.
+- Elements: `title`, `columns`, `cards`, `card`, `bar`, `Figure`, `rows`, `table`, `note`, `banner`, `link` below, in the style
+  of `theme`. They take text, never HTML: what parties wrote cannot become markup. Charts: `ui.echart(theme.chart(...))`.
 - Name the page's module in `pages.MODULES`.
 """
 
@@ -29,7 +31,6 @@ import inspect
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
-from zoneinfo import ZoneInfo
 
 from fastapi import Request
 from nicegui import Client, background_tasks, ui
@@ -100,7 +101,7 @@ class View:
         """A view of what `visit` may see."""
         self.web, self.board, self.path = web, board, path
         self.grant, self.language = visit.grant, visit.language
-        self.zone: ZoneInfo = web.config.dashboard.zone
+        self.zone = web.config.dashboard.zone
         self.currency = web.config.genesis.params.currency if web.config.genesis else ""
         self._client = client
 

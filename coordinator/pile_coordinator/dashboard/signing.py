@@ -50,8 +50,7 @@ def router(web: Web, door: Door) -> APIRouter:
             language_of(request.headers),
         )
         try:
-            if not is_own(request.headers):
-                raise Refused(403, "origin", "the form was of another server")
+            _check_own(request)
             grant = await run_in_threadpool(admit, web, token, "whoami", address(request.scope))
         except Refused as refusal:
             retry_s = int(refusal.headers.get("Retry-After", 0))
@@ -64,8 +63,7 @@ def router(web: Web, door: Door) -> APIRouter:
 
     @routes.post("/sign-out", name="sign_out")
     async def sign_out(request: Request) -> Response:
-        if not is_own(request.headers):
-            raise Refused(403, "origin", "the form was of another server")
+        _check_own(request)
         answer = RedirectResponse("/sign-in", 303)
         answer.delete_cookie(TOKEN_COOKIE, path="/", httponly=True, samesite="strict", secure=_is_https(request))
         load_again(cookie(request.headers, TOKEN_COOKIE))  # in this browser they come to sign in, in others they stay
@@ -79,6 +77,11 @@ def router(web: Web, door: Door) -> APIRouter:
         return answer
 
     return routes
+
+
+def _check_own(request: Request) -> None:
+    if not is_own(request.headers):
+        raise Refused(403, "origin", "the form was of a page of another server")
 
 
 async def _form(request: Request) -> dict[str, str]:

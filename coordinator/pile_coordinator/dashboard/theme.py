@@ -44,7 +44,8 @@ white-space:nowrap}
 .pc-num{font-variant-numeric:tabular-nums}
 h1.pc-title{font-size:18px;line-height:1.3;font-weight:650;margin:2px 0 0;overflow-wrap:anywhere}
 h2.pc-sub{font-size:14px;line-height:1.3;font-weight:650;margin:0 0 6px}
-.pc-card{background:var(--pc-card);border:1px solid var(--pc-line);border-radius:6px;padding:12px 14px;min-width:0;overflow:hidden}
+.pc-card{background:var(--pc-card);border:1px solid var(--pc-line);border-radius:6px;padding:12px 14px;
+min-width:0;overflow:hidden}
 .pc-cards{display:grid;gap:12px;grid-template-columns:repeat(auto-fit,minmax(150px,1fr))}
 .pc-two{display:grid;gap:12px;grid-template-columns:minmax(0,2fr) minmax(0,1fr)}
 .pc-figure b{display:block;font-size:20px;font-weight:600;line-height:1.3;font-variant-numeric:tabular-nums}
