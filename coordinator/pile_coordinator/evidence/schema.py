@@ -231,7 +231,7 @@ orders = _table(
     _may("ended_height", _BIG),
     Index("orders_party", "party", "height"),
     Index("orders_height", "height", "position"),
-    Index("orders_ended", "ended_height"),
+    Index("orders_ended", "ended_height", "height", "position"),
 )
 # What the contracts of a divisible bid call their order.
 piece = _table(
@@ -377,7 +377,7 @@ dispute = _table(
     _may("bond_micro", _BIG),
     _may("answer_height", _BIG),
     _may("answer_position", Integer()),
-    Index("dispute_at", "height"),
+    Index("dispute_at", "height", "position"),
 )
 ruling = _table(
     "ruling",

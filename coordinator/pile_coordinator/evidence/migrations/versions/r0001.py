@@ -188,7 +188,7 @@ def upgrade() -> None:  # noqa: PLR0915 - one statement for each table and index
         **OPTIONS,
         sqlite_with_rowid=False,
     )
-    op.create_index("dispute_at", "dispute", ["height"])
+    op.create_index("dispute_at", "dispute", ["height", "position"])
     op.create_table(
         "fee_collection",
         sa.Column("height", BIG, autoincrement=False, nullable=False),
@@ -250,7 +250,7 @@ def upgrade() -> None:  # noqa: PLR0915 - one statement for each table and index
         **OPTIONS,
         sqlite_with_rowid=False,
     )
-    op.create_index("orders_ended", "orders", ["ended_height"])
+    op.create_index("orders_ended", "orders", ["ended_height", "height", "position"])
     op.create_index("orders_height", "orders", ["height", "position"])
     op.create_index("orders_party", "orders", ["party", "height"])
     op.create_table(
