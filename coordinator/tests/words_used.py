@@ -13,7 +13,7 @@ SOURCES = "\n".join(
 
 def families() -> set[str]:
     """The families that `word(...)` is asked for."""
-    return set(re.findall(r"\bword\(\s*(?:[\w.]+\.?language,\s*)?\"([a-z_]+)\"", SOURCES))
+    return set(re.findall(r"\bword\(\s*(?:[\w.]+\.?language,\s*)?[\"']([a-z_]+)[\"']", SOURCES))
 
 
 def is_used(key: str) -> bool:
@@ -21,4 +21,4 @@ def is_used(key: str) -> bool:
     family = key.partition(".")[0]
     dynamic = {"refused", "shell"} & {family}
     by_template = dynamic and re.search(rf'f"{family}\.\{{', SOURCES)
-    return f'"{key}"' in SOURCES or family in families() or bool(by_template)
+    return f'"{key}"' in SOURCES or f"'{key}'" in SOURCES or family in families() or bool(by_template)

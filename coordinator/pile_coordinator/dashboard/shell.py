@@ -121,13 +121,23 @@ class View:
         A page that is slower than blocks come is called for the newest one: it never lags behind by more than one call.
         """
         slot = ui.context.slot.parent
-        task = background_tasks.create(self._follow(refresh, slot), name="follow")
-        self._client.on_delete(task.cancel)
+        started = False
+
+        def start() -> None:
+            nonlocal started
+            if not started:  # a socket that was lost and is back is no other page
+                started = True
+                task = background_tasks.create(self._follow(refresh, slot), name="follow")
+                self._client.on_delete(task.cancel)
+
+        # Not by waiting for the client here: NiceGUI takes that as leave to send the page before it is built.
+        self._client.on_connect(start)
 
     async def _follow(self, refresh: Callable[[], Awaitable[None] | None], slot: Any) -> None:
-        await self._client.connected()
-        seen = self.board.height
+        seen = -1
         while not self._client.is_deleted:
+            await self.board.news(seen, BEAT_S)
+            seen = self.board.height
             with slot:
                 try:
                     waits = refresh()
@@ -135,8 +145,6 @@ class View:
                         await waits
                 except DATABASE_AWAY:
                     self.web.metrics.database_errors.inc()  # the banner says so; what is shown stays
-            await self.board.news(seen, BEAT_S)
-            seen = self.board.height
 
     def to(self, text: str, path: str) -> Cell:
         """A link to a path of the dashboard, where there is a page that the caller may see; else the text alone."""
