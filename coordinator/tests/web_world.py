@@ -33,7 +33,7 @@ ROLES = {
 class WebWorld:
     """The chain, the server and a client. `settled` and `disputed` are contracts; `tokens` texts by party."""
 
-    def __init__(self, folder: Path, **limits: int) -> None:
+    def __init__(self, folder: Path, *, top: str = "", **limits: int) -> None:
         self.folder = folder
         self.chain = Chain(folder)
         self._live()
@@ -43,7 +43,7 @@ class WebWorld:
         limits = {"per_minute": 1_000_000, "burst": 1_000_000, "beat_s": 1, "stall_s": 2} | limits
         lines = "".join(f"{name} = {value}\n" for name, value in limits.items())
         self.config.write_text(
-            'database = "evidence.sqlite"\nledger = "ledger.sqlite"\ngenesis = "genesis.json"\n'
+            f'{top}database = "evidence.sqlite"\nledger = "ledger.sqlite"\ngenesis = "genesis.json"\n'
             f'tokens = "tokens.sqlite"\nport = {self.port}\n[limits]\n{lines}'
         )
         self.store = Tokens(folder / "tokens.sqlite", read_only=False)
@@ -94,7 +94,10 @@ class WebWorld:
     def _start(self) -> None:
         command = [sys.executable, "-m", "pile_coordinator.cli", "web", "--config", str(self.config)]
         self.log = (self.folder / "web.log").open("w+")
-        self.process = subprocess.Popen(command, stdout=self.log, stderr=self.log, env=os.environ)
+        env = {
+            name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"
+        }  # NiceGUI looks at it
+        self.process = subprocess.Popen(command, stdout=self.log, stderr=self.log, env=env)
         deadline = time.monotonic() + 40
         while True:
             with contextlib.suppress(httpx.TransportError):

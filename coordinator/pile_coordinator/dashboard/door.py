@@ -207,10 +207,13 @@ def _pages_of(token: str) -> list[Client]:
     return [client for client, visit in visits if visit is not None and visit.token == token]
 
 
-def load_again(token: str) -> None:
-    """Have every open page of a token be loaded again, by which whoever signed out is asked to sign in."""
+async def load_again(token: str) -> None:
+    """Have every open page of a token be loaded again, by which whoever signed out is asked to sign in.
+
+    In a second: the page that signed out is on its way to another, and must not turn around.
+    """
     for client in _pages_of(token):
-        client.run_javascript("location.reload()")
+        client.run_javascript("setTimeout(() => location.reload(), 1000)")
 
 
 def cookie(headers: Headers, name: str) -> str:
