@@ -6,6 +6,7 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, case, func, or_,
 
 from pile_coordinator.chain.settlement import GRID
 from pile_coordinator.evidence import schema
+from pile_coordinator.evidence.closed import first_height
 from pile_coordinator.evidence.scopes import ALL, DEVIATED, OWN, Page, Place, View, contract_branches, page
 
 
@@ -28,16 +29,10 @@ def deviations(
     """
     d, query = schema.deviation.c, _deviations()
     if start_ms is not None:
-        query = query.where(d.height >= _first_height(start_ms))
+        query = query.where(d.height >= first_height(start_ms))
     if end_ms is not None:
-        query = query.where(d.height < _first_height(end_ms))
+        query = query.where(d.height < first_height(end_ms))
     return page(db, query, _branches(view), (d.height, d.leaf), after, limit)
-
-
-def _first_height(time_ms: int) -> ColumnElement[int]:
-    """Of the first block at or after a time; beyond every block if there is none."""
-    b = schema.block.alias("bound").c
-    return func.coalesce(select(func.min(b.height)).where(b.time_ms >= time_ms).scalar_subquery(), 1 << 62)
 
 
 def _branches(view: View) -> list[ColumnElement[bool]]:

@@ -5,7 +5,7 @@ from typing import Any
 from sqlalchemy import Connection, Select, func, or_, select
 
 from pile_coordinator.evidence import schema
-from pile_coordinator.evidence.scopes import Page, Place, View, orders_seen, page
+from pile_coordinator.evidence.scopes import NONE, Page, Place, View, orders_seen, page
 
 MAX_POINTS = 500  # of a chart: each costs a few questions by index
 MAX_LEVELS = 200  # of a zone's book
@@ -73,7 +73,8 @@ def order_book(
     query = _waiting()
     if zone is not None:
         query = query.where(_in_zone(zone))
-    return page(db, query, [orders_seen(view.orders, view.party)], (o.height, o.position), after, limit)
+    seen = [] if view.orders == NONE else [orders_seen(view.orders, view.party)]
+    return page(db, query, seen, (o.height, o.position), after, limit)
 
 
 def book_depth(db: Connection, zone: str) -> list[dict[str, Any]]:

@@ -47,12 +47,12 @@ def contract_branches(scope: str, party: str, contract: FromClause) -> list[Colu
     if scope in {DEVIATED, DISPUTED}:
         table = (schema.deviation if scope == DEVIATED else schema.dispute).alias(f"seen_{scope}")
         return [select(table.c.contract).where(table.c.contract == contract.c.id).exists()]
-    return [false()]
+    return []
 
 
 def contracts_seen(scope: str, party: str, contract: FromClause) -> ColumnElement[bool]:
     """Which rows of `contract`, or of the view of settled ones."""
-    return or_(*contract_branches(scope, party, contract))
+    return or_(false(), *contract_branches(scope, party, contract))
 
 
 def through_contracts(scope: str, side: str, column: ColumnElement[Any]) -> ColumnElement[bool]:

@@ -72,6 +72,11 @@ def ranking(db: Connection, dimension: str, period: Period, after: str = "", lim
     return Page(rows, names[limit - 1] if len(names) > limit else None)
 
 
+def of_names(db: Connection, dimension: str, names: list[str], period: Period) -> list[Row]:
+    """These names of a dimension in one period, in their order, at most MAX_ROWS of them."""
+    return [row for name in names[:MAX_ROWS] for row in _rows(db, dimension, name, [period])]
+
+
 def counted_between(db: Connection) -> tuple[int, int] | None:
     """Start of the first and end of the last quarter of an hour in which anything closed, in ms; None before that."""
     first, last = db.execute(

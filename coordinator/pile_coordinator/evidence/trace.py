@@ -9,9 +9,18 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, Table, and_, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, Table, and_, or_, select, true
 
 from pile_coordinator.evidence import schema
+from pile_coordinator.evidence.scopes import (
+    EVERYTHING,
+    View,
+    contract_branches,
+    contracts_seen,
+    orders_seen,
+    parties_seen,
+    piles_seen,
+)
 from pile_shared.errors import PilechainError
 
 ORDER, CONTRACT, PROOF, BLOCK, TRANSACTION, POSTING, PILE, PARTY = KINDS = (
@@ -98,7 +107,14 @@ class Trace:
 
 
 def trace(
-    db: Connection, text: str, *, after: str | None = None, limit: int = 10, proofs: int = 50, after_proof: int = 0
+    db: Connection,
+    text: str,
+    *,
+    view: View = EVERYTHING,
+    after: str | None = None,
+    limit: int = 10,
+    proofs: int = 50,
+    after_proof: int = 0,
 ) -> Trace:
     """Trace an id.
 
@@ -106,6 +122,7 @@ def trace(
         db: the evidence.
         text: a hash in hex (8 digits of it or more), a height, CONTRACT/NUMBER/ITEM of a posting, or the id of a pile or party;
             with a kind before it and a colon, as in pile:north-1, only that kind is looked for.
+        view: what the asker sees; the rest is not found, and steps that tell of it are left out.
         after: `next` of the page before.
         limit: stories of this page, 1..MAX_CONTRACTS.
         proofs: of each story, 1..MAX_PROOFS.
@@ -114,21 +131,22 @@ def trace(
     Raises:
         UnknownIdError, AmbiguousIdError: which thing is meant is not clear.
     """
-    found = find(db, text)
-    rows, following = _page(db, found, _cursor(after), max(1, min(limit, MAX_CONTRACTS)))
+    found = find(db, text, view)
+    rows, following = _page(db, found, _cursor(after), max(1, min(limit, MAX_CONTRACTS)), view)
     count = max(1, min(proofs, MAX_PROOFS))
-    stories = [_Teller(db, row, count, after_proof).story() for row in rows]
-    return Trace(found, list(_own_steps(db, found)), stories, following)
+    stories = [_Teller(db, row, count, after_proof, view).story() for row in rows]
+    return Trace(found, list(_own_steps(db, found, view)), stories, following)
 
 
 # --- what an id is -------------------------------------------------------------------------------------------------------
 
 
-def find(db: Connection, text: str) -> Found:
-    """The one thing that an id means; UnknownIdError or AmbiguousIdError."""
+def find(db: Connection, text: str, view: View = EVERYTHING) -> Found:
+    """The one thing in view that an id means; UnknownIdError or AmbiguousIdError."""
     kind, _, rest = text.partition(":")
     wanted, name = (kind, rest) if kind in KINDS and rest else ("", text)
     matches = [found for found in _matches(db, name.strip(), wanted) if wanted in {"", found.kind}]
+    matches = [found for found in matches if view == EVERYTHING or _is_seen(db, found, view)]
     if not matches:
         raise UnknownIdError(
             f"no {wanted or 'evidence of'} {name!r}; expected {LEAST_HEX} to {_HASH_HEX} hex digits of an order, contract,"
@@ -138,6 +156,28 @@ def find(db: Connection, text: str) -> Found:
         listed = ", ".join(f"{found.kind}:{found.id}" for found in matches)
         raise AmbiguousIdError(f"{text!r} may be {listed}; ask for one of them")
     return matches[0]
+
+
+def _is_seen(db: Connection, found: Found, view: View) -> bool:
+    """Whether a thing has a place in what the asker sees: as much of it as its own list or its contracts show."""
+    if found.kind in {BLOCK, TRANSACTION}:  # blocks are everybody's; who sent what is not, see _sent
+        return True
+    if found.kind == PARTY:  # those of genesis stand in no table
+        parties = schema.party.c.id
+        return found.id == view.party or _any(
+            db, parties, and_(parties == found.id, parties_seen(view.parties, view.party))
+        )
+    if found.kind == PILE:
+        return _any(db, schema.pile.c.id, and_(schema.pile.c.id == found.id, piles_seen(view.piles, view.party)))
+    if found.kind == ORDER:
+        o = schema.orders.c
+        return _any(db, o.id, and_(o.id == bytes.fromhex(found.id), orders_seen(view.orders, view.party)))
+    c, seen = schema.contract.c, contracts_seen(view.contracts, view.party, schema.contract)
+    is_posting = found.kind == POSTING  # no money has moved before a contract is closed
+    return any(
+        _any(db, c.id, and_(c.id == i, seen, c.closed_height.is_not(None) if is_posting else true()))
+        for i in _contracts_of(db, found)
+    )
 
 
 def _matches(db: Connection, name: str, wanted: str) -> Iterator[Found]:
@@ -207,22 +247,30 @@ def _cursor(text: str | None) -> _Cursor:
     return int(number), bytes.fromhex(digits)
 
 
-def _page(db: Connection, found: Found, after: _Cursor, limit: int) -> tuple[list[_Row], str | None]:
-    """Rows of contracts, in descending order of a number and the id, and where the next page begins."""
-    c = schema.contract.c
+def _page(db: Connection, found: Found, after: _Cursor, limit: int, view: View) -> tuple[list[_Row], str | None]:
+    """Rows of contracts in view, in descending order of a number and the id, and where the next page begins."""
+    c, number = schema.contract.c, schema.contract.c.height
     if found.kind == PILE:
-        rows = _ordered(db, c.window_start_ms, c.pile == found.id, after, limit)
+        number, sides = c.window_start_ms, [c.pile == found.id]
     elif found.kind == PARTY:
-        as_user = _ordered(db, c.height, c.user == found.id, after, limit)
-        rows = _merged([*as_user, *_ordered(db, c.height, c.owner == found.id, after, limit)], limit)
+        sides = [c.user == found.id, c.owner == found.id]
     elif found.kind == ORDER or _is_order(db, found):
-        order = bytes.fromhex(found.id)
-        bought = _ordered(db, c.height, c.bid == order, after, limit)
-        rows = _merged([*bought, *_ordered(db, c.height, c.listing == order, after, limit)], limit)
+        sides = [c.bid == bytes.fromhex(found.id), c.listing == bytes.fromhex(found.id)]
     else:
+        sides = []
+    if sides:
+        seen = contract_branches(view.contracts, view.party, schema.contract)
+        branches = [and_(side, which) for side in sides for which in seen]
+        found_rows = [row for branch in branches for row in _ordered(db, number, branch, after, limit)]
+        rows = _merged(found_rows, limit)
+    else:
+        seen_too = contracts_seen(view.contracts, view.party, schema.contract)
         ids = sorted((i for i in set(_contracts_of(db, found)) if after is None or i < after[1]), reverse=True)
-        rows = [row for i in ids[: limit + 1] for row in _ordered(db, c.height, c.id == i, None, 1)]
-        rows = [row | {"cursor": 0} for row in rows]
+        rows = []
+        for i in ids:
+            rows += [row | {"cursor": 0} for row in _ordered(db, c.height, and_(c.id == i, seen_too), None, 1)]
+            if len(rows) > limit:
+                break
     shown = rows[:limit]
     following = f"{shown[-1]['cursor']}-{shown[-1]['id'].hex()}" if len(rows) > limit else None
     return shown, following
@@ -293,18 +341,22 @@ def _transactions(db: Connection, which: ColumnElement[bool]) -> list[Any]:
 # --- steps ---------------------------------------------------------------------------------------------------------------
 
 
-def _own_steps(db: Connection, found: Found) -> Iterator[Step]:
+def _own_steps(db: Connection, found: Found, view: View) -> Iterator[Step]:
     """Of the thing itself: what there is of it that belongs to no contract too."""
+
+    def sent(row: Any) -> Step:
+        return _sent(row, knows_sender=view.senders or row.sender == view.party)
+
     tx, c = schema.tx.c, schema.block.c
     if found.kind in {ORDER, TRANSACTION}:
-        yield from map(_sent, _transactions(db, tx.id == bytes.fromhex(found.id)))
+        yield from map(sent, _transactions(db, tx.id == bytes.fromhex(found.id)))
     elif found.kind == BLOCK:
         (row,) = db.execute(select(schema.block).where(c.height == int(found.id))).all()
         what = f"block of {row.txs} transactions and {row.results} leaves, made by {row.proposer}"
         yield Step(BLOCK, row.hash.hex(), what, row.height, None, None, row.time_ms, None, BY_HEADER)
-        yield from map(_sent, _transactions(db, tx.height == row.height))
-    elif found.kind == PARTY:
-        yield from map(_sent, _transactions(db, tx.sender == found.id))
+        yield from map(sent, _transactions(db, tx.height == row.height))
+    elif found.kind == PARTY and (view.senders or found.id == view.party):
+        yield from map(sent, _transactions(db, tx.sender == found.id))
     elif found.kind == PILE:
         pile = schema.pile.c
         query = select(schema.pile, c.time_ms).join(schema.block, c.height == pile.height).where(pile.id == found.id)
@@ -317,8 +369,9 @@ def _own_steps(db: Connection, found: Found) -> Iterator[Step]:
         yield from _Timed(db, [_proof(dict(row)) for row in told]).steps()
 
 
-def _sent(row: Any) -> Step:
-    what = f"{row.type or 'transaction'} of {row.sender or 'unknown'}: {row.code}"
+def _sent(row: Any, *, knows_sender: bool) -> Step:
+    sender = row.sender or "unknown" if knows_sender else "somebody"
+    what = f"{row.type or 'transaction'} of {sender}: {row.code}"
     return Step(
         TRANSACTION, row.id.hex(), what, row.height, row.position, row.position, row.time_ms, row.id.hex(), BY_SENDER
     )
@@ -385,8 +438,8 @@ def _proof(row: _Row) -> _Happened:
 class _Teller:
     """Tells one contract's story."""
 
-    def __init__(self, db: Connection, row: _Row, proofs: int, after_proof: int) -> None:
-        self._db, self._row, self._id = db, row, row["id"]
+    def __init__(self, db: Connection, row: _Row, proofs: int, after_proof: int, view: View) -> None:
+        self._db, self._row, self._id, self._view = db, row, row["id"], view
         self._proofs, self._after_proof = proofs, after_proof
 
     def story(self) -> Story:
@@ -404,7 +457,8 @@ class _Teller:
 
     def _orders(self) -> Iterator[_Happened]:
         o = schema.orders.c
-        for row in self._all(schema.orders, o.id.in_([self._row["bid"], self._row["listing"]])):
+        seen = orders_seen(self._view.orders, self._view.party)
+        for row in self._all(schema.orders, o.id.in_([self._row["bid"], self._row["listing"]]), seen):
             price = (
                 f" at {row['price_micro_per_kwh']} micro per kWh" if row["price_micro_per_kwh"] >= 0 else " at market"
             )

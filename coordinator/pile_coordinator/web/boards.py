@@ -18,9 +18,10 @@ from pile_coordinator.web import models as m
 from pile_coordinator.web.access import Grant, view_of
 from pile_coordinator.web.problems import DATABASE_AWAY, Refused
 from pile_coordinator.web.shared import Allowed, ById, Cursor, Here, InHash, Limit, now_ms, place_of, placed
+from pile_shared.units import MAX_SEQUENCE, MAX_TIME_MS
 
-SinceMs = Annotated[int | None, Query(description="Only from this time on, unix ms.", ge=0, le=m.MAX_TIME_MS)]
-UntilMs = Annotated[int | None, Query(description="Only before this time, unix ms.", ge=0, le=m.MAX_TIME_MS)]
+SinceMs = Annotated[int | None, Query(description="Only from this time on, unix ms.", ge=0, le=MAX_TIME_MS)]
+UntilMs = Annotated[int | None, Query(description="Only before this time, unix ms.", ge=0, le=MAX_TIME_MS)]
 InZone = Annotated[str, InPath(description="Of a zone.", pattern=m.PATTERN_ID)]
 DAY_MS = 86_400_000
 
@@ -76,7 +77,7 @@ def _settlements(router: APIRouter) -> None:
         web: Here,
         grant: Allowed,
         contract: InHash,
-        after: Annotated[int, Query(description="`next_sequence` of the page before.", ge=0, le=m.MAX_SEQUENCE)] = 0,
+        after: Annotated[int, Query(description="`next_sequence` of the page before.", ge=0, le=MAX_SEQUENCE)] = 0,
         limit: Annotated[int, Query(description="Proofs of a page.", ge=1, le=MAX_PROOFS)] = 100,
     ) -> dict[str, Any]:
         """A contract's way from meter to money, in the order of the chain, each proof with what checking it anew comes to."""

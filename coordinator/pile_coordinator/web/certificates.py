@@ -1,6 +1,8 @@
 """Order certificates from the ledger and the evidence beside it, both opened for reading only."""
 
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -39,20 +41,27 @@ class Certificates:
         Raises:
             Refused: 409 if there is none yet, or never will be; 503 if too many are being made.
         """
+        with self.making() as make:
+            try:
+                return make(contract)
+            except NoEvidenceError as error:
+                raise Refused(409, error.code, error.message) from error
+
+    @contextmanager
+    def making(self) -> Iterator[Callable[[bytes], bytes]]:
+        """What makes certificates one after the other, for who has a place among those who do.
+
+        It raises NoEvidenceError for a contract that has none. Refused (503) if too many are being made.
+        """
         if not self._room.acquire(blocking=False):
             raise Refused(503, "busy", "other certificates are being made; try again", {"Retry-After": "2"})
         try:
-            return self._make(contract)
-        except NoEvidenceError as error:
-            raise Refused(409, error.code, error.message) from error
+            store = Store(self._ledger, self._genesis.hash(), read_only=True)
+            try:
+                ledger = cast("Engine", _Ledger(store, self._genesis))
+                with self._reading.connect() as connection:
+                    yield lambda contract: order_certificate(connection, ledger, contract).encoded()
+            finally:
+                store.close()
         finally:
             self._room.release()
-
-    def _make(self, contract: bytes) -> bytes:
-        store = Store(self._ledger, self._genesis.hash(), read_only=True)
-        try:
-            ledger = cast("Engine", _Ledger(store, self._genesis))
-            with self._reading.connect() as connection:
-                return order_certificate(connection, ledger, contract).encoded()
-        finally:
-            store.close()

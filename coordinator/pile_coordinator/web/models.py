@@ -3,11 +3,12 @@
 Times are unix milliseconds, energy is in Wh, money in micro (10^-6 of the currency), prices in micro per kWh.
 """
 
-from typing import Annotated, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from pile_coordinator.chain.records import ROLES
+from pile_coordinator.evidence.tallies import MEASURES
 from pile_shared.units import (
     MAX_AMOUNT_MICRO,
     MAX_ENERGY_WH,
@@ -540,3 +541,83 @@ class AlarmsOut(Said):
 
     alarms: list[AlarmOut] = Field(description="The gravest first, then the oldest.", max_length=10_000)
     not_judged: list[NotJudged] = Field(description="By kind.", max_length=40)
+
+
+# --- statistics ----------------------------------------------------------------------------------------------------------
+
+
+class _Spans(Said):
+    """One name in one period: docs/statistics.md says what each figure is."""
+
+    name: str = Field(description="Empty for the whole chain.", max_length=32)
+    period: str = Field(description="As people of the time zone call it.", max_length=80)
+    start_ms: TimeMs
+    end_ms: TimeMs
+
+
+_FIGURES: dict[str, Any] = dict.fromkeys((*MEASURES, "user_micro", "listed_ms", "used_ms"), (Signed, ...))
+_FIGURES["idle_permille"] = (
+    int | None,
+    Field(description="Of the time that piles were offered nobody charged; null if none was.", ge=0, le=1000),
+)
+_FIGURES["mean_delay_ms"] = (int | None, Field(description="From settlement to closing; null without contracts."))
+StatisticsRow = create_model("StatisticsRow", __base__=_Spans, __doc__=_Spans.__doc__, **_FIGURES)
+
+
+class StatisticsOut(Said):
+    """One page of statistics."""
+
+    time_zone: str = Field(description="Of the periods.", max_length=64)
+    items: list[StatisticsRow] = Field(description="By period, or by name.", max_length=MAX_PAGE)  # type: ignore[valid-type]
+    next: str | None = Field(description="The `cursor` of the page that follows.", max_length=MAX_CURSOR)
+
+
+# --- traces --------------------------------------------------------------------------------------------------------------
+
+AnId = Annotated[str, Field(description="As the kind has them.", max_length=100)]
+
+
+class FoundOut(Said):
+    """What an id is of."""
+
+    kind: Word
+    id: AnId
+
+
+class TraceStep(Said):
+    """One thing that happened, and by what anybody can check it."""
+
+    kind: Word
+    id: AnId
+    what: str = Field(description="In words, for people; a stranger's words may be among them.", max_length=500)
+    height: Height
+    position: Place | None
+    leaf: Place | None
+    time_ms: TimeMs
+    transaction: Hash | None
+    checked: str = Field(description="By what it can be checked.", max_length=200)
+
+
+class StoryOut(Said):
+    """One contract, and whom and what it links."""
+
+    contract: Hash
+    order: Hash
+    listing: Hash
+    pile: Id
+    zone: Id
+    user: Id
+    owner: Id
+    state: Word
+    outcome: Word | None
+    steps: list[TraceStep] = Field(description="In the order of the chain.", max_length=2000)
+    next_proof: Sequence | None = Field(description="`after_proof` of the page with the next proofs.")
+
+
+class TracedOut(Said):
+    """What was asked for, its own steps, and the contracts it belongs to."""
+
+    found: FoundOut
+    steps: list[TraceStep] = Field(description="Of the thing itself.", max_length=200)
+    stories: list[StoryOut] = Field(description="The newest first.", max_length=20)
+    next: str | None = Field(description="`after` of the page that follows.", max_length=100)

@@ -20,7 +20,8 @@ _ALWAYS = {
     503: "The database does not answer.",
 }
 _WITH_TOKEN = {401: "No token, or one that is not good.", 403: "The token's role has no part in this."}
-_CERTIFICATE = {409: "There is no certificate of it (yet)."}
+_CONFLICT = {409: "It cannot be answered as things stand; `code` says why."}
+_CONFLICTING = ("/certificate", "/exports/{form}", "/trace/{kind}/{id}")
 _REFERENCE = "#/components/schemas/{model}"
 
 
@@ -57,7 +58,7 @@ def _description(app: FastAPI) -> dict[str, Any]:
 def _complete(path: str, operation: dict[str, Any]) -> None:
     """The refusals of one operation."""
     has_token = path != "/healthz"
-    refusals = _ALWAYS | (_WITH_TOKEN if has_token else {}) | (_CERTIFICATE if path.endswith("/certificate") else {})
+    refusals = _ALWAYS | (_WITH_TOKEN if has_token else {}) | (_CONFLICT if path.endswith(_CONFLICTING) else {})
     if operation.get("parameters"):
         refusals |= {422: "The request is wrong; `mistakes` says where."}
     if "{" in path:
