@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 from pile_coordinator.dashboard import pages, shell, theme
 from pile_coordinator.dashboard.board import Board
 from pile_coordinator.dashboard.door import Door
+from pile_coordinator.dashboard.downloads import Downloads
 from pile_coordinator.dashboard.signing import router
 from pile_coordinator.web.app import Web
 
@@ -46,6 +47,7 @@ def add_dashboard(app: FastAPI) -> None:
     assert isinstance(mounted, Mount)
     door = Door(core.app, web, shell.paths())
     app.include_router(router(web, door))
+    app.router.routes.append(Downloads(app))
     app.router.routes.append(_Way(door))
     _run_beside(app, board)
 

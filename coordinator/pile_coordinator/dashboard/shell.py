@@ -35,8 +35,9 @@ from typing import Any, TypeVar
 from fastapi import Request
 from nicegui import Client, background_tasks, ui
 from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
 
-from pile_coordinator.dashboard import theme, words, written
+from pile_coordinator.dashboard import extras, theme, words, written
 from pile_coordinator.dashboard.board import Board
 from pile_coordinator.dashboard.door import VISIT, Path, Visit
 from pile_coordinator.web.access import RULES, Grant, also
@@ -44,7 +45,7 @@ from pile_coordinator.web.app import Web
 from pile_coordinator.web.problems import DATABASE_AWAY, Refused
 
 T = TypeVar("T")
-Build = Callable[..., Awaitable[None]]
+Build = Callable[..., Awaitable[Response | None]]
 Cell = str | tuple[str, str]  # a text, or a text and the path it links to
 BEAT_S = 5  # `follow` calls at least so often, so that a page sees that nothing comes
 
@@ -72,8 +73,8 @@ def page(path: str, *, route: str, title: str, menu: int | None = None) -> Calla
         ENTRIES.append(entry)
         given = [*inspect.signature(build).parameters.values()][1:]
 
-        async def show(request: Request, **arguments: Any) -> None:
-            await _show(build, entry, request, arguments)
+        async def show(request: Request, **arguments: Any) -> Response | None:
+            return await _show(build, entry, request, arguments)
 
         own = inspect.Parameter("request", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Request)
         show.__signature__ = inspect.Signature([own, *given])  # type: ignore[attr-defined]  # what FastAPI goes by
@@ -193,7 +194,7 @@ class View:
 # --- the frame -----------------------------------------------------------------------------------------------------------
 
 
-async def _show(build: Build, entry: Entry, request: Request, arguments: dict[str, Any]) -> None:
+async def _show(build: Build, entry: Entry, request: Request, arguments: dict[str, Any]) -> Response | None:
     visit: Visit = request.scope[VISIT]
     client = ui.context.client
     client.page = copy.copy(
@@ -203,12 +204,13 @@ async def _show(build: Build, entry: Entry, request: Request, arguments: dict[st
     web, board = _SERVED
     view = View(web, board, visit, client, request.url.path)
     ui.add_head_html(f"<style>{theme.STYLE}</style>")
+    extras.style()
     _head(view)
     name = view.text(entry.title)
     client.title = f"{name} · Pilechain"
     _status_banner(view)
     try:
-        await build(view, **arguments)
+        return await build(view, **arguments)
     except Refused as refusal:
         client.status_code = refusal.status
         banner(view.text("refused.404" if refusal.status == 404 else "refused.other", seconds=""))
@@ -216,6 +218,7 @@ async def _show(build: Build, entry: Entry, request: Request, arguments: dict[st
         web.metrics.database_errors.inc()
         client.status_code = 503
         banner(view.text("shell.away"))
+    return None
 
 
 _SERVED: tuple[Web, Board]
@@ -249,6 +252,7 @@ def _head(view: View) -> None:
         with ui.element("nav").props(f'aria-label="{view.text("shell.menu")}"'):
             _links(view)
         with ui.element("div").style("padding:12px 16px;display:grid;gap:12px;justify-items:start"):
+            extras.search(view)
             _who(view)
             _choices(view)
     with ui.header(elevated=False).classes("pc-head"):
@@ -258,7 +262,10 @@ def _head(view: View) -> None:
         with ui.element("nav").classes("pc-nav").props(f'aria-label="{view.text("shell.menu")}"'):
             _links(view)
         with ui.element("div").classes("pc-side"):
+            extras.alarm_count(view)
             _freshness(view)
+            with ui.element("div").classes("pc-wide"):
+                extras.search(view)
             with ui.element("div").classes("pc-side pc-wide"):
                 _who(view)
                 _choices(view)

@@ -61,7 +61,7 @@ RULES: dict[str, dict[str, str]] = {
 }
 """By the name of a route, by role: the scope. A role that is not there is denied."""
 
-_COSTS = {
+COSTS = {
     "certificate": 20,
     "contract_trace": 3,
     "contract_timeline": 5,
@@ -119,7 +119,7 @@ def admit(web: Any, text: str, route: str, address: str) -> Grant:
             limit.charge(address, _FAILED_COST)
         detail = "bring a bearer token that is good; the operator makes them with: pilechain web token add"
         raise Refused(401, "token", detail, {"WWW-Authenticate": 'Bearer realm="pilechain"'}) from error
-    wait_s = limit.take(f"token {token.id}", _COSTS.get(route, 1))
+    wait_s = limit.take(f"token {token.id}", COSTS.get(route, 1))
     if wait_s:
         web.metrics.refused.labels("rate").inc()
         raise too_often(wait_s)
