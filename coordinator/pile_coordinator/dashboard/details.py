@@ -32,8 +32,10 @@ STYLE = """
 .pc-mark.bad{color:var(--pc-bad);border-color:currentColor;background:var(--pc-bad-back);font-weight:600}
 .pc-hash{display:inline-flex;align-items:baseline;gap:2px;max-width:100%;min-width:0}
 .pc-hash a{font-family:ui-monospace,"SFMono-Regular",Menlo,Consolas,monospace;font-size:12.5px;overflow-wrap:anywhere}
-.pc-copy{font:inherit;font-size:12px;line-height:1;background:none;border:0;color:var(--pc-soft);cursor:pointer;padding:2px 4px;
-border-radius:3px}.pc-copy:hover{color:var(--pc-ink)}.pc-copy[data-done]{color:var(--pc-good)}
+.pc-copy{background:none;border:0;color:var(--pc-soft);cursor:pointer;padding:3px 5px;border-radius:3px;line-height:0}
+.pc-copy:before{content:"";display:inline-block;width:8px;height:9px;border:1.5px solid currentColor;border-radius:2px;
+box-shadow:3px -3px 0 -1.5px var(--pc-card),3px -3px 0 0 currentColor;margin:3px 3px 0 0}
+.pc-copy:hover{color:var(--pc-ink)}.pc-copy[data-done]{color:var(--pc-good)}.pc-copy[data-done]:before{background:currentColor}
 .pc-form{display:flex;flex-wrap:wrap;gap:8px 10px;align-items:end;margin:0 0 10px}
 .pc-form label{display:grid;gap:2px;font-size:12.5px;color:var(--pc-soft)}
 .pc-form input,.pc-form select,.pc-form button,.pc-find input{font:inherit;color:inherit;background:var(--pc-card);
@@ -47,7 +49,8 @@ text-decoration:none;display:inline-flex;align-items:center}
 .pc-tabs a[aria-current]{color:var(--pc-ink);border-bottom-color:#0072B2;font-weight:600}
 .pc-sum td{font-weight:600;border-top:2px solid var(--pc-line)}
 .pc-pager{display:flex;gap:8px;margin-top:10px;align-items:center}
-.pc-find input{width:150px;min-height:30px;padding:2px 8px}
+.pc-life{display:grid;gap:12px;grid-template-columns:minmax(0,1fr) 360px}
+.pc-find input{width:130px;min-height:30px;padding:2px 8px}
 .pc-alarms{color:inherit;text-decoration:none;white-space:nowrap}
 .pc-alarms.bad{color:var(--pc-bad)!important;font-weight:650}
 .pc-line{list-style:none;margin:0;padding:0}.pc-line>li{position:relative;padding:0 0 14px 22px;min-width:0}
@@ -61,9 +64,13 @@ text-decoration:none;display:inline-flex;align-items:center}
 .pc-said{white-space:pre-wrap;overflow-wrap:anywhere;border-left:3px solid var(--pc-line);padding-left:8px;margin:2px 0}
 .pc-code{font-family:ui-monospace,"SFMono-Regular",Menlo,Consolas,monospace;font-size:12.5px;background:var(--pc-back);
 border:1px solid var(--pc-line);border-radius:4px;padding:6px 8px;overflow-wrap:anywhere;white-space:pre-wrap}
-.pc-ok{color:var(--pc-good)}.pc-no{color:var(--pc-bad);font-weight:650}
+.pc-check{margin-right:10px;white-space:nowrap}.pc-ok{color:var(--pc-good)}.pc-no{color:var(--pc-bad);font-weight:650}
 .pc-files{display:flex;flex-wrap:wrap;gap:8px}
-@media(max-width:700px){.pc-table .o{display:none}.pc-find input{width:100%}.pc-form label{flex:1 1 130px}
+.pc-note{margin:6px 0}.pc-card .pc-note:last-child{margin-bottom:0}
+@media(max-width:1500px){.pc-head .pc-who{display:none}.pc-nav a{padding-left:7px;padding-right:7px}}
+@media(max-width:1100px){.pc-life{grid-template-columns:minmax(0,1fr)}}
+@media(max-width:700px){.pc-table .o,.pc-table .pc-copy{display:none}
+.pc-table th{white-space:normal;vertical-align:bottom}.pc-find input{width:100%}.pc-form label{flex:1 1 130px}
 .pc-form input,.pc-form select{width:100%}.pc-copy{padding:4px 8px}}
 """
 """Of every page, beside theme.STYLE."""
@@ -115,7 +122,7 @@ def hash_link(view: "View", text: str | None, path: str = "", *, whole: bool = F
         link = ui.link(shown, path or trace_path(text)).classes("pc-link")
         link._props["title"] = text  # noqa: SLF001
         label = view.text("details.copy")
-        words("button", "⧉", "pc-copy", **{"data-copy": text, "type": "button", "aria-label": label, "title": label})
+        element("button", "pc-copy", **{"data-copy": text, "type": "button", "aria-label": label, "title": label})
 
 
 def trace_path(name: str) -> str:
@@ -233,7 +240,7 @@ def show(view: "View", value: Cell) -> None:
     elif isinstance(value, Checks):
         for name, held in value.found:
             sign, tone = (written.DASH, "pc-soft") if held is None else ("✓", "pc-ok") if held else ("✗", "pc-no")
-            words("span", f"{sign} {name} ", tone)
+            words("span", f"{sign} {name}", f"pc-check {tone}")
     else:
         words("span", value or "")
 
@@ -334,13 +341,30 @@ def is_hash(text: str) -> bool:
 # --- amounts -------------------------------------------------------------------------------------------------------------
 
 
-def off(view: "View", off_wh: int | None, of_wh: int) -> str:
+def off(view: "View", off_wh: int | None, of_wh: int, *, unit: bool = True) -> str:
     """A deviation in kWh and percent of what was agreed."""
     if off_wh is None:
         return view.energy(None)
-    sign = "+" if off_wh > 0 else ""
-    share = written.permille(_rounded(1000 * off_wh, of_wh)) if of_wh else ""
-    return f"{sign}{view.energy(off_wh)} ({sign}{share})" if share else f"{sign}{view.energy(off_wh)}"
+    energy = view.energy(off_wh) if unit else bare(view.energy(off_wh))
+    sign, part = "+" if off_wh > 0 else "", share(off_wh, of_wh)
+    return f"{sign}{energy} ({part})" if part else f"{sign}{energy}"
+
+
+def share(off_wh: int | None, of_wh: int) -> str:
+    """A deviation in percent of what was agreed; empty where there is none."""
+    if off_wh is None or not of_wh:
+        return ""
+    return ("+" if off_wh > 0 else "") + written.permille(_rounded(1000 * off_wh, of_wh))
+
+
+def bare(amount: str) -> str:
+    """An amount without its unit, for a column whose head has it."""
+    return amount.partition(" ")[0]
+
+
+def in_unit(name: str, unit: str) -> str:
+    """The head of a column of bare amounts."""
+    return f"{name}, {unit}" if unit else name
 
 
 def _rounded(value: int, by: int) -> int:

@@ -273,7 +273,7 @@ def _head(view: View) -> None:
 
 def _who(view: View) -> None:
     token = view.grant.token
-    ui.label(f"{token.party} · {view.word('role', token.role)}")
+    ui.label(f"{token.party} · {view.word('role', token.role)}").classes("pc-who")
 
 
 def _choices(view: View) -> None:

@@ -51,7 +51,7 @@ def _open(view: View, rows: list[dict[str, Any]]) -> None:
     word = lambda name: view.word("column", name)  # noqa: E731 - one line says it
     columns = [
         Column(word("contract")), Column(word("left_time")), Column(word("deadline"), optional=True), Column(word("objector")),
-        Column(word("ground")), Column(word("pile"), optional=True), Column(word("measured"), right=True, optional=True),
+        Column(word("ground"), optional=True), Column(word("pile"), optional=True), Column(word("measured"), right=True, optional=True),
         Column(word("claimed"), right=True), Column(word("bond"), right=True, optional=True),
         Column(word("rulings"), right=True, optional=True),
     ]  # fmt: skip
@@ -92,7 +92,7 @@ def _ever(view: View, rows: list[dict[str, Any]]) -> None:
         Column(word("contract")), Column(word("state")), Column(word("time"), optional=True), Column(word("objector")),
         Column(word("ground"), optional=True), Column(word("said"), long=True, optional=True),
         Column(word("measured"), right=True, optional=True), Column(word("final"), right=True),
-        Column(word("cause"), optional=True), Column(word("basis")), Column(word("bond"), right=True, optional=True),
+        Column(word("cause"), optional=True), Column(word("basis"), optional=True), Column(word("bond"), right=True, optional=True),
     ]  # fmt: skip
     lines = [
         (
@@ -150,18 +150,21 @@ def _deviations(view: View, rows: list[dict[str, Any]]) -> None:
         details.nothing(view)
         return
     word = lambda name: view.word("column", name)  # noqa: E731
+    kwh = lambda name: details.in_unit(word(name), "kWh")  # noqa: E731
+    rate = lambda name: details.in_unit(word(name), f"{view.currency}/kWh")  # noqa: E731
     columns = [
         Column(word("contract")), Column(word("state"), optional=True), Column(word("time"), optional=True),
-        Column(word("pile"), optional=True), Column(word("agreed"), right=True, optional=True), Column(word("measured"), right=True),
-        Column(word("off"), right=True), Column(word("part_grid"), right=True, optional=True),
-        Column(word("price"), right=True, optional=True), Column(word("catalog"), right=True, optional=True),
-        Column(word("to_grid"), right=True),
+        Column(word("pile"), optional=True), Column(kwh("agreed"), right=True, optional=True), Column(kwh("measured"), right=True),
+        Column(kwh("off"), right=True), Column(kwh("part_grid"), right=True, optional=True),
+        Column(rate("price"), right=True, optional=True), Column(rate("catalog"), right=True, optional=True),
+        Column(details.in_unit(word("to_grid"), view.currency), right=True),
     ]  # fmt: skip
     sums = {name: details.total(rows, name) for name in ("expected_wh", "measured_wh", "off_wh", "grid_wh", "grid_micro")}
     total = [
-        view.text("details.sum", count=len(rows)), "", "", "", view.energy(sums["expected_wh"]), view.energy(sums["measured_wh"]),
-        details.off(view, sums["off_wh"], sums["expected_wh"]), view.energy(sums["grid_wh"]), "", "",
-        view.money(sums["grid_micro"]),
+        view.text("details.sum", count=len(rows)), "", "", "",
+        *(details.bare(view.energy(sums[name])) for name in ("expected_wh", "measured_wh")),
+        details.off(view, sums["off_wh"], sums["expected_wh"], unit=False), details.bare(view.energy(sums["grid_wh"])), "", "",
+        details.bare(view.money(sums["grid_micro"])),
     ]  # fmt: skip
     details.grid(view, columns, [_deviation(view, row) for row in rows], total)
 
@@ -172,11 +175,11 @@ def _deviation(view: View, row: dict[str, Any]) -> tuple[Cell, ...]:
         details.contract_state(view, row["state"], row["outcome"]),
         view.time(row["time_ms"]),
         row["pile"],
-        view.energy(row["expected_wh"]),
-        view.energy(row["measured_wh"]),
-        details.off(view, row["off_wh"], row["expected_wh"]),
-        view.energy(row["grid_wh"]),
-        view.price(row["price_micro_per_kwh"]),
-        f"{view.price(row['catalog_sell_micro_per_kwh'])} / {view.price(row['catalog_buy_micro_per_kwh'])}",
-        view.money(row["grid_micro"]),
+        details.bare(view.energy(row["expected_wh"])),
+        details.bare(view.energy(row["measured_wh"])),
+        details.off(view, row["off_wh"], row["expected_wh"], unit=False),
+        details.bare(view.energy(row["grid_wh"])),
+        details.bare(view.price(row["price_micro_per_kwh"])),
+        " / ".join(details.bare(view.price(row[f"catalog_{side}_micro_per_kwh"])) for side in ("sell", "buy")),
+        details.bare(view.money(row["grid_micro"])),
     )

@@ -13,7 +13,7 @@ from pile_coordinator.dashboard.details import BAD, BUSY, GOOD, PLAIN, Checks, C
 from pile_coordinator.dashboard.pages.files import show_files
 from pile_coordinator.dashboard.shell import View, page
 from pile_coordinator.evidence.contracts import contracts
-from pile_coordinator.evidence.timeline import MAX_PROOFS, contracts_of_order, timeline
+from pile_coordinator.evidence.timeline import MAX_PROOFS, STEPS, contracts_of_order, timeline
 from pile_coordinator.evidence.trace import UnknownIdError
 from pile_coordinator.web.access import view_of
 from pile_coordinator.web.problems import Refused
@@ -21,6 +21,7 @@ from pile_coordinator.web.problems import Refused
 _PROOFS = ("start", "proof", "end")
 _TONES = {"dispute": BAD, "cancellation": BAD, "settlement": BUSY, "closing": GOOD, "certificate": GOOD}
 _Step = dict[str, Any]
+_YEAR = len("2026-")  # left out where the head of the step has it
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +33,8 @@ class Life:
 
     @property
     def steps(self) -> list[_Step]:
-        """In the order of the chain."""
-        steps: list[_Step] = self.told["steps"]
-        return steps
+        """By blocks, and what a block's clearing and settling said in the order in which one follows from the other."""
+        return sorted(self.told["steps"], key=_place)
 
     @property
     def proofs(self) -> list[_Step]:
@@ -45,6 +45,11 @@ class Life:
     def version(self) -> tuple[object, ...]:
         """What is another when there is something new."""
         return self.row["state"], self.row["outcome"], len(self.steps), self.told["next_sequence"]
+
+
+def _place(step: _Step) -> tuple[int, bool, int]:
+    is_said = step["position"] is None
+    return step["height"], is_said, STEPS.index(step["kind"]) if is_said else step["position"]
 
 
 @page("/contracts/{name}", route="contract", title="life.title")
@@ -139,7 +144,7 @@ def _draw(view: View, life: Life, after: int) -> None:
         shell.title(f"{view.text('life.title')} {written.short(row['id'])}")
         details.show(view, details.contract_state(view, row["state"], row["outcome"]))
     _figures(view, row)
-    with shell.columns():
+    with details.element("div", "pc-life"):
         with shell.card(view.text("life.timeline")):
             with details.element("ol", "pc-line"):
                 for group, steps in groupby(life.steps, key=_group):
@@ -159,7 +164,8 @@ def _figures(view: View, row: dict[str, Any]) -> None:
     with shell.cards():
         shell.Figure(view.word("column", "agreed"), view.energy(row["energy_wh"]))
         shell.Figure(view.word("column", "measured"), view.energy(row["measured_wh"]))
-        shell.Figure(view.word("column", "off"), details.off(view, row["off_wh"], row["energy_wh"]))
+        share = details.share(row["off_wh"], row["energy_wh"])
+        shell.Figure(f"{view.word('column', 'off')} {share}".rstrip(), view.energy(row["off_wh"]))
         shell.Figure(view.word("column", "price"), view.price(row["price_micro_per_kwh"]))
         shell.Figure(view.word("column", "paid"), view.money(row["user_micro"]))
 
@@ -235,6 +241,9 @@ def _facts(view: View, life: Life, step: _Step) -> Iterator[tuple[str, str]]:
         yield word("ground"), view.word("ground", step["ground"])
         yield word("claimed"), view.energy(step["claimed_wh"])
         yield word("bond"), view.money_exact(step["bond_micro"])
+        genesis = view.web.config.genesis
+        if genesis is not None and life.row["state"] == "disputed":
+            yield word("deadline"), view.time(step["time_ms"] + genesis.params.dispute_window_ms)
     elif kind == "ruling":
         yield word("measured"), view.energy(step["measured_wh"])
         yield word("cause"), view.word("cause", step["cause"])
@@ -267,9 +276,10 @@ def _settled(view: View, life: Life, step: _Step) -> Iterator[tuple[str, str]]:
 def _metering(view: View, life: Life, steps: list[_Step]) -> None:
     begin_wh = life.proofs[0]["last_energy_wh"]
     word = lambda name: view.word("column", name)  # noqa: E731
+    kwh = lambda name: details.in_unit(word(name), "kWh")  # noqa: E731
     columns = [
-        Column(word("number"), right=True), Column(word("event")), Column(word("until"), optional=True),
-        Column(word("register"), right=True, optional=True), Column(word("since_begin"), right=True),
+        Column(word("number"), right=True), Column(word("event"), long=True), Column(word("until"), optional=True),
+        Column(kwh("register"), right=True, optional=True), Column(kwh("since_begin"), right=True),
         Column(word("check"), long=True), Column(word("hash"), optional=True), Column(word("block"), right=True, optional=True),
     ]  # fmt: skip
     with details.element("li", _worst(steps), **{"data-step": "proofs"}):
@@ -295,9 +305,9 @@ def _proof(view: View, step: _Step, begin_wh: int | None) -> list[details.Cell]:
     return [
         Link(str(step["sequence"]), details.trace_path(f"proof:{step['hash']}")),
         event,
-        view.time(step["last_time_ms"]),
-        view.energy(register),
-        view.energy(since),
+        view.time(step["last_time_ms"])[_YEAR:],
+        details.bare(view.energy(register)),
+        details.bare(view.energy(since)),
         checks(view, step["checks"]),
         Hash(step["hash"], details.trace_path(f"proof:{step['hash']}")),
         Link(str(step["height"]), f"/blocks/{step['height']}"),

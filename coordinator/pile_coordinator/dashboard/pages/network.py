@@ -106,6 +106,8 @@ def _chart(view: View, blocks: list[dict[str, Any]]) -> None:
         xAxis=theme.axis("category", data=[str(block["height"]) for block in old[1:]]),
         yAxis=theme.axis("value", "s"),
         series=series,
+        legend={"show": False},
+        grid={"left": 8, "right": 8, "top": 24, "bottom": 4, "containLabel": True},
     )
     ui.echart(options).style("height:200px;width:100%")
 

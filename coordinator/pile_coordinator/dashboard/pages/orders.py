@@ -1,6 +1,6 @@
 """Lists of contracts: all of them with filters, and those that were closed with what they came to."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pile_coordinator.dashboard import details, shell
@@ -107,14 +107,26 @@ async def _ask(view: View, given: dict[str, str], *, closed: bool) -> tuple[list
     return rows, None if place is None else encode_place(name, place)
 
 
+Head = Callable[[str], str]
+
+
+def _heads(view: View) -> tuple[Head, Head, Head]:
+    """Heads of columns: as they are, of energy, and of money."""
+
+    def word(name: str) -> str:
+        return view.word("column", name)
+
+    return word, lambda name: details.in_unit(word(name), "kWh"), lambda name: details.in_unit(word(name), view.currency)
+
+
 def _orders(view: View, rows: list[dict[str, Any]]) -> None:
     if not rows:
         return
-    word = lambda name: view.word("column", name)  # noqa: E731 - one line says it
+    word, kwh, _ = _heads(view)
     columns = [
         Column(word("contract")), Column(word("state")), Column(word("matched"), optional=True), Column(word("pile")),
         Column(word("zone"), optional=True), Column(word("user"), optional=True), Column(word("owner"), optional=True),
-        Column(word("agreed"), right=True), Column(word("measured"), right=True), Column(word("off"), right=True, optional=True),
+        Column(kwh("agreed"), right=True), Column(kwh("measured"), right=True), Column(kwh("off"), right=True, optional=True),
         Column(word("price"), right=True, optional=True),
     ]  # fmt: skip
     details.grid(view, columns, [_order(view, row) for row in rows])
@@ -129,9 +141,9 @@ def _order(view: View, row: dict[str, Any]) -> Sequence[Cell]:
         row["zone"],
         Link(row["user"], f"/orders?party={row['user']}"),
         Link(row["owner"], f"/orders?party={row['owner']}"),
-        view.energy(row["energy_wh"]),
-        view.energy(row["measured_wh"]),
-        details.off(view, row["off_wh"], row["energy_wh"]),
+        details.bare(view.energy(row["energy_wh"])),
+        details.bare(view.energy(row["measured_wh"])),
+        details.off(view, row["off_wh"], row["energy_wh"], unit=False),
         view.price(row["price_micro_per_kwh"]),
     )
 
@@ -139,19 +151,20 @@ def _order(view: View, row: dict[str, Any]) -> Sequence[Cell]:
 def _settlements(view: View, rows: list[dict[str, Any]]) -> None:
     if not rows:
         return
-    word = lambda name: view.word("column", name)  # noqa: E731
+    word, kwh, cash = _heads(view)
     columns = [
-        Column(word("contract")), Column(word("outcome")), Column(word("closed"), optional=True), Column(word("pile")),
+        Column(word("contract")), Column(word("outcome")), Column(word("closed"), optional=True), Column(word("pile"), optional=True),
         Column(word("user"), optional=True), Column(word("owner"), optional=True),
-        Column(word("agreed"), right=True, optional=True), Column(word("measured"), right=True),
-        Column(word("off"), right=True, optional=True), Column(word("paid"), right=True),
-        Column(word("to_owner"), right=True, optional=True), Column(word("to_grid"), right=True, optional=True),
-        Column(word("fee"), right=True, optional=True),
+        Column(kwh("agreed"), right=True, optional=True), Column(kwh("measured"), right=True),
+        Column(kwh("off"), right=True, optional=True), Column(cash("paid"), right=True),
+        Column(cash("to_owner"), right=True, optional=True), Column(cash("to_grid"), right=True, optional=True),
+        Column(cash("fee"), right=True, optional=True),
     ]  # fmt: skip
     sums = {name: details.total(rows, name) for name in ("energy_wh", "measured_wh", "off_wh", *_MONEY)}
-    money = [view.money(sums[name]) for name in _MONEY]
-    total = [view.text("details.sum", count=len(rows)), "", "", "", "", "", view.energy(sums["energy_wh"]),
-             view.energy(sums["measured_wh"]), details.off(view, sums["off_wh"], sums["energy_wh"]), *money]  # fmt: skip
+    money = [details.bare(view.money(sums[name])) for name in _MONEY]
+    total = [view.text("details.sum", count=len(rows)), "", "", "", "", "", 
+             *(details.bare(view.energy(sums[name])) for name in ("energy_wh", "measured_wh")),
+             details.off(view, sums["off_wh"], sums["energy_wh"], unit=False), *money]  # fmt: skip
     details.grid(view, columns, [_settlement(view, row) for row in rows], total)
 
 
@@ -166,8 +179,8 @@ def _settlement(view: View, row: dict[str, Any]) -> Sequence[Cell]:
         row["pile"],
         row["user"],
         row["owner"],
-        view.energy(row["energy_wh"]),
-        view.energy(row["measured_wh"]),
-        details.off(view, row["off_wh"], row["energy_wh"]),
-        *(view.money(row[name]) for name in _MONEY),
+        details.bare(view.energy(row["energy_wh"])),
+        details.bare(view.energy(row["measured_wh"])),
+        details.off(view, row["off_wh"], row["energy_wh"], unit=False),
+        *(details.bare(view.money(row[name])) for name in _MONEY),
     )

@@ -183,19 +183,21 @@ def _table(view: View, wish: Wish, found: Page) -> None:
         details.nothing(view)
         return
     word = lambda name: view.word("measure", name)  # noqa: E731 - one line says it
+    kwh = lambda name: details.in_unit(word(name), "kWh")  # noqa: E731
+    cash = lambda name: details.in_unit(word(name), view.currency)  # noqa: E731
     first = view.word("period", wish.per) if wish.is_history else view.word("dimension", wish.by)
     columns = [
-        Column(first), Column(word("contracts"), right=True), Column(word("agreed_wh"), right=True, optional=True),
-        Column(word("measured_wh"), right=True), Column(word("user_micro"), right=True),
-        Column(word("owner_micro"), right=True, optional=True), Column(word("grid_micro"), right=True, optional=True),
-        Column(word("fee_micro"), right=True, optional=True), Column(word("disputed"), right=True, optional=True),
+        Column(first), Column(word("contracts"), right=True), Column(kwh("agreed_wh"), right=True, optional=True),
+        Column(kwh("measured_wh"), right=True), Column(cash("user_micro"), right=True),
+        Column(cash("owner_micro"), right=True, optional=True), Column(cash("grid_micro"), right=True, optional=True),
+        Column(cash("fee_micro"), right=True, optional=True), Column(word("disputed"), right=True, optional=True),
         Column(word("idle"), right=True), Column(word("delay"), right=True, optional=True),
     ]  # fmt: skip
     rows = found.rows
     energy, money = ("agreed_wh", "measured_wh"), ("user_micro", "owner_micro", "grid_micro", "fee_micro")
     total = [
-        view.text("details.sum", count=len(rows)), str(_sum(rows, "contracts")), *(view.energy(_sum(rows, name)) for name in energy),
-        *(view.money(_sum(rows, name)) for name in money), str(_sum(rows, "disputed")), "", "",
+        view.text("details.sum", count=len(rows)), str(_sum(rows, "contracts")), *(details.bare(view.energy(_sum(rows, name))) for name in energy),
+        *(details.bare(view.money(_sum(rows, name))) for name in money), str(_sum(rows, "disputed")), "", "",
     ]  # fmt: skip
     details.grid(view, columns, [_line(view, wish, row) for row in rows], total)
     following = None if found.next is None else encode_place("dashboard-statistics", [found.next])
@@ -211,9 +213,9 @@ def _line(view: View, wish: Wish, row: Row) -> tuple[Cell, ...]:
     return (
         name,
         str(sums["contracts"]),
-        view.energy(sums["agreed_wh"]),
-        view.energy(sums["measured_wh"]),
-        *(view.money(sums[measure]) for measure in ("user_micro", "owner_micro", "grid_micro", "fee_micro")),
+        details.bare(view.energy(sums["agreed_wh"])),
+        details.bare(view.energy(sums["measured_wh"])),
+        *(details.bare(view.money(sums[measure])) for measure in ("user_micro", "owner_micro", "grid_micro", "fee_micro")),
         str(sums["disputed"]),
         written.permille(row.idle_permille),
         written.DASH if delay is None else written.span(delay),

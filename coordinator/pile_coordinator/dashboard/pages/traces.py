@@ -135,7 +135,8 @@ def _transactions(view: View, rows: list[dict[str, Any]]) -> None:
         details.nothing(view)
         return
     word = lambda name: view.word("column", name)  # noqa: E731
-    columns = [Column(word("number"), right=True), Column(word("transaction")), Column(word("kind")), Column(word("party")), Column(word("result"))]
+    columns = [Column(word("number"), right=True, optional=True), Column(word("transaction")), Column(word("kind"), long=True),
+               Column(word("party")), Column(word("result"), long=True)]  # fmt: skip
     lines = [
         (
             str(row["position"]),
@@ -180,11 +181,16 @@ async def _show(view: View, name: str, after: str) -> Response | None:
     if thing.kind in {ORDER, CONTRACT, BLOCK}:
         return RedirectResponse(path_of(thing), 303)
     told = await view.ask(_trace, view, f"{thing.kind}:{thing.id}", after)
-    shell.title(view.word("thing", thing.kind))
+    shell.title(f"{view.word('thing', thing.kind)} {_named(thing)}")
     await _SHOWN[thing.kind](view, told)
     with shell.card(view.text("life.contracts")):
         _stories(view, told, after)
     return None
+
+
+def _named(found: Found) -> str:
+    """What a thing is called above its page."""
+    return found.id if found.kind in {PILE, PARTY} else found.id[:10] + "…"
 
 
 def _trace(view: View, text: str, after: str) -> Trace:
