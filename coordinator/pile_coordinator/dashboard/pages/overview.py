@@ -103,7 +103,7 @@ class _Chart:
     def __init__(self, view: View) -> None:
         self._view = view
         self._shown = self._newest()
-        self._chart = ui.echart(self._options()).style("height:350px;width:100%")
+        self._chart = shell.chart(self._options(), 350)
         self._empty = ui.label(view.text("overview.no_prices")).classes("pc-note")
         self._show()
 
