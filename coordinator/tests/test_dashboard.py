@@ -206,6 +206,15 @@ def _socket_of(world, page):
     return f"{world.url.replace('http', 'ws')}/_nicegui_ws/socket.io/?EIO=4&transport=websocket&client_id={client}"
 
 
+def test_a_link_on_another_site_finds_who_is_signed_in(world, visitor):
+    asked = visitor().open("/").context.new_page()
+    asked.route("http://elsewhere.example/", lambda route: route.fulfill(
+        content_type="text/html", body=f'<a href="{world.url}/book">book</a>'))  # fmt: skip
+    asked.goto("http://elsewhere.example/")
+    asked.click("a")
+    asked.wait_for_selector("h1:has-text('Order book')")
+
+
 # --- pages ---------------------------------------------------------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ A first page asks for some twenty of them, 2.4 MB, at once: read, compressed and
 would take most of the second that the page has.
 """
 
+import asyncio
 import gzip
 from dataclasses import dataclass
 
@@ -39,15 +40,23 @@ class Files:
         key = scope["path"], "gzip" in headers.get("accept-encoding", "")
         found = self._kept.get(key)
         if found is None:
-            found = await self._fetch(key, scope, receive, send)
+            found = await self._fetch(key, scope, send)
         if found is not None:
             await send({"type": "http.response.start", "status": 200, "headers": list(found.headers)})
             await send({"type": "http.response.body", "body": found.body})
 
-    async def _fetch(self, key: tuple[str, bool], scope: Scope, receive: Receive, send: Send) -> _File | None:
-        """The file; None if it is none, which has been answered then."""
+    async def _fetch(self, key: tuple[str, bool], scope: Scope, send: Send) -> _File | None:
+        """The file; None if it is none, which has been answered then.
+
+        Whole, even if the browser that asks goes away meanwhile: it is kept for others.
+        """
         start: Message = {}
         parts: list[bytes] = []
+        asked_for = iter([{"type": "http.request", "body": b"", "more_body": False}])
+
+        async def receive() -> Message:
+            request = next(asked_for, None)
+            return request or await asyncio.Future[Message]()
 
         async def gather(message: Message) -> None:
             nonlocal start
@@ -63,7 +72,11 @@ class Files:
             "headers": [pair for pair in scope["headers"] if not pair[0].startswith((b"if-", b"accept-enc"))],
         }
         await self._app(asked, receive, gather)
-        return self._keep(key, _packed(start, b"".join(parts), key[1])) if start["status"] == 200 else None
+        if start["status"] != 200:
+            return None
+        body = b"".join(parts)
+        assert len(body) == int(Headers(raw=start["headers"]).get("content-length", len(body)))
+        return self._keep(key, _packed(start, body, key[1]))
 
     def _keep(self, key: tuple[str, bool], file: _File) -> _File:
         if len(self._kept) < MAX_FILES and self._bytes + len(file.body) <= MAX_BYTES:

@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
@@ -83,7 +84,14 @@ def _run_beside(app: FastAPI, board: Board) -> None:
     async def lifespan(served: FastAPI) -> AsyncIterator[Any]:
         async with inner(served) as state:
             running = asyncio.create_task(board.run())
+            running.add_done_callback(_tell)
             yield state
             running.cancel()
 
     app.router.lifespan_context = lifespan
+
+
+def _tell(ended: asyncio.Task[None]) -> None:
+    """Log why the board stopped; every page has a banner from then on."""
+    if not ended.cancelled() and (error := ended.exception()) is not None:
+        logging.getLogger("uvicorn.error").error("the dashboard follows the chain no more", exc_info=error)

@@ -253,7 +253,7 @@ def _head(view: View) -> None:
     ):
         with ui.element("nav").props(f'aria-label="{view.text("shell.menu")}"'):
             _links(view)
-        with ui.element("div").style("padding:12px 16px;display:grid;gap:12px;justify-items:start"):
+        with ui.element("div").classes("pc-who"):
             _who(view)
             _choices(view)
     with ui.header(elevated=False).classes("pc-head"):

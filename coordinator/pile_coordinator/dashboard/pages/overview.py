@@ -14,6 +14,7 @@ from pile_coordinator.evidence.calendar import local
 from pile_coordinator.web.access import ALL, OWN
 
 MAX_LINES = 6  # zones in one chart: as many as there are colours to tell apart
+FEW = 40  # points that a line marks one by one
 SHOWN = 8  # rows of the small tables
 
 
