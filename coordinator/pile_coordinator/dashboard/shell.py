@@ -257,7 +257,7 @@ def _head(view: View) -> None:
             _who(view)
             _choices(view)
     with ui.header(elevated=False).classes("pc-head"):
-        menu = ui.button(icon="menu", on_click=drawer.toggle).props("flat dense round")
+        menu = ui.button(icon="menu", on_click=drawer.toggle, color=None).props("flat dense round")
         menu.classes("pc-menu").props(f'aria-label="{view.text("shell.menu")}"')
         ui.link("Pilechain", "/").classes("pc-brand")
         with ui.element("nav").classes("pc-nav").props(f'aria-label="{view.text("shell.menu")}"'):
@@ -279,7 +279,7 @@ def _choices(view: View) -> None:
         if code != view.language:
             ui.link(name, f"/language/{code}?to={view.path}").props(f'lang="{code}"')
     with ui.element("form").props('method="post" action="/sign-out"'):
-        ui.button(view.text("sign.out")).props('flat dense no-caps type="submit"')
+        ui.button(view.text("sign.out"), color=None).props('flat dense no-caps type="submit"')
 
 
 def _freshness(view: View) -> None:

@@ -84,7 +84,7 @@ border-left-width:4px;border-radius:3px;padding:2px 8px;display:flex;gap:5px;min
 .pc-s-alarm{border-left-color:#D55E00!important}.pc-grid .pc-s-alarm{background:#B04A00;color:#fff}
 .pc-s-retired,.pc-s-hidden{border-left-color:transparent!important;opacity:.6}
 .pc-filter{min-width:140px;flex:0 1 200px}
-.pc-head .q-btn,.pc-drawer .q-btn{color:inherit!important}.pc-who{padding:12px 19px;display:grid;gap:14px;justify-items:start}
+.pc-who{padding:12px 19px;display:grid;gap:14px;justify-items:start}
 .pc-who a{padding:0!important;border:0!important;text-decoration:underline!important}.pc-who .q-btn{margin-left:-4px}
 .pc-chip{display:inline-block;border-radius:3px;padding:0 6px;font-size:12.5px;border:1px solid var(--pc-line)}
 .q-field--dense .q-field__control{min-height:36px}
