@@ -1,7 +1,7 @@
 """The dashboard in headless Chromium: how long its first page takes with a cold cache, and how far live updates lag.
 
 Live: a writer commits a block each second with a proof that changes the state of each of 1,000 piles. The lag is the time from
-the commit to the frame that shows it, on the page /piles of a browser on the same machine. `PILECHAIN_BENCH_SECONDS=10` is shorter.
+the commit to the frame that shows it, on the page /piles of a browser on this machine. `PILECHAIN_BENCH_SECONDS=10` is shorter.
 """
 
 import os

@@ -107,6 +107,11 @@ class WebWorld:
             assert time.monotonic() < deadline
             threading.Event().wait(0.05)
 
+    def begin_again(self) -> None:
+        """End the server, and start it over what the database says now."""
+        self._end()
+        self._start()
+
     def get(self, path: str, party: str | None = "operator", **headers: str) -> httpx.Response:
         if party is not None:
             headers["authorization"] = f"Bearer {self.tokens.get(party, party)}"
@@ -119,14 +124,17 @@ class WebWorld:
         return self.chain.engine.height
 
     def close(self) -> None:
+        self._end()
+        self.store.close()
+        self.chain.close()
+
+    def _end(self) -> None:
         self.process.terminate()
         try:
             self.process.wait(20)
         finally:
             self.process.kill()
             self.log.close()
-            self.store.close()
-            self.chain.close()
 
 
 __all__ = ["NASTY", "NOW", "ROLES", "WebWorld"]

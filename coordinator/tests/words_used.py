@@ -6,9 +6,7 @@ from pathlib import Path
 import pile_coordinator
 
 FOLDER = Path(pile_coordinator.__file__).parent
-SOURCES = "\n".join(
-    path.read_text() for folder in ("dashboard", "driver") for path in sorted((FOLDER / folder).rglob("*.py"))
-)
+SOURCES = "\n".join(path.read_text() for path in sorted(FOLDER.rglob("*.py")) if "_pb2" not in path.name)
 
 
 def families() -> set[str]:

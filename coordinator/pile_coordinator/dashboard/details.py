@@ -67,7 +67,7 @@ border:1px solid var(--pc-line);border-radius:4px;padding:6px 8px;overflow-wrap:
 .pc-check{margin-right:10px;white-space:nowrap}.pc-ok{color:var(--pc-good)}.pc-no{color:var(--pc-bad);font-weight:650}
 .pc-files{display:flex;flex-wrap:wrap;gap:8px}
 .pc-note{margin:6px 0}.pc-card .pc-note:last-child{margin-bottom:0}
-@media(max-width:1500px){.pc-head .pc-who{display:none}.pc-nav a{padding-left:7px;padding-right:7px}}
+@media(max-width:1500px){.pc-head .pc-me{display:none}.pc-nav a{padding-left:7px;padding-right:7px}}
 @media(max-width:1100px){.pc-life{grid-template-columns:minmax(0,1fr)}}
 @media(max-width:700px){.pc-table .o,.pc-table .pc-copy{display:none}
 .pc-table th{white-space:normal;vertical-align:bottom}.pc-find input{width:100%}.pc-form label{flex:1 1 130px}
@@ -204,6 +204,30 @@ class Column:
         return " ".join(name for name, on in (("r", self.right), ("o", self.optional), ("w", self.long)) if on)
 
 
+class Heads:
+    """Heads of columns, by the words of a family; amounts in them stand without a unit, which the head has."""
+
+    def __init__(self, view: "View", family: str = "column") -> None:
+        """In the reader's words."""
+        self._view, self._family = view, family
+
+    def __call__(self, name: str) -> str:
+        """As it is."""
+        return self._view.word(self._family, name)
+
+    def kwh(self, name: str) -> str:
+        """Of energy."""
+        return f"{self(name)}, kWh"
+
+    def cash(self, name: str) -> str:
+        """Of money; its unit is known where the server has the genesis file."""
+        return f"{self(name)}, {self._view.currency}" if self._view.currency else self(name)
+
+    def rate(self, name: str) -> str:
+        """Of prices."""
+        return f"{self(name)}, {self._view.currency}/kWh"
+
+
 def grid(view: "View", columns: Sequence[Column], lines: Iterable[Sequence[Cell]], total: Sequence[str] = ()) -> None:
     """A table; `total`: a last line with sums."""
     with element("div", "pc-scroll"), element("table", "pc-table"):
@@ -305,7 +329,7 @@ def _select(field: Field) -> None:
             words("option", text, value=value, **chosen)
 
 
-class BadFilter(Exception):
+class BadFilterError(Exception):
     """A filter that nothing can match; `text` says why."""
 
     def __init__(self, text: str) -> None:
@@ -315,22 +339,22 @@ class BadFilter(Exception):
 
 
 def an_id(view: "View", text: str) -> str | None:
-    """The id in a filter, None for none; BadFilter for what no id is like."""
+    """The id in a filter, None for none; BadFilterError for what no id is like."""
     text = text.strip()
     if text and not re.fullmatch(PATTERN_ID, text):
-        raise BadFilter(view.text("details.no_id", text=text))
+        raise BadFilterError(view.text("details.no_id", text=text))
     return text or None
 
 
 def a_moment(view: "View", text: str) -> int | None:
-    """The beginning of the day, month, ... in a filter, unix ms; BadFilter for what is no time."""
+    """The beginning of the day, month, ... in a filter, unix ms; BadFilterError for what is no time."""
     text = text.strip()
     if not text:
         return None
     try:
         return parse_moment(text[:32], view.zone)
     except ConfigError as error:
-        raise BadFilter(view.text("details.no_time", text=text)) from error
+        raise BadFilterError(view.text("details.no_time", text=text)) from error
 
 
 def is_hash(text: str) -> bool:
@@ -360,15 +384,6 @@ def share(off_wh: int | None, of_wh: int) -> str:
 def bare(amount: str) -> str:
     """An amount without its unit, for a column whose head has it."""
     return amount.partition(" ")[0]
-
-
-def in_unit(name: str, unit: str) -> str:
-    """The head of a column of bare amounts."""
-    return f"{name}, {unit}" if unit else name
-
-
-def _rounded(value: int, by: int) -> int:
-    return (abs(value) + by // 2) // by * (1 if value >= 0 else -1)
 
 
 def total(rows: Iterable[Mapping[str, Any]], name: str) -> int:

@@ -33,6 +33,7 @@ TOKEN_COOKIE = "pilechain_token"  # noqa: S105 - the name of a cookie
 LANGUAGE_COOKIE = "pilechain_language"
 VISIT = "pilechain.visit"  # in the scope of a request that passed
 SOCKET = "/_nicegui_ws/"
+PAGE_COST = 4  # of a token's rate: NiceGUI keeps a page for a minute even if nobody opens its socket
 MESSAGES_PER_S = 30  # from one socket for long, and this many at once; more wait, and with them the browser
 GOODBYE_S = 2  # for an open page to be told that its token ended, before its socket is closed
 _PAGE_CSP = (
@@ -99,10 +100,10 @@ class Door:
         assert page is not None
         try:
             _check_method(scope)
-            grant = await run_in_threadpool(admit, self._web, token, page.route, address(scope))
+            grant = await run_in_threadpool(admit, self._web, token, page.route, address(scope), PAGE_COST)
             self._check_room(grant.token.id)
         except Refused as refusal:
-            await _refuse(refusal, scope, language)(scope, receive, send)
+            await _refuse(refusal, scope, headers, language)(scope, receive, send)
             return
         scope[VISIT] = Visit(grant, token, language)
         await _with_nonce(self._app, scope, receive, send)
@@ -242,10 +243,12 @@ def is_own(headers: Headers) -> bool:
     return urlsplit(headers.get("origin", "")).netloc == headers.get("host", "-")
 
 
-def _refuse(refusal: Refused, scope: Scope, language: str) -> Response:
-    if refusal.status == 401:
-        return RedirectResponse(f"/sign-in?to={quote(scope['path'])}", 303)
-    return plain.told(language, refusal)
+def _refuse(refusal: Refused, scope: Scope, headers: Headers, language: str) -> Response:
+    if refusal.status != 401:
+        return plain.told(language, refusal)
+    if headers.get("sec-fetch-site") == "cross-site":
+        return plain.again(language, scope["path"])  # a link in a mail: a strict cookie comes with our own links only
+    return RedirectResponse(f"/sign-in?to={quote(scope['path'])}", 303)
 
 
 async def _with_nonce(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:

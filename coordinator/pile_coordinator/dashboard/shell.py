@@ -22,18 +22,21 @@
 - Amounts: `view.money`, `view.money_exact`, `view.price`, `view.energy`, `view.power`, `view.time`, `view.clock`: integers
   in, text out.
 - Elements: `title`, `columns`, `cards`, `card`, `bar`, `Figure`, `rows`, `table`, `note`, `banner`, `link` below, in the style
-  of `theme`. They take text, never HTML: what parties wrote cannot become markup. Charts: `ui.echart(theme.chart(...))`.
+  of `theme`. They take text, never HTML: what parties wrote cannot become markup. Charts: `shell.chart(theme.chart(...), 300)`.
 - Name the page's module in `pages.MODULES`.
 """
 
 import copy
 import inspect
+import re
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, TypeVar
 
+import nicegui
 from fastapi import Request
-from nicegui import Client, background_tasks, ui
+from nicegui import Client, background_tasks, dependencies, ui
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
@@ -47,6 +50,7 @@ from pile_coordinator.web.problems import DATABASE_AWAY, Refused
 T = TypeVar("T")
 Build = Callable[..., Awaitable[Response | None]]
 Cell = str | tuple[str, str]  # a text, or a text and the path it links to
+_STATIC = f"/_nicegui/{nicegui.__version__}"
 BEAT_S = 5  # `follow` calls at least so often, so that a page sees that nothing comes
 
 
@@ -205,6 +209,7 @@ async def _show(build: Build, entry: Entry, request: Request, arguments: dict[st
     view = View(web, board, visit, client, request.url.path)
     ui.add_head_html(f"<style>{theme.STYLE}</style>")
     extras.style()
+    preload(f"{_STATIC}/static/dompurify.mjs", f"{_STATIC}/static/utils/dynamic_properties.js")
     _head(view)
     name = view.text(entry.title)
     client.title = f"{name} · Pilechain"
@@ -251,12 +256,12 @@ def _head(view: View) -> None:
     ):
         with ui.element("nav").props(f'aria-label="{view.text("shell.menu")}"'):
             _links(view)
-        with ui.element("div").style("padding:12px 16px;display:grid;gap:12px;justify-items:start"):
+        with ui.element("div").classes("pc-who"):
             extras.search(view)
             _who(view)
             _choices(view)
     with ui.header(elevated=False).classes("pc-head"):
-        menu = ui.button(icon="menu", on_click=drawer.toggle).props("flat dense round")
+        menu = ui.button(icon="menu", on_click=drawer.toggle, color=None).props("flat dense round")
         menu.classes("pc-menu").props(f'aria-label="{view.text("shell.menu")}"')
         ui.link("Pilechain", "/").classes("pc-brand")
         with ui.element("nav").classes("pc-nav").props(f'aria-label="{view.text("shell.menu")}"'):
@@ -273,7 +278,7 @@ def _head(view: View) -> None:
 
 def _who(view: View) -> None:
     token = view.grant.token
-    ui.label(f"{token.party} · {view.word('role', token.role)}").classes("pc-who")
+    ui.label(f"{token.party} · {view.word('role', token.role)}").classes("pc-me")
 
 
 def _choices(view: View) -> None:
@@ -281,7 +286,7 @@ def _choices(view: View) -> None:
         if code != view.language:
             ui.link(name, f"/language/{code}?to={view.path}").props(f'lang="{code}"')
     with ui.element("form").props('method="post" action="/sign-out"'):
-        ui.button(view.text("sign.out")).props('flat dense no-caps type="submit"')
+        ui.button(view.text("sign.out"), color=None).props('flat dense no-caps type="submit"')
 
 
 def _freshness(view: View) -> None:
@@ -406,6 +411,30 @@ class LiveTable:
             self._lines = lines
             rows = [{"key": n} | {str(place): text for place, text in enumerate(line)} for n, line in enumerate(lines)]
             self._table.rows = rows
+
+
+def chart(options: dict[str, object], height_px: int) -> ui.echart:
+    """A chart of ECharts (`theme.chart` makes the options); its library is asked for with the page, not when it is drawn."""
+    found = ui.echart(options).style(f"height:{height_px}px;width:100%")
+    preload(*_chart_files())
+    return found
+
+
+@cache
+def _chart_files() -> tuple[str, ...]:
+    """What NiceGUI's chart element loads one after the other; nothing where another release keeps it elsewhere."""
+    for key, module in dependencies.esm_modules.items():
+        first = module.path / "index.js"
+        if module.name == "nicegui-echart" and first.is_file():
+            names = ["index.js", *re.findall(r"[\"']\./([\w.-]+\.js)[\"']", first.read_text())]
+            return tuple(f"{_STATIC}/esm/{key}/{name}" for name in names)
+    return ()
+
+
+def preload(*paths: str) -> None:
+    """Have the browser fetch modules as soon as it reads the page."""
+    for path in paths:
+        ui.add_head_html(f'<link rel="modulepreload" href="{path}">')
 
 
 def note(text: str) -> None:

@@ -44,8 +44,8 @@ def contracts(
         limit: rows, 1 or more.
 
     Returns:
-        Rows with id, bid, listing, pile, zone, user, owner, energy_wh, price_micro_per_kwh, window_start_ms, window_end_ms, state,
-        outcome, height and time_ms (of the match, or of the closing), measured_wh, off_wh and cause (None before the
+        Rows with id, bid, listing, pile, zone, user, owner, energy_wh, price_micro_per_kwh, window_start_ms, window_end_ms,
+        state, outcome, height and time_ms (of the match, or of the closing), measured_wh, off_wh and cause (None before the
         settlement), and user_micro (what the user paid), owner_micro, grid_micro, fee_micro (what each gained; None before
         the closing).
     """
@@ -90,7 +90,9 @@ def _money(db: Connection, rows: list[Row]) -> Iterable[Row]:
     posted: dict[tuple[str, int], list[Any]] = {}
     for found in db.execute(select(schema.posting).where(p.contract.in_(ids))):
         posted.setdefault((found.contract.hex(), found.number), []).append(found)
-    objected = {r.contract.hex(): r for r in db.execute(select(d.contract, d.party, d.bond_micro).where(d.contract.in_(ids)))}
+    objected = {
+        r.contract.hex(): r for r in db.execute(select(d.contract, d.party, d.bond_micro).where(d.contract.in_(ids)))
+    }
     for row in rows:
         if row["closed_height"] is None or row["number"] is None:
             yield {"user_micro": None} | dict.fromkeys(_SIDES.values())

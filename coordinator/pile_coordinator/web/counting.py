@@ -49,6 +49,7 @@ class Asked:
 
     @property
     def is_history(self) -> bool:
+        """Whether there is a row for each period, not for each name."""
         return self.dimension == WHOLE or self.name is not None
 
 
@@ -99,6 +100,7 @@ def _zone(name: str) -> ZoneInfo:
 
 
 def ask(web: Web, grant: Grant, told: tuple[str, str | None, str, str | None, str | None], zone: ZoneInfo) -> Asked:
+    """The question that (dimension, name, per, since, until) is; Refused if it is none, or not the caller's to ask."""
     dimension, name, per, since, until = told
     own = _allow(web, grant, dimension, name)
     if dimension == WHOLE and name is not None:

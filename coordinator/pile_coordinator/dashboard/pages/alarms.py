@@ -52,7 +52,7 @@ def _draw(view: View, found: Alarms) -> None:
 
 
 def _table(view: View, alarms: list[Alarm]) -> None:
-    word = lambda name: view.word("column", name)  # noqa: E731 - one line says it
+    word = details.Heads(view)
     columns = [
         Column(word("severity")), Column(word("alarm"), long=True), Column(word("subject")), Column(word("since"), optional=True),
         Column(word("facts"), long=True, optional=True), Column(word("to_do"), long=True),
@@ -84,7 +84,6 @@ def _subject(alarm: Alarm) -> Cell:
 def _fact(view: View, name: str, value: int) -> str:
     """A figure with its unit, which its name ends with."""
     if name.endswith("_ms"):
-        text = written.span(value)
-    else:
-        text = view.money(value) if name.endswith("_micro") else str(value)
+        return f"{view.word('fact', name)} {written.span(value)}"
+    text = view.money(value) if name.endswith("_micro") else str(value)
     return f"{view.word('fact', name)} {text}"

@@ -3,7 +3,7 @@
 from typing import Any
 
 from pile_coordinator.dashboard import details, shell, written
-from pile_coordinator.dashboard.details import BAD, BUSY, BadFilter, Cell, Column, Field, Hash, Marked
+from pile_coordinator.dashboard.details import BAD, BUSY, BadFilterError, Cell, Column, Field, Hash, Marked
 from pile_coordinator.dashboard.pages.orders import settlement_tabs
 from pile_coordinator.dashboard.shell import View, page
 from pile_coordinator.evidence.deviations import deviations
@@ -48,7 +48,7 @@ def _open(view: View, rows: list[dict[str, Any]]) -> None:
     if not rows:
         details.nothing(view)
         return
-    word = lambda name: view.word("column", name)  # noqa: E731 - one line says it
+    word = details.Heads(view)
     columns = [
         Column(word("contract")), Column(word("left_time")), Column(word("deadline"), optional=True), Column(word("objector")),
         Column(word("ground"), optional=True), Column(word("pile"), optional=True), Column(word("measured"), right=True, optional=True),
@@ -87,7 +87,7 @@ def _ever(view: View, rows: list[dict[str, Any]]) -> None:
     if not rows:
         details.nothing(view)
         return
-    word = lambda name: view.word("column", name)  # noqa: E731
+    word = details.Heads(view)
     columns = [
         Column(word("contract")), Column(word("state")), Column(word("time"), optional=True), Column(word("objector")),
         Column(word("ground"), optional=True), Column(word("said"), long=True, optional=True),
@@ -130,7 +130,7 @@ async def show_deviations(view: View, since: str = "", until: str = "", cursor: 
         details.form(view, fields)
         try:
             times = {"start_ms": details.a_moment(view, since), "end_ms": details.a_moment(view, until)}
-        except BadFilter as mistake:
+        except BadFilterError as mistake:
             shell.banner(mistake.text)
             return
         after = place_of(_DEVIATIONS, (int, int), cursor or None)
@@ -149,17 +149,17 @@ def _deviations(view: View, rows: list[dict[str, Any]]) -> None:
     if not rows:
         details.nothing(view)
         return
-    word = lambda name: view.word("column", name)  # noqa: E731
-    kwh = lambda name: details.in_unit(word(name), "kWh")  # noqa: E731
-    rate = lambda name: details.in_unit(word(name), f"{view.currency}/kWh")  # noqa: E731
+    word = details.Heads(view)
     columns = [
         Column(word("contract")), Column(word("state"), optional=True), Column(word("time"), optional=True),
-        Column(word("pile"), optional=True), Column(kwh("agreed"), right=True, optional=True), Column(kwh("measured"), right=True),
-        Column(kwh("off"), right=True), Column(kwh("part_grid"), right=True, optional=True),
-        Column(rate("price"), right=True, optional=True), Column(rate("catalog"), right=True, optional=True),
-        Column(details.in_unit(word("to_grid"), view.currency), right=True),
+        Column(word("pile"), optional=True), Column(word.kwh("agreed"), right=True, optional=True), Column(word.kwh("measured"), right=True),
+        Column(word.kwh("off"), right=True), Column(word.kwh("part_grid"), right=True, optional=True),
+        Column(word.rate("price"), right=True, optional=True), Column(word.rate("catalog"), right=True, optional=True),
+        Column(word.cash("to_grid"), right=True),
     ]  # fmt: skip
-    sums = {name: details.total(rows, name) for name in ("expected_wh", "measured_wh", "off_wh", "grid_wh", "grid_micro")}
+    sums = {
+        name: details.total(rows, name) for name in ("expected_wh", "measured_wh", "off_wh", "grid_wh", "grid_micro")
+    }
     total = [
         view.text("details.sum", count=len(rows)), "", "", "",
         *(details.bare(view.energy(sums[name])) for name in ("expected_wh", "measured_wh")),

@@ -30,9 +30,13 @@ def show_files(view: View, row: dict[str, Any]) -> None:
     with details.element("div", "pc-files"):
         _download(view.text("files.certificate"), f"/v1/contracts/{contract}/certificate", f"{contract}.cbor")
         for form in _formats(view):
-            _download(view.word("format", form), f"/v1/contracts/{contract}/exports/{form}", f"{contract}.{SUFFIXES[form]}")
+            _download(
+                view.word("format", form), f"/v1/contracts/{contract}/exports/{form}", f"{contract}.{SUFFIXES[form]}"
+            )
     details.words("p", view.text("files.verify"), "pc-note")
-    details.words("div", f"pilechain verify {contract}.cbor --genesis genesis.json", "pc-code", **{"data-test": "verify"})
+    details.words(
+        "div", f"pilechain verify {contract}.cbor --genesis genesis.json", "pc-code", **{"data-test": "verify"}
+    )
     _verify_here(view, contract)
 
 

@@ -171,7 +171,7 @@ def _figures(view: View, row: dict[str, Any]) -> None:
 
 
 def _about(view: View, row: dict[str, Any]) -> None:
-    word = lambda name: view.word("column", name)  # noqa: E731 - one line says it
+    word = details.Heads(view)
     window = f"{view.time(row['window_start_ms'])} – {view.time(row['window_end_ms'])}"  # noqa: RUF001
     pairs: list[tuple[str, details.Cell]] = [
         (word("contract"), Hash(row["id"])),
@@ -216,7 +216,7 @@ def _steps(view: View, life: Life, steps: list[_Step]) -> None:
 
 def _facts(view: View, life: Life, step: _Step) -> Iterator[tuple[str, str]]:
     """What a step says, in the order of a reader's interest."""
-    kind, word = step["kind"], lambda name: view.word("column", name)
+    kind, word = step["kind"], details.Heads(view)
     if "party" in step:
         yield word("party"), step["party"]
     if kind in {"bid", "listing"}:
@@ -257,7 +257,7 @@ def _catalog(view: View, step: _Step) -> str:
 
 
 def _settled(view: View, life: Life, step: _Step) -> Iterator[tuple[str, str]]:
-    word = lambda name: view.word("column", name)  # noqa: E731
+    word = details.Heads(view)
     yield word("agreed"), view.energy(step["expected_wh"])
     yield word("measured"), view.energy(step["measured_wh"])
     yield word("off"), details.off(view, step["off_wh"], life.row["energy_wh"])
@@ -275,11 +275,10 @@ def _settled(view: View, life: Life, step: _Step) -> Iterator[tuple[str, str]]:
 
 def _metering(view: View, life: Life, steps: list[_Step]) -> None:
     begin_wh = life.proofs[0]["last_energy_wh"]
-    word = lambda name: view.word("column", name)  # noqa: E731
-    kwh = lambda name: details.in_unit(word(name), "kWh")  # noqa: E731
+    word = details.Heads(view)
     columns = [
         Column(word("number"), right=True), Column(word("event"), long=True), Column(word("until"), optional=True),
-        Column(kwh("register"), right=True, optional=True), Column(kwh("since_begin"), right=True),
+        Column(word.kwh("register"), right=True, optional=True), Column(word.kwh("since_begin"), right=True),
         Column(word("check"), long=True), Column(word("hash"), optional=True), Column(word("block"), right=True, optional=True),
     ]  # fmt: skip
     with details.element("li", _worst(steps), **{"data-step": "proofs"}):
@@ -326,9 +325,7 @@ def _chart(view: View, life: Life) -> None:
         details.nothing(view)
         return
     start_ms, start_wh = told[0]["last_time_ms"], told[0]["last_energy_wh"]
-    points = [
-        [(step["last_time_ms"] - start_ms) / 60_000, (step["last_energy_wh"] - start_wh) / 1000] for step in told
-    ]
+    points = [[(step["last_time_ms"] - start_ms) / 60_000, (step["last_energy_wh"] - start_wh) / 1000] for step in told]
     agreed = life.row["energy_wh"] / 1000
     end = max(points[-1][0], 1)
     series: list[dict[str, object]] = [
@@ -349,16 +346,23 @@ def _chart(view: View, life: Life) -> None:
 
 def _more(view: View, life: Life, after: int) -> None:
     following = life.told["next_sequence"]
-    details.pager(view, {"after": str(after) if after else ""}, None if following is None else str(following), name="after")
+    details.pager(
+        view, {"after": str(after) if after else ""}, None if following is None else str(following), name="after"
+    )
 
 
 # --- money ---------------------------------------------------------------------------------------------------------------
 
 
 def _postings(view: View, life: Life, steps: list[_Step]) -> None:
-    word = lambda name: view.word("column", name)  # noqa: E731
+    word = details.Heads(view)
     contract = life.row["id"]
-    columns = [Column(word("posting")), Column(word("debit")), Column(word("credit")), Column(word("amount"), right=True)]
+    columns = [
+        Column(word("posting")),
+        Column(word("debit")),
+        Column(word("credit")),
+        Column(word("amount"), right=True),
+    ]
     lines = [
         (
             Link(f"{step['number']}/{step['item']}", details.trace_path(f"{contract}/{step['number']}/{step['item']}")),

@@ -66,7 +66,7 @@ def _nodes(view: View, found: dict[str, Any]) -> None:
         details.nothing(view)
         return
     power = sum(node["power"] for node in nodes)
-    word = lambda name: view.word("column", name)  # noqa: E731 - one line says it
+    word = details.Heads(view)
     columns = [
         Column(word("node")), Column(word("state")), Column(word("power_share"), right=True),
         Column(word("stake"), right=True, optional=True), Column(word("proposed"), right=True), Column(word("missed"), right=True),
@@ -113,7 +113,7 @@ def _chart(view: View, blocks: list[dict[str, Any]]) -> None:
 
 
 def _blocks(view: View, blocks: list[dict[str, Any]]) -> None:
-    word = lambda name: view.word("column", name)  # noqa: E731
+    word = details.Heads(view)
     columns = [
         Column(word("block"), right=True), Column(word("time")), Column(word("txs"), right=True), Column(word("proposer"), optional=True),
         Column(word("signed")), Column(word("missed"), long=True, optional=True), Column(word("hash"), optional=True),

@@ -1,10 +1,10 @@
 """Lists of contracts: all of them with filters, and those that were closed with what they came to."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from pile_coordinator.dashboard import details, shell
-from pile_coordinator.dashboard.details import BadFilter, Cell, Column, Field, Hash, Link
+from pile_coordinator.dashboard.details import BadFilterError, Cell, Column, Field, Hash, Link
 from pile_coordinator.dashboard.shell import View, page
 from pile_coordinator.evidence import contracts as listed
 from pile_coordinator.web.access import view_of
@@ -90,7 +90,7 @@ async def _ask(view: View, given: dict[str, str], *, closed: bool) -> tuple[list
             "start_ms": details.a_moment(view, given["since"]),
             "end_ms": details.a_moment(view, given["until"]),
         }
-    except BadFilter as mistake:
+    except BadFilterError as mistake:
         shell.banner(mistake.text)
         return None
     name = f"{_LIST}-closed" if closed else _LIST
@@ -107,26 +107,14 @@ async def _ask(view: View, given: dict[str, str], *, closed: bool) -> tuple[list
     return rows, None if place is None else encode_place(name, place)
 
 
-Head = Callable[[str], str]
-
-
-def _heads(view: View) -> tuple[Head, Head, Head]:
-    """Heads of columns: as they are, of energy, and of money."""
-
-    def word(name: str) -> str:
-        return view.word("column", name)
-
-    return word, lambda name: details.in_unit(word(name), "kWh"), lambda name: details.in_unit(word(name), view.currency)
-
-
 def _orders(view: View, rows: list[dict[str, Any]]) -> None:
     if not rows:
         return
-    word, kwh, _ = _heads(view)
+    word = details.Heads(view)
     columns = [
         Column(word("contract")), Column(word("state")), Column(word("matched"), optional=True), Column(word("pile")),
         Column(word("zone"), optional=True), Column(word("user"), optional=True), Column(word("owner"), optional=True),
-        Column(kwh("agreed"), right=True), Column(kwh("measured"), right=True), Column(kwh("off"), right=True, optional=True),
+        Column(word.kwh("agreed"), right=True), Column(word.kwh("measured"), right=True), Column(word.kwh("off"), right=True, optional=True),
         Column(word("price"), right=True, optional=True),
     ]  # fmt: skip
     details.grid(view, columns, [_order(view, row) for row in rows])
@@ -151,18 +139,18 @@ def _order(view: View, row: dict[str, Any]) -> Sequence[Cell]:
 def _settlements(view: View, rows: list[dict[str, Any]]) -> None:
     if not rows:
         return
-    word, kwh, cash = _heads(view)
+    word = details.Heads(view)
     columns = [
         Column(word("contract")), Column(word("outcome")), Column(word("closed"), optional=True), Column(word("pile"), optional=True),
         Column(word("user"), optional=True), Column(word("owner"), optional=True),
-        Column(kwh("agreed"), right=True, optional=True), Column(kwh("measured"), right=True),
-        Column(kwh("off"), right=True, optional=True), Column(cash("paid"), right=True),
-        Column(cash("to_owner"), right=True, optional=True), Column(cash("to_grid"), right=True, optional=True),
-        Column(cash("fee"), right=True, optional=True),
+        Column(word.kwh("agreed"), right=True, optional=True), Column(word.kwh("measured"), right=True),
+        Column(word.kwh("off"), right=True, optional=True), Column(word.cash("paid"), right=True),
+        Column(word.cash("to_owner"), right=True, optional=True), Column(word.cash("to_grid"), right=True, optional=True),
+        Column(word.cash("fee"), right=True, optional=True),
     ]  # fmt: skip
     sums = {name: details.total(rows, name) for name in ("energy_wh", "measured_wh", "off_wh", *_MONEY)}
     money = [details.bare(view.money(sums[name])) for name in _MONEY]
-    total = [view.text("details.sum", count=len(rows)), "", "", "", "", "", 
+    total = [view.text("details.sum", count=len(rows)), "", "", "", "", "",
              *(details.bare(view.energy(sums[name])) for name in ("energy_wh", "measured_wh")),
              details.off(view, sums["off_wh"], sums["energy_wh"], unit=False), *money]  # fmt: skip
     details.grid(view, columns, [_settlement(view, row) for row in rows], total)

@@ -9,7 +9,7 @@ from sqlalchemy import select
 
 from pile_coordinator.chain.records import PILE_OWNER
 from pile_coordinator.dashboard import details, shell, theme, written
-from pile_coordinator.dashboard.details import BadFilter, Cell, Column, Field, Link
+from pile_coordinator.dashboard.details import BadFilterError, Cell, Column, Field, Link
 from pile_coordinator.dashboard.downloads import PREFIX
 from pile_coordinator.dashboard.shell import View, page
 from pile_coordinator.evidence.calendar import DAY, HOUR, MONTH, PERIODS, QUARTER, YEAR, local
@@ -53,7 +53,14 @@ class Wish:
 
 @page("/statistics", route="statistics", title="statistics.title", menu=70)
 async def show(
-    view: View, by: str = "", name: str = "", per: str = DAY, since: str = "", until: str = "", zone: str = "", cursor: str = ""
+    view: View,
+    by: str = "",
+    name: str = "",
+    per: str = DAY,
+    since: str = "",
+    until: str = "",
+    zone: str = "",
+    cursor: str = "",
 ) -> None:
     """A form, a chart, a table, and the prices of a zone."""
     choices = _dimensions(view)
@@ -64,7 +71,7 @@ async def show(
     shell.title(view.text("statistics.title"))
     try:
         asked, shown = await view.ask(_read, view, wish)
-    except BadFilter as mistake:
+    except BadFilterError as mistake:
         with shell.card():
             _form(view, wish, choices)
             shell.banner(mistake.text)
@@ -105,7 +112,7 @@ def _read(view: View, wish: Wish) -> tuple[counting.Asked, Page]:
         asked = counting.ask(view.web, view.grant, told, view.zone)
     except Refused as refusal:
         if refusal.status == 422:
-            raise BadFilter(view.text("statistics.bad_time")) from refusal
+            raise BadFilterError(view.text("statistics.bad_time")) from refusal
         raise
     is_idle = wish.by == PILE and not wish.is_history
     kinds: tuple[type, ...] = (int,) if wish.is_history else (str,)
@@ -182,15 +189,13 @@ def _table(view: View, wish: Wish, found: Page) -> None:
     if not found.rows:
         details.nothing(view)
         return
-    word = lambda name: view.word("measure", name)  # noqa: E731 - one line says it
-    kwh = lambda name: details.in_unit(word(name), "kWh")  # noqa: E731
-    cash = lambda name: details.in_unit(word(name), view.currency)  # noqa: E731
+    word = details.Heads(view, "measure")
     first = view.word("period", wish.per) if wish.is_history else view.word("dimension", wish.by)
     columns = [
-        Column(first), Column(word("contracts"), right=True), Column(kwh("agreed_wh"), right=True, optional=True),
-        Column(kwh("measured_wh"), right=True), Column(cash("user_micro"), right=True),
-        Column(cash("owner_micro"), right=True, optional=True), Column(cash("grid_micro"), right=True, optional=True),
-        Column(cash("fee_micro"), right=True, optional=True), Column(word("disputed"), right=True, optional=True),
+        Column(first), Column(word("contracts"), right=True), Column(word.kwh("agreed_wh"), right=True, optional=True),
+        Column(word.kwh("measured_wh"), right=True), Column(word.cash("user_micro"), right=True),
+        Column(word.cash("owner_micro"), right=True, optional=True), Column(word.cash("grid_micro"), right=True, optional=True),
+        Column(word.cash("fee_micro"), right=True, optional=True), Column(word("disputed"), right=True, optional=True),
         Column(word("idle"), right=True), Column(word("delay"), right=True, optional=True),
     ]  # fmt: skip
     rows = found.rows
@@ -201,7 +206,14 @@ def _table(view: View, wish: Wish, found: Page) -> None:
     ]  # fmt: skip
     details.grid(view, columns, [_line(view, wish, row) for row in rows], total)
     following = None if found.next is None else encode_place("dashboard-statistics", [found.next])
-    given = {"by": wish.by, "name": wish.name, "per": wish.per, "since": wish.since, "until": wish.until, "cursor": wish.cursor}
+    given = {
+        "by": wish.by,
+        "name": wish.name,
+        "per": wish.per,
+        "since": wish.since,
+        "until": wish.until,
+        "cursor": wish.cursor,
+    }
     details.pager(view, given, following)
 
 
@@ -215,7 +227,10 @@ def _line(view: View, wish: Wish, row: Row) -> tuple[Cell, ...]:
         str(sums["contracts"]),
         details.bare(view.energy(sums["agreed_wh"])),
         details.bare(view.energy(sums["measured_wh"])),
-        *(details.bare(view.money(sums[measure])) for measure in ("user_micro", "owner_micro", "grid_micro", "fee_micro")),
+        *(
+            details.bare(view.money(sums[measure]))
+            for measure in ("user_micro", "owner_micro", "grid_micro", "fee_micro")
+        ),
         str(sums["disputed"]),
         written.permille(row.idle_permille),
         written.DASH if delay is None else written.span(delay),

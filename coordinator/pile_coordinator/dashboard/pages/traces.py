@@ -109,7 +109,7 @@ async def show_block(view: View, height: str, after: str = "") -> None:
 
 
 def _block(view: View, row: dict[str, Any]) -> list[tuple[str, Cell]]:
-    word = lambda name: view.word("column", name)  # noqa: E731 - one line says it
+    word = details.Heads(view)
     return [
         (word("hash"), Hash(row["hash"])),
         (word("time"), view.time(row["time_ms"])),
@@ -134,7 +134,7 @@ def _transactions(view: View, rows: list[dict[str, Any]]) -> None:
     if not rows:
         details.nothing(view)
         return
-    word = lambda name: view.word("column", name)  # noqa: E731
+    word = details.Heads(view)
     columns = [Column(word("number"), right=True, optional=True), Column(word("transaction")), Column(word("kind"), long=True),
                Column(word("party")), Column(word("result"), long=True)]  # fmt: skip
     lines = [
@@ -205,7 +205,7 @@ def _stories(view: View, told: Trace, after: str) -> None:
     if not told.stories:
         details.nothing(view)
         return
-    word = lambda name: view.word("column", name)  # noqa: E731
+    word = details.Heads(view)
     columns = [Column(word("contract")), Column(word("state")), Column(word("pile")), Column(word("zone"), optional=True),
                Column(word("user"), optional=True), Column(word("owner"), optional=True)]  # fmt: skip
     lines = [
@@ -228,8 +228,13 @@ async def _own_transactions(view: View, told: Trace) -> None:
     sent = [step for step in told.steps if step.kind == TRANSACTION]
     if not sent:
         return
-    word = lambda name: view.word("column", name)  # noqa: E731
-    columns = [Column(word("time")), Column(word("transaction")), Column(word("what"), long=True), Column(word("block"), right=True)]
+    word = details.Heads(view)
+    columns = [
+        Column(word("time")),
+        Column(word("transaction")),
+        Column(word("what"), long=True),
+        Column(word("block"), right=True),
+    ]
     lines = [
         (
             view.time(step.time_ms),
@@ -326,7 +331,7 @@ def _proof(view: View, digest: str, contract: str) -> _Seen:
 
 
 async def _show_proof(view: View, told: Trace) -> None:
-    word = lambda name: view.word("column", name)  # noqa: E731
+    word = details.Heads(view)
     story = told.stories[0]
     seen = await view.ask(_proof, view, told.found.id, story.contract)
     step, proof = seen.step, seen.proof
@@ -355,4 +360,10 @@ async def _show_proof(view: View, told: Trace) -> None:
         details.grid(view, columns, lines)
 
 
-_SHOWN = {TRANSACTION: _show_transaction, PILE: _show_pile, PARTY: _show_party, POSTING: _show_posting, PROOF: _show_proof}
+_SHOWN = {
+    TRANSACTION: _show_transaction,
+    PILE: _show_pile,
+    PARTY: _show_party,
+    POSTING: _show_posting,
+    PROOF: _show_proof,
+}
