@@ -1,6 +1,9 @@
 """What dashboards ask of the evidence: right, within what the asker sees, the same in MariaDB, and never by reading all of it."""
 
 import json
+import re
+from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -9,7 +12,7 @@ from sqlalchemy import event
 from test_evidence import live
 from world import HOUR, NOW
 
-from pile_coordinator.chain.transactions import AT_MARKET, List, Object, PlaceBid
+from pile_coordinator.chain.transactions import AT_MARKET, List, Object, PlaceBid, SubmitProofs
 from pile_coordinator.evidence import alarms as alarming
 from pile_coordinator.evidence import schema
 from pile_coordinator.evidence.alarms import alarms
@@ -114,20 +117,20 @@ def plans(db, ask):
     return explained
 
 
-ALIASES = {"seen_deviated": "deviation", "through_bid": "contract", "through_listing": "contract", "of_bid": "dispute"}
-
-
 @pytest.mark.parametrize("party", VIEWS)
 def test_no_question_reads_a_big_table_whole(chain, party):
     db, view = chain.evidence.db, VIEWS[party]
     for statement, plan in plans(db, lambda: asked(db, view, chain.genesis)):
         is_newest = "WHERE" not in statement and "LIMIT" in statement  # walks an index from its end, and stops
-        is_all_of_test = "ORDER BY contract.id" in statement and "WHERE" not in statement  # asked for by the test itself
+        is_newest |= "WHERE 0 = 1" in statement  # SQLite sees that before it reads
+        is_all_of_test = (
+            "ORDER BY contract.id" in statement and "WHERE" not in statement
+        )  # asked for by the test itself
         is_walk = "deviation.height DESC" in statement and "LIMIT" in statement  # likewise: all of them, newest first
         for line in plan:
             words = line.split()
             if words[0] == "SCAN" and not (is_newest or is_all_of_test or is_walk):
-                table = ALIASES.get(words[1], words[1])
+                table = dict(pair[::-1] for pair in re.findall(r"(\w+) AS (\w+)", statement)).get(words[1], words[1])
                 assert table not in BIG, (line, statement)
 
 
@@ -156,7 +159,9 @@ def test_an_open_dispute_has_a_deadline_and_alarms_when_it_is_near(fresh):
 
     def due(now_ms):
         found = alarms(db, JUDGE, now_ms=now_ms, genesis=fresh.genesis).alarms
-        return [(alarm.severity, alarm.subject, alarm.facts["left_ms"]) for alarm in found if alarm.kind == "dispute_due"]
+        return [
+            (alarm.severity, alarm.subject, alarm.facts["left_ms"]) for alarm in found if alarm.kind == "dispute_due"
+        ]
 
     assert due(deadline_ms - window_ms // 2) == []
     assert due(deadline_ms - window_ms // 4) == [("warning", contract.hex(), window_ms // 4)]
@@ -230,13 +235,16 @@ def test_a_pile_is_listed_reserved_charging_silent_and_settling(fresh):
     contract = fresh.contract().id
     row = state(NOW + 3000)
     assert (row["state"], row["contract"], row["user"], row["heard_ms"]) == ("reserved", contract.hex(), "dan", None)
-    assert (state(NOW, GRID)["state"], state(NOW, GRID)["contract"], state(NOW, GRID)["user"]) == ("reserved", None, None)
-    from pile_coordinator.chain.transactions import SubmitProofs  # noqa: PLC0415
-
+    assert (state(NOW, GRID)["state"], state(NOW, GRID)["contract"], state(NOW, GRID)["user"]) == (
+        "reserved",
+        None,
+        None,
+    )
     begin = SubmitProofs([fresh.world.prove("pile-1", BEGIN, [(NOW + 3000, 100_000)], contract=contract)])
     fresh.block(NOW + 4000, ("operator", begin))
     row = state(NOW + 5000)
     assert (row["state"], row["heard_ms"], row["last_energy_wh"]) == ("charging", NOW + 4000, 100_000)
+    assert [state(NOW, view)["last_energy_wh"] for view in (DAN, OLGA, GRID)] == [100_000, 100_000, None]
     assert state(NOW + 4000 + 900_000)["state"] == "charging"
     assert state(NOW + 4001 + 900_000)["state"] == "silent"
     (alarm,) = [a for a in alarms(db, DAN, now_ms=NOW + HOUR, genesis=fresh.genesis).alarms if a.kind == "pile_silent"]
@@ -272,12 +280,8 @@ def test_the_network_tells_who_signed_only_with_the_ledger(chain):
     blind = network(db, LATER)
     assert (blind["height"], blind["nodes"], blind["elects"]) == (chain.engine.height, [], None)
     assert {block["signed"] for block in blind["blocks"]} == {None}
-    store = open_ledger(chain.folder / "ledger.sqlite", genesis) if hasattr(chain, "folder") else None
-    if store is None:
-        from pathlib import Path  # noqa: PLC0415
-
-        path = Path(db.exec_driver_sql("PRAGMA database_list").fetchone()[2]).with_name("ledger.sqlite")
-        store = open_ledger(path, genesis)
+    ledger = Path(db.exec_driver_sql("PRAGMA database_list").fetchone()[2]).with_name("ledger.sqlite")
+    store = open_ledger(ledger, genesis)
     found = network(db, LATER, genesis, store)
     assert (found["elects"], found["ledger_height"]) == (False, chain.engine.height)
     assert all(block["signed"] == ["auditor", "grid", "operator"] for block in found["blocks"])
@@ -285,7 +289,7 @@ def test_the_network_tells_who_signed_only_with_the_ledger(chain):
         ("auditor", 0, False), ("grid", 0, False), ("operator", 0, False),
     ]  # fmt: skip
     times = [chain.engine.block(height).header.time_ms for height in range(1, chain.engine.height + 1)]
-    gaps = [after - before for before, after in zip(times, times[1:], strict=False)]
+    gaps = [after - before for before, after in pairwise(times)]
     assert (found["mean_ms"], found["least_ms"], found["most_ms"]) == (sum(gaps) // len(gaps), min(gaps), max(gaps))
     store.close()
 
@@ -333,13 +337,21 @@ def test_evidence_behind_the_ledger_and_a_node_that_is_away(chain):
 def test_withdrawals_that_wait_and_nodes_in_jail(chain):
     db, genesis = chain.evidence.db, chain.genesis
     w, b = schema.withdrawal, schema.block.c
-    (waits,) = db.execute(sa.select(w.c.id, b.time_ms).join(schema.block, b.height == w.c.height).where(w.c.state == "requested"))
+    (waits,) = db.execute(
+        sa.select(w.c.id, b.time_ms).join(schema.block, b.height == w.c.height).where(w.c.state == "requested")
+    )
     day = 86_400_000
     assert alarming.WITHDRAWAL_WAITS not in kinds(db, genesis, waits.time_ms + day)
     assert alarming.WITHDRAWAL_WAITS in kinds(db, genesis, waits.time_ms + day + 1)
-    db.execute(schema.punishment.insert().values(height=3, leaf=9, party="auditor", reason="downtime", offence_height=2, cost_micro=1))
+    db.execute(
+        schema.punishment.insert().values(
+            height=3, leaf=9, party="auditor", reason="downtime", offence_height=2, cost_micro=1
+        )
+    )
     assert alarming.NODE_JAILED in kinds(db, genesis, NOW)
-    db.execute(schema.tx.insert().values(height=4, position=900, id=b"\x09" * 32, type="unjail", sender="auditor", code="ok"))
+    db.execute(
+        schema.tx.insert().values(height=4, position=900, id=b"\x09" * 32, type="unjail", sender="auditor", code="ok")
+    )
     assert alarming.NODE_JAILED not in kinds(db, genesis, NOW)
     db.execute(schema.punishment.delete())
     db.execute(schema.tx.delete().where(schema.tx.c.position == 900))
@@ -391,5 +403,3 @@ def test_mariadb_tells_the_same(chain, tmp_path):
                 assert here == there, view
         finally:
             other.close()
-
-

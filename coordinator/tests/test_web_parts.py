@@ -5,15 +5,17 @@ import re
 from pathlib import Path
 
 import pytest
+from settled import Chain
+from sqlalchemy import event
 
 from pile_coordinator.chain.records import ROLES
 from pile_coordinator.web import live, reading
-from pile_coordinator.web.access import RULES
+from pile_coordinator.web.access import RULES, Grant
 from pile_coordinator.web.config import load_web_config
 from pile_coordinator.web.limits import MAX_BUCKETS, RateLimit
 from pile_coordinator.web.metrics import MAX_ZONES, Metrics
 from pile_coordinator.web.problems import Refused
-from pile_coordinator.web.tokens import TokenError, Tokens
+from pile_coordinator.web.tokens import Token, TokenError, Tokens
 from pile_shared.errors import BoundsError, ConfigError
 
 SECOND = 1_000_000_000
@@ -134,6 +136,38 @@ def test_the_server_listens_at_home_unless_it_is_told_otherwise(tmp_path):
 def test_a_mistake_in_the_file_names_its_key(tmp_path, text, key):
     with pytest.raises(ConfigError, match=re.escape(key)):
         load_web_config(write(tmp_path, text))
+
+
+BIG = ("orders", "contract", "proof", "posting", "statement", "tx", "signature", "confirmation", "clearing", "price")
+
+
+@pytest.mark.parametrize("scope", ["all", "own", "deviated", "disputed"])
+def test_no_list_reads_a_big_table_whole(tmp_path, scope):
+    """But for the newest of all, which is an index read from its end."""
+    chain = Chain(tmp_path)
+    chain.admit()
+    chain.close()
+    here = reading.Reading(reading.open_database("evidence.sqlite", tmp_path))
+    found = {}
+    event.listen(here._engine, "before_cursor_execute", lambda *seen: found.update({seen[2]: seen[3]}))
+    grant = Grant(Token("0" * 12, "dan", "operator", 0, 0, None, ""), scope)
+    after = reading._CONTRACTS._encode({"key_0": 9, "key_1": 1})
+    here.contracts(grant, None, 10)
+    here.contracts(grant, after, 10)
+    here.contracts(grant, None, 10, user="dan")
+    here.postings(grant, None, None, 10)
+    here.postings(grant, bytes(32), None, 10)
+    here.piles(grant, None, 10)
+    here.parties(grant, None, 10)
+    if scope != "deviated":
+        here.orders(grant, None, 10)
+    with here.connect() as db:
+        for statement, parameters in list(found.items()):
+            for row in db.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters).fetchall():
+                words = row[3].split()
+                is_newest = scope in {"all", "deviated"} and "USING INDEX" in row[3]
+                assert words[0] != "SCAN" or words[1] not in BIG or is_newest, (row[3], statement)
+    here.close()
 
 
 def test_a_database_that_is_not_there_is_named(tmp_path):

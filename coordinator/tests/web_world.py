@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import httpx
+from exported import OPERATOR, pile_records
 from settled import MEASURED_AT, Chain
 from world import HOUR, NOW, key
 
@@ -42,14 +43,30 @@ class WebWorld:
         self.config = folder / "web.toml"
         limits = {"per_minute": 1_000_000, "burst": 1_000_000, "beat_s": 1, "stall_s": 2} | limits
         lines = "".join(f"{name} = {value}\n" for name, value in limits.items())
-        self.config.write_text(
-            f'{top}database = "evidence.sqlite"\nledger = "ledger.sqlite"\ngenesis = "genesis.json"\n'
-            f'tokens = "tokens.sqlite"\nport = {self.port}\n[limits]\n{lines}'
-        )
+        (folder / "operator.toml").write_text(OPERATOR)
+        pile_records(folder / "piles" / "pile-1", self.chain, self.chain.certificate(self.settled))
+        self.top, self.lines = top, f"[limits]\n{lines}"
+        self.write_config("evidence.sqlite")
         self.store = Tokens(folder / "tokens.sqlite", read_only=False)
         now_ms = time.time_ns() // 1_000_000
         self.tokens = {p: self.store.add(p, role, now_ms=now_ms, days=1) for p, role in ROLES.items()}
         self.url = f"http://127.0.0.1:{self.port}"
+        self._start()
+
+    def write_config(self, database: str) -> None:
+        """web.toml for a server on this port over this database."""
+        self.config.write_text(
+            f'{self.top}database = "{database}"\nledger = "ledger.sqlite"\ngenesis = "genesis.json"\n'
+            'operator = "operator.toml"\nocmf = "piles"\ntime_zone = "Asia/Shanghai"\n'
+            f'tokens = "tokens.sqlite"\nport = {self.port}\n{self.lines}'
+        )
+
+    def restart(self, database: str) -> None:
+        """Serve another database instead."""
+        self.process.terminate()
+        self.process.wait(20)
+        self.log.close()
+        self.write_config(database)
         self._start()
 
     def _live(self) -> None:

@@ -27,7 +27,8 @@ _STATES = {"disputed": BAD, "defaulted": BAD, "no-show": BAD, "confirmed": GOOD,
            "signed": BUSY, "measured": BUSY, "proposed": BUSY}  # fmt: skip
 
 STYLE = """
-.pc-mark{display:inline-block;border-radius:3px;padding:0 6px;font-size:12.5px;border:1px solid var(--pc-line);white-space:nowrap}
+.pc-mark{display:inline-block;border-radius:3px;padding:0 6px;font-size:12.5px;border:1px solid var(--pc-line);
+white-space:nowrap}
 .pc-mark.good{color:var(--pc-good);border-color:currentColor}.pc-mark.busy{color:var(--pc-link);border-color:currentColor}
 .pc-mark.bad{color:var(--pc-bad);border-color:currentColor;background:var(--pc-bad-back);font-weight:600}
 .pc-hash{display:inline-flex;align-items:baseline;gap:2px;max-width:100%;min-width:0}
@@ -41,8 +42,8 @@ box-shadow:3px -3px 0 -1.5px var(--pc-card),3px -3px 0 0 currentColor;margin:3px
 .pc-form input,.pc-form select,.pc-form button,.pc-find input{font:inherit;color:inherit;background:var(--pc-card);
 border:1px solid var(--pc-line);border-radius:4px;padding:4px 8px;min-height:32px;max-width:100%}
 .pc-form input,.pc-form select{color:var(--pc-ink);width:150px}.pc-form button,.pc-button{cursor:pointer;font:inherit;
-color:var(--pc-link);background:var(--pc-card);border:1px solid var(--pc-line);border-radius:4px;padding:4px 12px;min-height:32px;
-text-decoration:none;display:inline-flex;align-items:center}
+color:var(--pc-link);background:var(--pc-card);border:1px solid var(--pc-line);border-radius:4px;padding:4px 12px;
+min-height:32px;text-decoration:none;display:inline-flex;align-items:center}
 .pc-form button:hover,.pc-button:hover{border-color:var(--pc-link)}
 .pc-tabs{display:flex;flex-wrap:wrap;gap:2px 14px;border-bottom:1px solid var(--pc-line);margin:0}
 .pc-tabs a{color:var(--pc-soft);text-decoration:none;padding:4px 0 5px;border-bottom:2px solid transparent}
@@ -384,6 +385,10 @@ def share(off_wh: int | None, of_wh: int) -> str:
 def bare(amount: str) -> str:
     """An amount without its unit, for a column whose head has it."""
     return amount.partition(" ")[0]
+
+
+def _rounded(value: int, by: int) -> int:
+    return (abs(value) + by // 2) // by * (1 if value >= 0 else -1)
 
 
 def total(rows: Iterable[Mapping[str, Any]], name: str) -> int:

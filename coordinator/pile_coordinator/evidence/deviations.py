@@ -49,10 +49,10 @@ def _deviations() -> Select[Any]:
     gain = case((p.credit == GRID, p.amount_micro), else_=-p.amount_micro)
     of_grid = (p.contract == d.c.contract, p.number == s.c.number, or_(p.credit == GRID, p.debit == GRID))
     grid_micro = select(func.coalesce(func.sum(gain), 0)).where(*of_grid).scalar_subquery()
-    joined = (
-        d.join(c, c.c.id == d.c.contract)
-        .join(s, and_(s.c.contract == d.c.contract, s.c.number == last))
-        .join(b, b.c.height == d.c.height)
+    joined = (  # outer joins, though all of it is there: so deviations lead, in the order of their index
+        d.outerjoin(c, c.c.id == d.c.contract)
+        .outerjoin(s, and_(s.c.contract == d.c.contract, s.c.number == last))
+        .outerjoin(b, b.c.height == d.c.height)
     )
     return select(
         d.c.contract, d.c.height, b.c.time_ms,

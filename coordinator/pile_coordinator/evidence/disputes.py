@@ -45,10 +45,10 @@ def _disputes(window_ms: int | None) -> Select[Any]:
     first, last, said = schema.statement.alias("first"), schema.statement.alias("last"), schema.ruling.alias("said")
     rulings = select(func.count()).select_from(said).where(said.c.contract == d.c.contract).scalar_subquery()
     deadline = null() if window_ms is None else case((c.c.closed_height.is_(None), b.c.time_ms + window_ms))
-    joined = (
-        d.join(c, c.c.id == d.c.contract)
-        .join(b, b.c.height == d.c.height)
-        .join(first, and_(first.c.contract == d.c.contract, first.c.number == 1))
+    joined = (  # outer joins, though all but the last are there: so disputes, the fewest, lead
+        d.outerjoin(c, c.c.id == d.c.contract)
+        .outerjoin(b, b.c.height == d.c.height)
+        .outerjoin(first, and_(first.c.contract == d.c.contract, first.c.number == 1))
         .outerjoin(last, and_(last.c.contract == d.c.contract, last.c.number == 2))
     )
     return select(

@@ -1,5 +1,6 @@
 """The market as charts show it: prices against load over time, and the orders that wait."""
 
+from itertools import pairwise
 from typing import Any
 
 from sqlalchemy import Connection, Select, func, or_, select
@@ -9,7 +10,8 @@ from pile_coordinator.evidence.scopes import NONE, Page, Place, View, orders_see
 
 MAX_POINTS = 500  # of a chart: each costs a few questions by index
 MAX_LEVELS = 200  # of a zone's book
-LISTING = "listing"
+_AT_ONCE = 50
+_PRICES = ("catalog_micro_per_kwh", "price_micro_per_kwh", "low_micro_per_kwh")
 
 
 def price_history(db: Connection, zone: str, start_ms: int, end_ms: int, points: int = 200) -> list[dict[str, Any]]:
@@ -24,37 +26,56 @@ def price_history(db: Connection, zone: str, start_ms: int, end_ms: int, points:
     """
     points = max(1, min(points, MAX_POINTS))
     step_ms = max(1, -(-(end_ms - start_ms) // points))
-    found, below = [], _height_before(db, start_ms)
-    for begin_ms in range(start_ms, end_ms, step_ms):
-        until_ms = min(begin_ms + step_ms, end_ms)
-        height = _height_before(db, until_ms)
-        row = _last_clearing(db, zone, below, height) if height > below else None
-        if row is not None:
-            found.append({"start_ms": begin_ms, "end_ms": until_ms} | row)
-        below = max(below, height)
+    parts = [(begin_ms, min(begin_ms + step_ms, end_ms)) for begin_ms in range(start_ms, end_ms, step_ms)]
+    ends = _heights_before(db, [start_ms, *(until_ms for _, until_ms in parts)])
+    heights = _last_clearings(db, zone, list(pairwise(ends)))
+    rows = _clearings(db, zone, sorted({height for height in heights if height}))
+    return [
+        {"start_ms": begin_ms, "end_ms": until_ms} | rows[height]
+        for (begin_ms, until_ms), height in zip(parts, heights, strict=True)
+        if height
+    ]
+
+
+def _at_once(db: Connection, questions: list[Select[Any]]) -> list[int]:
+    """The answers, 0 for none, to questions for one number each: some at a time, as each way to a server takes its time."""
+    found: list[int] = []
+    for start in range(0, len(questions), _AT_ONCE):
+        some = [question.scalar_subquery() for question in questions[start : start + _AT_ONCE]]
+        found += [int(value or 0) for value in db.execute(select(*some)).one()]
     return found
 
 
-def _height_before(db: Connection, time_ms: int) -> int:
+def _heights_before(db: Connection, times: list[int]) -> list[int]:
     b = schema.block.c
-    query = select(b.height).where(b.time_ms < time_ms).order_by(b.time_ms.desc(), b.height.desc()).limit(1)
-    return int(db.execute(query).scalar() or 0)
+    newest = select(b.height).order_by(b.time_ms.desc(), b.height.desc()).limit(1)
+    return _at_once(db, [newest.where(b.time_ms < time_ms) for time_ms in times])
 
 
-def _last_clearing(db: Connection, zone: str, above: int, until: int) -> dict[str, Any] | None:
+def _last_clearings(db: Connection, zone: str, spans: list[tuple[int, int]]) -> list[int]:
+    """The height of the last clearing above the first and up to the second height of each span, 0 for none."""
+    c = schema.clearing.c
+    newest = select(c.height).where(c.zone == zone).order_by(c.height.desc()).limit(1)
+    return _at_once(db, [newest.where(c.height > above, c.height <= until) for above, until in spans])
+
+
+def _clearings(db: Connection, zone: str, heights: list[int]) -> dict[int, dict[str, Any]]:
     c, p, b = schema.clearing.c, schema.price.c, schema.block.c
-    columns = (c.height, b.time_ms, c.open_before_wh, c.open_after_wh, c.capacity_wh)
-    query = select(*columns).join_from(schema.clearing, schema.block, b.height == c.height)
-    query = query.where(c.zone == zone, c.height > above, c.height <= until).order_by(c.height.desc()).limit(1)
-    row = db.execute(query).mappings().first()
-    if row is None:
-        return None
-    priced = select(p.catalog_micro_per_kwh, p.price_micro_per_kwh).where(p.zone == zone, p.height == row["height"])
-    prices = [tuple(price) for price in db.execute(priced.order_by(p.catalog_micro_per_kwh))]
-    catalog, dearest = prices[-1] if prices else (None, None)
-    low = prices[0][1] if prices else None
-    shown = {"catalog_micro_per_kwh": catalog, "price_micro_per_kwh": dearest, "low_micro_per_kwh": low}
-    return dict(row) | shown
+    rows: dict[int, dict[str, Any]] = {}
+    for start in range(0, len(heights), _AT_ONCE):
+        some = heights[start : start + _AT_ONCE]
+        columns = (c.height, b.time_ms, c.open_before_wh, c.open_after_wh, c.capacity_wh)
+        query = select(*columns).join_from(schema.clearing, schema.block, b.height == c.height)
+        for row in db.execute(query.where(c.zone == zone, c.height.in_(some))).mappings():
+            rows[row["height"]] = dict(row) | dict.fromkeys(_PRICES)
+        priced = select(p.height, p.catalog_micro_per_kwh, p.price_micro_per_kwh).where(
+            p.zone == zone, p.height.in_(some)
+        )
+        for height, catalog, price in db.execute(priced.order_by(p.height, p.catalog_micro_per_kwh)):
+            told = rows[height]
+            low = price if told["low_micro_per_kwh"] is None else told["low_micro_per_kwh"]
+            told.update(zip(_PRICES, (catalog, price, low), strict=True))  # the last is the dearest
+    return rows
 
 
 # --- the order book ------------------------------------------------------------------------------------------------------

@@ -2,11 +2,12 @@
 
 from typing import Any
 
-from sqlalchemy import Connection, select, true
+from sqlalchemy import Connection, case, select, true
 from sqlalchemy.sql import ColumnElement
 
 from pile_coordinator.evidence import schema
-from pile_coordinator.evidence.scopes import Page, View, newest, piles_seen, plain
+from pile_coordinator.evidence.scopes import ALL, Page, View, newest, piles_seen, plain
+from pile_coordinator.evidence.scopes import DISPUTED as DISPUTED_ONES
 
 IDLE, LISTED, RESERVED, CHARGING, SETTLING, DISPUTED, SILENT, RETIRED = STATES = (
     "idle", "listed", "reserved", "charging", "settling", "disputed", "silent", "retired",
@@ -44,9 +45,9 @@ def pile_states(
         limit: rows.
 
     Returns:
-        Rows with id, owner, zone, rated_power_w, state (STATES), contract (the one that makes it so, of those whose piles
-        are in view), user and since_ms (None where nothing makes it so), heard_ms (block time of its last proof, or None),
-        and last_energy_wh. The place of a page is (id,).
+        Rows with id, owner, zone, rated_power_w, state (STATES), contract (the one that makes it so), user, since_ms (None
+        where nothing makes it so), heard_ms (block time of its last proof, or None), and last_energy_wh. Contract, user and
+        register are None where they are not the asker's to see. The place of a page is (id,).
     """
     p = schema.pile.c
     query = _piles()
@@ -101,10 +102,15 @@ def _state(row: _Row, doing: _Row | None, now_ms: int, silent_ms: int, view: Vie
     elif doing["state"] == CHARGING and now_ms - max(row["heard_ms"] or 0, doing["since_ms"] or 0) > silent_ms:
         doing = doing | {"state": SILENT}
     shown = {name: doing[name] for name in ("state", "contract", "user", "since_ms")}
-    own = view.party in {row["owner"], doing["user"]}
-    if not own and view.contracts != "all":  # that a pile is taken is to be seen; by whom is not
-        shown |= {"contract": None, "user": None}
-    return plain({name: row[name] for name in names} | shown)
+    told = plain({name: row[name] for name in names} | shown)
+    if view.contracts == ALL or view.party in {row["owner"], doing["user"]}:
+        return told
+    told["last_energy_wh"] = None  # what others take
+    if (
+        view.contracts != DISPUTED_ONES or told["state"] != DISPUTED
+    ):  # that a pile is taken is to be seen; by whom is not
+        told |= {"contract": None, "user": None}
+    return told
 
 
 def _doing(db: Connection, piles: set[str]) -> dict[str, _Row]:
@@ -119,12 +125,11 @@ def _doing(db: Connection, piles: set[str]) -> dict[str, _Row]:
 def _contracts(db: Connection) -> dict[str, _Row]:
     c, b, p = schema.contract.c, schema.block.c, schema.proof
     began = p.alias("began").c
+    is_own = (
+        case((began.kid == c.kid, 1), else_=0) == 1
+    )  # by no index: the key of `proof` would lead through a pile's past
     begun = (
-        select(began.height)
-        .where(began.contract == c.id, began.kid == c.kid, began.event == "begin")
-        .order_by(began.sequence)
-        .limit(1)
-        .scalar_subquery()
+        select(began.height).where(began.contract == c.id, began.event == "begin", is_own).limit(1).scalar_subquery()
     )
     query = (
         select(c.id, c.pile, c.user, c.state, c.window_start_ms, b.time_ms, begun.label("begun"))

@@ -44,9 +44,11 @@ def contract_branches(scope: str, party: str, contract: FromClause) -> list[Colu
         return [true()]
     if scope == OWN:
         return [contract.c.user == party, contract.c.owner == party]
-    if scope in {DEVIATED, DISPUTED}:
-        table = (schema.deviation if scope == DEVIATED else schema.dispute).alias(f"seen_{scope}")
-        return [select(table.c.contract).where(table.c.contract == contract.c.id).exists()]
+    if scope == DISPUTED:  # few: they lead to the contracts
+        return [contract.c.id.in_(select(schema.dispute.alias("seen_disputed").c.contract))]
+    if scope == DEVIATED:  # many: each contract is asked
+        table = schema.deviation.alias("seen_deviated").c
+        return [select(table.contract).where(table.contract == contract.c.id).exists()]
     return []
 
 

@@ -468,7 +468,7 @@ class PileState(Said):
     user: Id | None
     since_ms: TimeMs | None
     heard_ms: TimeMs | None = Field(description="Time of the block with its last proof.")
-    last_energy_wh: Energy | None
+    last_energy_wh: Energy | None = Field(description="Register; null if it is not the caller's to see.")
 
 
 class PileStatesOut(Said):

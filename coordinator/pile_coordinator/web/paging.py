@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, tuple_
+from sqlalchemy import ColumnElement, Connection, Select
 
+from pile_coordinator.evidence.scopes import newest
 from pile_coordinator.web.models import MAX_CURSOR
 from pile_coordinator.web.problems import Refused
 from pile_shared.codec import array, decode, encode
@@ -27,24 +28,18 @@ class Order:
     newest_first: bool = True
 
     def page(
-        self, connection: Connection, query: Select[Any], cursor: str | None, limit: int
+        self,
+        connection: Connection,
+        query: Select[Any],
+        cursor: str | None,
+        limit: int,
+        branches: Sequence[ColumnElement[bool]],
     ) -> tuple[list[dict[str, Any]], str | None]:
-        """At most `limit` rows after `cursor`, and the cursor of what follows, or None."""
-        keys = [column.label(f"key_{i}") for i, column in enumerate(self.columns)]
-        directions = [column.desc() if self.newest_first else column.asc() for column in self.columns]
-        query = query.add_columns(*keys).order_by(*directions).limit(limit + 1)
-        if cursor is not None:
-            query = query.where(*self._after(self._decode(cursor)))
-        rows = [dict(row) for row in connection.execute(query).mappings()]
-        more = self._encode(rows[limit - 1]) if len(rows) > limit else None
-        return rows[:limit], more
-
-    def _after(self, values: Sequence[Any]) -> list[ColumnElement[bool]]:
-        """Rows after these values; the first column once more by itself, as MariaDB finds no index for tuples."""
-        here, first, value = tuple_(*self.columns), self.columns[0], values[0]
-        if self.newest_first:
-            return [here < tuple_(*values), first <= value]
-        return [here > tuple_(*values), first >= value]
+        """At most `limit` rows of any of the branches after `cursor`, and the cursor of what follows, or None."""
+        after = None if cursor is None else self._decode(cursor)
+        order, newest_first = self.columns, self.newest_first
+        rows = newest(connection, query, branches, order, after, limit + 1, newest_first=newest_first)
+        return rows[:limit], self._encode(rows[limit - 1]) if len(rows) > limit else None
 
     def _encode(self, row: dict[str, Any]) -> str:
         return encode_place(self.name, [row[f"key_{i}"] for i in range(len(self.columns))])

@@ -1,6 +1,7 @@
 """Questions to the evidence database, each within what its caller may see. Only read-only connections are ever opened."""
 
 import sqlite3
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,14 @@ from sqlalchemy.pool import QueuePool
 from sqlalchemy.sql import ColumnElement, FromClause
 
 from pile_coordinator.evidence import schema
-from pile_coordinator.evidence.scopes import ALL, contracts_seen, orders_seen, parties_seen, piles_seen
+from pile_coordinator.evidence.scopes import (
+    ALL,
+    contract_branches,
+    contracts_seen,
+    orders_seen,
+    parties_seen,
+    piles_seen,
+)
 from pile_coordinator.web.access import Grant
 from pile_coordinator.web.models import MAX_PAGE
 from pile_coordinator.web.paging import Order
@@ -161,8 +169,8 @@ class Reading:
 
     def contracts(self, grant: Grant, cursor: str | None, limit: int, **wanted: str | None) -> Rows:
         """The newest contracts the caller may see; `wanted` are columns and values."""
-        query = select(_settled).where(contracts_seen(grant.scope, grant.party, _settled), *_equal(_settled, wanted))
-        return self._page(_CONTRACTS, query, cursor, limit)
+        query = select(_settled).where(*_equal(_settled, wanted))
+        return self._page(_CONTRACTS, query, cursor, limit, contract_branches(grant.scope, grant.party, _settled))
 
     def contract(self, grant: Grant, name: bytes) -> Row:
         """One contract; Refused (404) if there is none that the caller may see."""
@@ -203,10 +211,8 @@ class Reading:
 
     def postings(self, grant: Grant, contract: bytes | None, cursor: str | None, limit: int) -> Rows:
         """The newest postings that moved money, of one contract or all that the caller may see."""
-        query = _postings().where(contracts_seen(grant.scope, grant.party, _settled))
-        return self._page(
-            _POSTINGS, query if contract is None else query.where(_settled.c.id == contract), cursor, limit
-        )
+        query = _postings() if contract is None else _postings().where(_settled.c.id == contract)
+        return self._page(_POSTINGS, query, cursor, limit, contract_branches(grant.scope, grant.party, _settled))
 
     def piles(self, grant: Grant, cursor: str | None, limit: int, **wanted: str | None) -> Rows:
         """Piles by id; `wanted` are columns and values."""
@@ -268,9 +274,16 @@ class Reading:
             found["blocks"] = _rows(connection, select(schema.block).where(schema.block.c.height.in_(heights)))
         return found
 
-    def _page(self, order: Order, query: Select[Any], cursor: str | None, limit: int) -> Rows:
+    def _page(
+        self,
+        order: Order,
+        query: Select[Any],
+        cursor: str | None,
+        limit: int,
+        branches: Sequence[ColumnElement[bool]] = (true(),),
+    ) -> Rows:
         with self._engine.connect() as connection:
-            rows, following = order.page(connection, query, cursor, limit)
+            rows, following = order.page(connection, query, cursor, limit, branches)
         return [_plain(row) for row in rows], following
 
 

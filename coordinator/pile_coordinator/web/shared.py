@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from fastapi import Depends, Query, Request
 from fastapi import Path as InPath
 
-from pile_coordinator.engines.store import Store
+from pile_coordinator.engines.store import Store, StoreError
 from pile_coordinator.evidence.scopes import Page, Place
 from pile_coordinator.web import models as m
 from pile_coordinator.web.access import Grant, authorised
@@ -61,12 +61,19 @@ class Web:
 
     @contextmanager
     def ledger(self) -> Iterator[Store | None]:
-        """The ledger, opened for reading by this thread, or None where the configuration names none."""
+        """The ledger, opened for reading by this thread, or None where the configuration names none.
+
+        Raises:
+            Refused: 503, it cannot be opened now.
+        """
         config = self.config
         if config.ledger is None or config.genesis is None:
             yield None
             return
-        store = Store(config.ledger, config.genesis.hash(), read_only=True)
+        try:
+            store = Store(config.ledger, config.genesis.hash(), read_only=True)
+        except StoreError as error:
+            raise Refused(503, "ledger", error.message[:480], {"Retry-After": "5"}) from error
         try:
             yield store
         finally:

@@ -54,9 +54,13 @@ def _draw(view: View, found: Alarms) -> None:
 def _table(view: View, alarms: list[Alarm]) -> None:
     word = details.Heads(view)
     columns = [
-        Column(word("severity")), Column(word("alarm"), long=True), Column(word("subject")), Column(word("since"), optional=True),
-        Column(word("facts"), long=True, optional=True), Column(word("to_do"), long=True),
-    ]  # fmt: skip
+        Column(word("severity")),
+        Column(word("alarm"), long=True),
+        Column(word("subject")),
+        Column(word("since"), optional=True),
+        Column(word("facts"), long=True, optional=True),
+        Column(word("to_do"), long=True),
+    ]
     details.grid(view, columns, [_line(view, alarm) for alarm in alarms])
 
 

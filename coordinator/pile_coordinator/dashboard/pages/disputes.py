@@ -50,11 +50,17 @@ def _open(view: View, rows: list[dict[str, Any]]) -> None:
         return
     word = details.Heads(view)
     columns = [
-        Column(word("contract")), Column(word("left_time")), Column(word("deadline"), optional=True), Column(word("objector")),
-        Column(word("ground"), optional=True), Column(word("pile"), optional=True), Column(word("measured"), right=True, optional=True),
-        Column(word("claimed"), right=True), Column(word("bond"), right=True, optional=True),
+        Column(word("contract")),
+        Column(word("left_time")),
+        Column(word("deadline"), optional=True),
+        Column(word("objector")),
+        Column(word("ground"), optional=True),
+        Column(word("pile"), optional=True),
+        Column(word("measured"), right=True, optional=True),
+        Column(word("claimed"), right=True),
+        Column(word("bond"), right=True, optional=True),
         Column(word("rulings"), right=True, optional=True),
-    ]  # fmt: skip
+    ]
     details.grid(view, columns, [_open_line(view, row) for row in rows])
 
 
@@ -89,11 +95,18 @@ def _ever(view: View, rows: list[dict[str, Any]]) -> None:
         return
     word = details.Heads(view)
     columns = [
-        Column(word("contract")), Column(word("state")), Column(word("time"), optional=True), Column(word("objector")),
-        Column(word("ground"), optional=True), Column(word("said"), long=True, optional=True),
-        Column(word("measured"), right=True, optional=True), Column(word("final"), right=True),
-        Column(word("cause"), optional=True), Column(word("basis"), optional=True), Column(word("bond"), right=True, optional=True),
-    ]  # fmt: skip
+        Column(word("contract")),
+        Column(word("state")),
+        Column(word("time"), optional=True),
+        Column(word("objector")),
+        Column(word("ground"), optional=True),
+        Column(word("said"), long=True, optional=True),
+        Column(word("measured"), right=True, optional=True),
+        Column(word("final"), right=True),
+        Column(word("cause"), optional=True),
+        Column(word("basis"), optional=True),
+        Column(word("bond"), right=True, optional=True),
+    ]
     lines = [
         (
             Hash(row["contract"], details.order_path(row["contract"])),
@@ -151,12 +164,18 @@ def _deviations(view: View, rows: list[dict[str, Any]]) -> None:
         return
     word = details.Heads(view)
     columns = [
-        Column(word("contract")), Column(word("state"), optional=True), Column(word("time"), optional=True),
-        Column(word("pile"), optional=True), Column(word.kwh("agreed"), right=True, optional=True), Column(word.kwh("measured"), right=True),
-        Column(word.kwh("off"), right=True), Column(word.kwh("part_grid"), right=True, optional=True),
-        Column(word.rate("price"), right=True, optional=True), Column(word.rate("catalog"), right=True, optional=True),
+        Column(word("contract")),
+        Column(word("state"), optional=True),
+        Column(word("time"), optional=True),
+        Column(word("pile"), optional=True),
+        Column(word.kwh("agreed"), right=True, optional=True),
+        Column(word.kwh("measured"), right=True),
+        Column(word.kwh("off"), right=True),
+        Column(word.kwh("part_grid"), right=True, optional=True),
+        Column(word.rate("price"), right=True, optional=True),
+        Column(word.rate("catalog"), right=True, optional=True),
         Column(word.cash("to_grid"), right=True),
-    ]  # fmt: skip
+    ]
     sums = {
         name: details.total(rows, name) for name in ("expected_wh", "measured_wh", "off_wh", "grid_wh", "grid_micro")
     }

@@ -68,10 +68,14 @@ def _nodes(view: View, found: dict[str, Any]) -> None:
     power = sum(node["power"] for node in nodes)
     word = details.Heads(view)
     columns = [
-        Column(word("node")), Column(word("state")), Column(word("power_share"), right=True),
-        Column(word("stake"), right=True, optional=True), Column(word("proposed"), right=True), Column(word("missed"), right=True),
+        Column(word("node")),
+        Column(word("state")),
+        Column(word("power_share"), right=True),
+        Column(word("stake"), right=True, optional=True),
+        Column(word("proposed"), right=True),
+        Column(word("missed"), right=True),
         Column(word("punished"), optional=True),
-    ]  # fmt: skip
+    ]
     details.grid(view, columns, [_node(view, node, power) for node in nodes])
     details.words("p", view.text("network.of_newest", count=len(found["blocks"])), "pc-note")
 
@@ -115,9 +119,14 @@ def _chart(view: View, blocks: list[dict[str, Any]]) -> None:
 def _blocks(view: View, blocks: list[dict[str, Any]]) -> None:
     word = details.Heads(view)
     columns = [
-        Column(word("block"), right=True), Column(word("time")), Column(word("txs"), right=True), Column(word("proposer"), optional=True),
-        Column(word("signed")), Column(word("missed"), long=True, optional=True), Column(word("hash"), optional=True),
-    ]  # fmt: skip
+        Column(word("block"), right=True),
+        Column(word("time")),
+        Column(word("txs"), right=True),
+        Column(word("proposer"), optional=True),
+        Column(word("signed")),
+        Column(word("missed"), long=True, optional=True),
+        Column(word("hash"), optional=True),
+    ]
     lines = [
         (
             Link(str(block["height"]), f"/blocks/{block['height']}"),

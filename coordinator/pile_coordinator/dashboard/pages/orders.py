@@ -112,11 +112,18 @@ def _orders(view: View, rows: list[dict[str, Any]]) -> None:
         return
     word = details.Heads(view)
     columns = [
-        Column(word("contract")), Column(word("state")), Column(word("matched"), optional=True), Column(word("pile")),
-        Column(word("zone"), optional=True), Column(word("user"), optional=True), Column(word("owner"), optional=True),
-        Column(word.kwh("agreed"), right=True), Column(word.kwh("measured"), right=True), Column(word.kwh("off"), right=True, optional=True),
+        Column(word("contract")),
+        Column(word("state")),
+        Column(word("matched"), optional=True),
+        Column(word("pile")),
+        Column(word("zone"), optional=True),
+        Column(word("user"), optional=True),
+        Column(word("owner"), optional=True),
+        Column(word.kwh("agreed"), right=True),
+        Column(word.kwh("measured"), right=True),
+        Column(word.kwh("off"), right=True, optional=True),
         Column(word("price"), right=True, optional=True),
-    ]  # fmt: skip
+    ]
     details.grid(view, columns, [_order(view, row) for row in rows])
 
 
@@ -141,13 +148,20 @@ def _settlements(view: View, rows: list[dict[str, Any]]) -> None:
         return
     word = details.Heads(view)
     columns = [
-        Column(word("contract")), Column(word("outcome")), Column(word("closed"), optional=True), Column(word("pile"), optional=True),
-        Column(word("user"), optional=True), Column(word("owner"), optional=True),
-        Column(word.kwh("agreed"), right=True, optional=True), Column(word.kwh("measured"), right=True),
-        Column(word.kwh("off"), right=True, optional=True), Column(word.cash("paid"), right=True),
-        Column(word.cash("to_owner"), right=True, optional=True), Column(word.cash("to_grid"), right=True, optional=True),
+        Column(word("contract")),
+        Column(word("outcome")),
+        Column(word("closed"), optional=True),
+        Column(word("pile"), optional=True),
+        Column(word("user"), optional=True),
+        Column(word("owner"), optional=True),
+        Column(word.kwh("agreed"), right=True, optional=True),
+        Column(word.kwh("measured"), right=True),
+        Column(word.kwh("off"), right=True, optional=True),
+        Column(word.cash("paid"), right=True),
+        Column(word.cash("to_owner"), right=True, optional=True),
+        Column(word.cash("to_grid"), right=True, optional=True),
         Column(word.cash("fee"), right=True, optional=True),
-    ]  # fmt: skip
+    ]
     sums = {name: details.total(rows, name) for name in ("energy_wh", "measured_wh", "off_wh", *_MONEY)}
     money = [details.bare(view.money(sums[name])) for name in _MONEY]
     total = [view.text("details.sum", count=len(rows)), "", "", "", "", "",

@@ -201,9 +201,14 @@ def _table(view: View, wish: Wish, found: Page) -> None:
     rows = found.rows
     energy, money = ("agreed_wh", "measured_wh"), ("user_micro", "owner_micro", "grid_micro", "fee_micro")
     total = [
-        view.text("details.sum", count=len(rows)), str(_sum(rows, "contracts")), *(details.bare(view.energy(_sum(rows, name))) for name in energy),
-        *(details.bare(view.money(_sum(rows, name))) for name in money), str(_sum(rows, "disputed")), "", "",
-    ]  # fmt: skip
+        view.text("details.sum", count=len(rows)),
+        str(_sum(rows, "contracts")),
+        *(details.bare(view.energy(_sum(rows, name))) for name in energy),
+        *(details.bare(view.money(_sum(rows, name))) for name in money),
+        str(_sum(rows, "disputed")),
+        "",
+        "",
+    ]
     details.grid(view, columns, [_line(view, wish, row) for row in rows], total)
     following = None if found.next is None else encode_place("dashboard-statistics", [found.next])
     given = {
@@ -286,9 +291,15 @@ def _history(view: View, zone: str, asked: counting.Asked) -> list[dict[str, Any
 
 def _price_chart(view: View, points: list[dict[str, Any]]) -> None:
     unit = f"{view.currency}/kWh" if view.currency else "/kWh"
-    price = {"type": "line", "name": view.word("column", "price"), "color": theme.BLUE, "step": "end", "symbolSize": 4,
-             "connectNulls": True,
-             "data": [None if p["price_micro_per_kwh"] is None else p["price_micro_per_kwh"] / 1_000_000 for p in points]}  # fmt: skip
+    price = {
+        "type": "line",
+        "name": view.word("column", "price"),
+        "color": theme.BLUE,
+        "step": "end",
+        "symbolSize": 4,
+        "connectNulls": True,
+        "data": [None if p["price_micro_per_kwh"] is None else p["price_micro_per_kwh"] / 1_000_000 for p in points],
+    }
     load = {"type": "line", "name": view.word("column", "load"), "yAxisIndex": 1, "color": theme.ORANGE, "symbol": "none",
             "areaStyle": {"opacity": 0.12}, "data": [p["open_after_wh"] / 1000 for p in points]}  # fmt: skip
     options = theme.chart(
