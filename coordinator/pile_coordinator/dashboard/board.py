@@ -18,8 +18,9 @@ from starlette.concurrency import run_in_threadpool
 from pile_coordinator.chain.records import EV_OWNER, PILE_OWNER
 from pile_coordinator.evidence import schema, statistics
 from pile_coordinator.evidence.calendar import DAY, local, midnight_ms
+from pile_coordinator.evidence.scopes import ALL, DISPUTED, OWN
 from pile_coordinator.evidence.tallies import offer as offer_table
-from pile_coordinator.web.access import ALL, DISPUTED, OWN, Grant
+from pile_coordinator.web.access import Grant
 from pile_coordinator.web.config import DashboardConfig
 from pile_coordinator.web.live import Watch
 from pile_coordinator.web.problems import DATABASE_AWAY

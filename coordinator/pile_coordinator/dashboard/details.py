@@ -67,11 +67,10 @@ min-height:32px;text-decoration:none;display:inline-flex;align-items:center}
 border:1px solid var(--pc-line);border-radius:4px;padding:6px 8px;overflow-wrap:anywhere;white-space:pre-wrap}
 .pc-check{margin-right:10px;white-space:nowrap}.pc-ok{color:var(--pc-good)}.pc-no{color:var(--pc-bad);font-weight:650}
 .pc-files{display:flex;flex-wrap:wrap;gap:8px}
-.pc-note{margin:6px 0}.pc-card .pc-note:last-child{margin-bottom:0}
+.pc-table th{white-space:normal;vertical-align:bottom}.pc-note{margin:6px 0}.pc-card .pc-note:last-child{margin-bottom:0}
 @media(max-width:1500px){.pc-head .pc-me{display:none}.pc-nav a{padding-left:7px;padding-right:7px}}
 @media(max-width:1100px){.pc-life{grid-template-columns:minmax(0,1fr)}}
-@media(max-width:700px){.pc-table .o,.pc-table .pc-copy{display:none}
-.pc-table th{white-space:normal;vertical-align:bottom}.pc-find input{width:100%}.pc-form label{flex:1 1 130px}
+@media(max-width:700px){.pc-table .o,.pc-table .pc-copy{display:none}.pc-find input{width:100%}.pc-form label{flex:1 1 130px}
 .pc-form input,.pc-form select{width:100%}.pc-copy{padding:4px 8px}}
 """
 """Of every page, beside theme.STYLE."""
@@ -326,7 +325,7 @@ def form(view: "View", fields: Iterable[Field], more: Callable[[], None] | None 
 def _select(field: Field) -> None:
     with element("select", name=field.name):
         for value, text in field.options:
-            chosen = {"selected": True} if value == field.value else {}
+            chosen: dict[str, Any] = {"selected": True} if value == field.value else {}
             words("option", text, value=value, **chosen)
 
 

@@ -24,10 +24,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pile_coordinator.dashboard import plain, words
 from pile_coordinator.web.access import Grant, admit
-from pile_coordinator.web.app import Web
 from pile_coordinator.web.gate import FILES, MAX_MESSAGE_BYTES
 from pile_coordinator.web.limits import RateLimit
 from pile_coordinator.web.problems import Refused
+from pile_coordinator.web.shared import Web
 
 TOKEN_COOKIE = "pilechain_token"  # noqa: S105 - the name of a cookie
 LANGUAGE_COOKIE = "pilechain_language"

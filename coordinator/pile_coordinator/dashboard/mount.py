@@ -19,8 +19,8 @@ from pile_coordinator.dashboard.door import Door
 from pile_coordinator.dashboard.downloads import Downloads
 from pile_coordinator.dashboard.files import Files
 from pile_coordinator.dashboard.signing import router
-from pile_coordinator.web.app import Web
 from pile_coordinator.web.gate import FILES
+from pile_coordinator.web.shared import Web
 
 RECONNECT_S = 20  # that a page is kept for a phone that slept or changed its network
 GZIP_LEVEL = 4  # of pages, which are made anew for everybody

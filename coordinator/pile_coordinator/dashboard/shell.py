@@ -44,8 +44,8 @@ from pile_coordinator.dashboard import extras, theme, words, written
 from pile_coordinator.dashboard.board import Board
 from pile_coordinator.dashboard.door import VISIT, Path, Visit
 from pile_coordinator.web.access import RULES, Grant, also
-from pile_coordinator.web.app import Web
 from pile_coordinator.web.problems import DATABASE_AWAY, Refused
+from pile_coordinator.web.shared import Web
 
 T = TypeVar("T")
 Build = Callable[..., Awaitable[Response | None]]

@@ -25,8 +25,8 @@ from pile_coordinator.dashboard.door import (
     load_again,
 )
 from pile_coordinator.web.access import admit
-from pile_coordinator.web.app import Web
 from pile_coordinator.web.problems import Refused
+from pile_coordinator.web.shared import Web
 
 YEAR_S = 31_536_000
 MAX_FORM_BYTES = 4096

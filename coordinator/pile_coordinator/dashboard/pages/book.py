@@ -6,7 +6,7 @@ from pile_coordinator.dashboard import board as live
 from pile_coordinator.dashboard import shell, theme, written
 from pile_coordinator.dashboard.board import Order
 from pile_coordinator.dashboard.shell import View, page
-from pile_coordinator.web.access import ALL
+from pile_coordinator.evidence.scopes import ALL
 
 MAX_ROWS = 100  # of each side's table
 

@@ -7,7 +7,6 @@ from typing import Any
 
 from nicegui import ui
 
-from pile_coordinator.chain.contracts import UNSIGNED
 from pile_coordinator.dashboard import details, shell, theme, written
 from pile_coordinator.dashboard.details import BAD, BUSY, GOOD, PLAIN, Checks, Column, Hash, Link
 from pile_coordinator.dashboard.pages.files import show_files
@@ -398,8 +397,3 @@ def side(view: View, row: dict[str, Any], name: str) -> str:
 
 
 _GROUPS = {"step": _steps, "proofs": _metering, "postings": _postings}
-
-
-def has_certificate(row: dict[str, Any]) -> bool:
-    """Whether there is a certificate of a contract."""
-    return row["state"] == "closed" and row["outcome"] != UNSIGNED

@@ -11,7 +11,7 @@ from pile_coordinator.dashboard import shell, theme, written
 from pile_coordinator.dashboard.board import Point
 from pile_coordinator.dashboard.shell import View, page
 from pile_coordinator.evidence.calendar import local
-from pile_coordinator.web.access import ALL, OWN
+from pile_coordinator.evidence.scopes import ALL, OWN
 
 MAX_LINES = 6  # zones in one chart: as many as there are colours to tell apart
 FEW = 40  # points that a line marks one by one

@@ -11,7 +11,7 @@ from pile_coordinator.dashboard import board as live
 from pile_coordinator.dashboard import shell, written
 from pile_coordinator.dashboard.board import STATES, Pile
 from pile_coordinator.dashboard.shell import View, page
-from pile_coordinator.web.access import ALL
+from pile_coordinator.evidence.scopes import ALL
 from pile_coordinator.web.problems import Refused
 
 MAX_SHOWN = 2000  # cells at once; filters find the others

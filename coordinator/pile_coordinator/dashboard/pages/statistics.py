@@ -14,11 +14,12 @@ from pile_coordinator.dashboard.downloads import PREFIX
 from pile_coordinator.dashboard.shell import View, page
 from pile_coordinator.evidence.calendar import DAY, HOUR, MONTH, PERIODS, QUARTER, YEAR, local
 from pile_coordinator.evidence.market import price_history
+from pile_coordinator.evidence.scopes import ALL
 from pile_coordinator.evidence.statistics import Page, Row, counted_between
 from pile_coordinator.evidence.tallies import ALL as WHOLE
 from pile_coordinator.evidence.tallies import OPERATOR, OWNER, PILE, USER, ZONE, tallied
 from pile_coordinator.web import counting
-from pile_coordinator.web.access import ALL, TOTALS
+from pile_coordinator.web.access import TOTALS
 from pile_coordinator.web.paging import encode_place
 from pile_coordinator.web.problems import Refused
 from pile_coordinator.web.shared import place_of
