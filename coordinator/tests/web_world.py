@@ -36,7 +36,7 @@ ROLES = {
 class WebWorld:
     """The chain, the server and a client. `settled` and `disputed` are contracts; `tokens` texts by party."""
 
-    def __init__(self, folder: Path, **limits: int) -> None:
+    def __init__(self, folder: Path, *, top: str = "", **limits: int) -> None:
         self.folder = folder
         self.chain = Chain(folder)
         self._live()
@@ -48,7 +48,7 @@ class WebWorld:
         lines = "".join(f"{name} = {value}\n" for name, value in limits.items())
         (folder / "operator.toml").write_text(OPERATOR)
         pile_records(folder / "piles" / "pile-1", self.chain, self.chain.certificate(self.settled))
-        self.lines = f"[limits]\n{lines}"
+        self.top, self.lines = top, f"[limits]\n{lines}"
         self.write_config("evidence.sqlite")
         self.store = Tokens(folder / "tokens.sqlite", read_only=False)
         now_ms = time.time_ns() // 1_000_000
@@ -59,7 +59,7 @@ class WebWorld:
     def write_config(self, database: str) -> None:
         """web.toml for a server on this port over this database."""
         self.config.write_text(
-            f'database = "{database}"\nledger = "ledger.sqlite"\ngenesis = "genesis.json"\n'
+            f'{self.top}database = "{database}"\nledger = "ledger.sqlite"\ngenesis = "genesis.json"\n'
             'operator = "operator.toml"\nocmf = "piles"\ntime_zone = "Asia/Shanghai"\n'
             f'tokens = "tokens.sqlite"\nport = {self.port}\n{self.lines}'
         )
@@ -125,7 +125,10 @@ class WebWorld:
     def _start(self) -> None:
         command = [sys.executable, "-m", "pile_coordinator.cli", "web", "--config", str(self.config)]
         self.log = (self.folder / "web.log").open("w+")
-        self.process = subprocess.Popen(command, stdout=self.log, stderr=self.log, env=os.environ)
+        env = {
+            name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"
+        }  # NiceGUI looks at it
+        self.process = subprocess.Popen(command, stdout=self.log, stderr=self.log, env=env)
         deadline = time.monotonic() + 40
         while True:
             with contextlib.suppress(httpx.TransportError):
@@ -134,6 +137,11 @@ class WebWorld:
             assert self.process.poll() is None, (self.folder / "web.log").read_text()
             assert time.monotonic() < deadline
             threading.Event().wait(0.05)
+
+    def begin_again(self) -> None:
+        """End the server, and start it over what the database says now."""
+        self._end()
+        self._start()
 
     def get(self, path: str, party: str | None = "operator", **headers: str) -> httpx.Response:
         if party is not None:
@@ -147,14 +155,17 @@ class WebWorld:
         return self.chain.engine.height
 
     def close(self) -> None:
+        self._end()
+        self.store.close()
+        self.chain.close()
+
+    def _end(self) -> None:
         self.process.terminate()
         try:
             self.process.wait(20)
         finally:
             self.process.kill()
             self.log.close()
-            self.store.close()
-            self.chain.close()
 
 
 __all__ = ["NASTY", "NOW", "ROLES", "WebWorld"]

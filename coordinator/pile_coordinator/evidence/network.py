@@ -53,7 +53,7 @@ def network(db: Connection, now_ms: int, genesis: Genesis | None = None, ledger:
     query = select(b.height, b.time_ms, b.hash, b.proposer, b.txs).order_by(b.height.desc()).limit(BLOCKS)
     blocks = [dict(row) | {"hash": row["hash"].hex()} for row in db.execute(query).mappings()]
     for block in blocks:
-        block |= _signers(db, block["height"], genesis, ledger)  # noqa: PLW2901 - the same block, told more of
+        block |= signers(db, block["height"], genesis, ledger)  # noqa: PLW2901 - the same block, told more of
     height, time_ms = (blocks[0]["height"], blocks[0]["time_ms"]) if blocks else (0, 0)
     members = node_set(db, height, genesis)
     return {
@@ -96,7 +96,8 @@ def node_set(db: Connection, height: int, genesis: Genesis | None = None) -> lis
     return [dict(row) for row in db.execute(query).mappings()]
 
 
-def _signers(db: Connection, height: int, genesis: Genesis | None, ledger: Certificates | None) -> _Row:
+def signers(db: Connection, height: int, genesis: Genesis | None, ledger: Certificates | None) -> _Row:
+    """Which accounting nodes signed a block and which did not, as `signed` and `missed`; both None where that is not known."""
     certificate = ledger.certificate(height) if ledger else None
     names = [member["party"] for member in node_set(db, height, genesis)]
     if certificate is None or not certificate.attestations or not names:  # one that is not certified yet has none

@@ -143,10 +143,8 @@ def trace(
 
 def find(db: Connection, text: str, view: View = EVERYTHING) -> Found:
     """The one thing in view that an id means; UnknownIdError or AmbiguousIdError."""
-    kind, _, rest = text.partition(":")
-    wanted, name = (kind, rest) if kind in KINDS and rest else ("", text)
-    matches = [found for found in _matches(db, name.strip(), wanted) if wanted in {"", found.kind}]
-    matches = [found for found in matches if view == EVERYTHING or _is_seen(db, found, view)]
+    wanted, name = _wanted(text)
+    matches = candidates(db, text, view)
     if not matches:
         raise UnknownIdError(
             f"no {wanted or 'evidence of'} {name!r}; expected {LEAST_HEX} to {_HASH_HEX} hex digits of an order, contract,"
@@ -156,6 +154,19 @@ def find(db: Connection, text: str, view: View = EVERYTHING) -> Found:
         listed = ", ".join(f"{found.kind}:{found.id}" for found in matches)
         raise AmbiguousIdError(f"{text!r} may be {listed}; ask for one of them")
     return matches[0]
+
+
+def candidates(db: Connection, text: str, view: View = EVERYTHING) -> list[Found]:
+    """Everything in view that an id may mean, some score of things at most."""
+    wanted, name = _wanted(text)
+    matches = [found for found in _matches(db, name.strip(), wanted) if wanted in {"", found.kind}]
+    return [found for found in matches if view == EVERYTHING or _is_seen(db, found, view)]
+
+
+def _wanted(text: str) -> tuple[str, str]:
+    """The kind that is looked for, or "", and the id."""
+    kind, _, rest = text.partition(":")
+    return (kind, rest) if kind in KINDS and rest else ("", text)
 
 
 def _is_seen(db: Connection, found: Found, view: View) -> bool:

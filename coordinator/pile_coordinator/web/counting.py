@@ -36,7 +36,7 @@ Name = Annotated[str | None, Query(description="The one of these; without it, ea
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class Asked:
     """One question: whose, of which time, per what; and only the caller's `own` (a party), if it sees no others."""
 
     dimension: str
@@ -49,6 +49,7 @@ class _Asked:
 
     @property
     def is_history(self) -> bool:
+        """Whether there is a row for each period, not for each name."""
         return self.dimension == WHOLE or self.name is not None
 
 
@@ -77,17 +78,17 @@ def routes() -> APIRouter:
         of that time, in whole hours. A contract counts when it is closed. Without times, all that was counted.
         """
         zone = _zone(tz or web.config.time_zone)
-        asked = _asked(web, grant, (dimension, name, per, since, until), zone)
+        asked = ask(web, grant, (dimension, name, per, since, until), zone)
         if wants_csv(request, form):
             return _csv(web, asked)
-        page = _page(web, asked, place_of(*_cursor_of(asked), cursor), limit)
+        page = read(web, asked, place_of(*_cursor_of(asked), cursor), limit)
         following = None if page.next is None else encode_place(_cursor_of(asked)[0], [page.next])
         return {"time_zone": zone.key, "items": [row.fields() for row in page.rows], "next": following}
 
     return router
 
 
-def _cursor_of(asked: _Asked) -> tuple[str, tuple[type, ...]]:
+def _cursor_of(asked: Asked) -> tuple[str, tuple[type, ...]]:
     return ("history", (int,)) if asked.is_history else ("ranking", (str,))
 
 
@@ -98,7 +99,8 @@ def _zone(name: str) -> ZoneInfo:
         raise Refused(422, "time_zone", error.message) from error
 
 
-def _asked(web: Web, grant: Grant, told: tuple[str, str | None, str, str | None, str | None], zone: ZoneInfo) -> _Asked:
+def ask(web: Web, grant: Grant, told: tuple[str, str | None, str, str | None, str | None], zone: ZoneInfo) -> Asked:
+    """The question that (dimension, name, per, since, until) is; Refused if it is none, or not the caller's to ask."""
     dimension, name, per, since, until = told
     own = _allow(web, grant, dimension, name)
     if dimension == WHOLE and name is not None:
@@ -112,7 +114,7 @@ def _asked(web: Web, grant: Grant, told: tuple[str, str | None, str, str | None,
         raise Refused(422, "time", error.message) from error
     if not FIRST_MS <= start_ms <= end_ms <= LAST_MS:
         raise Refused(422, "time", "since must be before until, both from 2000 to 2200")
-    return _Asked(dimension, name, per, start_ms, end_ms, zone, own)
+    return Asked(dimension, name, per, start_ms, end_ms, zone, own)
 
 
 def _allow(web: Web, grant: Grant, dimension: str, name: str | None) -> str | None:
@@ -132,7 +134,7 @@ def _owns(web: Web, party: str, pile: str) -> bool:
         return db.execute(query.limit(1)).first() is not None
 
 
-def _page(web: Web, asked: _Asked, after: tuple[Any, ...] | None, limit: int) -> Page:
+def read(web: Web, asked: Asked, after: tuple[Any, ...] | None, limit: int) -> Page:
     """One page, with a connection of its own."""
     with web.reading.connect() as db:
         if asked.is_history:
@@ -151,7 +153,7 @@ def _page(web: Web, asked: _Asked, after: tuple[Any, ...] | None, limit: int) ->
         return Page(rows, names[limit - 1] if len(names) > limit else None)
 
 
-def _whole(asked: _Asked) -> Period:
+def _whole(asked: Asked) -> Period:
     """All of the time asked for, in whole hours."""
     last_ms = max(asked.start_ms, asked.end_ms - 1)
     (first,) = periods(HOUR, asked.start_ms, asked.start_ms + 1, asked.zone)
@@ -159,23 +161,23 @@ def _whole(asked: _Asked) -> Period:
     return Period(f"{first.label}/{last.label}", first.start_ms, last.end_ms)
 
 
-def _csv(web: Web, asked: _Asked) -> Response:
+def _csv(web: Web, asked: Asked) -> Response:
     if _count(web, asked) > MAX_ROWS:
         raise Refused(422, "too_many_rows", f"more than {MAX_ROWS} rows: ask for a shorter time, or for pages of JSON")
     columns = list(m.StatisticsRow.model_fields)
-    first = _page(web, asked, None, CSV_PAGE)  # before the answer begins: what is wrong is told as a problem
+    first = read(web, asked, None, CSV_PAGE)  # before the answer begins: what is wrong is told as a problem
     return csv_answer(f"statistics-{asked.dimension}", columns, _pages(web, asked, first))
 
 
-def _pages(web: Web, asked: _Asked, page: Page) -> Iterator[list[dict[str, Any]]]:
+def _pages(web: Web, asked: Asked, page: Page) -> Iterator[list[dict[str, Any]]]:
     """Each page with a connection of its own: a slow reader holds none while it reads."""
     yield [row.fields() for row in page.rows]
     while page.next is not None:
-        page = _page(web, asked, (page.next,), CSV_PAGE)
+        page = read(web, asked, (page.next,), CSV_PAGE)
         yield [row.fields() for row in page.rows]
 
 
-def _count(web: Web, asked: _Asked) -> int:
+def _count(web: Web, asked: Asked) -> int:
     """How many rows there are, or MAX_ROWS + 1 if there are more."""
     if asked.is_history:
         return sum(1 for _ in islice(periods(asked.kind, asked.start_ms, asked.end_ms, asked.zone), MAX_ROWS + 1))
