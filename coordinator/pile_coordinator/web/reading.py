@@ -247,6 +247,12 @@ class Reading:
         """Piles by id; `wanted` are columns and values."""
         return self._page(_PILES, _piles().where(_piles_seen(grant), *_equal(schema.pile, wanted)), cursor, limit)
 
+    def pile_names(self, grant: Grant, most: int) -> list[str]:
+        """The ids of all piles the caller may see, at most `most`, in order."""
+        query = select(schema.pile.c.id).where(_piles_seen(grant)).order_by(schema.pile.c.id).limit(most)
+        with self._engine.connect() as connection:
+            return list(connection.execute(query).scalars())
+
     def pile(self, grant: Grant, name: str) -> Row:
         """One pile; Refused (404) if there is none that the caller may see."""
         with self._engine.connect() as connection:
