@@ -23,24 +23,26 @@ h1.pc-title{font-size:22px}h2.pc-sub{font-size:15px;margin-bottom:8px}
 .pd-button.q-btn--outline{color:var(--pc-link)!important}
 .pd-big{font-size:40px;line-height:1.1;font-weight:650;font-variant-numeric:tabular-nums;letter-spacing:-.01em}
 .pd-mid{font-size:24px;line-height:1.2;font-weight:650;font-variant-numeric:tabular-nums}
-.pd-item{display:grid;grid-template-columns:minmax(0,1fr) auto;gap:2px 12px;padding:12px 0;border-bottom:1px solid var(--pc-line);
-color:inherit;text-decoration:none;align-items:center}
+.pd-item{display:grid;grid-template-columns:minmax(0,1fr) auto;gap:2px 12px;padding:12px 0;
+border-bottom:1px solid var(--pc-line);color:inherit;text-decoration:none;align-items:center}
 .pd-item:last-child{border-bottom:0;padding-bottom:2px}.pd-item:first-of-type{padding-top:2px}
 .pd-item b{font-weight:600;overflow-wrap:anywhere}.pd-item small{color:var(--pc-soft);font-size:13.5px}
 .pd-item .pd-end{text-align:right;font-variant-numeric:tabular-nums}
-.pd-chip{display:inline-block;border-radius:6px;padding:1px 8px;font-size:13.5px;font-weight:600;border:1px solid var(--pc-line);
-color:var(--pc-soft);white-space:nowrap}
+.pd-chip{display:inline-block;border-radius:6px;padding:1px 8px;font-size:13.5px;font-weight:600;
+border:1px solid var(--pc-line);color:var(--pc-soft);white-space:nowrap}
 .pd-chip.good{color:var(--pc-good);border-color:currentColor}.pd-chip.bad{color:var(--pc-bad);border-color:currentColor}
 .pd-chip.live{background:#005a8e;border-color:#005a8e;color:#fff}
 .pd-top{display:flex;justify-content:space-between;align-items:center;gap:12px;flex-wrap:wrap}
 .pc-rows{gap:6px 14px;grid-template-columns:minmax(0,max-content) minmax(0,1fr)}.pc-rows dd{text-align:right}
-.pd-total{border-top:1px solid var(--pc-line);padding-top:10px;display:flex;justify-content:space-between;align-items:baseline;gap:12px}
+.pd-total{border-top:1px solid var(--pc-line);padding-top:10px;display:flex;justify-content:space-between;
+align-items:baseline;gap:12px}
+.pd-id{color:var(--pc-soft);font-size:12px;overflow-wrap:anywhere}
 .pd-bar{height:10px;border-radius:5px;background:var(--pc-line);overflow:hidden}
 .pd-bar>div{height:100%;background:#009E73;border-radius:5px}
-.pd-qr{background:#fff;border-radius:10px;padding:6px;align-self:center;width:min(280px,100%);box-sizing:border-box}
-.pd-qr img{display:block;width:100%;image-rendering:pixelated}
-.pd-code{font-family:ui-monospace,"SFMono-Regular",Menlo,Consolas,monospace;font-size:12px;overflow-wrap:anywhere;background:var(--pc-back);
-border-radius:6px;padding:8px 10px;user-select:all}
+.pd-qr{background:#fff;border-radius:10px;padding:6px;align-self:center;width:min(300px,100%);box-sizing:border-box}
+.pd-qr img{display:block;width:100%}
+.pd-code{font-family:ui-monospace,"SFMono-Regular",Menlo,Consolas,monospace;font-size:12px;overflow-wrap:anywhere;
+background:var(--pc-back);border-radius:6px;padding:8px 10px;user-select:all}
 .pd-dialog{width:min(440px,92vw);background:var(--pc-card)}
 .pd-good{color:var(--pc-good);font-weight:600}.pd-stack .q-field{width:100%}
 .q-btn-toggle{width:100%;border:1px solid var(--pc-line);border-radius:10px;box-shadow:none}.q-btn-toggle .q-btn{min-height:44px}

@@ -67,7 +67,7 @@ def _open_row(view: View, row: Row) -> None:
         tag("b", row["pile"] or f"{row['zone']} · {view.text('any_pile')}")
         chip(view.state(state), state)
         tag("small", f"{view.energy(row['energy_wh'])} · {shown}")
-        tag("small", f"{view.time(row['window_start_ms'])} – {view.time(row['window_end_ms'])}", "pd-end")  # noqa: RUF001
+        tag("small", view.span(row["window_start_ms"], row["window_end_ms"]), "pd-end")
 
 
 def _earlier(view: View, past: list[Row]) -> None:

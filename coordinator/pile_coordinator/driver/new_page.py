@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 from nicegui import ui
 
 from pile_coordinator.amounts import parse_money
+from pile_coordinator.dashboard import written
 from pile_coordinator.driver.frame import card, chip, note, rows, tag
 from pile_coordinator.driver.session import MARKET_MARGIN_PERMILLE, Offer, Row, Wish
 from pile_coordinator.driver.view import View
-from pile_coordinator.dashboard import written
 from pile_shared.errors import BoundsError
 from pile_shared.units import LOT_WH
 
@@ -37,7 +37,7 @@ async def show(view: View) -> None:
     zones = await view.look(view.driver.zones)
     tariff = await view.look(view.driver.tariff)
     if zones is None or tariff is None:
-        ui.timer(2.0, lambda: ui.navigate.reload())
+        ui.timer(2.0, ui.navigate.reload)
         note(view.text("loading"))
         return
     view.desk.utc_offset_minutes = tariff["now"]["utc_offset_minutes"]
@@ -84,7 +84,7 @@ def _moment(view: View, key: str, ms: int) -> ui.input:
     """A field for a time of the market: the browser's own picker, which every phone has."""
     then = datetime.fromtimestamp(ms // 60_000 * 60, UTC).astimezone(view.zone)
     field = ui.input(view.text(key), value=then.strftime("%Y-%m-%dT%H:%M"))
-    return field.props(f'outlined stack-label type=datetime-local data-test={key}')
+    return field.props(f"outlined stack-label type=datetime-local data-test={key}")
 
 
 async def _choose_zone(view: View, form: _Form, now_ms: int) -> None:
@@ -102,11 +102,11 @@ async def _choose_zone(view: View, form: _Form, now_ms: int) -> None:
 # --- from fields to a wish -----------------------------------------------------------------------------------------------
 
 
-def energy_wh(text: str, *, lot_wh: int = LOT_WH) -> int:
-    """kWh as people write them, in lots, to Wh; ValueError for anything else."""
+def energy_wh(text: str) -> int:
+    """KWh as people write them, in lots, to Wh; ValueError for anything else."""
     milli_wh = parse_money(text.strip().replace(",", "."))  # exact to six decimals, as money is
-    if milli_wh < 1000 * lot_wh or milli_wh % (1000 * lot_wh):
-        raise ValueError(f"energy is in lots of {lot_wh} Wh")
+    if milli_wh < 1000 * LOT_WH or milli_wh % (1000 * LOT_WH):
+        raise ValueError(f"energy is in lots of {LOT_WH} Wh")
     return milli_wh // 1000
 
 
@@ -130,7 +130,12 @@ def _read(view: View, form: _Form) -> Wish | None:
     if len(found) < 2 + (form.when.value == LATER) + (form.how.value == LIMIT):
         return None
     return Wish(
-        form.zone.value, form.pile.value, found["energy_wh"], found.get("start_ms", 0), found["end_ms"], found.get("limit", 0)
+        form.zone.value,
+        form.pile.value,
+        found["energy_wh"],
+        found.get("start_ms", 0),
+        found["end_ms"],
+        found.get("limit", 0),
     )
 
 
@@ -157,7 +162,9 @@ async def _ask(view: View, form: _Form, place: ui.element) -> None:
     offer = await view.clerk.do(view.driver.quote, wish)
     with place, card(view.text("quote")).props("data-test=quote"):
         _quote(view, offer)
-    ui.run_javascript("document.querySelector('[data-test=quote]')?.scrollIntoView({behavior:'smooth',block:'nearest'})")
+    ui.run_javascript(
+        "document.querySelector('[data-test=quote]')?.scrollIntoView({behavior:'smooth',block:'nearest'})"
+    )
 
 
 def _quote(view: View, offer: Offer) -> None:
@@ -194,13 +201,16 @@ def _facts(view: View, offer: Offer) -> list[tuple[str, str]]:
     found = [(view.text("energy"), view.energy(wish.energy_wh))]
     if quote["fills"]:
         found += [(view.text("at_pile"), ", ".join(fill[0] for fill in quote["fills"]))]
-        found += [(view.text("costs"), view.money(quote["cost_micro"])), (view.text("fee_within"), view.money(quote["fee_micro"]))]
+        found += [
+            (view.text("costs"), view.money(quote["cost_micro"])),
+            (view.text("fee_within"), view.money(quote["fee_micro"])),
+        ]
     else:
         found += [(view.text("price_now"), view.price(quote["now_micro_per_kwh"]))]
     if quote["most_micro"]:
         found += [(view.text("most"), view.money(quote["most_micro"]))]
     found += [(view.text("catalog", period=quote["period"]), view.price(quote["catalog_micro_per_kwh"]))]
-    times = f"{view.time(wish.start_ms)} – {view.time(wish.end_ms)}"  # noqa: RUF001
+    times = view.span(wish.start_ms, wish.end_ms)
     return [*found, (view.text("window"), times)]
 
 

@@ -4,12 +4,12 @@ from typing import cast
 
 from nicegui import ui
 
+from pile_coordinator.amounts import parse_money
 from pile_coordinator.chain import orders
 from pile_coordinator.chain.records import ACTIVE, DISPUTED, MEASURED, PROPOSED, SIGNED
 from pile_coordinator.chain.settlement import ESCROW, USER
 from pile_coordinator.driver import receipt_card
 from pile_coordinator.driver.frame import card, chip, note, rows, tag
-from pile_coordinator.driver.new_page import energy_wh
 from pile_coordinator.driver.session import Row, Story
 from pile_coordinator.driver.view import View
 from pile_coordinator.wallet import START, STOP
@@ -21,11 +21,11 @@ HOUR_MS = 3_600_000
 
 def show(view: View, order: bytes) -> None:
     """Build it."""
-    view.follow(view.driver.story, lambda story: _content(view, order, cast("Story", story)), order)
-    tag("div", order.hex(), "pd-code")
+    view.follow(view.driver.story, lambda story: _content(view, story), order)
+    tag("div", f"{view.text('order')} {order.hex()}", "pd-id")
 
 
-def _content(view: View, order: bytes, story: Story) -> None:
+def _content(view: View, story: Story) -> None:
     if len(story.contracts) > 1:
         _split(view, story.contracts)
     elif story.contracts:
@@ -54,7 +54,7 @@ def _top(view: View, title: str, state: str) -> None:
 
 
 def _window(view: View, row: Row) -> tuple[str, str]:
-    return view.text("window"), f"{view.time(row['window_start_ms'])} – {view.time(row['window_end_ms'])}"  # noqa: RUF001
+    return view.text("window"), view.span(row["window_start_ms"], row["window_end_ms"])
 
 
 def _terms(view: View, found: Row) -> list[tuple[str, str]]:
@@ -74,7 +74,10 @@ def _resting(view: View, bid: Row) -> None:
         _top(view, bid["pile"] or f"{bid['zone']} · {view.text('any_pile')}", "resting")
         price = view.price(bid["limit_micro_per_kwh"])
         tag("p", view.text("resting_say", price=price, time=view.time(bid["expires_ms"]))).style("margin:0")
-        facts = [(view.text("energy"), view.energy(bid["energy_wh"])), (view.text("most"), view.money(bid["hold_micro"]))]
+        facts = [
+            (view.text("energy"), view.energy(bid["energy_wh"])),
+            (view.text("most"), view.money(bid["hold_micro"])),
+        ]
         rows([*facts, _window(view, bid)])
 
         async def cancel() -> None:
@@ -94,7 +97,9 @@ def _ended(view: View, ended: Row | None) -> None:
         if ended["outcome"] != "filled":
             tag("p", view.text("ended_say")).style("margin:0")
         rows([(view.text("energy"), view.energy(ended["energy_wh"]))])
-        ui.button(view.text("new"), on_click=lambda: ui.navigate.to("/new")).props("no-caps outline").classes("pd-button")
+        ui.button(view.text("new"), on_click=lambda: ui.navigate.to("/new")).props("no-caps outline").classes(
+            "pd-button"
+        )
 
 
 # --- a contract ----------------------------------------------------------------------------------------------------------
@@ -120,13 +125,19 @@ def _signed(view: View, found: Row, story: Story) -> None:
         no_show = agreed * view.params.no_show_permille // 1000 + found["fee_micro"]
         until = view.time(found["deadline_ms"])
         if story.commanded == START:
-            _busy(view, view.text("starting", pile=found["pile"]), view.text("start_again"))
+            _busy(view.text("starting", pile=found["pile"]), view.text("start_again"))
         elif is_early:
-            tag("p", view.text("signed_early", pile=found["pile"], time=view.time(found["window_start_ms"]))).style("margin:0")
+            tag("p", view.text("signed_early", pile=found["pile"], time=view.time(found["window_start_ms"]))).style(
+                "margin:0"
+            )
         else:
-            tag("p", view.text("signed_say", pile=found["pile"], time=until, cost=view.money(no_show))).style("margin:0")
+            tag("p", view.text("signed_say", pile=found["pile"], time=until, cost=view.money(no_show))).style(
+                "margin:0"
+            )
         if not is_early:
-            view.button(view.text("start"), lambda: view.clerk.do(view.driver.start, found["id"]), main=True, test="start")
+            view.button(
+                view.text("start"), lambda: view.clerk.do(view.driver.start, found["id"]), main=True, test="start"
+            )
         rows(_terms(view, found))
         _call_off(view, found, story)
 
@@ -144,7 +155,7 @@ def _call_off(view: View, found: Row, story: Story) -> None:
     view.button(view.text("call_off"), call_off, test="call_off")
 
 
-def _busy(view: View, text: str, more: str = "") -> None:
+def _busy(text: str, more: str = "") -> None:
     with ui.element("div").style("display:flex;gap:12px;align-items:center").props("data-test=busy"):
         ui.spinner(size="22px")
         tag("span", text)
@@ -162,13 +173,16 @@ def _active(view: View, found: Row, story: Story) -> None:
         with ui.element("div").classes("pd-bar"):
             ui.element("div").style(f"width:{min(100, 100 * metered // wanted)}%")
         cost = cost_micro(metered, found["price_micro_per_kwh"]) + found["fee_micro"]
-        shown = [(view.text("cost_so_far"), view.money(cost)), (view.text("price"), view.price(found["price_micro_per_kwh"]))]
+        shown = [
+            (view.text("cost_so_far"), view.money(cost)),
+            (view.text("price"), view.price(found["price_micro_per_kwh"])),
+        ]
         if found["began_ms"]:
             shown += [(view.text("since"), _span(found["proven_ms"] - found["began_ms"]))]
             shown += [(view.text("last_proof"), view.clock(found["proven_ms"]))]
         rows(shown)
         if story.commanded == STOP:
-            _busy(view, view.text("stopping", pile=found["pile"]))
+            _busy(view.text("stopping", pile=found["pile"]))
         else:
             view.button(view.text("stop"), lambda: _stop(view, found), test="stop")
 
@@ -188,8 +202,9 @@ def _span(ms: int) -> str:
 
 def paid_micro(found: Row, bond_micro: int = 0) -> int:
     """What a contract costs its user by its postings; `bond_micro` is what the user put up to object, if so."""
-    back = sum(amount for _, credit, amount in found["postings"] if credit == USER)
-    spent = sum(amount for debit, _, amount in found["postings"] if debit == USER)
+    postings = cast("list[tuple[str, str, int]]", found["postings"])
+    back = sum(amount for _, credit, amount in postings if credit == USER)
+    spent = sum(amount for debit, _, amount in postings if debit == USER)
     return cast("int", found["escrow_micro"]) + bond_micro + spent - back
 
 
@@ -265,8 +280,12 @@ async def _object(view: View, found: Row) -> None:
         window = f"{view.params.dispute_window_ms // HOUR_MS} h"
         note(view.text("object_told", bond=bond, time=view.time(found["deadline_ms"]), window=window))
         ground = ui.radio({name: view.text(f"ground.{name}") for name in ("energy", "cause")}, value="energy")
-        claimed = ui.input(view.text("claimed"), value=f"{found['measured_wh'] // 1000}.{found['measured_wh'] % 1000:03d}")
-        claimed.props("outlined inputmode=decimal data-test=claimed").bind_visibility_from(ground, "value", value="energy")
+        claimed = ui.input(
+            view.text("claimed"), value=f"{found['measured_wh'] // 1000}.{found['measured_wh'] % 1000:03d}"
+        )
+        claimed.props("outlined inputmode=decimal data-test=claimed").bind_visibility_from(
+            ground, "value", value="energy"
+        )
         text = ui.textarea(view.text("text")).props(f"outlined autogrow maxlength={MAX_TEXT} counter data-test=text")
 
         def submit() -> None:
@@ -276,9 +295,9 @@ async def _object(view: View, found: Row) -> None:
             if claim is not None and not text.error:
                 dialog.submit((ground.value, text.value.strip(), claim))
 
-        ui.button(view.text("object_do", bond=bond), on_click=submit).props("no-caps unelevated data-test=object_do").classes(
-            "pd-button pd-main"
-        )
+        ui.button(view.text("object_do", bond=bond), on_click=submit).props(
+            "no-caps unelevated data-test=object_do"
+        ).classes("pd-button pd-main")
         ui.button(view.text("back"), on_click=dialog.close).props("no-caps outline").classes("pd-button")
     said = await dialog
     dialog.delete()
@@ -287,11 +306,12 @@ async def _object(view: View, found: Row) -> None:
 
 
 def _claim(text: str) -> int | None:
-    """Wh; meters are read to the Wh, so a claim need not be in lots."""
+    """Wh: meters are read to the Wh, so a claim need not be in lots, and may be 0. None for anything else."""
     try:
-        return energy_wh(text, lot_wh=1)
+        milli_wh = parse_money((text or "").strip().replace(",", "."))
     except ValueError:
         return None
+    return None if milli_wh % 1000 else milli_wh // 1000
 
 
 def _disputed(view: View, found: Row, story: Story) -> None:
@@ -300,7 +320,9 @@ def _disputed(view: View, found: Row, story: Story) -> None:
     with card(view.text("settlement")):
         _top(view, found["pile"], DISPUTED)
         ground = view.text(f"ground.{dispute['ground']}")
-        said = view.text("disputed_say", objector=dispute["objector"], ground=ground, time=view.time(found["deadline_ms"]))
+        said = view.text(
+            "disputed_say", objector=dispute["objector"], ground=ground, time=view.time(found["deadline_ms"])
+        )
         tag("p", said).style("margin:0")
         tag("p", f"“{dispute['text']}”", "pc-soft").style("margin:0;overflow-wrap:anywhere")
         shown = [(view.text("dispute_bond"), view.money(dispute["bond_micro"]))]

@@ -48,7 +48,8 @@ class Pairing:
 
         Args:
             path: of the file of devices.
-            clock_s: for the life of codes; date_s: unix time, for that of devices.
+            clock_s: seconds that always go on, for the life of codes.
+            date_s: unix time, for the life of devices.
         """
         self._path, self._clock_s, self._date_s = path, clock_s, date_s
         self._lock = threading.Lock()

@@ -1,7 +1,7 @@
 """What a receipt says of an order, short enough for a QR code, and whether a certificate is the one it speaks of.
 
-A certificate has some 10 kB for an hour's charging and 2 MB at most, a QR code holds 2,953 bytes (ISO/IEC 18004, version 40-L). So
-the code carries what pins the certificate: the contract, the block that closed it, and the SHA-256 of the file. The first
+A certificate has some 10 kB for an hour's charging, and a QR code holds 2,953 bytes (ISO/IEC 18004, version 40-L). So the code
+carries what pins the certificate: the contract, the block that closed it, and the SHA-256 of the file. The first
 two are what counts. The same contract can have several good certificates, as each names the accounting nodes that a coordinator
 heard of, so another SHA-256 is no fault.
 """
@@ -63,18 +63,16 @@ def prove(data: bytes, genesis: Genesis) -> Proven:
 
 def parse(text: str) -> Receipt:
     """The receipt in a QR code's text; ConfigError if it is none."""
+    parts = text.strip().split(":") if len(text) <= MAX_TEXT and text.isascii() else []
     try:
-        if len(text) > MAX_TEXT or not text.isascii():
-            raise ValueError(text)
-        kind, version, chain_id, contract, height, header, file = text.strip().split(":")
-        if f"{kind}:{version}" != PREFIX or not height.isdigit() or len(height) > _MAX_HEIGHT_DIGITS:
-            raise ValueError(text)
+        kind, version, chain_id, contract, height, header, file = parts
         hashes = [bytes.fromhex(one) for one in (contract, header, file) if len(one) == _HEX]
-        return Receipt(check_id("chain", chain_id), hashes[0], int(height), hashes[1], hashes[2])
-    except (ValueError, IndexError, BoundsError) as error:
-        raise ConfigError(
-            f"this is no receipt; the text of its QR code begins with {PREFIX}: and has 7 parts"
-        ) from error
+        found = Receipt(check_id("chain", chain_id), hashes[0], int(height[:_MAX_HEIGHT_DIGITS]), hashes[1], hashes[2])
+    except (ValueError, IndexError, BoundsError):
+        found, kind, version = None, "", ""
+    if found is None or f"{kind}:{version}" != PREFIX or found.text() != text.strip():
+        raise ConfigError(f"this is no receipt; the text of its QR code begins with {PREFIX}: and has 7 parts")
+    return found
 
 
 def check(told: Receipt, proven: Proven) -> bool:

@@ -51,9 +51,7 @@ def show(view: View, found: Row, settlement: Callable[..., None]) -> None:
     timer = ui.timer(_RETRY_S, check)
 
 
-def _broken(
-    view: View, place: ui.element, found: Row, settlement: Callable[..., None], error: PilechainError
-) -> None:
+def _broken(view: View, place: ui.element, found: Row, settlement: Callable[..., None], error: PilechainError) -> None:
     """What the coordinator says, and loudly that it does not prove it."""
     if place.is_deleted:
         return
@@ -84,7 +82,6 @@ def _proven(view: View, found: Row, settlement: Callable[..., None], proven: Pro
         size = f"{-(-len(proven.data) // 1000)} kB"
         ui.button(
             view.text("download", size=size),
-            icon="download",
             on_click=lambda: ui.navigate.to(f"/order/{found['id'].hex()}/certificate"),
         ).props("no-caps outline data-test=download").classes("pd-button")
 

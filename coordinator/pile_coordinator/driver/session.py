@@ -105,8 +105,8 @@ class Home:
 class Story:
     """What became of an order: contracts if there are any, else the resting bid, else what its bid ended as.
 
-    `commanded` is START or STOP while a command to the pile is repeated, 0 if none is. `time_ms` is the chain's, to the minute. All
-    empty: the chain knows of no such order.
+    `commanded` is START or STOP while a command to the pile is repeated, 0 if none is. `time_ms` is the chain's, to the minute.
+    All empty: the chain knows of no such order.
     """
 
     contracts: list[Row] = field(default_factory=list)
@@ -206,7 +206,7 @@ class Driver:
     # --- ordering ----------------------------------------------------------------------------------------------------
 
     def quote(self, wish: Wish) -> Offer:
-        """What a wish would come to: at market, filling now at up to MARKET_MARGIN_PERMILLE above the price; else as limited."""
+        """What a wish would come to: at market, filling now at its price and the margin at most; else as limited."""
         if not wish.start_ms:
             wish = replace(wish, start_ms=cast("Row", self.wallet.ask("account"))["time_ms"])
         limit = wish.limit_micro_per_kwh
@@ -309,7 +309,8 @@ class Driver:
 def market_limit(quote: Row) -> int:
     """The limit of an order at market by its quote: the price and the margin, within the band; 0 if it fills at no price."""
     price: int = quote["limit_micro_per_kwh"]
-    most = max(price, min(quote["band_micro_per_kwh"][1], MAX_PRICE_MICRO_PER_KWH))
+    band_top: int = quote["band_micro_per_kwh"][1]
+    most = max(price, min(band_top, MAX_PRICE_MICRO_PER_KWH))
     return min(-(-price * (1000 + MARKET_MARGIN_PERMILLE) // 1000), most)
 
 

@@ -1,4 +1,4 @@
-"""What every page of the driver is handed: texts, amounts and times for its reader, and a way to act that says what went wrong."""
+"""What every page of the driver is handed: texts, amounts and times for its reader, ways to look and to act."""
 
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -79,6 +79,11 @@ class View:
         then = datetime.fromtimestamp(ms // 1000, UTC).astimezone(self.zone)
         return then.strftime("%m-%d %H:%M")
 
+    def span(self, start_ms: int, end_ms: int) -> str:
+        """From when to when; the day once, if it is one."""
+        start, end = self.time(start_ms), self.time(end_ms)
+        return f"{start} – {end[6:] if end[:5] == start[:5] else end}"  # noqa: RUF001
+
     def clock(self, ms: int) -> str:
         """The time of day to the second."""
         return datetime.fromtimestamp(ms // 1000, UTC).astimezone(self.zone).strftime("%H:%M:%S")
@@ -109,7 +114,7 @@ class View:
         return found
 
     def follow(self, act: Callable[..., Answer], show: Callable[[Answer], None], *arguments: object) -> None:
-        """Show what a question answers, here and now, and again whenever the answer changes; what is away leaves it standing."""
+        """Show what a question answers, here, and again whenever the answer changes; while nobody answers it stands."""
         place, seen = ui.element("div").classes("pd-stack"), [object()]
         with place:
             ui.label(self.text("loading")).classes("pc-soft")
@@ -194,4 +199,3 @@ def exact(micro: int) -> str:
     """An amount with two decimals, and as many more as it has."""
     tail = f"{abs(micro) % 1_000_000:06d}".rstrip("0")
     return written.fixed(micro, _MICRO_DECIMALS, max(_SHOWN_DECIMALS, len(tail)))
-

@@ -137,6 +137,7 @@ def history(db: sa.Connection, party: str, most: int) -> list[dict[str, object]]
     )
     rows = [row | {"kind": "contract"} for row in closed]
     rows += [row | {"kind": "bid", "measured_wh": None, "pile": ""} for row in unfilled]
+    rows = [{str(name): value for name, value in row.items()} for row in rows]  # the names of columns are no plain text
     return sorted(rows, key=lambda row: (-cast("int", row["ended_ms"]), row["id"]))[:most]
 
 
