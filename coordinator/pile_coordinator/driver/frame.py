@@ -22,6 +22,7 @@ h1.pc-title{font-size:22px}h2.pc-sub{font-size:15px;margin-bottom:8px}
 .pd-main.q-btn{background:#005a8e!important;color:#fff!important}
 .pd-button.q-btn--outline{color:var(--pc-link)!important}
 .pd-big{font-size:40px;line-height:1.1;font-weight:650;font-variant-numeric:tabular-nums;letter-spacing:-.01em}
+.pd-big small{font-size:20px;font-weight:600}
 .pd-mid{font-size:24px;line-height:1.2;font-weight:650;font-variant-numeric:tabular-nums}
 .pd-item{display:grid;grid-template-columns:minmax(0,1fr) auto;gap:2px 12px;padding:12px 0;
 border-bottom:1px solid var(--pc-line);color:inherit;text-decoration:none;align-items:center}
@@ -29,7 +30,7 @@ border-bottom:1px solid var(--pc-line);color:inherit;text-decoration:none;align-
 .pd-item b{font-weight:600;overflow-wrap:anywhere}.pd-item small{color:var(--pc-soft);font-size:13.5px}
 .pd-item .pd-end{text-align:right;font-variant-numeric:tabular-nums}
 .pd-chip{display:inline-block;border-radius:6px;padding:1px 8px;font-size:13.5px;font-weight:600;
-border:1px solid var(--pc-line);color:var(--pc-soft);white-space:nowrap}
+border:1px solid var(--pc-line);color:var(--pc-soft);white-space:nowrap;justify-self:end}
 .pd-chip.good{color:var(--pc-good);border-color:currentColor}.pd-chip.bad{color:var(--pc-bad);border-color:currentColor}
 .pd-chip.live{background:#005a8e;border-color:#005a8e;color:#fff}
 .pd-top{display:flex;justify-content:space-between;align-items:center;gap:12px;flex-wrap:wrap}
@@ -45,8 +46,10 @@ align-items:baseline;gap:12px}
 background:var(--pc-back);border-radius:6px;padding:8px 10px;user-select:all}
 .pd-dialog{width:min(440px,92vw);background:var(--pc-card)}
 .pd-good{color:var(--pc-good);font-weight:600}.pd-stack .q-field{width:100%}
-.q-btn-toggle{width:100%;border:1px solid var(--pc-line);border-radius:10px;box-shadow:none}.q-btn-toggle .q-btn{min-height:44px}
+.q-btn-toggle{width:100%;border:1px solid var(--pc-line);border-radius:10px;box-shadow:none}.q-btn-toggle .q-btn{min-height:44px;
+font-size:15px}
 .q-field__native,.q-field__input,.q-field__label{color:var(--pc-ink)!important}
+.q-btn-toggle .q-btn[aria-pressed=false]{color:var(--pc-ink)!important}
 .pc-banner{position:sticky;top:58px;z-index:5}
 """
 )

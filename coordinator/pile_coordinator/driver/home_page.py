@@ -5,7 +5,7 @@ from nicegui import ui
 from pile_coordinator.chain.records import MEASURED, PROPOSED, SIGNED
 from pile_coordinator.driver.frame import card, chip, note, tag
 from pile_coordinator.driver.session import Home, Row
-from pile_coordinator.driver.view import View
+from pile_coordinator.driver.view import View, exact
 
 FEW = 8  # earlier orders that are shown at once
 
@@ -22,7 +22,9 @@ def _content(view: View, home: Home) -> None:
     view.desk.utc_offset_minutes = home.tariff["now"]["utc_offset_minutes"]
     with card():
         tag("div", view.text("balance"), "pc-soft")
-        tag("div", view.money(home.balance_micro), "pd-big").props("data-test=balance")
+        with ui.element("div").classes("pd-big").props("data-test=balance"):
+            tag("span", exact(home.balance_micro))
+            tag("small", f" {view.params.currency}")
         ui.button(view.text("new"), icon="bolt", on_click=lambda: ui.navigate.to("/new")).props(
             "no-caps unelevated data-test=new"
         ).classes("pd-button pd-main")

@@ -61,12 +61,12 @@ def _fields(view: View, zones: list[Row], now_ms: int) -> _Form:
         f'outlined suffix=kWh inputmode=decimal data-test=energy hint="{view.text("energy_hint")}"'
     )
     when = ui.toggle({NOW: view.text("now"), LATER: view.text("later")}, value=NOW).props(
-        "no-caps unelevated spread toggle-color=primary color=transparent text-color=grey data-test=when"
+        "no-caps unelevated spread toggle-color=primary color=transparent text-color=black data-test=when"
     )
     start = _moment(view, "from", now_ms).bind_visibility_from(when, "value", value=LATER)
     end = _moment(view, "until", now_ms + WINDOW_MS)
     how = ui.toggle({MARKET: view.text("market"), LIMIT: view.text("limit")}, value=MARKET).props(
-        "no-caps unelevated spread toggle-color=primary color=transparent text-color=grey data-test=how"
+        "no-caps unelevated spread toggle-color=primary color=transparent text-color=black data-test=how"
     )
     limit = ui.input(view.text("limit_per_kwh")).props(
         f"outlined inputmode=decimal data-test=limit suffix={view.params.currency}"
@@ -91,7 +91,7 @@ async def _choose_zone(view: View, form: _Form, now_ms: int) -> None:
     """The piles of a zone, and a window that one of them is offered for."""
     offers = await view.look(view.driver.offers, form.zone.value)
     piles = {row["pile"]: row["rated_power_w"] for row in offers or [] if row["window_end_ms"] > now_ms}
-    named = {pile: view.text("pile_power", pile=pile, power=written.power(watts)) for pile, watts in piles.items()}
+    named = {pile: f"{pile} · {written.power(watts)}" for pile, watts in piles.items()}
     form.pile.set_options({ANY: view.text("any_pile"), **named}, value=ANY)
     ends = [row["window_end_ms"] for row in offers or [] if row["window_start_ms"] <= now_ms < row["window_end_ms"]]
     if ends:

@@ -276,9 +276,10 @@ async def _object(view: View, found: Row) -> None:
     """Ask what is wrong, after telling what it takes."""
     bond = view.money(view.params.objection_bond_micro)
     with view.dialog() as dialog:
-        tag("h2", view.text("object_title"), "pc-title").style("margin:0")
+        tag("h2", view.text("object_title"), "pd-mid").style("margin:0")
         window = f"{view.params.dispute_window_ms // HOUR_MS} h"
         note(view.text("object_told", bond=bond, time=view.time(found["deadline_ms"]), window=window))
+        tag("div", view.text("ground"))
         ground = ui.radio({name: view.text(f"ground.{name}") for name in ("energy", "cause")}, value="energy")
         claimed = ui.input(
             view.text("claimed"), value=f"{found['measured_wh'] // 1000}.{found['measured_wh'] % 1000:03d}"

@@ -75,9 +75,9 @@ class View:
         return timezone(timedelta(minutes=self.desk.utc_offset_minutes))
 
     def time(self, ms: int) -> str:
-        """A day and time of the market; the year only where it is not this one's."""
+        """A day and time of the market, which a line does not break."""
         then = datetime.fromtimestamp(ms // 1000, UTC).astimezone(self.zone)
-        return then.strftime("%m-%d %H:%M")
+        return then.strftime("%m\u2011%d\u00a0%H:%M")
 
     def span(self, start_ms: int, end_ms: int) -> str:
         """From when to when; the day once, if it is one."""
