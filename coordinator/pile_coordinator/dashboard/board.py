@@ -1,8 +1,8 @@
 """What the live pages draw from: the state of every pile, open contracts, orders and the newest prices, in memory.
 
 Read once for each block, whatever the number of pages, in a thread; pages look at it and are woken when it changed. It says
-only what the evidence says. What the evidence has not: refused proofs (only admitted ones are written), a resting bid's zone, and
-energy that a listing gets back from a contract that fell through.
+only what the evidence says. What the evidence has not: refused proofs (only admitted ones are written), a resting bid's zone,
+and energy that a listing gets back from a contract that fell through.
 """
 
 import asyncio
@@ -106,6 +106,7 @@ class Point:
     height: int
     time_ms: int
     price_micro_per_kwh: int | None
+    open_before_wh: int
     open_wh: int
     capacity_wh: int
 
@@ -473,4 +474,5 @@ def _dearest(prices: list[Row]) -> list[Row]:
 
 
 def _point(row: Row) -> Point:
-    return Point(row["height"], row["time_ms"], row["price_micro_per_kwh"], row["open_after_wh"], row["capacity_wh"])
+    names = ("height", "time_ms", "price_micro_per_kwh", "open_before_wh", "open_after_wh", "capacity_wh")
+    return Point(*(row[name] for name in names))

@@ -30,6 +30,7 @@ def add_dashboard(app: FastAPI) -> None:
         importlib.import_module(f"{pages.__name__}.{name}")
     shell.serve_with(web, board)
     core.app.config.socket_io_js_transports = ["websocket"]  # the door knows what it means when one of these opens
+    core.app.config.quasar_config["brand"] = {"primary": theme.BLUE, "negative": theme.VERMILLION}
     ui.run_with(
         app,
         title="Pilechain",

@@ -138,6 +138,11 @@ class View:
             await self.board.news(seen, BEAT_S)
             seen = self.board.height
 
+    def to(self, text: str, path: str) -> Cell:
+        """A link to a path of the dashboard, where there is a page that the caller may see; else the text alone."""
+        found = next((entry for entry in ENTRIES if Path(entry.path, entry.route).matches(path)), None)
+        return (text, path) if found is not None and self.grant_of(found.route) is not None else text
+
     # --- texts ------------------------------------------------------------------------------------------------------------
 
     def text(self, key: str, **values: object) -> str:
@@ -364,9 +369,38 @@ def table(
                             _cell(value)
 
 
+class LiveTable:
+    """A table whose lines change: only they are sent. Texts, no links."""
+
+    def __init__(self, heads: Sequence[str], *, right: Iterable[int] = ()) -> None:
+        """An empty table with these heads; `right`: columns of numbers."""
+        numbers = set(right)
+        columns = [
+            {"name": str(n), "label": head, "field": str(n), "align": "right" if n in numbers else "left"}
+            for n, head in enumerate(heads)
+        ]
+        self._table = (
+            ui.table(columns=columns, rows=[], row_key="key", pagination=0).classes("pc-live").props("dense flat")
+        )
+        self._table.props("hide-pagination hide-bottom")
+        self._lines: list[Sequence[str]] = []
+
+    def show(self, lines: list[Sequence[str]]) -> None:
+        """Other lines; nothing is sent if they are the same."""
+        if lines != self._lines:
+            self._lines = lines
+            rows = [{"key": n} | {str(place): text for place, text in enumerate(line)} for n, line in enumerate(lines)]
+            self._table.rows = rows
+
+
 def note(text: str) -> None:
     """A remark in small type: what the evidence cannot tell, for one."""
     _text("p", text, "pc-note").style("margin:0")
+
+
+def note_that_changes() -> "_Text":
+    """A remark whose `text` is set later."""
+    return _text("p", "", "pc-note").style("margin:0")
 
 
 def banner(text: str) -> None:

@@ -62,6 +62,28 @@ table.pc-table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-
 .pc-table th,.pc-table td{padding:4px 12px 4px 0;border-bottom:1px solid var(--pc-line);vertical-align:top}
 .pc-table .r{text-align:right}.pc-table tr:last-child td{border-bottom:0}.pc-table td{white-space:nowrap}
 .pc-table td.w{white-space:normal;overflow-wrap:anywhere}
+.pc-live{background:transparent;color:inherit}.pc-live th{color:var(--pc-soft);font-weight:500}
+.pc-live.q-table--dense .q-table th,.pc-live.q-table--dense .q-table td{padding:2px 12px 2px 0;font-size:14px;
+font-variant-numeric:tabular-nums;border-color:var(--pc-line);height:28px}
+.pc-grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(92px,1fr));gap:3px}
+.pc-grid a{display:flex;gap:5px;align-items:baseline;padding:3px 6px;border-radius:3px;text-decoration:none;min-width:0;
+color:inherit;font-size:12.5px;line-height:1.5;border:1px solid var(--pc-line);border-left-width:4px;background:var(--pc-card);
+content-visibility:auto;contain-intrinsic-size:auto 26px}
+.pc-grid a span{overflow:hidden;text-overflow:ellipsis;white-space:nowrap}
+.pc-grid a i,.pc-keys i{font-style:normal;width:1em;flex:none;text-align:center}
+.pc-keys{display:flex;flex-wrap:wrap;gap:6px;margin-bottom:10px}
+.pc-keys button{font:inherit;font-size:12.5px;color:inherit;background:var(--pc-card);border:1px solid var(--pc-line);
+cursor:pointer;
+border-left-width:4px;border-radius:3px;padding:2px 8px;display:flex;gap:5px;min-height:30px;align-items:center}
+.pc-keys button[aria-pressed=true]{outline:2px solid #0072B2;outline-offset:1px}
+.pc-s-idle{border-left-color:#8b949e!important}.pc-s-listed{border-left-color:#56B4E9!important}
+.pc-s-reserved{border-left-color:#E69F00!important}.pc-s-charging{border-left-color:#009E73!important}
+.pc-grid .pc-s-charging{background:rgba(0,158,115,.16)}.pc-grid .pc-s-reserved{background:rgba(230,159,0,.16)}
+.pc-s-disputed{border-left-color:#D55E00!important}.pc-grid .pc-s-disputed{background:rgba(213,94,0,.2)}
+.pc-s-silent{border-left-color:#CC79A7!important}.pc-grid .pc-s-silent{background:rgba(204,121,167,.2)}
+.pc-s-alarm{border-left-color:#D55E00!important}.pc-grid .pc-s-alarm{background:#D55E00;color:#fff}
+.pc-s-retired,.pc-s-hidden{border-left-color:transparent!important;opacity:.6}
+.pc-filter{min-width:150px;flex:0 1 200px}
 .pc-chip{display:inline-block;border-radius:3px;padding:0 6px;font-size:12.5px;border:1px solid var(--pc-line)}
 .q-field--dense .q-field__control{min-height:36px}
 @media(max-width:1023px){.pc-nav{display:none}.pc-menu{display:inline-flex}.pc-wide{display:none!important}}

@@ -4,6 +4,7 @@ from zoneinfo import ZoneInfo
 
 from pile_coordinator.evidence.calendar import local
 
+DASH = "–"  # noqa: RUF001 - an en dash, for a table's empty cell
 MICRO = 6  # decimals of money in micro
 KILO = 3
 
@@ -20,50 +21,50 @@ def fixed(value: int, decimals: int, shown: int, *, group: bool = True) -> str:
 
 def money(micro: int | None, currency: str = "") -> str:
     """An amount in the currency's unit, with two decimals."""
-    return "–" if micro is None else f"{fixed(micro, MICRO, 2)} {currency}".rstrip()  # noqa: RUF001
+    return DASH if micro is None else f"{fixed(micro, MICRO, 2)} {currency}".rstrip()
 
 
 def money_exact(micro: int | None, currency: str = "") -> str:
     """An amount with all six decimals, where somebody may want to add up."""
-    return "–" if micro is None else f"{fixed(micro, MICRO, 6)} {currency}".rstrip()  # noqa: RUF001
+    return DASH if micro is None else f"{fixed(micro, MICRO, 6)} {currency}".rstrip()
 
 
 def price(micro_per_kwh: int | None, currency: str = "") -> str:
     """A price per kWh with four decimals; -1 is an ask at market, which callers write in words."""
     unit = f" {currency}/kWh" if currency else " /kWh"
-    return "–" if micro_per_kwh is None else fixed(micro_per_kwh, MICRO, 4) + unit  # noqa: RUF001
+    return DASH if micro_per_kwh is None else fixed(micro_per_kwh, MICRO, 4) + unit
 
 
 def energy(wh: int | None) -> str:
     """Wh as kWh, with three decimals: exactly."""
-    return "–" if wh is None else f"{fixed(wh, KILO, 3)} kWh"  # noqa: RUF001
+    return DASH if wh is None else f"{fixed(wh, KILO, 3)} kWh"
 
 
 def energy_short(wh: int | None) -> str:
     """Wh as kWh or MWh with one decimal, for key figures."""
     if wh is None:
-        return "–"  # noqa: RUF001
+        return DASH
     return f"{fixed(wh, 6, 2)} MWh" if abs(wh) >= 10_000_000 else f"{fixed(wh, KILO, 1)} kWh"
 
 
 def power(w: int | None) -> str:
     """W as kW, with one decimal."""
-    return "–" if w is None else f"{fixed(w, KILO, 1)} kW"  # noqa: RUF001
+    return DASH if w is None else f"{fixed(w, KILO, 1)} kW"
 
 
 def permille(value: int | None) -> str:
     """Permille as percent, with one decimal."""
-    return "–" if value is None else f"{fixed(value, 1, 1)} %"  # noqa: RUF001
+    return DASH if value is None else f"{fixed(value, 1, 1)} %"
 
 
 def time(ms: int | None, zone: ZoneInfo) -> str:
     """A time to the second on the clocks of a zone."""
-    return "–" if ms is None else local(ms, zone).strftime("%Y-%m-%d %H:%M:%S")  # noqa: RUF001
+    return DASH if ms is None else local(ms, zone).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def clock(ms: int | None, zone: ZoneInfo) -> str:
     """The time of day to the second."""
-    return "–" if ms is None else local(ms, zone).strftime("%H:%M:%S")  # noqa: RUF001
+    return DASH if ms is None else local(ms, zone).strftime("%H:%M:%S")
 
 
 def span(ms: int) -> str:
@@ -76,4 +77,4 @@ def span(ms: int) -> str:
 
 def short(hexadecimal: str | None) -> str:
     """The beginning of a hash, for tables; the whole of it stands in the link."""
-    return "–" if hexadecimal is None else f"{hexadecimal[:10]}…"  # noqa: RUF001
+    return DASH if hexadecimal is None else f"{hexadecimal[:10]}…"
