@@ -46,7 +46,8 @@ align-items:baseline;gap:12px}
 background:var(--pc-back);border-radius:6px;padding:8px 10px;user-select:all}
 .pd-dialog{width:min(440px,92vw);background:var(--pc-card)}
 .pd-good{color:var(--pc-good);font-weight:600}.pd-stack .q-field{width:100%}
-.q-btn-toggle{width:100%;border:1px solid var(--pc-line);border-radius:10px;box-shadow:none}.q-btn-toggle .q-btn{min-height:44px;
+.q-btn-toggle{width:100%;border:1px solid var(--pc-line);border-radius:10px;box-shadow:none}
+.q-btn-toggle .q-btn{min-height:44px;
 font-size:15px}
 .q-field__native,.q-field__input,.q-field__label{color:var(--pc-ink)!important}
 .q-btn-toggle .q-btn[aria-pressed=false]{color:var(--pc-ink)!important}

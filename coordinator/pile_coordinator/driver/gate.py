@@ -204,8 +204,8 @@ p[role=alert]{{color:#b04a00;background:#fff1e5;border:1px solid;border-radius:1
 <form method="post" action="/pair"><label for="code">{code}</label><input id="code" name="code" autocomplete="one-time-code"
 autocapitalize="characters" spellcheck="false" maxlength="24" required autofocus placeholder="XXXXX-XXXXX">
 <button>{do}</button></form>
-<script nonce="{nonce}">const take=()=>{{if(location.hash.length>1){{document.getElementById("code").value=location.hash.slice(1,25);
-history.replaceState(null,"",location.pathname)}}}};take();addEventListener("hashchange",take)</script></main></body></html>"""
+<script nonce="{nonce}">const take=()=>{{if(location.hash.length>1){{
+document.getElementById("code").value=location.hash.slice(1,25);history.replaceState(null,"",location.pathname)}}}};take();addEventListener("hashchange",take)</script></main></body></html>"""
 _PAGE_CSP = (
     "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'unsafe-inline'; img-src data:; form-action 'self';"
     " base-uri 'none'; frame-ancestors 'none'"

@@ -70,7 +70,7 @@ def parse(text: str) -> Receipt:
         found = Receipt(check_id("chain", chain_id), hashes[0], int(height[:_MAX_HEIGHT_DIGITS]), hashes[1], hashes[2])
     except (ValueError, IndexError, BoundsError):
         found, kind, version = None, "", ""
-    if found is None or f"{kind}:{version}" != PREFIX or found.text() != text.strip():
+    if found is None or found.height < 1 or f"{kind}:{version}" != PREFIX or found.text() != text.strip():
         raise ConfigError(f"this is no receipt; the text of its QR code begins with {PREFIX}: and has 7 parts")
     return found
 

@@ -121,6 +121,7 @@ def _bound(listen: Listen) -> socket.socket:
         raise ConfigError(
             f"cannot listen on {listen.address}:{listen.port} ({error.strerror}); choose --port"
         ) from error
+    sock.listen()  # who is quick waits for the first answer, and is not refused
     return sock
 
 

@@ -59,11 +59,11 @@ class View:
 
     def money(self, micro: int) -> str:
         """An amount, exactly: two decimals, and as many more as it takes."""
-        return f"{exact(micro)} {self.params.currency}"
+        return f"{exact(micro)}\u00a0{self.params.currency}"
 
     def price(self, micro_per_kwh: int) -> str:
         """A price, exactly."""
-        return f"{exact(micro_per_kwh)} {self.params.currency}/kWh"
+        return f"{exact(micro_per_kwh)}\u00a0{self.params.currency}/kWh"
 
     def energy(self, wh: int) -> str:
         """Wh as kWh."""
