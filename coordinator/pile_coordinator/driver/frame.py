@@ -61,7 +61,8 @@ def frame(view: View, path: str, title: str) -> None:
     ui.add_css(STYLE)
     ui.colors(primary="#005a8e")
     with ui.header(elevated=False).classes("pc-head"):
-        ui.link(view.text("home"), "/").classes("pc-brand")
+        back = "" if path == "/" else "‹ "  # noqa: RUF001
+        ui.link(back + view.text("home"), "/").classes("pc-brand")
         with ui.element("div").classes("pc-side"):
             for code, name in words.LANGUAGES.items():
                 if code != view.language:

@@ -171,7 +171,8 @@ def _quote(view: View, offer: Offer) -> None:
     quote = offer.quote
     with ui.element("div").classes("pd-top"):
         price = quote["fills"][0][2] if quote["fills"] else quote["curve_micro_per_kwh"]
-        tag("div", view.price(price), "pd-mid").props("data-test=price")
+        if quote["fills"] or offer.can_be_placed:
+            tag("div", view.price(price), "pd-mid").props("data-test=price")
         chip(view.text(f"quote.{quote['outcome']}"), quote["outcome"])
     if quote["reason"]:
         tag("p", _why(view, quote)).props("data-test=why").style("margin:0")
@@ -207,8 +208,8 @@ def _facts(view: View, offer: Offer) -> list[tuple[str, str]]:
         ]
     else:
         found += [(view.text("price_now"), view.price(quote["now_micro_per_kwh"]))]
-    if quote["most_micro"]:
-        found += [(view.text("most"), view.money(quote["most_micro"]))]
+    if offer.can_be_placed:  # what it puts up at its limit: the price may rise to that until the next block
+        found += [(view.text("most"), view.money(quote["hold_micro"]))]
     found += [(view.text("catalog", period=quote["period"]), view.price(quote["catalog_micro_per_kwh"]))]
     times = view.span(wish.start_ms, wish.end_ms)
     return [*found, (view.text("window"), times)]

@@ -105,8 +105,8 @@ class Home:
 class Story:
     """What became of an order: contracts if there are any, else the resting bid, else what its bid ended as.
 
-    `commanded` is START or STOP while a command to the pile is repeated, 0 if none is. `time_ms` is the chain's, to the minute.
-    All empty: the chain knows of no such order.
+    `commanded` is START or STOP while a command to the pile is repeated, 0 if none is. `time_ms` is the chain's, to the
+    minute, as long as it matters: 0 once a session has begun. All empty: the chain knows of no such order.
     """
 
     contracts: list[Row] = field(default_factory=list)
@@ -190,7 +190,8 @@ class Driver:
                 raise
             return replace(self._uncontracted(order), time_ms=time_ms)
         commanded = self._repeat(contracts[0]) if len(contracts) == 1 else 0
-        return Story(contracts=contracts, commanded=commanded, time_ms=time_ms)
+        has_begun = not {row["phase"] for row in contracts} & {PROPOSED, SIGNED}
+        return Story(contracts=contracts, commanded=commanded, time_ms=0 if has_begun else time_ms)
 
     def _uncontracted(self, order: bytes) -> Story:
         for row in cast("list[Row]", self._read("orders")):
