@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import ssl
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from pile_coordinator.chain.transactions import AT_MARKET, List, Rule
 from pile_coordinator.cli import main
 from pile_coordinator.driver.receipt import parse
 from pile_coordinator.driver.view import exact
-from pile_hil.broker import Mosquitto, find_mosquitto, free_port
+from pile_hil.broker import Mosquitto, find_mosquitto, free_port, make_certificates
 from pile_hil.browser import MISSING, browser, has_browser
 from pile_hil.requirements import require
 from pile_hil.site import HOUR_MS, PileSpec, Site, SiteProcess, wait_for
@@ -355,6 +356,24 @@ def test_a_page_of_somebody_else_opens_no_socket(home, phone):
     for origin, jar in (("http://evil.example", cookies), (None, cookies), (home.url, "")):
         with pytest.raises(InvalidStatus):
             connect(socket, origin=origin, additional_headers={"Cookie": jar}).close()
+
+
+def test_with_a_certificate_it_is_served_by_https(home, tmp_path):
+    made, port = make_certificates(tmp_path / "tls"), free_port()
+    words = ["wallet", "--key", str(home.site.key_file("dan")), "--genesis", str(home.site.folder / "genesis.json")]
+    words += ["--broker", f"127.0.0.1:{home.broker.port}", "--json", "page", "--port", str(port), "--name", "localhost"]
+    words += ["--tls-cert", str(made["broker.pem"]), "--tls-key", str(made["broker-key.pem"])]
+    process = home.site.start("tls-page", sys.executable, "-m", "pile_coordinator.cli", *words)
+    wait_for(lambda: "code" in process.text(), 30, "the page", process)
+    told = json.loads(process.text().splitlines()[0])
+    assert told["url"] == f"https://localhost:{port}"
+    trusted = ssl.create_default_context(cafile=str(made["ca.pem"]))
+    with httpx.Client(base_url=told["url"], verify=trusted) as client:
+        answer = client.post("/pair", data={"code": told["code"]}, headers={"Origin": told["url"]})
+        assert (answer.status_code, answer.headers["location"]) == (303, "/")
+        assert all(word in answer.headers["set-cookie"] for word in ("Secure", "HttpOnly", "SameSite=strict"))
+        assert client.get("/").status_code == 200
+    process.stop()
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,8 @@ body{font-size:16px}
 h1.pc-title{font-size:22px}h2.pc-sub{font-size:15px;margin-bottom:8px}
 .pc-note{font-size:13.5px;margin:0}
 .pd-button{width:100%;min-height:48px;border-radius:10px;font-size:16px;font-weight:600}
-.pd-main.q-btn{background:#005a8e!important;color:#fff!important}
-.pd-button.q-btn--outline{color:var(--pc-link)!important}
+.pd-main.q-btn{background:#005a8e;color:#fff}
+.pd-button.q-btn--outline{color:var(--pc-link)}
 .pd-big{font-size:40px;line-height:1.1;font-weight:650;font-variant-numeric:tabular-nums;letter-spacing:-.01em}
 .pd-big small{font-size:20px;font-weight:600}
 .pd-mid{font-size:24px;line-height:1.2;font-weight:650;font-variant-numeric:tabular-nums}
@@ -50,7 +50,6 @@ background:var(--pc-back);border-radius:6px;padding:8px 10px;user-select:all}
 .q-btn-toggle .q-btn{min-height:44px;
 font-size:15px}
 .q-field__native,.q-field__input,.q-field__label{color:var(--pc-ink)!important}
-.q-btn-toggle .q-btn[aria-pressed=false]{color:var(--pc-ink)!important}
 .pc-banner{position:sticky;top:58px;z-index:5}
 """
 )

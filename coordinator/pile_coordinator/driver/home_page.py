@@ -5,7 +5,7 @@ from nicegui import ui
 from pile_coordinator.chain.records import MEASURED, PROPOSED, SIGNED
 from pile_coordinator.driver.frame import card, chip, note, tag
 from pile_coordinator.driver.session import Home, Row
-from pile_coordinator.driver.view import View, exact
+from pile_coordinator.driver.view import View, exact, large_button
 
 FEW = 8  # earlier orders that are shown at once
 
@@ -25,9 +25,7 @@ def _content(view: View, home: Home) -> None:
         with ui.element("div").classes("pd-big").props("data-test=balance"):
             tag("span", exact(home.balance_micro))
             tag("small", f" {view.params.currency}")
-        ui.button(view.text("new"), icon="bolt", on_click=lambda: ui.navigate.to("/new")).props(
-            "no-caps unelevated data-test=new"
-        ).classes("pd-button pd-main")
+        large_button(view.text("new"), lambda: ui.navigate.to("/new"), main=True, test="new", icon="bolt")
     _waiting(view, home)
     with card(view.text("open")), ui.element("div"):
         rows = [row for row in home.orders if row["kind"] != "listing"]
@@ -86,7 +84,7 @@ def _earlier(view: View, past: list[Row]) -> None:
                     _past_row(view, row)
 
         if len(past) > FEW:
-            more = ui.button(view.text("more", count=len(past)), on_click=all_of_them).props("no-caps flat")
+            more = large_button(view.text("more", count=len(past)), all_of_them)
 
 
 def _past_row(view: View, row: Row) -> None:

@@ -61,12 +61,12 @@ def _fields(view: View, zones: list[Row], now_ms: int) -> _Form:
         f'outlined suffix=kWh inputmode=decimal data-test=energy hint="{view.text("energy_hint")}"'
     )
     when = ui.toggle({NOW: view.text("now"), LATER: view.text("later")}, value=NOW).props(
-        "no-caps unelevated spread toggle-color=primary color=transparent text-color=black data-test=when"
+        "no-caps unelevated spread toggle-color=primary data-test=when"
     )
     start = _moment(view, "from", now_ms).bind_visibility_from(when, "value", value=LATER)
     end = _moment(view, "until", now_ms + WINDOW_MS)
     how = ui.toggle({MARKET: view.text("market"), LIMIT: view.text("limit")}, value=MARKET).props(
-        "no-caps unelevated spread toggle-color=primary color=transparent text-color=black data-test=how"
+        "no-caps unelevated spread toggle-color=primary data-test=how"
     )
     limit = ui.input(view.text("limit_per_kwh")).props(
         f"outlined inputmode=decimal data-test=limit suffix={view.params.currency}"

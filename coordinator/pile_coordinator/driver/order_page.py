@@ -11,7 +11,7 @@ from pile_coordinator.chain.settlement import ESCROW, USER
 from pile_coordinator.driver import receipt_card
 from pile_coordinator.driver.frame import card, chip, note, rows, tag
 from pile_coordinator.driver.session import Row, Story
-from pile_coordinator.driver.view import View
+from pile_coordinator.driver.view import View, large_button
 from pile_coordinator.wallet import START, STOP
 from pile_shared.units import cost_micro
 
@@ -97,9 +97,7 @@ def _ended(view: View, ended: Row | None) -> None:
         if ended["outcome"] != "filled":
             tag("p", view.text("ended_say")).style("margin:0")
         rows([(view.text("energy"), view.energy(ended["energy_wh"]))])
-        ui.button(view.text("new"), on_click=lambda: ui.navigate.to("/new")).props("no-caps outline").classes(
-            "pd-button"
-        )
+        large_button(view.text("new"), lambda: ui.navigate.to("/new"))
 
 
 # --- a contract ----------------------------------------------------------------------------------------------------------
@@ -296,10 +294,8 @@ async def _object(view: View, found: Row) -> None:
             if claim is not None and not text.error:
                 dialog.submit((ground.value, text.value.strip(), claim))
 
-        ui.button(view.text("object_do", bond=bond), on_click=submit).props(
-            "no-caps unelevated data-test=object_do"
-        ).classes("pd-button pd-main")
-        ui.button(view.text("back"), on_click=dialog.close).props("no-caps outline").classes("pd-button")
+        large_button(view.text("object_do", bond=bond), submit, main=True, test="object_do")
+        large_button(view.text("back"), dialog.close)
     said = await dialog
     dialog.delete()
     if said:

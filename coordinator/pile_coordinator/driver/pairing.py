@@ -82,7 +82,8 @@ class Pairing:
                 raise PairingError("the code is wrong, was used, or is too old")
             self._code = ""
             token = random_bytes(TOKEN_BYTES).hex()
-            self._devices = [*self._devices, (_digest(token), int(self._date_s()))][-MAX_DEVICES:]
+            known = self._load()  # another page of the same key may have paired one
+            self._devices = [*known, (_digest(token), int(self._date_s()))][-MAX_DEVICES:]
             self._save()
             return token
 

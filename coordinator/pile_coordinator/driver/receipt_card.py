@@ -10,7 +10,7 @@ from pile_coordinator.chain.settlement import USER
 from pile_coordinator.driver.frame import card, chip, note, tag
 from pile_coordinator.driver.receipt import Proven
 from pile_coordinator.driver.session import Row
-from pile_coordinator.driver.view import View
+from pile_coordinator.driver.view import View, large_button
 from pile_coordinator.verify import VerifyError
 from pile_shared.errors import LinkError, PilechainError
 
@@ -80,10 +80,8 @@ def _proven(view: View, found: Row, settlement: Callable[..., None], proven: Pro
         note(view.text("qr", height=proven.receipt.height))
         tag("div", f"pilechain verify {file_name(found['id'])} --receipt '{proven.receipt.text()}'", "pd-code")
         size = f"{-(-len(proven.data) // 1000)} kB"
-        ui.button(
-            view.text("download", size=size),
-            on_click=lambda: ui.navigate.to(f"/order/{found['id'].hex()}/certificate"),
-        ).props("no-caps outline data-test=download").classes("pd-button")
+        path = f"/order/{found['id'].hex()}/certificate"
+        large_button(view.text("download", size=size), lambda: ui.navigate.to(path), test="download")
 
 
 def _qr(view: View, text: str) -> None:

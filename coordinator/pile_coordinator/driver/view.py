@@ -160,8 +160,8 @@ class View:
                     button.props(remove="loading")
                     button.enable()
 
-        button = ui.button(text, on_click=press).props("no-caps unelevated" if main else "no-caps outline")
-        return button.classes("pd-button pd-main" if main else "pd-button").props(f"data-test={test}" if test else "")
+        button = large_button(text, press, main=main, test=test)
+        return button
 
     def tell(self, text: str) -> None:
         """Say something that stays until it is closed."""
@@ -187,12 +187,21 @@ class View:
         """Whether somebody means it."""
         with self.dialog() as dialog:
             ui.label(text)
-            yes = ui.button(do, on_click=lambda: dialog.submit("yes")).props("no-caps unelevated data-test=sure")
-            yes.classes("pd-button pd-main")
-            ui.button(self.text("back"), on_click=dialog.close).props("no-caps outline").classes("pd-button")
+            large_button(do, lambda: dialog.submit("yes"), main=True, test="sure")
+            large_button(self.text("back"), dialog.close)
         answer = await dialog
         dialog.delete()
         return bool(answer == "yes")
+
+
+def large_button(
+    text: str, act: Callable[[], object], *, main: bool = False, test: str = "", icon: str | None = None
+) -> ui.button:
+    """A button for a thumb; its colours are the style's, so that they follow light and dark."""
+    button = ui.button(text, on_click=act, color=None, icon=icon).props(
+        "no-caps unelevated" if main else "no-caps outline"
+    )
+    return button.classes("pd-button pd-main" if main else "pd-button").props(f"data-test={test}" if test else "")
 
 
 def exact(micro: int) -> str:
