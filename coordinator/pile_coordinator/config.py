@@ -105,7 +105,8 @@ class Section:
         for key in self._left:
             full = f"{self._name}.{key}" if self._name else key
             raise ConfigError(
-                f"{self._file}: unknown key {full}; see docs/operator.md for the keys there are (docs/api.md for web.toml)"
+                f"{self._file}: unknown key {full}; see docs/operator.md for the keys there are"
+                " (docs/api.md and docs/dashboard.md for web.toml)"
             )
 
 

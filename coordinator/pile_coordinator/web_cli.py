@@ -1,4 +1,4 @@
-"""`pilechain web`: serve the HTTP API, and make, list and revoke the tokens it takes."""
+"""`pilechain web`: serve the HTTP API and the dashboard, and make, list and revoke the tokens it takes."""
 
 import argparse
 import json
@@ -15,8 +15,9 @@ from pile_coordinator.web.tokens import Tokens
 from pile_shared.errors import ConfigError
 
 _WEB = """\
-Serve the evidence database over HTTP, in a process of its own: the API that /openapi.json describes, live blocks and prices,
-and metrics. It listens where web.toml says, on 127.0.0.1 if it says nothing; for others put a proxy with TLS before it."""
+Serve the evidence database over HTTP, in a process of its own: the dashboard for people at /, the API that /openapi.json
+describes, live blocks and prices, and metrics. It listens where web.toml says, on 127.0.0.1 if it says nothing; for others
+put a proxy with TLS before it."""
 _MISSING = "the HTTP API needs more packages: pip install 'pilechain[web]'"
 
 
@@ -24,10 +25,10 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     """Add `web` to `pilechain`."""
     web = commands.add_parser(
         "web",
-        help="serve the HTTP API; make tokens for it",
+        help="serve the dashboard and the HTTP API; make tokens for them",
         description=_WEB,
         epilog="Examples: pilechain web token add olga --role pile-owner --config web.toml\n"
-        "          pilechain web --config web.toml   (docs/api.md explains every key)",
+        "          pilechain web --config web.toml   (docs/api.md and docs/dashboard.md explain every key)",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_config(web, required=False)
@@ -75,7 +76,9 @@ def _serve(options: argparse.Namespace) -> int:
         raise ConfigError(f"{error}; {_MISSING}") from error
     config = load_web_config(options.config)
     host = f"[{config.listen}]" if ":" in config.listen else config.listen
-    Console(stderr=True, highlight=False).print(f"serving http://{host}:{config.port}/openapi.json; Ctrl-C ends it")
+    where = f"http://{host}:{config.port}"
+    what = f"the dashboard at {where}/ and the API at" if config.dashboard.serve else "the API at"
+    Console(stderr=True, highlight=False).print(f"serving {what} {where}/openapi.json; Ctrl-C ends it", soft_wrap=True)
     serve(config)
     return 0
 

@@ -33,7 +33,7 @@ ROLES = {
 class WebWorld:
     """The chain, the server and a client. `settled` and `disputed` are contracts; `tokens` texts by party."""
 
-    def __init__(self, folder: Path, **limits: int) -> None:
+    def __init__(self, folder: Path, *, top: str = "", **limits: int) -> None:
         self.folder = folder
         self.chain = Chain(folder)
         self._live()
@@ -43,7 +43,7 @@ class WebWorld:
         limits = {"per_minute": 1_000_000, "burst": 1_000_000, "beat_s": 1, "stall_s": 2} | limits
         lines = "".join(f"{name} = {value}\n" for name, value in limits.items())
         self.config.write_text(
-            'database = "evidence.sqlite"\nledger = "ledger.sqlite"\ngenesis = "genesis.json"\n'
+            f'{top}database = "evidence.sqlite"\nledger = "ledger.sqlite"\ngenesis = "genesis.json"\n'
             f'tokens = "tokens.sqlite"\nport = {self.port}\n[limits]\n{lines}'
         )
         self.store = Tokens(folder / "tokens.sqlite", read_only=False)
@@ -107,6 +107,11 @@ class WebWorld:
             assert time.monotonic() < deadline
             threading.Event().wait(0.05)
 
+    def begin_again(self) -> None:
+        """End the server, and start it over what the database says now."""
+        self._end()
+        self._start()
+
     def get(self, path: str, party: str | None = "operator", **headers: str) -> httpx.Response:
         if party is not None:
             headers["authorization"] = f"Bearer {self.tokens.get(party, party)}"
@@ -119,14 +124,17 @@ class WebWorld:
         return self.chain.engine.height
 
     def close(self) -> None:
+        self._end()
+        self.store.close()
+        self.chain.close()
+
+    def _end(self) -> None:
         self.process.terminate()
         try:
             self.process.wait(20)
         finally:
             self.process.kill()
             self.log.close()
-            self.store.close()
-            self.chain.close()
 
 
 __all__ = ["NASTY", "NOW", "ROLES", "WebWorld"]

@@ -6,14 +6,12 @@ from pathlib import Path
 import pile_coordinator
 
 FOLDER = Path(pile_coordinator.__file__).parent
-SOURCES = "\n".join(
-    path.read_text() for folder in ("dashboard", "driver") for path in sorted((FOLDER / folder).rglob("*.py"))
-)
+SOURCES = "\n".join(path.read_text() for path in sorted(FOLDER.rglob("*.py")) if "_pb2" not in path.name)
 
 
 def families() -> set[str]:
     """The families that `word(...)` is asked for."""
-    return set(re.findall(r"\bword\(\s*(?:[\w.]+\.?language,\s*)?\"([a-z_]+)\"", SOURCES))
+    return set(re.findall(r"\bword\(\s*(?:[\w.]+\.?language,\s*)?[\"']([a-z_]+)[\"']", SOURCES))
 
 
 def is_used(key: str) -> bool:
@@ -21,4 +19,4 @@ def is_used(key: str) -> bool:
     family = key.partition(".")[0]
     dynamic = {"refused", "shell"} & {family}
     by_template = dynamic and re.search(rf'f"{family}\.\{{', SOURCES)
-    return f'"{key}"' in SOURCES or family in families() or bool(by_template)
+    return f'"{key}"' in SOURCES or f"'{key}'" in SOURCES or family in families() or bool(by_template)

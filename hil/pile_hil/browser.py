@@ -2,11 +2,12 @@
 
 import os
 import shutil
-from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from playwright.sync_api import Browser
 
 MISSING = "needs Chromium and playwright: tools/servers installs the first, or set PILECHAIN_CHROMIUM to its path"

@@ -36,7 +36,8 @@ MAX_BLOCKS = 30  # the newest, for the overview
 BATCH = 50  # blocks that are read at once
 CHUNK = 500  # values of one IN (...)
 TODAY_S = 10  # that the day's sums are kept before they are asked again
-AWAY_MS = 5_000  # without an answer of the database, until a banner says so
+LOOK_S = 2  # between two looks if nobody says that there is anything new
+AWAY_MS = 8_000  # without an answer of the database, until a banner says so
 MAX_SUMS = 1_000  # parties whose day is kept
 
 
@@ -120,6 +121,7 @@ class Board:
         self._reading = reading
         self._news = asyncio.Event()
         self._sums: dict[tuple[str, str], tuple[float, asyncio.Task[dict[str, int] | None]]] = {}
+        self._read_s = time.monotonic()
         self.height = 0
         self.time_ms = 0
         self.piles: dict[str, Pile] = {}
@@ -135,8 +137,9 @@ class Board:
             except DATABASE_AWAY:
                 await asyncio.sleep(1)
                 continue
+            self._read_s = time.monotonic()
             if changes is None:
-                await self._watch.wait(self.height, 5)
+                await self._watch.wait(self.height, LOOK_S)
                 continue
             self._apply(changes)
 
@@ -172,7 +175,7 @@ class Board:
 
     def trouble(self) -> str:
         """What a banner must say: "away" for the database, "still" for the chain, or nothing."""
-        if self.behind_ms() > AWAY_MS:
+        if max(self.behind_ms(), int((time.monotonic() - self._read_s) * 1000)) > AWAY_MS:
             return "away"
         return "still" if self.block_age_ms() > self._config.still_after_s * 1000 else ""
 
@@ -283,7 +286,8 @@ class _Reader:
             proven = self._read_proofs(db, _proofs().where(schema.proof.c.height.between(first, last)))
             self._read_contracts(db, _changed(db, first, last) | proven)
             self._read_orders(db, schema.orders.c.height.between(first, last))
-            self._look_again(db)
+            if any(block["results"] > block["txs"] for block in blocks):  # orders end by what a block itself came to
+                self._look_again(db)
             points = [(row["zone"], _point(row)) for block in blocks for row in _dearest(block["prices"])]
             return self._changes(last, blocks[-1]["time_ms"], points, blocks)
 
@@ -301,21 +305,23 @@ class _Reader:
         height = db.execute(select(schema.mark.c.height)).scalar() or 0
         if not height:
             return None
-        blocks = self._reading.blocks_after(max(0, height - MAX_BLOCKS), MAX_BLOCKS)
+        # Other connections may know more already than this one, whose transaction began before.
+        newest = self._reading.blocks_after(max(0, height - MAX_BLOCKS), MAX_BLOCKS)
+        blocks = [block for block in newest if block["height"] <= height]
         self._read_piles(db, schema.pile.c.height <= height)
         last = (
             select(func.max(schema.proof.c.sequence)).where(schema.proof.c.kid == schema.pile.c.kid).scalar_subquery()
         )
-        newest = select(schema.pile.c.kid, last.label("sequence")).subquery()
-        at = (schema.proof.c.kid == newest.c.kid) & (schema.proof.c.sequence == newest.c.sequence)
-        self._read_proofs(db, _proofs(newest, at))
+        ends = select(schema.pile.c.kid, last.label("sequence")).subquery()
+        at = (schema.proof.c.kid == ends.c.kid) & (schema.proof.c.sequence == ends.c.sequence)
+        self._read_proofs(db, _proofs(ends, at))
         self._read_contracts(
             db, set(db.execute(select(schema.contract.c.id).where(schema.contract.c.closed_height.is_(None))).scalars())
         )
         self._read_orders(db, schema.orders.c.outcome == "open")
         prices, _ = self._reading.prices(None, None, MAX_POINTS)
-        points = [(row["zone"], _point(row)) for row in reversed(_dearest(prices))]
-        return self._changes(blocks[-1]["height"], blocks[-1]["time_ms"], points, blocks)
+        points = [(row["zone"], _point(row)) for row in reversed(_dearest(prices)) if row["height"] <= height]
+        return self._changes(height, blocks[-1]["time_ms"], points, blocks)
 
     def _read_piles(self, db: Connection, condition: Any) -> None:
         columns = [schema.pile.c[name] for name in ("id", "kid", "owner", "zone", "rated_power_w", "retired_height")]
@@ -390,7 +396,7 @@ class _Reader:
         changed = []
         for name, pile in self._piles.items():
             made = replace(pile, contracts=tuple(contracts.get(name, ())))
-            made = replace(made, state=self._state(made, name in listed, time_ms))
+            made = replace(made, state=state_of(made, name in listed, time_ms, self._config))
             if made != pile or pile.version == 0:
                 made = replace(made, version=height)
                 self._piles[name] = made
@@ -398,19 +404,21 @@ class _Reader:
         orders = sorted(self._orders.values(), key=lambda order: (-order.height, order.id))
         return Changes(height, time_ms, changed, orders, points, blocks)
 
-    def _state(self, pile: Pile, is_listed: bool, now_ms: int) -> str:
-        if pile.is_retired:
-            return RETIRED
-        state = _of_contracts(list(pile.contracts))
-        if state == DISPUTE:
-            return state
-        if pile.event == "alarm":
-            return ALARM
-        running = any(contract.window_start_ms <= now_ms <= contract.window_end_ms for contract in pile.contracts)
-        should_speak = state == CHARGING or is_listed or running
-        if should_speak and pile.proof_ms is not None and now_ms - pile.proof_ms > self._config.silent_after_s * 1000:
-            return SILENT
-        return state or (LISTED if is_listed else IDLE)
+
+def state_of(pile: Pile, is_listed: bool, now_ms: int, config: DashboardConfig) -> str:
+    """A pile's state by all its contracts, at the time of the newest block."""
+    if pile.is_retired:
+        return RETIRED
+    state = _of_contracts(list(pile.contracts))
+    if state == DISPUTE:
+        return state
+    if pile.event == "alarm":
+        return ALARM
+    running = any(contract.window_start_ms <= now_ms <= contract.window_end_ms for contract in pile.contracts)
+    should_speak = state == CHARGING or is_listed or running
+    if should_speak and pile.proof_ms is not None and now_ms - pile.proof_ms > config.silent_after_s * 1000:
+        return SILENT
+    return state or (LISTED if is_listed else IDLE)
 
 
 def _proofs(among: Any = None, at: Any = None) -> Select[Any]:

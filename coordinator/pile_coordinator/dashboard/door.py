@@ -33,6 +33,7 @@ TOKEN_COOKIE = "pilechain_token"  # noqa: S105 - the name of a cookie
 LANGUAGE_COOKIE = "pilechain_language"
 VISIT = "pilechain.visit"  # in the scope of a request that passed
 SOCKET = "/_nicegui_ws/"
+PAGE_COST = 4  # of a token's rate: NiceGUI keeps a page for a minute even if nobody opens its socket
 MESSAGES_PER_S = 30  # from one socket for long, and this many at once; more wait, and with them the browser
 GOODBYE_S = 2  # for an open page to be told that its token ended, before its socket is closed
 _PAGE_CSP = (
@@ -99,10 +100,10 @@ class Door:
         assert page is not None
         try:
             _check_method(scope)
-            grant = await run_in_threadpool(admit, self._web, token, page.route, address(scope))
+            grant = await run_in_threadpool(admit, self._web, token, page.route, address(scope), PAGE_COST)
             self._check_room(grant.token.id)
         except Refused as refusal:
-            await _refuse(refusal, scope, language)(scope, receive, send)
+            await _refuse(refusal, scope, headers, language)(scope, receive, send)
             return
         scope[VISIT] = Visit(grant, token, language)
         await with_nonce(self._app, scope, receive, send)
@@ -207,10 +208,13 @@ def _pages_of(token: str) -> list[Client]:
     return [client for client, visit in visits if visit is not None and visit.token == token]
 
 
-def load_again(token: str) -> None:
-    """Have every open page of a token be loaded again, by which whoever signed out is asked to sign in."""
+async def load_again(token: str) -> None:
+    """Have every open page of a token be loaded again, by which whoever signed out is asked to sign in.
+
+    In a second: the page that signed out is on its way to another, and must not turn around.
+    """
     for client in _pages_of(token):
-        client.run_javascript("location.reload()")
+        client.run_javascript("setTimeout(() => location.reload(), 1000)")
 
 
 def cookie(headers: Headers, name: str) -> str:
@@ -239,10 +243,12 @@ def is_own(headers: Headers) -> bool:
     return urlsplit(headers.get("origin", "")).netloc == headers.get("host", "-")
 
 
-def _refuse(refusal: Refused, scope: Scope, language: str) -> Response:
-    if refusal.status == 401:
-        return RedirectResponse(f"/sign-in?to={quote(scope['path'])}", 303)
-    return plain.told(language, refusal)
+def _refuse(refusal: Refused, scope: Scope, headers: Headers, language: str) -> Response:
+    if refusal.status != 401:
+        return plain.told(language, refusal)
+    if headers.get("sec-fetch-site") == "cross-site":
+        return plain.again(language, scope["path"])  # a link in a mail: a strict cookie comes with our own links only
+    return RedirectResponse(f"/sign-in?to={quote(scope['path'])}", 303)
 
 
 async def with_nonce(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
@@ -15,11 +16,13 @@ from starlette.types import Receive, Scope, Send
 from pile_coordinator.dashboard import pages, shell, theme
 from pile_coordinator.dashboard.board import Board
 from pile_coordinator.dashboard.door import Door
+from pile_coordinator.dashboard.files import Files
 from pile_coordinator.dashboard.signing import router
 from pile_coordinator.web.app import Web
+from pile_coordinator.web.gate import FILES
 
 RECONNECT_S = 20  # that a page is kept for a phone that slept or changed its network
-GZIP_LEVEL = 4  # scripts of 1.4 MB take 40 ms with it, and 90 ms with the best
+GZIP_LEVEL = 4  # of pages, which are made anew for everybody
 
 
 def add_dashboard(app: FastAPI) -> None:
@@ -63,12 +66,14 @@ class _Way(BaseRoute):
     def __init__(self, door: Door) -> None:
         self._door = door
         self._zipped = GZipMiddleware(door, minimum_size=1000, compresslevel=GZIP_LEVEL)
+        self._files = Files(door)
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         return (Match.FULL, {"route": self}) if self._door.takes(scope) else (Match.NONE, {})
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._zipped(scope, receive, send)
+        is_file = scope["type"] == "http" and scope["path"].startswith(FILES)
+        await (self._files if is_file else self._zipped)(scope, receive, send)
 
 
 def _run_beside(app: FastAPI, board: Board) -> None:
@@ -79,7 +84,14 @@ def _run_beside(app: FastAPI, board: Board) -> None:
     async def lifespan(served: FastAPI) -> AsyncIterator[Any]:
         async with inner(served) as state:
             running = asyncio.create_task(board.run())
+            running.add_done_callback(_tell)
             yield state
             running.cancel()
 
     app.router.lifespan_context = lifespan
+
+
+def _tell(ended: asyncio.Task[None]) -> None:
+    """Log why the board stopped; every page has a banner from then on."""
+    if not ended.cancelled() and (error := ended.exception()) is not None:
+        logging.getLogger("uvicorn.error").error("the dashboard follows the chain no more", exc_info=error)

@@ -1,6 +1,7 @@
 """Pages without NiceGUI or any script: to sign in, and to say why something is not shown."""
 
 import html
+from urllib.parse import quote
 
 from starlette.responses import HTMLResponse, Response
 
@@ -52,6 +53,12 @@ def told(language: str, refusal: Refused) -> Response:
         f'<p><a href="/">{html.escape(words.text(language, "refused.home"))}</a></p>'
     )
     return _page(language, body, refusal.status, refusal.headers)
+
+
+def again(language: str, path: str) -> Response:
+    """A page that has the browser ask for `path` once more, as a link of this server."""
+    here = html.escape(quote(path))
+    return _page(language, f'<meta http-equiv="refresh" content="0;url={here}"><a href="{here}">Pilechain</a>', 200)
 
 
 def _languages(language: str, to: str) -> str:

@@ -22,18 +22,21 @@
 - Amounts: `view.money`, `view.money_exact`, `view.price`, `view.energy`, `view.power`, `view.time`, `view.clock`: integers
   in, text out.
 - Elements: `title`, `columns`, `cards`, `card`, `bar`, `Figure`, `rows`, `table`, `note`, `banner`, `link` below, in the style
-  of `theme`. They take text, never HTML: what parties wrote cannot become markup. Charts: `ui.echart(theme.chart(...))`.
+  of `theme`. They take text, never HTML: what parties wrote cannot become markup. Charts: `shell.chart(theme.chart(...), 300)`.
 - Name the page's module in `pages.MODULES`.
 """
 
 import copy
 import inspect
+import re
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, TypeVar
 
+import nicegui
 from fastapi import Request
-from nicegui import Client, background_tasks, ui
+from nicegui import Client, background_tasks, dependencies, ui
 from starlette.concurrency import run_in_threadpool
 
 from pile_coordinator.dashboard import theme, words, written
@@ -46,6 +49,7 @@ from pile_coordinator.web.problems import DATABASE_AWAY, Refused
 T = TypeVar("T")
 Build = Callable[..., Awaitable[None]]
 Cell = str | tuple[str, str]  # a text, or a text and the path it links to
+_STATIC = f"/_nicegui/{nicegui.__version__}"
 BEAT_S = 5  # `follow` calls at least so often, so that a page sees that nothing comes
 
 
@@ -121,13 +125,23 @@ class View:
         A page that is slower than blocks come is called for the newest one: it never lags behind by more than one call.
         """
         slot = ui.context.slot.parent
-        task = background_tasks.create(self._follow(refresh, slot), name="follow")
-        self._client.on_delete(task.cancel)
+        started = False
+
+        def start() -> None:
+            nonlocal started
+            if not started:  # a socket that was lost and is back is no other page
+                started = True
+                task = background_tasks.create(self._follow(refresh, slot), name="follow")
+                self._client.on_delete(task.cancel)
+
+        # Not by waiting for the client here: NiceGUI takes that as leave to send the page before it is built.
+        self._client.on_connect(start)
 
     async def _follow(self, refresh: Callable[[], Awaitable[None] | None], slot: Any) -> None:
-        await self._client.connected()
-        seen = self.board.height
+        seen = -1
         while not self._client.is_deleted:
+            await self.board.news(seen, BEAT_S)
+            seen = self.board.height
             with slot:
                 try:
                     waits = refresh()
@@ -135,8 +149,6 @@ class View:
                         await waits
                 except DATABASE_AWAY:
                     self.web.metrics.database_errors.inc()  # the banner says so; what is shown stays
-            await self.board.news(seen, BEAT_S)
-            seen = self.board.height
 
     def to(self, text: str, path: str) -> Cell:
         """A link to a path of the dashboard, where there is a page that the caller may see; else the text alone."""
@@ -195,6 +207,7 @@ async def _show(build: Build, entry: Entry, request: Request, arguments: dict[st
     web, board = _SERVED
     view = View(web, board, visit, client, request.url.path)
     ui.add_head_html(f"<style>{theme.STYLE}</style>")
+    preload(f"{_STATIC}/static/dompurify.mjs", f"{_STATIC}/static/utils/dynamic_properties.js")
     _head(view)
     name = view.text(entry.title)
     client.title = f"{name} · Pilechain"
@@ -240,11 +253,11 @@ def _head(view: View) -> None:
     ):
         with ui.element("nav").props(f'aria-label="{view.text("shell.menu")}"'):
             _links(view)
-        with ui.element("div").style("padding:12px 16px;display:grid;gap:12px;justify-items:start"):
+        with ui.element("div").classes("pc-who"):
             _who(view)
             _choices(view)
     with ui.header(elevated=False).classes("pc-head"):
-        menu = ui.button(icon="menu", on_click=drawer.toggle).props("flat dense round")
+        menu = ui.button(icon="menu", on_click=drawer.toggle, color=None).props("flat dense round")
         menu.classes("pc-menu").props(f'aria-label="{view.text("shell.menu")}"')
         ui.link("Pilechain", "/").classes("pc-brand")
         with ui.element("nav").classes("pc-nav").props(f'aria-label="{view.text("shell.menu")}"'):
@@ -266,7 +279,7 @@ def _choices(view: View) -> None:
         if code != view.language:
             ui.link(name, f"/language/{code}?to={view.path}").props(f'lang="{code}"')
     with ui.element("form").props('method="post" action="/sign-out"'):
-        ui.button(view.text("sign.out")).props('flat dense no-caps type="submit"')
+        ui.button(view.text("sign.out"), color=None).props('flat dense no-caps type="submit"')
 
 
 def _freshness(view: View) -> None:
@@ -391,6 +404,30 @@ class LiveTable:
             self._lines = lines
             rows = [{"key": n} | {str(place): text for place, text in enumerate(line)} for n, line in enumerate(lines)]
             self._table.rows = rows
+
+
+def chart(options: dict[str, object], height_px: int) -> ui.echart:
+    """A chart of ECharts (`theme.chart` makes the options); its library is asked for with the page, not when it is drawn."""
+    found = ui.echart(options).style(f"height:{height_px}px;width:100%")
+    preload(*_chart_files())
+    return found
+
+
+@cache
+def _chart_files() -> tuple[str, ...]:
+    """What NiceGUI's chart element loads one after the other; nothing where another release keeps it elsewhere."""
+    for key, module in dependencies.esm_modules.items():
+        first = module.path / "index.js"
+        if module.name == "nicegui-echart" and first.is_file():
+            names = ["index.js", *re.findall(r"[\"']\./([\w.-]+\.js)[\"']", first.read_text())]
+            return tuple(f"{_STATIC}/esm/{key}/{name}" for name in names)
+    return ()
+
+
+def preload(*paths: str) -> None:
+    """Have the browser fetch modules as soon as it reads the page."""
+    for path in paths:
+        ui.add_head_html(f'<link rel="modulepreload" href="{path}">')
 
 
 def note(text: str) -> None:

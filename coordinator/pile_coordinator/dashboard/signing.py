@@ -9,6 +9,7 @@ from typing import Annotated
 from urllib.parse import parse_qs
 
 from fastapi import APIRouter, Query, Request
+from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import RedirectResponse, Response
 
@@ -66,7 +67,8 @@ def router(web: Web, door: Door) -> APIRouter:
         _check_own(request)
         answer = RedirectResponse("/sign-in", 303)
         answer.delete_cookie(TOKEN_COOKIE, path="/", httponly=True, samesite="strict", secure=_is_https(request))
-        load_again(cookie(request.headers, TOKEN_COOKIE))  # in this browser they come to sign in, in others they stay
+        # Other tabs of this browser come to sign in, those of other browsers stay. Not before the cookie is gone.
+        answer.background = BackgroundTask(load_again, cookie(request.headers, TOKEN_COOKIE))
         return answer
 
     @routes.get("/language/{code}", name="language")

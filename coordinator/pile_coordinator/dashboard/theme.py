@@ -81,14 +81,17 @@ border-left-width:4px;border-radius:3px;padding:2px 8px;display:flex;gap:5px;min
 .pc-grid .pc-s-charging{background:rgba(0,158,115,.16)}.pc-grid .pc-s-reserved{background:rgba(230,159,0,.16)}
 .pc-s-disputed{border-left-color:#D55E00!important}.pc-grid .pc-s-disputed{background:rgba(213,94,0,.2)}
 .pc-s-silent{border-left-color:#CC79A7!important}.pc-grid .pc-s-silent{background:rgba(204,121,167,.2)}
-.pc-s-alarm{border-left-color:#D55E00!important}.pc-grid .pc-s-alarm{background:#D55E00;color:#fff}
+.pc-s-alarm{border-left-color:#D55E00!important}.pc-grid .pc-s-alarm{background:#B04A00;color:#fff}
 .pc-s-retired,.pc-s-hidden{border-left-color:transparent!important;opacity:.6}
-.pc-filter{min-width:150px;flex:0 1 200px}
+.pc-filter{min-width:140px;flex:0 1 200px}
+.pc-who{padding:12px 19px;display:grid;gap:14px;justify-items:start}
+.pc-who a{padding:0!important;border:0!important;text-decoration:underline!important}.pc-who .q-btn{margin-left:-4px}
 .pc-chip{display:inline-block;border-radius:3px;padding:0 6px;font-size:12.5px;border:1px solid var(--pc-line)}
 .q-field--dense .q-field__control{min-height:36px}
 @media(max-width:1023px){.pc-nav{display:none}.pc-menu{display:inline-flex}.pc-wide{display:none!important}}
 @media(max-width:700px){.nicegui-content{padding:10px 10px 24px}.pc-two{grid-template-columns:minmax(0,1fr)}
-.pc-head{padding:0 6px;gap:4px}.pc-cards{grid-template-columns:repeat(2,minmax(0,1fr))}.pc-side{gap:6px}}
+.pc-head{padding:0 6px;gap:4px}.pc-cards{grid-template-columns:repeat(2,minmax(0,1fr))}.pc-side{gap:6px}
+.pc-cards>:last-child:nth-child(odd){grid-column:1/-1}.pc-filter{flex:1 1 140px}}
 """
 """Of every page. Classes begin with pc-; shell.py's functions put them on, so that pages rarely name one."""
 

@@ -76,10 +76,10 @@ def authorised(request: Request) -> Grant:
     return admit(request.app.state.web, text, request.scope["route"].name, address_key(request))
 
 
-def admit(web: Any, text: str, route: str, address: str) -> Grant:
+def admit(web: Any, text: str, route: str, address: str, cost: int | None = None) -> Grant:
     """What the holder of this token's text may see of a route; `address` is the bucket of where it asks from.
 
-    Reads the file of tokens, so not for the event loop.
+    It costs the token as much of its rate as the route does, or `cost`. Reads the file of tokens, so not for the event loop.
 
     Raises:
         Refused: 401 without a good token, 403 if its role has no part in the route, 429 if the token asks too often.
@@ -94,7 +94,7 @@ def admit(web: Any, text: str, route: str, address: str) -> Grant:
             limit.charge(address, _FAILED_COST)
         detail = "bring a bearer token that is good; the operator makes them with: pilechain web token add"
         raise Refused(401, "token", detail, {"WWW-Authenticate": 'Bearer realm="pilechain"'}) from error
-    wait_s = limit.take(f"token {token.id}", _COSTS.get(route, 1))
+    wait_s = limit.take(f"token {token.id}", _COSTS.get(route, 1) if cost is None else cost)
     if wait_s:
         web.metrics.refused.labels("rate").inc()
         raise too_often(wait_s)

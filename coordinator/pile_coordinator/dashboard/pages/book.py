@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-from nicegui import ui
-
 from pile_coordinator.dashboard import board as live
 from pile_coordinator.dashboard import shell, theme, written
 from pile_coordinator.dashboard.board import Order
@@ -18,7 +16,7 @@ async def show(view: View) -> None:
     """Depth and orders, following the chain."""
     shell.title(view.text("book.title"))
     with shell.card(view.text("book.depth")):
-        chart = ui.echart(_options(view, [])).style("height:300px;width:100%")
+        chart = shell.chart(_options(view, []), 300)
         market = shell.note_that_changes()
         shell.note(view.text("book.depth_is"))
     heads = [

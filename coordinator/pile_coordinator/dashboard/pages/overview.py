@@ -14,6 +14,7 @@ from pile_coordinator.evidence.calendar import local
 from pile_coordinator.web.access import ALL, OWN
 
 MAX_LINES = 6  # zones in one chart: as many as there are colours to tell apart
+FEW = 40  # points that a line marks one by one
 SHOWN = 8  # rows of the small tables
 
 
@@ -103,7 +104,7 @@ class _Chart:
     def __init__(self, view: View) -> None:
         self._view = view
         self._shown = self._newest()
-        self._chart = ui.echart(self._options()).style("height:350px;width:100%")
+        self._chart = shell.chart(self._options(), 350)
         self._empty = ui.label(view.text("overview.no_prices")).classes("pc-note")
         self._show()
 

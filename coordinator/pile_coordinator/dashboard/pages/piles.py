@@ -17,7 +17,7 @@ from pile_coordinator.web.problems import Refused
 MAX_SHOWN = 2000  # cells at once; filters find the others
 ACK_S = 10  # that a browser may take to draw a batch, until it gets the next one all the same
 ROWS = 20
-_SIGNS = dict(zip(STATES, "·○◐●!?▲✕", strict=False))  # beside the colours, which not everybody tells apart
+SIGNS = dict(zip(STATES, "·○◐●!?▲✕", strict=False))  # beside the colours, which not everybody tells apart
 
 
 class PileGrid(Element, component="pile_grid.js"):
@@ -30,7 +30,7 @@ class PileGrid(Element, component="pile_grid.js"):
         self._places = {pile.id: place for place, pile in enumerate(piles)}
         self._seen = view.board.height
         self._drawn = asyncio.Event()
-        states = [{"name": name, "word": view.word("state", name), "sign": _SIGNS.get(name, "")} for name in STATES]
+        states = [{"name": name, "word": view.word("state", name), "sign": SIGNS.get(name, "")} for name in STATES]
         start = [self._row(pile) for pile in piles]
         self._props.update(states=states, start=start, height=self._seen, most=MAX_SHOWN, more=view.text("piles.more"))
         self._sent = {row[0]: row[3] for row in start}
