@@ -26,12 +26,13 @@ from pile_coordinator.driver import receipt, serve
 from pile_coordinator.driver.new_page import energy_wh
 from pile_coordinator.driver.order_page import paid_micro
 from pile_coordinator.driver.pairing import CODE_S, DEVICE_S, MAX_DEVICES, MAX_TRIES, WAIT_S, Pairing, PairingError
-from pile_coordinator.driver.session import Clerk, Driver, Wish, market_limit
+from pile_coordinator.driver.session import REPEAT_FOR_S, REPEAT_S, Clerk, Driver, Wish, market_limit
 from pile_coordinator.quote import FILLS, PART, REFUNDED, REFUSED, RESTS
 from pile_coordinator.verify import VerifyError
-from pile_coordinator.wallet import WalletError
+from pile_coordinator.wallet import START, WalletError
 from pile_hil.broker import Mosquitto, find_mosquitto
 from pile_hil.requirements import require
+from pile_shared import topics
 from pile_shared.errors import ConfigError
 from pile_shared.proof import BEGIN, END, NO_PREVIOUS, REASON_NAMES, Origin, Proof, proof_hash
 from pile_shared.reading import Reading
@@ -313,6 +314,36 @@ def test_of_two_orders_that_two_processes_signed_at_once_one_counts(served, driv
         "pile": "",
         "price_micro_per_kwh": 1,
     }
+
+
+def test_a_start_is_said_again_until_the_pile_proves_it_or_for_so_long(served):
+    clock = Watch()
+    with served.site.wallet("dan") as wallet:
+        driver = Driver(wallet, served.site.genesis, clock_s=clock)
+        wallet.ask("account")
+        order = driver.place(driver.quote(wish(served, hours=6)))
+        contract = driver.story(order).contracts[0]["id"]
+        while served.raw.get(0) is not None:
+            pass
+        driver.start(contract)
+        heard = [driver.story(order).commanded, sessions(served)]
+        clock.now_s += REPEAT_S
+        heard += [driver.story(order).commanded, driver.story(order).commanded, sessions(served)]
+        clock.now_s += REPEAT_FOR_S
+        heard += [driver.story(order).commanded, sessions(served)]
+        assert heard == [START, 1, START, START, 1, 0, 0]
+        driver.call_off(contract)
+
+
+def sessions(served) -> int:
+    """How many commands reached a pile since the last look; a question in between shows that all have come."""
+    served.raw.publish(topics.pile_topic(served.chain_id, "pile-1", "session"), b"mark")
+    count = 0
+    while True:
+        topic, payload = served.raw.get(10)
+        if payload == b"mark":
+            return count
+        count += topic.endswith("/session")
 
 
 def test_an_order_that_cannot_be_had_is_not_placed(served, driver):

@@ -5,8 +5,9 @@ from collections.abc import Iterable
 from nicegui import ui
 
 from pile_coordinator.dashboard import theme, words
-from pile_coordinator.driver.view import REFRESH_S, View
+from pile_coordinator.driver.view import View
 
+LOOK_S = 1.0  # at whether the broker is there: asks nobody
 STYLE = (
     theme.STYLE
     + """
@@ -75,7 +76,7 @@ def frame(view: View, path: str, title: str) -> None:
             banner.text = view.text(trouble)
 
     banner.set_visibility(False)
-    ui.timer(REFRESH_S, look, immediate=False)
+    ui.timer(LOOK_S, look, immediate=False)
     if title:
         tag("h1", title, "pc-title")
 

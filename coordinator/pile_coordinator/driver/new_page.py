@@ -35,8 +35,8 @@ class _Form:
 async def show(view: View) -> None:
     """Build it."""
     zones = await view.look(view.driver.zones)
-    tariff = await view.look(view.driver.tariff)
-    if zones is None or tariff is None:
+    tariff, now_ms = await view.look(view.driver.tariff), await view.look(view.driver.now_ms)
+    if zones is None or tariff is None or now_ms is None:
         ui.timer(2.0, ui.navigate.reload)
         note(view.text("loading"))
         return
@@ -45,7 +45,7 @@ async def show(view: View) -> None:
         note(view.text("no_zones"))
         return
     with card():
-        form = _fields(view, zones, tariff["time_ms"])
+        form = _fields(view, zones, now_ms)
         view.button(view.text("ask_price"), lambda: _ask(view, form, place), main=True, test="ask")
     place = ui.element("div").classes("pd-stack")
     note(view.text("zone_time", offset=view.offset()))

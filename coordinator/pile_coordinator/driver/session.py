@@ -28,10 +28,11 @@ from pile_shared.units import MAX_PRICE_MICRO_PER_KWH
 
 MARKET_MARGIN_PERMILLE = 50  # above the quoted price: what other orders of the same block may add
 READ_TIMEOUT_S = 4.0  # of what is asked again in a second anyway
-FRESH_S = 0.7  # so old an answer serves another page too
+FRESH_S = 1.5  # so old an answer serves another page too
 MAX_READS = 64  # answers kept for other pages: pages that are looked at
 MAX_PROVEN = 8  # certificates kept: at most 2 MB each
 REPEAT_S, REPEAT_FOR_S = 5.0, 90.0  # of a command to a pile: piles answer by what they prove, not by word
+TARIFF_S = 60.0  # it changes once an epoch
 MINUTE_MS = 60_000
 _FILLS, _REFUSED = "fills", "refused"
 
@@ -106,7 +107,7 @@ class Story:
     """What became of an order: contracts if there are any, else the resting bid, else what its bid ended as.
 
     `commanded` is START or STOP while a command to the pile is repeated, 0 if none is. `time_ms` is the chain's, to the
-    minute, as long as it matters: 0 once a session has begun. All empty: the chain knows of no such order.
+    minute, while a contract waits to begin, else 0. All empty: the chain knows of no such order.
     """
 
     contracts: list[Row] = field(default_factory=list)
@@ -145,6 +146,7 @@ class Driver:
         self._commands: dict[bytes, _Command] = {}
         self._proven: OrderedDict[bytes, Proven] = OrderedDict()
         self._past: tuple[object, list[Row]] = (None, [])
+        self._tariff: tuple[float, Row | None] = (0.0, None)
 
     @property
     def is_connected(self) -> bool:
@@ -166,7 +168,7 @@ class Driver:
         known = [row["id"] for row in orders], account["open_orders"], account["sequence"], account["balance_micro"]
         if self._past[0] != known:  # what ends changes one of them
             self._past = known, cast("list[Row]", self._read("history"))
-        return Home(account["balance_micro"], orders, self._past[1], account, cast("Row", self._read("tariff")))
+        return Home(account["balance_micro"], orders, self._past[1], account, self.tariff())
 
     def zones(self) -> list[Row]:
         """Where piles are."""
@@ -176,22 +178,30 @@ class Driver:
         """What is offered in a zone."""
         return cast("list[Row]", self._read("offers", zone))
 
+    def now_ms(self) -> int:
+        """The chain's time."""
+        return cast("int", self._read("account")["time_ms"])
+
     def tariff(self) -> Row:
-        """The catalog prices, and the local time of the market."""
-        return cast("Row", self._read("tariff"))
+        """The catalog prices, and the local time of the market, not older than TARIFF_S."""
+        asked_s, found = self._tariff
+        if found is None or self._clock_s() >= asked_s + TARIFF_S:
+            found = cast("Row", self._read("tariff"))
+            self._tariff = self._clock_s(), found
+        return found
 
     def story(self, order: bytes) -> Story:
         """What became of an order, by the id of its bid or of a contract; repeats a command that its pile has not heard."""
-        time_ms = self._read("account")["time_ms"] // MINUTE_MS * MINUTE_MS
         try:
             contracts = cast("list[Row]", self._read("contracts", order))
         except WalletError as error:
             if error.code != "no_evidence":
                 raise
-            return replace(self._uncontracted(order), time_ms=time_ms)
+            return self._uncontracted(order)
         commanded = self._repeat(contracts[0]) if len(contracts) == 1 else 0
-        has_begun = not {row["phase"] for row in contracts} & {PROPOSED, SIGNED}
-        return Story(contracts=contracts, commanded=commanded, time_ms=0 if has_begun else time_ms)
+        waits = bool({row["phase"] for row in contracts} & {PROPOSED, SIGNED})
+        time_ms = self.now_ms() // MINUTE_MS * MINUTE_MS if waits else 0
+        return Story(contracts=contracts, commanded=commanded, time_ms=time_ms)
 
     def _uncontracted(self, order: bytes) -> Story:
         for row in cast("list[Row]", self._read("orders")):

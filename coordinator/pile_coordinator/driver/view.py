@@ -14,7 +14,7 @@ from pile_coordinator.driver.pairing import Pairing
 from pile_coordinator.driver.session import Clerk
 from pile_shared.errors import LinkError, PilechainError
 
-REFRESH_S = 1.0
+REFRESH_S = 2.0  # a question each time; piles prove something every half minute
 _MICRO_DECIMALS, _SHOWN_DECIMALS = 6, 2
 
 Answer = TypeVar("Answer")
@@ -46,6 +46,7 @@ class View:
         self.clerk, self.driver = desk.clerk, desk.clerk.driver
         self.params = self.driver.genesis.params
         self._client = client
+        self._refresh: list[Callable[[], Awaitable[None]]] = []
 
     # --- words and figures ---------------------------------------------------------------------------------------
 
@@ -134,6 +135,7 @@ class View:
                 else:
                     show(found)
 
+        self._refresh.append(refresh)
         ui.timer(REFRESH_S, refresh)
 
     def button(
@@ -153,6 +155,8 @@ class View:
             button.props("loading")
             try:
                 await act()
+                for refresh in self._refresh:
+                    await refresh()
             except PilechainError as error:
                 self.tell(self.refusal(error))
             finally:
