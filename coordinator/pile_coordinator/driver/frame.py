@@ -35,7 +35,8 @@ border:1px solid var(--pc-line);color:var(--pc-soft);white-space:nowrap;justify-
 .pd-chip.good{color:var(--pc-good);border-color:currentColor}.pd-chip.bad{color:var(--pc-bad);border-color:currentColor}
 .pd-chip.live{background:#005a8e;border-color:#005a8e;color:#fff}
 .pd-top{display:flex;justify-content:space-between;align-items:center;gap:12px;flex-wrap:wrap}
-.pc-rows{gap:6px 14px;grid-template-columns:minmax(0,max-content) minmax(0,1fr)}.pc-rows dd{text-align:right}
+.pc-rows{gap:6px 14px;grid-template-columns:auto auto;justify-content:space-between}
+.pc-rows dd{text-align:right;overflow-wrap:break-word}
 .pd-total{border-top:1px solid var(--pc-line);padding-top:10px;display:flex;justify-content:space-between;
 align-items:baseline;gap:12px}
 .pd-id{color:var(--pc-soft);font-size:12px;overflow-wrap:anywhere}

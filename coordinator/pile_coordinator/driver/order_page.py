@@ -243,13 +243,12 @@ def _amounts(view: View, found: Row, *, own_bond: bool) -> list[tuple[str, str]]
         key = "EHD" if pair == "EH" and pair in seen else pair  # the second is what a lost dispute costs
         seen.add(pair)
         is_income = credit in {USER, ESCROW}
-        text = view.text(f"posting.{key}", owner=found["owner"]) if key in _POSTINGS else f"{debit} → {credit}"
+        text = (
+            view.text(f"posting.{key}", owner=found["owner"]) if view.knows(f"posting.{key}") else f"{debit} → {credit}"
+        )
         if debit in {ESCROW, USER} or is_income or own_bond:
             shown.append((text, ("−" if is_income else "") + view.money(amount)))  # noqa: RUF001
     return shown
-
-
-_POSTINGS = {"EH", "EG", "GE", "BE", "EF", "BU", "EHD", "DH", "DU"}
 
 
 def _measured(view: View, found: Row, story: Story) -> None:

@@ -54,6 +54,10 @@ class View:
         """The text of a key of the section `driver`."""
         return words.text(self.language, f"driver.{key}", **values)
 
+    def knows(self, key: str) -> bool:
+        """Whether there is such a text."""
+        return f"driver.{key}" in words.table(self.language)
+
     def word(self, family: str, name: str) -> str:
         """The word for a name of the chain; the name itself if there is none."""
         return words.word(self.language, f"driver.{family}", name)
@@ -99,8 +103,8 @@ class View:
 
     def refusal(self, error: PilechainError) -> str:
         """What went wrong and what to do, in a driver's words."""
-        known = f"driver.error.{error.code}" in words.table(self.language)
-        return self.text(f"error.{error.code if known else 'other'}", code=error.code, message=str(error))
+        known = error.code if self.knows(f"error.{error.code}") else "other"
+        return self.text(f"error.{known}", code=error.code, message=str(error))
 
     # --- looking and acting --------------------------------------------------------------------------------------
 
