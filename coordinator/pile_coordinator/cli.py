@@ -15,10 +15,11 @@ from pile_coordinator import evidence_cli, export_cli, network_cli, replay_cli, 
 from pile_coordinator.amounts import money
 from pile_coordinator.chain.settlement import USER
 from pile_coordinator.config import COMET, SOLO, CoordinatorConfig, load_config, load_genesis
+from pile_coordinator.driver import receipt
 from pile_coordinator.engines.comet.home import Home
 from pile_coordinator.engines.comet.supervise import Supervisor, on_signals
 from pile_coordinator.service import Coordinator, log
-from pile_coordinator.verify import Verified, VerifyError, verify_order
+from pile_coordinator.verify import Verified, VerifyError
 from pile_coordinator.wallet_cli import command as wallet
 from pile_shared.errors import ConfigError, PilechainError
 
@@ -130,16 +131,24 @@ def _add_verify(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     verify.add_argument(
         "--genesis", type=Path, metavar="FILE", help="the genesis to pin (default: genesis.json beside the certificate)"
     )
+    verify.add_argument(
+        "--receipt",
+        metavar="TEXT",
+        help="what the QR code of a receipt says: the certificate must be of this contract, ended in this very block",
+    )
     verify.add_argument("--json", action="store_true", help="one JSON object per certificate")
     verify.set_defaults(run=_verify)
 
 
 def _verify(options: argparse.Namespace) -> int:
     console, failed = Console(highlight=False, soft_wrap=True), 0
+    told = receipt.parse(options.receipt) if options.receipt else None
     for path in options.certificates:
         genesis = load_genesis(options.genesis or path.parent / "genesis.json")
         try:
-            verified = verify_order(path.read_bytes(), genesis)
+            proven = receipt.prove(path.read_bytes(), genesis)
+            same_file = receipt.check(told, proven) if told else None
+            verified = proven.verified
         except OSError as error:
             raise ConfigError(f"{path}: {error.strerror}") from error
         except VerifyError as error:
@@ -152,9 +161,12 @@ def _verify(options: argparse.Namespace) -> int:
                 console.print(f"[red]REJECTED[/] {path}: {error}")
             continue
         if options.json:
-            console.print_json(json.dumps({"file": str(path), "valid": True, **_summary(verified)}))
+            match = {} if same_file is None else {"receipt": "same file" if same_file else "another copy"}
+            console.print_json(json.dumps({"file": str(path), "valid": True, **_summary(verified), **match}))
         else:
             _print_verified(console, path, verified, genesis.params.currency)
+            if same_file is not None:
+                console.print(f"  what the receipt speaks of; {'the very file' if same_file else 'another copy of it'}")
             console.print(f"  pinned genesis {genesis.chain_id}, fingerprint {genesis.hash().hex()}")
     return EXIT_FAILED if failed else 0
 

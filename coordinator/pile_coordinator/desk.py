@@ -36,6 +36,7 @@ from pile_coordinator.chain.transactions import PlaceBid
 from pile_coordinator.engines.engine import Engine
 from pile_coordinator.evidence import queries
 from pile_coordinator.evidence.exporter import Exporter
+from pile_coordinator.market_view import offers_answer, zones_answer
 from pile_coordinator.quote import Quote, quote
 from pile_coordinator.stake_view import stake_answer
 from pile_coordinator.stops import KeptStops
@@ -44,7 +45,7 @@ from pile_shared import cose
 from pile_shared.codec import array, decode
 from pile_shared.errors import PilechainError
 from pile_shared.platform import sha256
-from pile_shared.units import MAX_PRICE_MICRO_PER_KWH, check_bytes, check_int
+from pile_shared.units import MAX_PRICE_MICRO_PER_KWH, check_bytes, check_id, check_int
 
 MAX_QUERY_BYTES = 1024
 MAX_LISTED = 500  # rows in one answer: some 150 kB
@@ -93,6 +94,10 @@ class QueryDesk:
             "contracts": lambda party, given: [self._view(row) for row in self._every(party, given)],
             "certificate": lambda party, given: self._certificate(self._one(party, given)),
             "stop": lambda party, given: self._stop(party, self._one(party, given)),
+            "history": lambda party, _: queries.history(self._evidence, party.id, MAX_LISTED),
+            "order": self._order,
+            "zones": lambda _, __: zones_answer(self._engine.state),
+            "offers": lambda _, given: offers_answer(self._engine.state, check_id("zone", array(given, 1)[0])),
             "tariff": lambda _, __: self._tariff(),
             "withdrawals": lambda party, _: self._withdrawals(party),
             "disputes": lambda party, _: self._disputes(party),
@@ -154,6 +159,7 @@ class QueryDesk:
         return {
             "id": contract.id,
             "kind": "contract",
+            "awaits": self._awaited(contract),
             "deadline_ms": contract.deadline_ms,
             "energy_wh": terms.energy_wh,
             "measured_wh": _measured_wh(contract),
@@ -202,6 +208,13 @@ class QueryDesk:
             raise QueryError("only its parties, the grid and third parties see a contract", "not_yours")
         return seen
 
+    def _order(self, party: Party, arguments: object) -> dict[str, object]:
+        """What became of an order of one's own, by the id of its transaction."""
+        row = queries.find_order(self._evidence, check_bytes("order", array(arguments, 1)[0], 32, 32))
+        if row["party"] != party.id:
+            raise QueryError("only its party sees an order", "not_yours")
+        return {name: row[name] for name in ("id", "energy_wh", "kind", "outcome", "price_micro_per_kwh")}
+
     def _one(self, party: Party, arguments: object) -> dict[str, object]:
         rows = self._every(party, arguments)
         if len(rows) > 1:
@@ -212,8 +225,10 @@ class QueryDesk:
     def _view(self, row: dict[str, object]) -> dict[str, object]:
         """All there is to know of a contract, open or closed."""
         contract = self._engine.state.find(Contract, cast("bytes", row["id"]))
-        names = ("id", "zone", "pile", "user", "owner", "energy_wh", "price_micro_per_kwh")
+        names = ("id", "zone", "pile", "user", "owner", "energy_wh", "price_micro_per_kwh", "fee_micro", "escrow_micro")
+        began_ms, proven_ms = queries.metered_times(self._evidence, cast("bytes", row["id"]))
         view = {name: row[name] for name in (*names, "window_start_ms", "window_end_ms")}
+        view |= {"began_ms": began_ms, "proven_ms": proven_ms}
         if contract is None:
             postings = [list(p) for p in queries.postings(self._evidence, cast("bytes", row["id"]))]
             settled = {name: row[name] for name in ("measured_wh", "cause", "digest")} | {"postings": postings}

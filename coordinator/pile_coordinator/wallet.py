@@ -7,7 +7,7 @@ from typing import Self, cast
 
 from pile_coordinator.chain.genesis import Genesis
 from pile_coordinator.chain.rejections import CODES, Rejection
-from pile_coordinator.chain.transactions import Body, Confirm, PlaceBid, sign_transaction
+from pile_coordinator.chain.transactions import Body, Confirm, Object, PlaceBid, sign_transaction
 from pile_coordinator.mqtt import MAX_MESSAGE_BYTES, Broker, Connection
 from pile_shared import cose, topics
 from pile_shared.codec import array, decode, encode
@@ -68,8 +68,18 @@ class Wallet:
         """Disconnect."""
         self._connection.close()
 
-    def ask(self, question: str, *arguments: object) -> object:
-        """The coordinator's answer to a question (desk.py). WalletError if it refuses, LinkError if nobody answers."""
+    @property
+    def is_connected(self) -> bool:
+        """Whether the broker is there; whether a coordinator is, only a question shows."""
+        return self._connection.is_connected
+
+    def ask(self, question: str, *arguments: object, timeout_s: float | None = None) -> object:
+        """The coordinator's answer to a question (desk.py), within the wallet's time if `timeout_s` is None.
+
+        Raises:
+            WalletError: it refuses.
+            LinkError: nobody answers.
+        """
         nonce = random_bytes(16)
         payload = encode([self.party, nonce, question, list(arguments)])
         message = cose.sign1(payload, self._signer, cose.purpose(cose.QUERY, self.chain_id))
@@ -77,7 +87,7 @@ class Wallet:
         def ours(kind: str, row: list[object]) -> bool:
             return kind == "answer" and len(row) == 3 and row[0] == nonce
 
-        _, code, value = self._exchange("query", message, ours)
+        _, code, value = self._exchange("query", message, ours, timeout_s)
         if code != "ok":
             raise WalletError(str(value), str(code))
         return value
@@ -90,11 +100,26 @@ class Wallet:
         """A contract by its id, or by that of the bid it came from."""
         return cast("dict[str, object]", self.ask("contract", order))
 
-    def send(self, body: Body) -> tuple[bytes, int]:
-        """Sign and send a transaction and wait for its block: (transaction id, height). Rejection if it is refused."""
+    def contract_id(self, order: bytes) -> bytes:
+        """The id of a contract that is named by itself or by its bid."""
+        found = self.contract(order)["id"]
+        if not isinstance(found, bytes):
+            raise WalletError("the coordinator's answer names no contract", "malformed")
+        return found
+
+    # --- transactions ------------------------------------------------------------------------------------------------
+
+    def prepare(self, body: Body) -> bytes:
+        """The signed transaction with this party's next number, and nothing sent: whatever is done with it, it counts once.
+
+        Of several with one number the chain takes one; the same bytes sent again are answered again.
+        """
         account = cast("dict[str, int]", self.ask("account"))
         until = account["height"] + VALID_BLOCKS
-        tx = sign_transaction(self._signer, self.chain_id, self.party, account["sequence"] + 1, until, body)
+        return sign_transaction(self._signer, self.chain_id, self.party, account["sequence"] + 1, until, body)
+
+    def submit(self, tx: bytes) -> tuple[bytes, int]:
+        """Send what `prepare` gave and wait for its block: (transaction id, height). Rejection if it is refused."""
         tx_id = sha256(tx)
 
         def ours(kind: str, row: list[object]) -> bool:
@@ -107,13 +132,53 @@ class Wallet:
             raise WalletError(str(text), str(code))
         return tx_id, cast("int", height)
 
-    def confirm(self, contract: bytes) -> tuple[bytes, int]:
-        """Sign the settlement of a measured contract, as the coordinator states it."""
+    def send(self, body: Body) -> tuple[bytes, int]:
+        """Sign and send a transaction and wait for its block: (transaction id, height). Rejection if it is refused."""
+        return self.submit(self.prepare(body))
+
+    def confirm(self, contract: bytes, digest: bytes | None = None) -> tuple[bytes, int]:
+        """Sign the settlement of a measured contract: the one that was looked at, else as the coordinator states it."""
         found = self.contract(contract)
-        digest = found["digest"]
-        if not isinstance(digest, bytes):
+        stated = found["digest"]
+        if not isinstance(stated, bytes):
             raise WalletError(f"the contract is {found['phase']}; there is no settlement to confirm yet", "phase")
-        return self.send(Confirm(cast("bytes", found["id"]), digest))
+        return self.send(Confirm(cast("bytes", found["id"]), digest or stated))
+
+    def object_to(self, order: bytes, ground: str, text: str, claimed_wh: int | None = None) -> tuple[bytes, int]:
+        """Object to the settlement of a measured contract (transactions.Object); without a claim, to the cause as metered."""
+        found = self.contract(order)
+        wh = cast("int", found["measured_wh"]) if claimed_wh is None else claimed_wh
+        return self.send(Object(cast("bytes", found["id"]), ground, wh, text))
+
+    # --- sessions ----------------------------------------------------------------------------------------------------
+
+    def session(
+        self, order: bytes, action: int, *, limit_wh: int | None = None, old: cose.SoftwareSigner | None = None
+    ) -> dict[str, object]:
+        """START or STOP the session of a contract, and what was told to whom: pile and contract.
+
+        Args:
+            order: id of the contract, or of its bid.
+            action: START or STOP.
+            limit_wh: stop by itself after this much; as contracted if None.
+            old: the key that the contract was signed with, if this party has changed its key since.
+
+        Raises:
+            WalletError: `phase` if no session can be, `other_key` if the contract was signed with another key.
+        """
+        found = self.contract(order)
+        kid = found["session_kid"]
+        if kid is None:
+            raise WalletError(f"the contract is {found['phase']}", "phase")
+        if kid != (cose.key_id(old.public) if old else self.kid):
+            raise WalletError(
+                "the pile takes start and stop only by the key that the contract was signed with", "other_key"
+            )
+        time_ms = cast("dict[str, int]", self.ask("account"))["time_ms"]
+        pile, contract = cast("str", found["pile"]), cast("bytes", found["id"])
+        most_wh = cast("int", found["energy_wh"]) if limit_wh is None else limit_wh
+        self.command(pile, contract, action, time_ms, most_wh, signer=old)
+        return {"pile": pile, "contract": contract}
 
     def command(
         self,
@@ -134,14 +199,21 @@ class Wallet:
         self._connection.wait_connected(self._timeout_s)
         self._connection.publish(topics.pile_topic(self.chain_id, pile, "session"), message)
 
-    def _exchange(self, kind: str, message: bytes, ours: Callable[[str, list[object]], bool]) -> list[object]:
+    def _exchange(
+        self,
+        kind: str,
+        message: bytes,
+        ours: Callable[[str, list[object]], bool],
+        timeout_s: float | None = None,
+    ) -> list[object]:
         """Send until the reply comes; sending twice is safe, as the coordinator recognises what it has seen.
 
         Where several answer, the one that answered last is believed, so that a question never comes to one that has not seen
         the block of the transaction before it; another only if that one stays silent for GRACE_S longer. As a rule one answers.
         """
-        deadline = time.monotonic() + self._timeout_s
-        self._connection.wait_connected(self._timeout_s)
+        within_s = self._timeout_s if timeout_s is None else timeout_s
+        deadline = time.monotonic() + within_s
+        self._connection.wait_connected(within_s)
         other: tuple[float, bytes, list[object]] | None = None  # until when it waits, whose answer, and what
         send_at = 0.0
         while time.monotonic() < deadline:
@@ -162,9 +234,7 @@ class Wallet:
                 return row
             if other is None:
                 other = time.monotonic() + GRACE_S, kid, row
-        raise LinkError(
-            f"no coordinator answered within {self._timeout_s:g} s; is `pilechain run` up for {self.chain_id}?"
-        )
+        raise LinkError(f"no coordinator answered within {within_s:g} s; is `pilechain run` up for {self.chain_id}?")
 
     def _opened(self, message: bytes) -> tuple[bytes, list[object] | None]:
         """Whose key signed a reply, and its content if that is a coordinator we trust: forged replies are as good as none."""

@@ -610,6 +610,25 @@ def test_a_stolen_key_is_revoked_and_two_others_restore_the_party(town):
     assert town.refused("dan", "revoke-key", "--of", "gil")["error"] in CODES
 
 
+def test_where_to_charge_and_what_has_been(town):
+    listing = town.offer("pile-4", "--ask", "0.70")
+    (zone,) = town.ask("dan", "zones")
+    (row,) = [row for row in town.ask("dan", "offers", "--zone", "north") if row["pile"] == "pile-4"]
+    assert (row["ask_micro_per_kwh"], row["energy_wh"], row["rated_power_w"]) == (700_000, 9000, 7000)
+    town.ask("olga", "unlist", listing)
+    assert town.ask("dan", "zones") == [zone | {"offers": zone["offers"] - 1}]
+    order = town.bid("--pile", "pile-4", limit="0.01")
+    town.ask("dan", "cancel", order)
+    newest = town.ask("dan", "history")[0]
+    assert (newest["id"], newest["kind"], newest["outcome"]) == (order, "bid", "cancelled")
+    assert order not in str(town.ask("eva", "history"))
+
+
+def test_a_page_is_not_served_where_it_must_not_be(town):
+    """What it serves is tested in a browser (tests/test_driver_page.py)."""
+    assert "one address" in town.refused("dan", "page", "--listen", "0.0.0.0")["message"]
+
+
 def test_what_no_coordinator_answers_says_where_to_look(town):
     answer = town.refused("nobody", "account", key_file=town.site.key_file("dan"), timeout="1")
     assert answer["error"] == "link"

@@ -106,7 +106,7 @@ class Door:
             await _refuse(refusal, scope, headers, language)(scope, receive, send)
             return
         scope[VISIT] = Visit(grant, token, language)
-        await _with_nonce(self._app, scope, receive, send)
+        await with_nonce(self._app, scope, receive, send)
 
     def _check_room(self, token: str) -> None:
         """Refused (429) if the page's socket would be: better told than a page that stays still."""
@@ -251,7 +251,7 @@ def _refuse(refusal: Refused, scope: Scope, headers: Headers, language: str) -> 
     return RedirectResponse(f"/sign-in?to={quote(scope['path'])}", 303)
 
 
-async def _with_nonce(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+async def with_nonce(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
     """Answer with a page whose own scripts carry a nonce. Values in it have no `<`: NiceGUI writes them as entities."""
     parts: list[bytes] = []
     start: Message = {}

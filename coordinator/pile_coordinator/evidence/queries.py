@@ -7,6 +7,7 @@ import sqlalchemy as sa
 from pile_coordinator.certificates import DisputeRecord, OrderCertificate, TariffChange
 from pile_coordinator.chain.contracts import NO_EVIDENCE, UNSIGNED
 from pile_coordinator.chain.election import certified
+from pile_coordinator.chain.orders import CANCELLED, EXPIRED, UNFILLED
 from pile_coordinator.chain.settlement import BASIS_RULING, MAX_STATEMENT_BYTES, Statement, decode_statement
 from pile_coordinator.chain.tariff import tariff_hash
 from pile_coordinator.engines.engine import Engine
@@ -19,6 +20,7 @@ from pile_shared.platform import sha256
 MAX_BEGINS = (
     16  # begin proofs tried as the one that began a session: an honest pile makes one; each costs a session's hashes
 )
+_CAME_TO_NOTHING = (EXPIRED, CANCELLED, UNFILLED)
 _AFTER_ALL = 1 << 62  # a position after every transaction of a block
 
 
@@ -98,6 +100,45 @@ def open_contracts(db: sa.Connection, party: str, most: int) -> list[bytes]:
     c = schema.contract.c
     query = sa.select(c.id).where(sa.or_(c.user == party, c.owner == party), c.closed_height.is_(None))
     return list(db.execute(query.order_by(c.height, c.id).limit(most)).scalars())
+
+
+def metered_times(db: sa.Connection, contract: bytes) -> tuple[int, int]:
+    """(first, last) time in unix ms of the readings that were proven under a contract; zeros if there are none."""
+    p = schema.proof.c
+    query = sa.select(sa.func.min(p.first_time_ms), sa.func.max(p.last_time_ms)).where(p.contract == contract)
+    first, last = db.execute(query).one()
+    return first or 0, last or 0
+
+
+def history(db: sa.Connection, party: str, most: int) -> list[dict[str, object]]:
+    """What has ended of a party's: closed contracts, and bids of which nothing came; `most` at most, the newest first."""
+    c, o, b, k = schema.settled_contract.c, schema.orders.c, schema.block.c, schema.contract.c
+    newest = (
+        sa.select(k.id, k.closed_height)
+        .where(sa.or_(k.user == party, k.owner == party), k.closed_height.is_not(None))
+        .order_by(k.closed_height.desc(), k.id)
+        .limit(most)
+        .subquery()
+    )
+    names = (c.id, c.energy_wh, c.measured_wh, c.price_micro_per_kwh, c.outcome, c.pile)
+    closed = _rows(
+        db,
+        sa.select(*names, b.time_ms.label("ended_ms"))
+        .join_from(newest, schema.settled_contract, c.id == newest.c.id)
+        .join(schema.block, b.height == newest.c.closed_height),
+    )
+    unfilled = _rows(
+        db,
+        sa.select(o.id, o.energy_wh, o.price_micro_per_kwh, o.outcome, b.time_ms.label("ended_ms"))
+        .join_from(schema.orders, schema.block, b.height == o.ended_height)
+        .where(o.party == party, o.kind != "listing", o.outcome.in_(_CAME_TO_NOTHING))
+        .order_by(o.ended_height.desc(), o.id)
+        .limit(most),
+    )
+    rows = [row | {"kind": "contract"} for row in closed]
+    rows += [row | {"kind": "bid", "measured_wh": None, "pile": ""} for row in unfilled]
+    rows = [{str(name): value for name, value in row.items()} for row in rows]  # the names of columns are no plain text
+    return sorted(rows, key=lambda row: (-cast("int", row["ended_ms"]), row["id"]))[:most]
 
 
 def objection_text(db: sa.Connection, contract: bytes) -> str:

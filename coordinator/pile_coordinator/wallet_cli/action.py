@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pile_coordinator.chain.transactions import Body
-from pile_coordinator.wallet import Wallet, WalletError
+from pile_coordinator.wallet import Wallet
 from pile_coordinator.wallet_cli import values
 
 Act = Callable[[Wallet, argparse.Namespace], object]
@@ -48,11 +48,3 @@ def sent(wallet: Wallet, body: Body) -> dict[str, object]:
     """Send a transaction; what to print."""
     tx_id, height = wallet.send(body)
     return {"transaction": tx_id, "block": height}
-
-
-def contract_id(wallet: Wallet, order: bytes) -> bytes:
-    """The id of a contract that is named by itself or by its bid."""
-    found = wallet.contract(order)["id"]
-    if not isinstance(found, bytes):
-        raise WalletError("the coordinator's answer names no contract", "malformed")
-    return found

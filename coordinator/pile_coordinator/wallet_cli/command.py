@@ -11,7 +11,7 @@ from pile_coordinator.config import load_genesis
 from pile_coordinator.keys import load_key, make_key
 from pile_coordinator.mqtt import Broker
 from pile_coordinator.wallet import DEFAULT_TIMEOUT_S, Wallet
-from pile_coordinator.wallet_cli import everybody, officials, show, staking, trading
+from pile_coordinator.wallet_cli import everybody, officials, page, show, staking, trading
 from pile_coordinator.wallet_cli.action import Action
 from pile_shared.errors import ConfigError, PilechainError
 from pile_shared.platform import sha256
@@ -21,7 +21,7 @@ EXIT_FAILED, EXIT_USAGE = 1, 2
 
 GROUPS: tuple[tuple[str, tuple[Action, ...]], ...] = (
     ("everybody", everybody.ACTIONS),
-    ("drivers (ev-owner)", trading.DRIVERS),
+    ("drivers (ev-owner)", (*trading.DRIVERS, *page.ACTIONS)),
     ("owners of piles (pile-owner)", trading.OWNERS),
     ("drivers and owners", trading.BOTH),
     ("operators and the grid", officials.OPERATORS),

@@ -86,6 +86,12 @@ ACTIONS = (
         no_arguments,
     ),
     Action(
+        "history",
+        "Show what has ended: your closed contracts, and bids of which nothing came, the newest first.",
+        lambda w, _: w.ask("history"),
+        no_arguments,
+    ),
+    Action(
         "show",
         "Show a contract: its phase, what it waits for, its energy and money, its dispute.",
         _show,

@@ -22,7 +22,7 @@ from pile_coordinator.chain.transactions import (
 )
 from pile_coordinator.wallet import Wallet
 from pile_coordinator.wallet_cli import show, values
-from pile_coordinator.wallet_cli.action import Action, contract_id, id_argument, no_arguments, order_argument, sent
+from pile_coordinator.wallet_cli.action import Action, id_argument, no_arguments, order_argument, sent
 from pile_coordinator.wallet_cli.request import read_request
 from pile_shared.errors import ConfigError, PilechainError
 
@@ -228,7 +228,7 @@ ARBITERS = (
     Action(
         "rule",
         "Rule a dispute: what was metered, and who caused the deviation.",
-        lambda w, o: sent(w, Rule(contract_id(w, o.order), o.energy, o.cause)),
+        lambda w, o: sent(w, Rule(w.contract_id(o.order), o.energy, o.cause)),
         _rule_arguments,
         "rule ORDER --energy 3000 --cause pile",
     ),

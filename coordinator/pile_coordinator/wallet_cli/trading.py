@@ -12,16 +12,14 @@ from pile_coordinator.chain.transactions import (
     CancelBid,
     CancelContract,
     List,
-    Object,
     PlaceBid,
     Sign,
     Unlist,
 )
 from pile_coordinator.keys import load_key
-from pile_coordinator.wallet import START, STOP, Wallet, WalletError
+from pile_coordinator.wallet import START, STOP, Wallet
 from pile_coordinator.wallet_cli import values
-from pile_coordinator.wallet_cli.action import Action, contract_id, id_argument, order_argument, sent
-from pile_shared.cose import key_id
+from pile_coordinator.wallet_cli.action import Action, id_argument, no_arguments, order_argument, sent
 from pile_shared.errors import ConfigError
 
 # --- orders ----------------------------------------------------------------------------------------------------------
@@ -86,19 +84,9 @@ def _bid_of(options: argparse.Namespace) -> PlaceBid:
 
 
 def _command(wallet: Wallet, options: argparse.Namespace, action: int) -> object:
-    found = wallet.contract(options.order)
-    kid, old = found["session_kid"], load_key(options.old_key) if options.old_key else None
-    if kid is None:
-        raise WalletError(f"the contract is {found['phase']}", "phase")
-    if kid != (key_id(old.public) if old else wallet.kid):
-        raise WalletError(
-            "the pile takes start and stop only by the key that the contract was signed with", "other_key"
-        )
-    time_ms = cast("dict[str, int]", wallet.ask("account"))["time_ms"]
-    limit_wh = cast("int", found["energy_wh"]) if options.energy is None else options.energy
-    pile, contract = cast("str", found["pile"]), cast("bytes", found["id"])
-    wallet.command(pile, contract, action, time_ms, limit_wh, signer=old)
-    return {"pile": pile, "contract": contract, "command": "start" if action == START else "stop"}
+    old = load_key(options.old_key) if options.old_key else None
+    told = wallet.session(options.order, action, limit_wh=options.energy, old=old)
+    return told | {"command": "start" if action == START else "stop"}
 
 
 def _session_arguments(parser: argparse.ArgumentParser) -> None:
@@ -125,9 +113,8 @@ def _confirm(wallet: Wallet, options: argparse.Namespace) -> object:
 
 
 def _object(wallet: Wallet, options: argparse.Namespace) -> object:
-    found = wallet.contract(options.order)
-    claimed_wh = cast("int", found["measured_wh"]) if options.claimed is None else options.claimed
-    return sent(wallet, Object(cast("bytes", found["id"]), options.ground, claimed_wh, options.text))
+    tx_id, height = wallet.object_to(options.order, options.ground, options.text, options.claimed)
+    return {"transaction": tx_id, "block": height}
 
 
 def _object_arguments(parser: argparse.ArgumentParser) -> None:
@@ -142,7 +129,7 @@ def _object_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _answer(wallet: Wallet, options: argparse.Namespace) -> object:
-    contract = contract_id(wallet, options.order)
+    contract = wallet.contract_id(options.order)
     stop = _stop_in(options.stop) if options.stop else cast("bytes", wallet.ask("stop", contract))
     return sent(wallet, Answer(contract, stop))
 
@@ -190,6 +177,16 @@ DRIVERS = (
         "cancel ORDER",
     ),
     Action(
+        "zones", "Show the zones, what is offered in them, and their load.", lambda w, _: w.ask("zones"), no_arguments
+    ),
+    Action(
+        "offers",
+        "Show the piles offered in a zone: when, how much, at which ask.",
+        lambda w, o: w.ask("offers", o.zone),
+        lambda p: p.add_argument("--zone", type=values.name, required=True),
+        "offers --zone north",
+    ),
+    Action(
         "start",
         "Start charging under a contract, once you have plugged in.",
         lambda w, o: _command(w, o, START),
@@ -227,14 +224,14 @@ BOTH = (
     Action(
         "sign",
         "Sign a proposed contract, where somebody asked for explicit signing.",
-        lambda w, o: sent(w, Sign(contract_id(w, o.order))),
+        lambda w, o: sent(w, Sign(w.contract_id(o.order))),
         order_argument,
         "sign ORDER",
     ),
     Action(
         "cancel-contract",
         "Call off a contract that has not begun: costs a driver the fee, an owner part of the bond.",
-        lambda w, o: sent(w, CancelContract(contract_id(w, o.order))),
+        lambda w, o: sent(w, CancelContract(w.contract_id(o.order))),
         order_argument,
         "cancel-contract ORDER",
     ),
