@@ -94,7 +94,8 @@ class WebWorld:
     def _start(self) -> None:
         command = [sys.executable, "-m", "pile_coordinator.cli", "web", "--config", str(self.config)]
         self.log = (self.folder / "web.log").open("w+")
-        self.process = subprocess.Popen(command, stdout=self.log, stderr=self.log, env=os.environ)
+        env = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}  # NiceGUI looks at it
+        self.process = subprocess.Popen(command, stdout=self.log, stderr=self.log, env=env)
         deadline = time.monotonic() + 40
         while True:
             with contextlib.suppress(httpx.TransportError):

@@ -6,6 +6,7 @@ so that what is not the caller's is not found, as if it were not there.
 
 import time
 from dataclasses import dataclass
+from typing import Any
 
 from fastapi import Request
 
@@ -65,24 +66,34 @@ class Grant:
 
 
 def authorised(request: Request) -> Grant:
-    """What the caller of this request may see, by its token and the route's name.
+    """What the caller of this request may see, by its bearer token and the route's name.
 
     Raises:
         Refused: 401 without a good token, 403 if its role has no part in the route, 429 if the token asks too often.
     """
-    web = request.app.state.web
+    scheme, _, text = request.headers.get("authorization", "").partition(" ")
+    text = text.strip() if scheme.lower() == "bearer" else ""
+    return admit(request.app.state.web, text, request.scope["route"].name, address_key(request))
+
+
+def admit(web: Any, text: str, route: str, address: str) -> Grant:
+    """What the holder of this token's text may see of a route; `address` is the bucket of where it asks from.
+
+    Reads the file of tokens, so not for the event loop.
+
+    Raises:
+        Refused: 401 without a good token, 403 if its role has no part in the route, 429 if the token asks too often.
+    """
     tokens: Tokens = web.tokens
     limit: RateLimit = web.limit
-    scheme, _, text = request.headers.get("authorization", "").partition(" ")
     try:
-        token = tokens.check(text.strip() if scheme.lower() == "bearer" else "", time.time_ns() // 1_000_000)
+        token = tokens.check(text, time.time_ns() // 1_000_000)
     except TokenError as error:
         web.metrics.refused.labels(f"token_{error.code}").inc()
         if text:
-            limit.charge(address_key(request), _FAILED_COST)
+            limit.charge(address, _FAILED_COST)
         detail = "bring a bearer token that is good; the operator makes them with: pilechain web token add"
         raise Refused(401, "token", detail, {"WWW-Authenticate": 'Bearer realm="pilechain"'}) from error
-    route = request.scope["route"].name
     wait_s = limit.take(f"token {token.id}", _COSTS.get(route, 1))
     if wait_s:
         web.metrics.refused.labels("rate").inc()

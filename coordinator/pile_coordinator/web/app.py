@@ -40,6 +40,7 @@ ByWord = Annotated[
     str | None, Query(description="Only these: a word of the ledger guide.", pattern=r"^[a-z_ -]{1,32}$")
 ]
 
+_FILES = 30  # of a page that no cache has
 CERTIFICATE_TYPE = "application/cbor"
 
 
@@ -51,6 +52,7 @@ class Web:
         self.config = config
         self.metrics = Metrics()
         self.limit = RateLimit(config.per_minute, config.burst)
+        self.files_limit = RateLimit(_FILES * config.per_minute, _FILES * config.burst)
         self.tokens = Tokens(config.tokens, read_only=True)
         self.reading = Reading(open_database(config.database, config.base))
         self.watch = Watch(self.reading, self.metrics)

@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 from pile_coordinator.chain.genesis import Genesis
 from pile_coordinator.config import Section, load_genesis, load_toml
+from pile_coordinator.evidence.calendar import find_zone
 
 PORT = 8410
 
@@ -18,6 +20,7 @@ class WebConfig:
         listen, port: where to serve. proxy: the address of a reverse proxy whose X-Forwarded-For is believed, "" for none.
         metrics_listen, metrics_port: where /metrics is served without a token; port 0: nowhere but with a token.
         per_minute, burst: requests of one token or address. streams, streams_each: live at once, of all and of one token.
+        dashboard: what is shown to people.
         beat_s: between two signs of life of a live stream, seconds. stall_s: how long one may not be read, seconds.
     """
 
@@ -37,6 +40,23 @@ class WebConfig:
     streams_each: int
     beat_s: int
     stall_s: int
+    dashboard: "DashboardConfig"
+
+
+@dataclass(frozen=True, slots=True)
+class DashboardConfig:
+    """What the dashboard of a server is like.
+
+    Attributes:
+        serve: whether there is one. zone: the operator's time zone, in which all times are shown.
+        silent_after_s: without a proof of a pile that should send some, until it is called silent, seconds.
+        still_after_s: without a block, until a banner says so, seconds.
+    """
+
+    serve: bool
+    zone: ZoneInfo
+    silent_after_s: int
+    still_after_s: int
 
 
 def load_web_config(path: Path) -> WebConfig:
@@ -73,10 +93,22 @@ def load_web_config(path: Path) -> WebConfig:
         streams_each=_number(limits, "streams_each", 8, 10_000),
         beat_s=_number(limits, "beat_s", 15, 300),
         stall_s=_number(limits, "stall_s", 60, 600),
+        dashboard=_dashboard(top.section("dashboard", required=False)),
     )
     limits.end()
     top.end()
     return config
+
+
+def _dashboard(section: Section) -> DashboardConfig:
+    found = DashboardConfig(
+        section.take("serve", bool, "true or false", default=True),
+        find_zone(section.take("time_zone", str, "an IANA name such as Europe/Berlin", default="UTC")),
+        silent_after_s=_number(section, "silent_after_s", 1800, 604_800),
+        still_after_s=_number(section, "still_after_s", 900, 604_800),
+    )
+    section.end()
+    return found
 
 
 def _number(section: Section, key: str, default: int, most: int) -> int:

@@ -11,7 +11,9 @@ from pile_coordinator.web.problems import Refused, problem
 
 MAX_BODY_BYTES = 65_536  # the API takes no body at all; a dashboard's forms are small
 MAX_TARGET_BYTES = 4096  # of path and query: the longest question has some 500
+MAX_MESSAGE_BYTES = 65_536  # of a web socket, from a browser: events of a page have some 200
 MAX_HEAD_BYTES = 16_384  # of all headers
+FILES = "/_nicegui/"  # the dashboard's scripts and styles
 STREAM = "text/event-stream"
 HEADERS = (
     (b"x-content-type-options", b"nosniff"),
@@ -34,6 +36,9 @@ class Gate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Take one request."""
+        if scope["type"] == "websocket":
+            await self._take_socket(scope, receive, send)
+            return
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -50,9 +55,21 @@ class Gate:
         finally:
             self._count(scope, passage, time.perf_counter() - began_s)
 
+    async def _take_socket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            self._check(scope)
+        except Refused as refusal:
+            self._web.metrics.refused.labels(refusal.code).inc()
+            await receive()
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        await self._app(scope, receive, send)
+
     def _check(self, scope: Scope) -> None:
         client = scope.get("client")
-        wait_s = self._web.limit.take(RateLimit.address(client[0] if client else ""))
+        # A page brings some thirty files of the program with it, which cost no question and are the same for all.
+        limit = self._web.files_limit if scope["path"].startswith(FILES) else self._web.limit
+        wait_s = limit.take(RateLimit.address(client[0] if client else ""))
         if wait_s:
             raise too_often(wait_s)
         if len(scope.get("raw_path") or b"") + len(scope["query_string"]) > MAX_TARGET_BYTES:

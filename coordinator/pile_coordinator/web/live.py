@@ -92,6 +92,14 @@ class Watch:
                 self._metrics.open.labels(row["zone"]).set(row["open_after_wh"])
                 self._metrics.capacity.labels(row["zone"]).set(row["capacity_wh"])
 
+    async def wait(self, height: int, wait_s: float) -> None:
+        """Once there are blocks after `height`, or `wait_s` passed."""
+        if height >= self.height:
+            try:
+                await asyncio.wait_for(self._news.wait(), wait_s)
+            except TimeoutError:
+                return
+
     async def after(self, height: int, wait_s: float) -> dict[int, bytes]:
         """Events by height, at most 50 blocks', once there are any after `height`; empty when `wait_s` passed without."""
         if height >= self.height:

@@ -236,6 +236,21 @@ class Reading:
             pile = _one(connection, select(schema.pile).where(schema.pile.c.id == name, mine), "pile", raw=True)
         return self._page(_PROOFS, _proofs().where(schema.proof.c.kid == pile["kid"]), cursor, limit)
 
+    def newest_proofs(self, grant: Grant, name: str, limit: int) -> tuple[list[Row], int]:
+        """A pile's newest proofs, the newest first, and how many numbers of its chain up to there are not admitted."""
+        mine = true() if grant.scope == ALL else schema.pile.c.owner == grant.party
+        proof = schema.proof.c
+        with self._engine.connect() as connection:
+            pile = _one(connection, select(schema.pile).where(schema.pile.c.id == name, mine), "pile", raw=True)
+            rows = _rows(
+                connection, _proofs().where(proof.kid == pile["kid"]).order_by(proof.sequence.desc()).limit(limit)
+            )
+            counted = select(func.count(), func.min(proof.sequence), func.max(proof.sequence)).where(
+                proof.kid == pile["kid"]
+            )
+            count, first, last = connection.execute(counted).one()
+        return rows, (last - first + 1 - count) if count else 0
+
     def postings(self, grant: Grant, contract: bytes | None, cursor: str | None, limit: int) -> Rows:
         """The newest postings that moved money, of one contract or all that the caller may see."""
         query = _postings().where(_contracts_seen(grant, _settled))
@@ -246,6 +261,12 @@ class Reading:
     def piles(self, grant: Grant, cursor: str | None, limit: int, **wanted: str | None) -> Rows:
         """Piles by id; `wanted` are columns and values."""
         return self._page(_PILES, _piles().where(_piles_seen(grant), *_equal(schema.pile, wanted)), cursor, limit)
+
+    def pile_names(self, grant: Grant, most: int) -> list[str]:
+        """The ids of all piles the caller may see, at most `most`, in order."""
+        query = select(schema.pile.c.id).where(_piles_seen(grant)).order_by(schema.pile.c.id).limit(most)
+        with self._engine.connect() as connection:
+            return list(connection.execute(query).scalars())
 
     def pile(self, grant: Grant, name: str) -> Row:
         """One pile; Refused (404) if there is none that the caller may see."""

@@ -5,7 +5,7 @@ from prometheus_client import start_http_server
 
 from pile_coordinator.web.app import make_app
 from pile_coordinator.web.config import WebConfig
-from pile_coordinator.web.gate import MAX_HEAD_BYTES, MAX_TARGET_BYTES
+from pile_coordinator.web.gate import MAX_HEAD_BYTES, MAX_MESSAGE_BYTES, MAX_TARGET_BYTES
 from pile_shared.errors import ConfigError
 
 MAX_CONNECTIONS = 1000  # at once, streams among them; further ones are told 503
@@ -16,6 +16,10 @@ GOODBYE_S = 5  # for open answers when the server ends; live streams are cut the
 def serve(config: WebConfig) -> None:
     """Serve until SIGTERM or Ctrl-C; ConfigError if something cannot be opened."""
     app = make_app(config)
+    if config.dashboard.serve:
+        from pile_coordinator.dashboard.mount import add_dashboard  # noqa: PLC0415 - NiceGUI takes a second to load
+
+        add_dashboard(app)
     if config.metrics_port:
         try:
             start_http_server(config.metrics_port, config.metrics_listen, app.state.web.metrics.registry)
@@ -28,6 +32,7 @@ def serve(config: WebConfig) -> None:
         port=config.port,
         http="h11",  # it bounds the head of a request; httptools does not
         h11_max_incomplete_event_size=MAX_HEAD_BYTES + MAX_TARGET_BYTES,  # what came whole the gate measures
+        ws_max_size=MAX_MESSAGE_BYTES,
         limit_concurrency=MAX_CONNECTIONS,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=GOODBYE_S,
