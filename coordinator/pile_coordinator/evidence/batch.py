@@ -11,7 +11,13 @@ from pile_coordinator.evidence import schema
 Row = list[object]
 Key = tuple[object, ...]
 
-_REPLACES = {schema.receipt, schema.confirmation, schema.tariff_period, schema.repeated}  # the last word counts
+_REPLACES = {
+    schema.receipt,
+    schema.confirmation,
+    schema.tariff_period,
+    schema.repeated,
+    schema.deviation,
+}  # the last word counts
 _FOUND_BY = {schema.pile: ("id",)}  # what changes name a row by, where it is not the key
 
 

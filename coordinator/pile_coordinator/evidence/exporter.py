@@ -19,7 +19,7 @@ from pile_coordinator.chain.contracts import piece_name
 from pile_coordinator.chain.orders import MAX_PIECES
 from pile_coordinator.chain.proofs import ADMITTED, parse_proof
 from pile_coordinator.chain.records import Tariff
-from pile_coordinator.chain.settlement import contract_escrow_micro, decode_statement, energy_of
+from pile_coordinator.chain.settlement import GRID, contract_escrow_micro, decode_statement, energy_of
 from pile_coordinator.chain.tariff import tariff_hash
 from pile_coordinator.chain.transactions import Transaction, decode_transaction
 from pile_coordinator.chain.transition import OK
@@ -307,12 +307,15 @@ class _Page:
             self._write_payment(at, tx)
 
     def _write_order(self, at: Where, tx: Transaction, body: tx_types.PlaceBid | tx_types.List) -> None:
+        zone = expires_ms = None
         if isinstance(body, tx_types.List):
             kind, price, divisible = "listing", body.ask_micro_per_kwh, False
         else:
             kind = "market bid" if body.market else "limited bid"
-            price, divisible = body.limit_micro_per_kwh, body.divisible
-        row = (tx.id, *at, tx.sender, kind, body.energy_wh, price, divisible, body.explicit, "open", None)
+            price, divisible, zone = body.limit_micro_per_kwh, body.divisible, body.zone
+            expires_ms = None if body.market else body.expires_ms
+        where = (zone, body.pile or None, body.window_start_ms, body.window_end_ms, expires_ms)
+        row = (tx.id, *at, tx.sender, kind, body.energy_wh, price, divisible, body.explicit, *where, "open", None)
         self._batch.add(schema.orders, *row)
         for number in range(MAX_PIECES if divisible else 0):
             name = piece_name(tx.id, number)
@@ -489,13 +492,16 @@ class _Page:
         number = 1 if statement.verdict is None else 2
         known = self._known(contract)
         assert known is not None, contract.hex()
-        energy = energy_of(wire.decode_terms(known[1]), statement.measured_wh)
+        terms = wire.decode_terms(known[1])
+        energy = energy_of(terms, statement.measured_wh)
         parts = (energy.contracted_wh, energy.grid_wh, energy.unpaid_wh)
         basis = statement.verdict.basis if statement.verdict else None
         row = (contract, number, *at, statement.measured_wh, *parts, statement.cause, statement.digest(), basis)
         self._batch.add(schema.statement, *row)
         for item, posting in enumerate(statement.postings):
             self._batch.add(schema.posting, contract, number, item, posting.debit, posting.credit, posting.amount_micro)
+        if any(GRID in (posting.debit, posting.credit) for posting in statement.postings):
+            self._batch.add(schema.deviation, contract, *at, terms.user, terms.owner)
         self._batch.change(schema.contract, contract, state="measured")
 
     def _write_closing(self, at: Where, order: bytes, outcome: str) -> None:

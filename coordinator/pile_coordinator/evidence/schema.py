@@ -181,6 +181,7 @@ withdrawal = _table(
     _may("reference", _PRINTED),
     _may("reason", _TEXT),
     Index("withdrawal_party", "party", "height"),
+    Index("withdrawal_ended", "ended_height", "height"),
 )
 fee_collection = _table("fee_collection", *_key_at(), _must("party", _NAME), _must("amount_micro", _BIG))
 
@@ -210,6 +211,7 @@ tariff_period = _table(
 )
 
 # kind: market bid, limited bid or listing. outcome: open; filled (a bid, by its contracts); or what its closing leaf said.
+# zone: of a bid; a listing's is its pile's. pile: NULL for a bid that takes any. expires_ms: of a limited bid.
 orders = _table(
     "orders",
     _key("id", _HASH),
@@ -220,10 +222,16 @@ orders = _table(
     _must("price_micro_per_kwh", _BIG),
     _must("divisible", _FLAG),
     _must("explicit", _FLAG),
+    _may("zone", _NAME),
+    _may("pile", _NAME),
+    _must("window_start_ms", _BIG),
+    _must("window_end_ms", _BIG),
+    _may("expires_ms", _BIG),
     _must("outcome", _WORD),
     _may("ended_height", _BIG),
     Index("orders_party", "party", "height"),
     Index("orders_height", "height", "position"),
+    Index("orders_ended", "ended_height", "height", "position"),
 )
 # What the contracts of a divisible bid call their order.
 piece = _table(
@@ -342,6 +350,18 @@ posting = _table(
     _must("credit", _WORD),
     _must("amount_micro", _BIG),
 )
+# Contracts of whose settlement the grid is a side, and the last statement that says so.
+deviation = _table(
+    "deviation",
+    _key("contract", _HASH),
+    _must("height", _BIG),
+    _must("leaf", Integer()),
+    _must("user", _NAME),
+    _must("owner", _NAME),
+    Index("deviation_at", "height", "leaf"),
+    Index("deviation_user", "user", "height"),
+    Index("deviation_owner", "owner", "height"),
+)
 confirmation = _table(
     "confirmation", _key("contract", _HASH), _key("party", _NAME), *_at(), Index("confirmation_at", "height")
 )
@@ -357,7 +377,7 @@ dispute = _table(
     _may("bond_micro", _BIG),
     _may("answer_height", _BIG),
     _may("answer_position", Integer()),
-    Index("dispute_at", "height"),
+    Index("dispute_at", "height", "position"),
 )
 ruling = _table(
     "ruling",

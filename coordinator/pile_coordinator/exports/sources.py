@@ -11,6 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import cast
 
+from sqlalchemy import create_engine
+from sqlalchemy.exc import DBAPIError
+
 from pile_coordinator.certificates import MAX_CERTIFICATE_BYTES
 from pile_coordinator.chain.contracts import CONFIRMED, SETTLED, UNSIGNED
 from pile_coordinator.chain.genesis import Genesis
@@ -62,8 +65,9 @@ class DataFolder:
         self._store = open_ledger(folder / _LEDGER, genesis)
         evidence = folder / _EVIDENCE
         try:
-            self._evidence = sqlite3.connect(f"{evidence.resolve().as_uri()}?mode=ro", uri=True)
-        except sqlite3.Error as error:
+            uri = f"{evidence.resolve().as_uri()}?mode=ro"
+            self._evidence = create_engine("sqlite://", creator=lambda: sqlite3.connect(uri, uri=True)).connect()
+        except DBAPIError as error:
             self._store.close()
             raise ConfigError(f"{evidence} cannot be read: {error}; it is made when the coordinator starts") from error
 
@@ -95,7 +99,7 @@ class DataFolder:
     def _certificate(self, order: bytes) -> bytes:
         try:
             return order_certificate(self._evidence, cast("Engine", self), order).encoded()
-        except sqlite3.Error as error:
+        except DBAPIError as error:
             raise ConfigError(
                 f"the evidence cannot be read: {error}; start the coordinator, which rewrites it"
             ) from error

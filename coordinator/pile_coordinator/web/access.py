@@ -11,18 +11,18 @@ from typing import Any
 from fastapi import Request
 
 from pile_coordinator.chain.records import EV_OWNER, GRID, OPERATOR, PILE_OWNER, THIRD_PARTY
+from pile_coordinator.evidence.scopes import ALL, DEVIATED, DISPUTED, NONE, OWN, View
 from pile_coordinator.web.limits import RateLimit
 from pile_coordinator.web.problems import Refused
 from pile_coordinator.web.tokens import Token, TokenError, Tokens
 
-ALL = "all"  # everything there is
-OWN = "own"  # what names the caller's party, or is of its piles
-DEVIATED = "deviated"  # contracts of whose settlement the grid is a side
-DISPUTED = "disputed"  # contracts that somebody objected to, and what they came from
+TOTALS = "totals"  # sums of the whole chain, of zones and of operators, of nobody's own
+BY_KIND = "by-kind"  # of orders, contracts, piles and parties as much as their own routes show
 
 _PUBLIC = {OPERATOR: ALL, GRID: ALL, PILE_OWNER: ALL, EV_OWNER: ALL, THIRD_PARTY: ALL}
 _ORDERS = {OPERATOR: ALL, PILE_OWNER: OWN, EV_OWNER: OWN, THIRD_PARTY: DISPUTED}
 _CONTRACTS = _ORDERS | {GRID: DEVIATED}
+_BY_KIND = {GRID: BY_KIND, OPERATOR: ALL, PILE_OWNER: BY_KIND, EV_OWNER: BY_KIND, THIRD_PARTY: BY_KIND}
 _STANDING = {OPERATOR: ALL, GRID: ALL, PILE_OWNER: OWN, EV_OWNER: OWN, THIRD_PARTY: DISPUTED}
 
 RULES: dict[str, dict[str, str]] = {
@@ -37,7 +37,20 @@ RULES: dict[str, dict[str, str]] = {
     "contract": _CONTRACTS,
     "contract_proofs": _CONTRACTS,
     "contract_trace": _CONTRACTS,
+    "contract_timeline": _CONTRACTS,
     "certificate": _CONTRACTS,
+    "export": _CONTRACTS,
+    "exports": _CONTRACTS,
+    "disputes": _CONTRACTS,
+    "deviations": _CONTRACTS,
+    "book": _ORDERS,
+    "depth": _PUBLIC,
+    "price_history": _PUBLIC,
+    "statistics": {OPERATOR: ALL, GRID: TOTALS, PILE_OWNER: OWN, EV_OWNER: OWN},
+    "trace": _BY_KIND,
+    "pile_states": _STANDING,
+    "network": _PUBLIC,
+    "alarms": _BY_KIND,
     "postings": _CONTRACTS,
     "piles": _STANDING,
     "pile": _STANDING,
@@ -48,7 +61,19 @@ RULES: dict[str, dict[str, str]] = {
 }
 """By the name of a route, by role: the scope. A role that is not there is denied."""
 
-_COSTS = {"certificate": 20, "contract_trace": 3}  # of the rate limit; every other request costs 1
+_COSTS = {
+    "certificate": 20,
+    "contract_trace": 3,
+    "contract_timeline": 5,
+    "trace": 5,
+    "statistics": 5,
+    "price_history": 5,
+    "pile_states": 3,
+    "network": 3,
+    "alarms": 5,
+    "export": 20,
+    "exports": 100,
+}  # of the rate limit; every other request costs 1
 _FAILED_COST = 10  # of an address that brings a bad token
 
 
@@ -119,6 +144,14 @@ def also(grant: Grant, route: str) -> Grant | None:
     """What the same caller may see of another route; None if nothing."""
     scope = RULES[route].get(grant.token.role)
     return None if scope is None else Grant(grant.token, scope)
+
+
+def view_of(token: Token) -> View:
+    """How much of each kind the holder of a token sees, as its own routes say."""
+    orders, contracts, piles, parties = (
+        RULES[route].get(token.role, NONE) for route in ("orders", "contracts", "piles", "parties")
+    )
+    return View(token.party, orders, contracts, piles, parties, senders=token.role == OPERATOR)
 
 
 def bearer(request: Request) -> str:

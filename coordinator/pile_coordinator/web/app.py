@@ -1,11 +1,9 @@
 """The application: routes, who may take them (access.py), and what they answer (models.py)."""
 
 import asyncio
-import threading
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Annotated, Any
 
@@ -13,83 +11,29 @@ from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request, Respons
 from fastapi import Path as InPath
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from pile_coordinator.web import boards, counting, exporting, tracing
 from pile_coordinator.web import models as m
-from pile_coordinator.web.access import Grant, also, authorised, bearer
-from pile_coordinator.web.certificates import Certificates
+from pile_coordinator.web.access import also, authorised, bearer
 from pile_coordinator.web.config import WebConfig
 from pile_coordinator.web.gate import Gate
-from pile_coordinator.web.limits import RateLimit
-from pile_coordinator.web.live import MAX_BACKLOG, Stream, Watch
-from pile_coordinator.web.metrics import Metrics
+from pile_coordinator.web.live import MAX_BACKLOG, Stream
 from pile_coordinator.web.openapi import describe
 from pile_coordinator.web.problems import Refused, add_handlers
-from pile_coordinator.web.reading import Reading, open_database
-from pile_coordinator.web.tokens import TokenError, Tokens
+from pile_coordinator.web.shared import (
+    Allowed,
+    ByHash,
+    ById,
+    ByWord,
+    Cursor,
+    Here,
+    InHash,
+    InId,
+    Limit,
+    Web,
+    page_of,
+)
 
-Allowed = Annotated[Grant, Depends(authorised)]
-Cursor = Annotated[
-    str | None,
-    Query(description="`next` of the page before.", max_length=m.MAX_CURSOR, pattern=r"^[A-Za-z0-9_-]+$"),
-]
-Limit = Annotated[int, Query(description="Rows of a page.", ge=1, le=m.MAX_PAGE)]
-InId = Annotated[str, InPath(description="Of a party, pile or zone.", pattern=m.PATTERN_ID)]
-InHash = Annotated[str, InPath(description="32 bytes in hex.", pattern=m.PATTERN_HASH)]
-ById = Annotated[str | None, Query(description="Only this one's.", pattern=m.PATTERN_ID)]
-ByHash = Annotated[str | None, Query(description="Only this one's: 32 bytes in hex.", pattern=m.PATTERN_HASH)]
-ByWord = Annotated[
-    str | None, Query(description="Only these: a word of the ledger guide.", pattern=r"^[a-z_ -]{1,32}$")
-]
-
-_FILES = 30  # of a page that no cache has
 CERTIFICATE_TYPE = "application/cbor"
-
-
-class Web:
-    """What all requests of one server share."""
-
-    def __init__(self, config: WebConfig) -> None:
-        """Open what the configuration names, for reading; ConfigError if something cannot be opened."""
-        self.config = config
-        self.metrics = Metrics()
-        self.limit = RateLimit(config.per_minute, config.burst)
-        self.files_limit = RateLimit(_FILES * config.per_minute, _FILES * config.burst)
-        self.tokens = Tokens(config.tokens, read_only=True)
-        self.reading = Reading(open_database(config.database, config.base))
-        self.watch = Watch(self.reading, self.metrics)
-        self.certificates: Certificates | None = None
-        if config.ledger and config.genesis:
-            self.certificates = Certificates(self.reading, config.ledger, config.genesis)
-        self._streams: Counter[str] = Counter()
-        self._lock = threading.Lock()
-
-    def close(self) -> None:
-        """Close what was opened."""
-        self.reading.close()
-        self.tokens.close()
-
-    def is_good(self, text: str) -> bool:
-        """Whether a token is still good."""
-        try:
-            self.tokens.check(text, time.time_ns() // 1_000_000)
-        except TokenError:
-            return False
-        return True
-
-    @contextmanager
-    def stream_of(self, token: str) -> Iterator[None]:
-        """Count a live stream while it is open; Refused (429) if there are too many."""
-        with self._lock:
-            if self._streams[token] >= self.config.streams_each or self._streams.total() >= self.config.streams:
-                self.metrics.refused.labels("streams").inc()
-                raise Refused(429, "streams", "too many live streams are open; close one", {"Retry-After": "10"})
-            self._streams[token] += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._streams[token] -= 1
-                if not self._streams[token]:
-                    del self._streams[token]
 
 
 def make_app(config: WebConfig) -> FastAPI:
@@ -110,23 +54,12 @@ def make_app(config: WebConfig) -> FastAPI:
     app.include_router(_chain(), prefix="/v1", dependencies=[Depends(authorised)])
     app.include_router(_trading(), prefix="/v1", dependencies=[Depends(authorised)])
     app.include_router(_standing(), prefix="/v1", dependencies=[Depends(authorised)])
+    for router in (boards.routes(), counting.routes(), tracing.routes(), exporting.routes()):
+        app.include_router(router, prefix="/v1", dependencies=[Depends(authorised)])
     app.include_router(_counts(), dependencies=[Depends(authorised)])
     app.add_middleware(Gate, web=web)
     describe(app)
     return app
-
-
-def _web(request: Request) -> Web:
-    web: Web = request.app.state.web
-    return web
-
-
-Here = Annotated[Web, Depends(_web)]
-
-
-def _page(found: tuple[list[dict[str, Any]], str | None]) -> dict[str, Any]:
-    items, following = found
-    return {"items": items, "next": following}
 
 
 def _open_to_all() -> APIRouter:
@@ -165,7 +98,7 @@ def _chain() -> APIRouter:
     @router.get("/blocks", name="blocks", response_model=m.Page[m.BlockOut])
     def blocks(web: Here, cursor: Cursor = None, limit: Limit = 50) -> dict[str, Any]:
         """The newest blocks."""
-        return _page(web.reading.blocks(cursor, limit))
+        return page_of(web.reading.blocks(cursor, limit))
 
     @router.get("/blocks/{height}", name="block", response_model=m.BlockDetail)
     def block(
@@ -177,7 +110,7 @@ def _chain() -> APIRouter:
     @router.get("/prices", name="prices", response_model=m.Page[m.PriceOut])
     def prices(web: Here, zone: ById = None, cursor: Cursor = None, limit: Limit = 50) -> dict[str, Any]:
         """What zones' clearings came to, the newest first: a price for each catalog price that was filled."""
-        return _page(web.reading.prices(zone, cursor, limit))
+        return page_of(web.reading.prices(zone, cursor, limit))
 
     @router.get("/live", name="live", response_class=Response, responses={200: {"content": {"text/event-stream": {}}}})
     async def live(
@@ -237,7 +170,7 @@ def _trading() -> APIRouter:
         limit: Limit = 50,
     ) -> dict[str, Any]:
         """The newest bids and listings."""
-        return _page(web.reading.orders(grant, cursor, limit, party=party, kind=kind, outcome=outcome))
+        return page_of(web.reading.orders(grant, cursor, limit, party=party, kind=kind, outcome=outcome))
 
     @router.get("/orders/{order}", name="order", response_model=m.OrderOut)
     def order(web: Here, grant: Allowed, order: InHash) -> dict[str, Any]:
@@ -258,7 +191,7 @@ def _trading() -> APIRouter:
     ) -> dict[str, Any]:
         """The newest contracts."""
         wanted = {"pile": pile, "zone": zone, "user": user, "owner": owner, "state": state}
-        return _page(web.reading.contracts(grant, cursor, limit, **wanted))
+        return page_of(web.reading.contracts(grant, cursor, limit, **wanted))
 
     @router.get("/contracts/{contract}", name="contract", response_model=m.ContractOut)
     def contract(web: Here, grant: Allowed, contract: InHash) -> dict[str, Any]:
@@ -270,7 +203,7 @@ def _trading() -> APIRouter:
         web: Here, grant: Allowed, contract: InHash, cursor: Cursor = None, limit: Limit = 50
     ) -> dict[str, Any]:
         """The metering proofs of a contract, the first ones first."""
-        return _page(web.reading.contract_proofs(grant, bytes.fromhex(contract), cursor, limit))
+        return page_of(web.reading.contract_proofs(grant, bytes.fromhex(contract), cursor, limit))
 
     @router.get("/contracts/{contract}/trace", name="contract_trace", response_model=m.TraceOut)
     def contract_trace(web: Here, grant: Allowed, contract: InHash) -> dict[str, Any]:
@@ -285,7 +218,7 @@ def _trading() -> APIRouter:
     ) -> dict[str, Any]:
         """The newest postings of closed contracts: money that moved."""
         name = None if contract is None else bytes.fromhex(contract)
-        return _page(web.reading.postings(grant, name, cursor, limit))
+        return page_of(web.reading.postings(grant, name, cursor, limit))
 
     return router
 
@@ -316,7 +249,7 @@ def _standing() -> APIRouter:
         web: Here, grant: Allowed, owner: ById = None, zone: ById = None, cursor: Cursor = None, limit: Limit = 50
     ) -> dict[str, Any]:
         """Piles by id."""
-        return _page(web.reading.piles(grant, cursor, limit, owner=owner, zone=zone))
+        return page_of(web.reading.piles(grant, cursor, limit, owner=owner, zone=zone))
 
     @router.get("/piles/{pile}", name="pile", response_model=m.PileOut)
     def pile(web: Here, grant: Allowed, pile: InId) -> dict[str, Any]:
@@ -326,14 +259,14 @@ def _standing() -> APIRouter:
     @router.get("/piles/{pile}/proofs", name="pile_proofs", response_model=m.Page[m.ProofOut])
     def pile_proofs(web: Here, grant: Allowed, pile: InId, cursor: Cursor = None, limit: Limit = 50) -> dict[str, Any]:
         """A pile's metering proofs, the first ones first."""
-        return _page(web.reading.pile_proofs(grant, pile, cursor, limit))
+        return page_of(web.reading.pile_proofs(grant, pile, cursor, limit))
 
     @router.get("/parties", name="parties", response_model=m.Page[m.PartyOut])
     def parties(
         web: Here, grant: Allowed, role: ByWord = None, cursor: Cursor = None, limit: Limit = 50
     ) -> dict[str, Any]:
         """Parties by id. Those of genesis stand in genesis alone."""
-        return _page(web.reading.parties(grant, cursor, limit, role=role))
+        return page_of(web.reading.parties(grant, cursor, limit, role=role))
 
     @router.get("/parties/{party}", name="party", response_model=m.PartyOut)
     def party(web: Here, grant: Allowed, party: InId) -> dict[str, Any]:

@@ -7,6 +7,8 @@ from zoneinfo import ZoneInfo
 from pile_coordinator.chain.genesis import Genesis
 from pile_coordinator.config import Section, load_genesis, load_toml
 from pile_coordinator.evidence.calendar import find_zone
+from pile_coordinator.evidence.piles import SILENT_MS
+from pile_coordinator.exports.operator import Operator, load_operator
 
 PORT = 8410
 
@@ -19,6 +21,8 @@ class WebConfig:
         database: a path, or a URL of SQLAlchemy. ledger, genesis: for certificates; None: none are made. tokens: their file.
         listen, port: where to serve. proxy: the address of a reverse proxy whose X-Forwarded-For is believed, "" for none.
         metrics_listen, metrics_port: where /metrics is served without a token; port 0: nowhere but with a token.
+        time_zone: of periods where a request names none, an IANA name. operator: for charge detail records, or None. ocmf: the
+        folder of the piles' OCMF records, or None. silent_after_ms: how long a pile in a session may be unheard of.
         per_minute, burst: requests of one token or address. streams, streams_each: live at once, of all and of one token.
         dashboard: what is shown to people.
         beat_s: between two signs of life of a live stream, seconds. stall_s: how long one may not be read, seconds.
@@ -34,6 +38,10 @@ class WebConfig:
     proxy: str
     metrics_listen: str
     metrics_port: int
+    time_zone: str
+    operator: Operator | None
+    ocmf: Path | None
+    silent_after_ms: int
     per_minute: int
     burst: int
     streams: int
@@ -71,6 +79,12 @@ def load_web_config(path: Path) -> WebConfig:
     listen = top.take("listen", str, "an address", default="127.0.0.1", ok=bool)
     port = top.take("port", int, a_port, default=PORT, ok=lambda v: 1 <= v <= 65_535)
     proxy = top.take("proxy", str, "the address of a reverse proxy", default="")
+    time_zone = top.take("time_zone", str, "an IANA name such as Europe/Berlin", default="UTC")
+    find_zone(time_zone)
+    operator = top.take("operator", str, "the path of an operator's file", default="")
+    ocmf = top.take("ocmf", str, "the path of the folder of OCMF records", default="")
+    silent = "milliseconds from 1000 to 86400000"
+    silent_ms = top.take("silent_after_ms", int, silent, default=SILENT_MS, ok=lambda v: 1000 <= v <= 86_400_000)
     metrics = top.section("metrics", required=False)
     metrics_listen = metrics.take("listen", str, "an address", default="127.0.0.1", ok=bool)
     metrics_port = metrics.take("port", int, a_port + ", or 0 for none", default=0, ok=lambda v: 0 <= v <= 65_535)
@@ -87,6 +101,10 @@ def load_web_config(path: Path) -> WebConfig:
         proxy,
         metrics_listen,
         metrics_port,
+        time_zone,
+        load_operator(base / operator) if operator else None,
+        base / ocmf if ocmf else None,
+        silent_ms,
         per_minute=_number(limits, "per_minute", 600, 1_000_000),
         burst=_number(limits, "burst", 100, 1_000_000),
         streams=_number(limits, "streams", 500, 10_000),

@@ -119,6 +119,11 @@ class OrderOut(Said):
     price_micro_per_kwh: Price
     divisible: bool = Field(description="Whether a bid may come to several contracts.")
     explicit: bool = Field(description="Whether its party signs each contract.")
+    zone: Id | None = Field(description="Of a bid; a listing's is its pile's.")
+    pile: Id | None = Field(description="Null for a bid that takes any.")
+    window_start_ms: TimeMs
+    window_end_ms: TimeMs
+    expires_ms: TimeMs | None = Field(description="Of a limited bid.")
     outcome: Word
     ended_height: Height | None
 
@@ -293,3 +298,245 @@ class LivePrice(Said):
     price_micro_per_kwh: Price
     open_after_wh: Energy
     capacity_wh: Energy
+
+
+# --- boards --------------------------------------------------------------------------------------------------------------
+
+MAX_STATES = 1000
+Signed = Annotated[int, Field(description="Wh or micro; may be negative.", ge=-MAX_AMOUNT_MICRO, le=MAX_AMOUNT_MICRO)]
+Length = Annotated[int, Field(description="Milliseconds.", ge=0, le=MAX_TIME_MS)]
+Count = Annotated[int, Field(description="How many.", ge=0, le=1 << 53)]
+Party = Annotated[str, Field(description="A party.", max_length=32)]
+
+
+class DisputeRow(Said):
+    """A dispute: what is objected to, until when arbiters may rule, and what it came to (`final_...`, null so long)."""
+
+    contract: Hash
+    pile: Id
+    zone: Id
+    user: Id
+    owner: Id
+    state: Word
+    outcome: Word | None
+    closed_height: Height | None
+    party: Id
+    ground: Word
+    claimed_wh: Energy
+    text: str = Field(description="What the party wrote. A stranger's words: show them as text only.", max_length=4096)
+    bond_micro: Amount | None
+    height: Height
+    time_ms: TimeMs
+    deadline_ms: TimeMs | None = Field(description="Null if it is decided, or the server has no genesis file.")
+    answer_height: Height | None
+    rulings: Count
+    measured_wh: Energy
+    cause: Word
+    final_wh: Energy | None
+    final_cause: Word | None
+    basis: Word | None
+
+
+class DeviationRow(Said):
+    """A settlement of which the grid is a side. Money moves when the contract is closed."""
+
+    contract: Hash
+    height: Height
+    time_ms: TimeMs
+    pile: Id
+    zone: Id
+    user: Id
+    owner: Id
+    state: Word
+    outcome: Word | None
+    closed_height: Height | None
+    expected_wh: Energy
+    measured_wh: Energy
+    off_wh: Signed
+    grid_wh: Energy
+    price_micro_per_kwh: Price
+    catalog_sell_micro_per_kwh: Price
+    catalog_buy_micro_per_kwh: Price
+    grid_micro: Signed
+
+
+class Checks(Said):
+    """What checking a proof anew comes to; null: it cannot be told here."""
+
+    signature: bool | None = Field(description="The pile's key signed it; null without a genesis file.")
+    place: bool | None = Field(description="It follows the proof before it, by number and hash.")
+    register_: bool | None = Field(alias="register", description="The meter's register does not fall.")
+
+
+class StepOut(BaseModel):
+    """One step. Its own facts, as the evidence database has them, stand beside these; a proof has `checks`."""
+
+    model_config = ConfigDict(extra="allow")
+
+    kind: Word
+    height: Height
+    time_ms: TimeMs
+    position: Place | None
+    leaf: Place | None
+    checks: Checks | None = None
+
+
+class TimelineOut(Said):
+    """A contract's way from meter to money."""
+
+    contract: Hash
+    pile: Id
+    zone: Id
+    user: Id
+    owner: Id
+    state: Word
+    outcome: Word | None
+    steps: list[StepOut] = Field(description="In the order of the chain.", max_length=1000)
+    next_sequence: Sequence | None = Field(description="`after` of the page with the next proofs; null after the last.")
+
+
+class BookRow(Said):
+    """An order that waits."""
+
+    id: Hash
+    party: Id
+    kind: Word
+    zone: Id | None
+    pile: Id | None = Field(description="Null for a bid that takes any.")
+    energy_wh: Energy
+    open_wh: Signed = Field(description="Not yet contracted.")
+    price_micro_per_kwh: Price
+    window_start_ms: TimeMs
+    window_end_ms: TimeMs
+    expires_ms: TimeMs | None
+    divisible: bool
+    explicit: bool
+    height: Height
+    time_ms: TimeMs
+
+
+class Level(Said):
+    """What waits at one price."""
+
+    kind: Word
+    price_micro_per_kwh: Price
+    open_wh: Signed
+    orders: Count
+
+
+class DepthOut(Said):
+    """A zone's book by price."""
+
+    zone: Id
+    levels: list[Level] = Field(description="By kind, the dearest first.", max_length=MAX_PAGE)
+
+
+class PricePoint(Said):
+    """The last clearing in a part of the time; null prices: nothing was filled."""
+
+    start_ms: TimeMs
+    end_ms: TimeMs
+    height: Height
+    time_ms: TimeMs
+    open_before_wh: Energy
+    open_after_wh: Energy
+    capacity_wh: Energy
+    catalog_micro_per_kwh: Price | None
+    price_micro_per_kwh: Price | None = Field(description="At the dearest catalog price.")
+    low_micro_per_kwh: Price | None = Field(description="At the cheapest.")
+
+
+class PriceHistoryOut(Said):
+    """A zone's prices against its load."""
+
+    zone: Id
+    points: list[PricePoint] = Field(description="In order; parts without a clearing are left out.", max_length=500)
+
+
+class PileState(Said):
+    """What a pile is doing."""
+
+    id: Id
+    owner: Id
+    zone: Id
+    rated_power_w: int = Field(description="W.", ge=1, le=MAX_POWER_W)
+    state: str = Field(
+        description="idle, listed, reserved, charging, settling, disputed, silent or retired.", max_length=20
+    )
+    contract: Hash | None = Field(description="That makes it so; null if that is not the caller's to see.")
+    user: Id | None
+    since_ms: TimeMs | None
+    heard_ms: TimeMs | None = Field(description="Time of the block with its last proof.")
+    last_energy_wh: Energy | None
+
+
+class PileStatesOut(Said):
+    """One page of piles."""
+
+    items: list[PileState] = Field(description="By id.", max_length=MAX_STATES)
+    next: str | None = Field(description="The `cursor` of the page that follows.", max_length=MAX_CURSOR)
+
+
+class NetworkBlock(Said):
+    """A block, and who signed it; null if that is not known here."""
+
+    height: Height
+    time_ms: TimeMs
+    hash: Hash
+    proposer: Id
+    txs: Count
+    signed: list[Party] | None = Field(description="Accounting nodes.", max_length=1000)
+    missed: list[Party] | None = Field(description="Accounting nodes that did not.", max_length=1000)
+
+
+class NodeOut(Said):
+    """An accounting node."""
+
+    party: Id
+    power: Count
+    stake_micro: Amount | None
+    proposed: Count
+    missed: Count | None
+    jailed: bool = Field(description="It was punished and is not elected again yet.")
+    punished_height: Height | None
+    punishment: Word | None
+
+
+class NetworkOut(Said):
+    """How the network is."""
+
+    height: Height
+    time_ms: TimeMs
+    quiet_ms: Length
+    ledger_height: Height | None
+    elects: bool | None = Field(description="False: the accounting nodes of genesis stay, as on a solo network.")
+    mean_ms: Length | None = Field(description="Between the last 200 blocks.")
+    least_ms: Length | None
+    most_ms: Length | None
+    blocks: list[NetworkBlock] = Field(description="The newest first.", max_length=MAX_PAGE)
+    nodes: list[NodeOut] = Field(description="Of the last block.", max_length=1000)
+
+
+class AlarmOut(Said):
+    """Something that somebody should look at."""
+
+    kind: Word
+    severity: str = Field(description="critical or warning.", max_length=20)
+    subject: str = Field(description="The pile, contract, withdrawal or party, or empty.", max_length=64)
+    since_ms: TimeMs | None
+    facts: dict[str, int] = Field(description="Figures, named with their units.")
+    to_do: str = Field(description="What to do, for people.", max_length=300)
+
+
+class NotJudged(Said):
+    """A kind of alarm that cannot be judged here."""
+
+    kind: Word
+    needs: str = Field(description="What would know.", max_length=200)
+
+
+class AlarmsOut(Said):
+    """What is wrong now."""
+
+    alarms: list[AlarmOut] = Field(description="The gravest first, then the oldest.", max_length=10_000)
+    not_judged: list[NotJudged] = Field(description="By kind.", max_length=40)

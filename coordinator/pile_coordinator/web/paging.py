@@ -47,21 +47,28 @@ class Order:
         return [here > tuple_(*values), first >= value]
 
     def _encode(self, row: dict[str, Any]) -> str:
-        values = [row[f"key_{i}"] for i in range(len(self.columns))]
-        return base64.urlsafe_b64encode(encode([self.name, *values])).decode().rstrip("=")
+        return encode_place(self.name, [row[f"key_{i}"] for i in range(len(self.columns))])
 
     def _decode(self, cursor: str) -> list[Any]:
-        try:
-            padded = cursor + "=" * (-len(cursor) % 4)
-            name, *values = array(
-                decode(base64.b64decode(padded, b"-_", validate=True), MAX_CURSOR), 1 + len(self.kinds)
-            )
-        except (binascii.Error, ValueError, PilechainError) as error:
-            raise _bad_cursor() from error
-        fits = all(type(value) is kind and _is_small(value) for value, kind in zip(values, self.kinds, strict=True))
-        if name != self.name or not fits:
-            raise _bad_cursor()
-        return values
+        return decode_place(self.name, self.kinds, cursor)
+
+
+def encode_place(name: str, values: Sequence[Any]) -> str:
+    """The cursor of a place in a list."""
+    return base64.urlsafe_b64encode(encode([name, *values])).decode().rstrip("=")
+
+
+def decode_place(name: str, kinds: Sequence[type], cursor: str) -> list[Any]:
+    """The place that a cursor of this list means; Refused (422) if it gave no such cursor."""
+    try:
+        padded = cursor + "=" * (-len(cursor) % 4)
+        told, *values = array(decode(base64.b64decode(padded, b"-_", validate=True), MAX_CURSOR), 1 + len(kinds))
+    except (binascii.Error, ValueError, PilechainError) as error:
+        raise _bad_cursor() from error
+    fits = all(type(value) is kind and _is_small(value) for value, kind in zip(values, kinds, strict=True))
+    if told != name or not fits:
+        raise _bad_cursor()
+    return values
 
 
 def _is_small(value: Any) -> bool:

@@ -4,13 +4,14 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, Select, create_engine, event, func, make_url, or_, select, true
+from sqlalchemy import URL, Connection, Engine, Select, create_engine, event, func, make_url, select, true
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import QueuePool
 from sqlalchemy.sql import ColumnElement, FromClause
 
 from pile_coordinator.evidence import schema
-from pile_coordinator.web.access import ALL, DEVIATED, DISPUTED, OWN, Grant
+from pile_coordinator.evidence.scopes import ALL, contracts_seen, orders_seen, parties_seen, piles_seen
+from pile_coordinator.web.access import Grant
 from pile_coordinator.web.models import MAX_PAGE
 from pile_coordinator.web.paging import Order
 from pile_coordinator.web.problems import Refused
@@ -18,11 +19,11 @@ from pile_shared.errors import ConfigError
 
 MAX_CONNECTIONS = 8  # at once; who finds none for 5 s is told to come again
 WAIT_S = 5
-_GRID_SIDE = "G"
+CONNECT_S, ANSWER_S = 3, 20  # a server that does not answer
 
 Row = dict[str, Any]
 Rows = tuple[list[Row], str | None]
-_contract, _settled = schema.contract, schema.settled_contract
+_settled = schema.settled_contract
 
 
 def open_database(place: str, base: Path) -> Engine:
@@ -42,7 +43,8 @@ def open_database(place: str, base: Path) -> Engine:
         if not path.is_file():
             raise ConfigError(f"{path} is not there; a coordinator writes it: evidence.sqlite of its data folder")
         return create_engine("sqlite://", creator=lambda: _open_sqlite(path), poolclass=QueuePool, **pool)
-    engine = create_engine(url, **pool)
+    limits = {"connect_timeout": CONNECT_S, "read_timeout": ANSWER_S, "write_timeout": ANSWER_S}
+    engine = create_engine(url, connect_args=limits, **pool)
 
     @event.listens_for(engine, "connect")
     def _only_read(connection: Any, _: object) -> None:
@@ -54,58 +56,6 @@ def open_database(place: str, base: Path) -> Engine:
 
 def _open_sqlite(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=WAIT_S, check_same_thread=False)
-
-
-# --- what a caller may see -----------------------------------------------------------------------------------------------
-
-
-def _contracts_seen(grant: Grant, contract: FromClause) -> ColumnElement[bool]:
-    """Which rows of `contract`, or of the view of settled ones."""
-    if grant.scope == ALL:
-        return true()
-    if grant.scope == OWN:
-        return or_(contract.c.user == grant.party, contract.c.owner == grant.party)
-    if grant.scope == DEVIATED:
-        side = schema.posting.alias("of_grid").c  # its own: the query around may be of postings
-        of_grid = or_(side.debit == _GRID_SIDE, side.credit == _GRID_SIDE)
-        return select(side.contract).where(side.contract == contract.c.id, of_grid).exists()
-    assert grant.scope == DISPUTED
-    disputed = schema.dispute.alias("seen_dispute").c.contract
-    return select(disputed).where(disputed == contract.c.id).exists()
-
-
-def _through_contracts(grant: Grant, side: str, column: ColumnElement[Any]) -> ColumnElement[bool]:
-    """Whether `column` is this side of a contract that the caller may see."""
-    seen = _contract.alias("seen")
-    return select(seen.c.id).where(seen.c[side] == column, _contracts_seen(grant, seen)).exists()
-
-
-def _orders_seen(grant: Grant) -> ColumnElement[bool]:
-    orders = schema.orders.c
-    if grant.scope == ALL:
-        return true()
-    if grant.scope == OWN:
-        return orders.party == grant.party
-    assert grant.scope == DISPUTED
-    return or_(*(_through_contracts(grant, side, orders.id) for side in ("bid", "listing")))
-
-
-def _piles_seen(grant: Grant) -> ColumnElement[bool]:
-    pile = schema.pile.c
-    if grant.scope == ALL:
-        return true()
-    through = _through_contracts(grant, "pile", pile.id)
-    return or_(pile.owner == grant.party, through) if grant.scope == OWN else through
-
-
-def _parties_seen(grant: Grant) -> ColumnElement[bool]:
-    party = schema.party.c.id
-    if grant.scope == ALL:
-        return true()
-    own = party == grant.party
-    if grant.scope == OWN:
-        return own
-    return or_(own, *(_through_contracts(grant, side, party) for side in ("user", "owner")))
 
 
 # --- lists ---------------------------------------------------------------------------------------------------------------
@@ -197,7 +147,7 @@ class Reading:
 
     def orders(self, grant: Grant, cursor: str | None, limit: int, **wanted: str | None) -> Rows:
         """The newest orders the caller may see; `wanted` are columns and values."""
-        query = select(schema.orders).where(_orders_seen(grant), *_equal(schema.orders, wanted))
+        query = select(schema.orders).where(orders_seen(grant.scope, grant.party), *_equal(schema.orders, wanted))
         return self._page(_ORDERS, query, cursor, limit)
 
     def order(self, grant: Grant, name: bytes) -> Row:
@@ -206,12 +156,12 @@ class Reading:
             return self._order(connection, grant, name)
 
     def _order(self, connection: Connection, grant: Grant, name: bytes) -> Row:
-        query = select(schema.orders).where(schema.orders.c.id == name, _orders_seen(grant))
+        query = select(schema.orders).where(schema.orders.c.id == name, orders_seen(grant.scope, grant.party))
         return _one(connection, query, "order")
 
     def contracts(self, grant: Grant, cursor: str | None, limit: int, **wanted: str | None) -> Rows:
         """The newest contracts the caller may see; `wanted` are columns and values."""
-        query = select(_settled).where(_contracts_seen(grant, _settled), *_equal(_settled, wanted))
+        query = select(_settled).where(contracts_seen(grant.scope, grant.party, _settled), *_equal(_settled, wanted))
         return self._page(_CONTRACTS, query, cursor, limit)
 
     def contract(self, grant: Grant, name: bytes) -> Row:
@@ -220,7 +170,7 @@ class Reading:
             return self._a_contract(connection, grant, name)
 
     def _a_contract(self, connection: Connection, grant: Grant, name: bytes) -> Row:
-        query = select(_settled).where(_settled.c.id == name, _contracts_seen(grant, _settled))
+        query = select(_settled).where(_settled.c.id == name, contracts_seen(grant.scope, grant.party, _settled))
         return _one(connection, query, "contract")
 
     def contract_proofs(self, grant: Grant, name: bytes, cursor: str | None, limit: int) -> Rows:
@@ -253,36 +203,42 @@ class Reading:
 
     def postings(self, grant: Grant, contract: bytes | None, cursor: str | None, limit: int) -> Rows:
         """The newest postings that moved money, of one contract or all that the caller may see."""
-        query = _postings().where(_contracts_seen(grant, _settled))
+        query = _postings().where(contracts_seen(grant.scope, grant.party, _settled))
         return self._page(
             _POSTINGS, query if contract is None else query.where(_settled.c.id == contract), cursor, limit
         )
 
     def piles(self, grant: Grant, cursor: str | None, limit: int, **wanted: str | None) -> Rows:
         """Piles by id; `wanted` are columns and values."""
-        return self._page(_PILES, _piles().where(_piles_seen(grant), *_equal(schema.pile, wanted)), cursor, limit)
+        return self._page(
+            _PILES, _piles().where(piles_seen(grant.scope, grant.party), *_equal(schema.pile, wanted)), cursor, limit
+        )
 
     def pile_names(self, grant: Grant, most: int) -> list[str]:
         """The ids of all piles the caller may see, at most `most`, in order."""
-        query = select(schema.pile.c.id).where(_piles_seen(grant)).order_by(schema.pile.c.id).limit(most)
+        query = select(schema.pile.c.id).where(piles_seen(grant.scope, grant.party)).order_by(schema.pile.c.id).limit(most)
         with self._engine.connect() as connection:
             return list(connection.execute(query).scalars())
 
     def pile(self, grant: Grant, name: str) -> Row:
         """One pile; Refused (404) if there is none that the caller may see."""
         with self._engine.connect() as connection:
-            return _one(connection, _piles().where(schema.pile.c.id == name, _piles_seen(grant)), "pile")
+            return _one(
+                connection, _piles().where(schema.pile.c.id == name, piles_seen(grant.scope, grant.party)), "pile"
+            )
 
     def parties(self, grant: Grant, cursor: str | None, limit: int, **wanted: str | None) -> Rows:
         """Parties by id; `wanted` are columns and values."""
-        query = select(schema.party).where(_parties_seen(grant), *_equal(schema.party, wanted))
+        query = select(schema.party).where(parties_seen(grant.scope, grant.party), *_equal(schema.party, wanted))
         return self._page(_PARTIES, query, cursor, limit)
 
     def party(self, grant: Grant, name: str) -> Row:
         """One party; Refused (404) if there is none that the caller may see."""
         with self._engine.connect() as connection:
             return _one(
-                connection, select(schema.party).where(schema.party.c.id == name, _parties_seen(grant)), "party"
+                connection,
+                select(schema.party).where(schema.party.c.id == name, parties_seen(grant.scope, grant.party)),
+                "party",
             )
 
     def trace(self, grant: Grant, orders: Grant | None, name: bytes) -> Row:
@@ -292,7 +248,9 @@ class Reading:
             found: Row = {"contract": contract}
             for side in ("bid", "listing"):
                 query = select(schema.orders).where(schema.orders.c.id == bytes.fromhex(contract[side]))
-                found[side] = _first(connection, query.where(_orders_seen(orders))) if orders else None
+                found[side] = (
+                    _first(connection, query.where(orders_seen(orders.scope, orders.party))) if orders else None
+                )
             found["pile"] = _one(connection, _piles().where(schema.pile.c.id == contract["pile"]), "pile")
             found["proofs"] = _rows(
                 connection,

@@ -158,6 +158,20 @@ def upgrade() -> None:  # noqa: PLR0915 - one statement for each table and index
     op.create_index("deposit_party", "deposit", ["party", "height"])
     op.create_index("deposit_reference", "deposit", ["reference"])
     op.create_table(
+        "deviation",
+        sa.Column("contract", _fixed(32), autoincrement=False, nullable=False),
+        sa.Column("height", BIG, nullable=False),
+        sa.Column("leaf", sa.Integer(), nullable=False),
+        sa.Column("user", sa.String(length=32), nullable=False),
+        sa.Column("owner", sa.String(length=32), nullable=False),
+        sa.PrimaryKeyConstraint("contract"),
+        **OPTIONS,
+        sqlite_with_rowid=False,
+    )
+    op.create_index("deviation_at", "deviation", ["height", "leaf"])
+    op.create_index("deviation_owner", "deviation", ["owner", "height"])
+    op.create_index("deviation_user", "deviation", ["user", "height"])
+    op.create_table(
         "dispute",
         sa.Column("contract", _fixed(32), autoincrement=False, nullable=False),
         sa.Column("height", BIG, nullable=False),
@@ -174,7 +188,7 @@ def upgrade() -> None:  # noqa: PLR0915 - one statement for each table and index
         **OPTIONS,
         sqlite_with_rowid=False,
     )
-    op.create_index("dispute_at", "dispute", ["height"])
+    op.create_index("dispute_at", "dispute", ["height", "position"])
     op.create_table(
         "fee_collection",
         sa.Column("height", BIG, autoincrement=False, nullable=False),
@@ -225,12 +239,18 @@ def upgrade() -> None:  # noqa: PLR0915 - one statement for each table and index
         sa.Column("price_micro_per_kwh", BIG, nullable=False),
         sa.Column("divisible", sa.SmallInteger(), nullable=False),
         sa.Column("explicit", sa.SmallInteger(), nullable=False),
+        sa.Column("zone", sa.String(length=32), nullable=True),
+        sa.Column("pile", sa.String(length=32), nullable=True),
+        sa.Column("window_start_ms", BIG, nullable=False),
+        sa.Column("window_end_ms", BIG, nullable=False),
+        sa.Column("expires_ms", BIG, nullable=True),
         sa.Column("outcome", sa.String(length=32), nullable=False),
         sa.Column("ended_height", BIG, nullable=True),
         sa.PrimaryKeyConstraint("id"),
         **OPTIONS,
         sqlite_with_rowid=False,
     )
+    op.create_index("orders_ended", "orders", ["ended_height", "height", "position"])
     op.create_index("orders_height", "orders", ["height", "position"])
     op.create_index("orders_party", "orders", ["party", "height"])
     op.create_table(
@@ -452,6 +472,7 @@ def upgrade() -> None:  # noqa: PLR0915 - one statement for each table and index
         **OPTIONS,
         sqlite_with_rowid=False,
     )
+    op.create_index("withdrawal_ended", "withdrawal", ["ended_height", "height"])
     op.create_index("withdrawal_party", "withdrawal", ["party", "height"])
     op.create_table(
         "tally",

@@ -1,0 +1,8 @@
+"""Stub."""
+
+from fastapi import APIRouter
+
+
+def routes() -> APIRouter:
+    """None yet."""
+    return APIRouter()
