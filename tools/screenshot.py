@@ -2,7 +2,7 @@
 
 usage: .venv/bin/python tools/screenshot.py [SECONDS]   (how long the drivers charge before the pictures, 90 by default)
 
-The pictures are of a real site (simulated meters and cars, real Modbus, signatures, blocks and money) and differ from run to run.
+The pictures are of a real site (simulated meters and cars, real Modbus, signatures and blocks) and differ from run to run.
 """
 
 import re
