@@ -80,7 +80,9 @@ def test_every_page_in_both_languages_on_desk_and_phone(world, visitor, size, lo
     visit = visitor(size=size, locale=locale)
     order = {"en-US": "Order", "zh-CN": "订单"}[locale]
     proof = _proofs(world.chain, world.settled)[0][0]
-    titles = TITLES[locale] | {f"/orders/{i.hex()}": f"{order} {i.hex()[:10]}…" for i in (world.settled, world.disputed)}
+    titles = TITLES[locale] | {
+        f"/orders/{i.hex()}": f"{order} {i.hex()[:10]}…" for i in (world.settled, world.disputed)
+    }
     titles |= {f"/trace/{proof}": {"en-US": "Metering proof", "zh-CN": "计量证明"}[locale] + f" {proof[:10]}…"}
     posting = f"/trace/{world.settled.hex()}/1/0"
     titles |= {posting: {"en-US": "Posting", "zh-CN": "分录"}[locale] + f" {world.settled.hex()[:10]}…"}
@@ -116,7 +118,9 @@ def lively(tmp_path_factory):
 
 
 def _rule(world):
-    rulings = [(judge, Rule(world.disputed, 2000, "user")) for judge in JUDGES[: world.chain.genesis.params.rulings_needed]]
+    rulings = [
+        (judge, Rule(world.disputed, 2000, "user")) for judge in JUDGES[: world.chain.genesis.params.rulings_needed]
+    ]
     world.later += HOUR
     world.chain.block(world.later, *rulings)
     world.later += 1000
@@ -179,8 +183,18 @@ def _follow_menu(page, size, name):
 
 
 def _compare_postings(page, statement):
-    sides = {"U": "driver dan", "H": "owner olga", "E": "escrow", "B": "owner's bond", "D": "objection's bond", "G": "grid", "F": "fees"}
-    expected = [[sides[p.debit], sides[p.credit], written.money_exact(p.amount_micro, "CNY")] for p in statement.postings]
+    sides = {
+        "U": "driver dan",
+        "H": "owner olga",
+        "E": "escrow",
+        "B": "owner's bond",
+        "D": "objection's bond",
+        "G": "grid",
+        "F": "fees",
+    }
+    expected = [
+        [sides[p.debit], sides[p.credit], written.money_exact(p.amount_micro, "CNY")] for p in statement.postings
+    ]
     shown = _cells(page, "[data-step=postings] .pc-scroll >> nth=0")
     assert [row[1:] for row in shown] == expected
     balance = _cells(page, "[data-step=postings] .pc-scroll >> nth=1")
@@ -238,7 +252,9 @@ def test_an_id_of_several_things_is_a_choice(lively, visitor):  # noqa: F811
     page.wait_for_selector("h1:has-text('Pile other-user')")
 
 
-@pytest.mark.parametrize("text", [NASTY, "<img src=x onerror=alert(1)>", "{{7*7}}", "%00", "ä" * 40, "' OR 1=1 --", "9" * 30])
+@pytest.mark.parametrize(
+    "text", [NASTY, "<img src=x onerror=alert(1)>", "{{7*7}}", "%00", "ä" * 40, "' OR 1=1 --", "9" * 30]
+)
 def test_what_is_no_id_is_shown_as_text_and_finds_nothing(visitor, text):  # noqa: F811
     visit = visitor()
     page = visit.page
@@ -341,7 +357,15 @@ def test_guessed_addresses_tell_an_owner_nothing_of_others(world, visitor):  # n
         page = visit.open(path)
         assert "not yours to see" in _text(page), path
         assert not any(name in _text(page) for name in ("dan", "olga", "pile-1", "5.000")), path
-    for path in ("/orders", "/settlements", "/deviations", "/disputes", "/orders?party=dan", "/orders?pile=pile-1", "/alarms"):
+    for path in (
+        "/orders",
+        "/settlements",
+        "/deviations",
+        "/disputes",
+        "/orders?party=dan",
+        "/orders?pile=pile-1",
+        "/alarms",
+    ):
         page = visit.open(path)
         assert not any(name in _text(page) for name in ("dan", "olga", contract[:10])), path
     page = visit.open("/blocks/5")  # blocks are everybody's; who sent what is not
@@ -373,9 +397,19 @@ def test_files_are_for_who_is_signed_in_and_may_have_them(world):  # noqa: F811
     assert get("other-owner").status_code == 404
     assert get(None).status_code == 401
     assert get(None, authorization=f"Bearer {world.tokens['operator']}").status_code == 401
-    assert get("dan", authorization=f"Bearer {world.tokens['operator']}", path="/files/v1/exports/csv").text.count("\n") == 2
+    assert (
+        get("dan", authorization=f"Bearer {world.tokens['operator']}", path="/files/v1/exports/csv").text.count("\n")
+        == 2
+    )
     assert get("judge-1", path="/files/v1/statistics/all?format=csv").status_code == 403
-    for other in ("/files/v1/orders", "/files/v1/whoami", "/files/metrics", "/files/v1/contracts", f"{path}/../../x", "/files/"):
+    for other in (
+        "/files/v1/orders",
+        "/files/v1/whoami",
+        "/files/metrics",
+        "/files/v1/contracts",
+        f"{path}/../../x",
+        "/files/",
+    ):
         assert get("operator", path=other).status_code == 404, other
     assert httpx.post(world.url + path, cookies={"pilechain_token": world.tokens["operator"]}).status_code in {404, 405}
 
@@ -401,7 +435,14 @@ def test_contracts_are_those_in_view_page_by_page(world):  # noqa: F811
 
 @pytest.mark.parametrize(
     ("off_wh", "of_wh", "text"),
-    [(0, 5000, "0.0 %"), (-3000, 5000, "\N{MINUS SIGN}60.0 %"), (1, 3, "+33.3 %"), (2, 3, "+66.7 %"), (None, 5, ""), (5, 0, "")],
+    [
+        (0, 5000, "0.0 %"),
+        (-3000, 5000, "\N{MINUS SIGN}60.0 %"),
+        (1, 3, "+33.3 %"),
+        (2, 3, "+66.7 %"),
+        (None, 5, ""),
+        (5, 0, ""),
+    ],
 )
 def test_deviations_in_percent_are_rounded_half_away_from_zero(off_wh, of_wh, text):
     assert details.share(off_wh, of_wh) == text
