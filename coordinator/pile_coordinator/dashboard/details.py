@@ -21,6 +21,7 @@ from pile_shared.errors import ConfigError
 if TYPE_CHECKING:
     from pile_coordinator.dashboard.shell import View
 
+_DATE = r"([0-9]{4}-[0-9]{2}-[0-9]{2})?"
 ROWS = 50  # of a page of a list
 GOOD, BAD, BUSY, PLAIN = "good", "bad", "busy", "plain"
 _STATES = {"disputed": BAD, "defaulted": BAD, "no-show": BAD, "confirmed": GOOD, "settled": GOOD, "resolved": GOOD,
@@ -61,11 +62,11 @@ min-height:32px;text-decoration:none;display:inline-flex;align-items:center}
 .pc-line>li.bad:before{background:#D55E00}.pc-line>li.good:before{background:#009E73}.pc-line>li.busy:before{background:#E69F00}
 .pc-when{display:flex;flex-wrap:wrap;gap:0 12px;align-items:baseline}.pc-when b{font-weight:650}
 .pc-when span,.pc-when a{font-size:12.5px}.pc-facts{display:flex;flex-wrap:wrap;gap:0 16px}
-.pc-facts div{min-width:0;overflow-wrap:anywhere}.pc-facts i{font-style:normal;color:var(--pc-soft);margin-right:5px}
+.pc-facts div{min-width:0;overflow-wrap:anywhere}.pc-facts i{font-style:normal;color:var(--pc-soft);margin-right:2px}
 .pc-said{white-space:pre-wrap;overflow-wrap:anywhere;border-left:3px solid var(--pc-line);padding-left:8px;margin:2px 0}
 .pc-code{font-family:ui-monospace,"SFMono-Regular",Menlo,Consolas,monospace;font-size:12.5px;background:var(--pc-back);
 border:1px solid var(--pc-line);border-radius:4px;padding:6px 8px;overflow-wrap:anywhere;white-space:pre-wrap}
-.pc-check{margin-right:10px;white-space:nowrap}.pc-ok{color:var(--pc-good)}.pc-no{color:var(--pc-bad);font-weight:650}
+.pc-check{margin-right:6px;white-space:nowrap}.pc-ok{color:var(--pc-good)}.pc-no{color:var(--pc-bad);font-weight:650}
 .pc-files{display:flex;flex-wrap:wrap;gap:8px}
 .pc-table th{white-space:normal;vertical-align:bottom}.pc-note{margin:6px 0}.pc-card .pc-note:last-child{margin-bottom:0}
 @media(max-width:1500px){.pc-head .pc-me{display:none}.pc-nav a{padding-left:7px;padding-right:7px}}
@@ -148,7 +149,7 @@ def tabs(view: "View", shown: Iterable[tuple[str, str, str]]) -> None:
 def fact(name: str, value: str) -> None:
     """A name and a value in a line of facts."""
     with element("div"):
-        words("i", name)
+        words("i", f"{name} ")
         words("span", value)
 
 
@@ -264,7 +265,7 @@ def show(view: "View", value: Cell) -> None:
     elif isinstance(value, Checks):
         for name, held in value.found:
             sign, tone = (written.DASH, "pc-soft") if held is None else ("✓", "pc-ok") if held else ("✗", "pc-no")
-            words("span", f"{sign} {name}", f"pc-check {tone}")
+            words("span", f"{sign} {name} ", f"pc-check {tone}")
     else:
         words("span", value or "")
 
@@ -316,7 +317,12 @@ def form(view: "View", fields: Iterable[Field], more: Callable[[], None] | None 
                 if field.options:
                     _select(field)
                 else:
-                    element("input", name=field.name, value=field.value, type=field.kind, maxlength=64)
+                    is_date = field.kind == "date" and re.fullmatch(
+                        _DATE, field.value
+                    )  # else a browser hides what it is
+                    element(
+                        "input", name=field.name, value=field.value, type="date" if is_date else "text", maxlength=64
+                    )
         words("button", view.text("details.show"), type="submit")
         if more:
             more()
