@@ -204,13 +204,11 @@ def _compare_postings(page, statement):
         "G": "grid",
         "F": "fees",
     }
-    expected = [
-        [sides[p.debit], sides[p.credit], written.money_exact(p.amount_micro, "CNY")] for p in statement.postings
-    ]
+    expected = [[sides[p.debit], sides[p.credit], written.money_exact(p.amount_micro)] for p in statement.postings]
     shown = _cells(page, "[data-step=postings] .pc-scroll >> nth=0")
     assert [row[1:] for row in shown] == expected
     balance = _cells(page, "[data-step=postings] .pc-scroll >> nth=1")
-    assert balance[-1] == ["together", written.money_exact(0, "CNY")]
+    assert balance[-1] == ["together", written.money_exact(0)]
 
 
 def _take_files(page, world, name, folder, statement):

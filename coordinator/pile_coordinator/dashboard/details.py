@@ -45,7 +45,7 @@ border:1px solid var(--pc-line);border-radius:4px;padding:4px 8px;min-height:32p
 .pc-form input,.pc-form select{color:var(--pc-ink);width:150px}.pc-form button,.pc-button{cursor:pointer;font:inherit;
 color:var(--pc-link);background:var(--pc-card);border:1px solid var(--pc-line);border-radius:4px;padding:4px 12px;
 min-height:32px;text-decoration:none;display:inline-flex;align-items:center}
-.pc-form button:hover,.pc-button:hover{border-color:var(--pc-link)}
+.pc-form button:hover,.pc-button:hover{border-color:var(--pc-link)}.pc-button[disabled]{opacity:.5;cursor:default}
 .pc-tabs{display:flex;flex-wrap:wrap;gap:2px 14px;border-bottom:1px solid var(--pc-line);margin:0}
 .pc-tabs a{color:var(--pc-soft);text-decoration:none;padding:4px 0 5px;border-bottom:2px solid transparent}
 .pc-tabs a[aria-current]{color:var(--pc-ink);border-bottom-color:#0072B2;font-weight:600}
@@ -66,9 +66,10 @@ min-height:32px;text-decoration:none;display:inline-flex;align-items:center}
 .pc-said{white-space:pre-wrap;overflow-wrap:anywhere;border-left:3px solid var(--pc-line);padding-left:8px;margin:2px 0}
 .pc-code{font-family:ui-monospace,"SFMono-Regular",Menlo,Consolas,monospace;font-size:12.5px;background:var(--pc-back);
 border:1px solid var(--pc-line);border-radius:4px;padding:6px 8px;overflow-wrap:anywhere;white-space:pre-wrap}
-.pc-check{margin-right:6px;white-space:nowrap}.pc-ok{color:var(--pc-good)}.pc-no{color:var(--pc-bad);font-weight:650}
+.pc-check{margin-right:8px;display:inline-block;white-space:nowrap}.pc-ok{color:var(--pc-good)}.pc-no{color:var(--pc-bad);font-weight:650}
 .pc-files{display:flex;flex-wrap:wrap;gap:8px}
-.pc-table th{white-space:normal;vertical-align:bottom}.pc-note{margin:6px 0}.pc-card .pc-note:last-child{margin-bottom:0}
+.pc-table th{white-space:normal;vertical-align:bottom}.pc-table td.w{min-width:5.5em;overflow-wrap:break-word}
+.pc-note{margin:6px 0}.pc-card .pc-note:last-child{margin-bottom:0}
 @media(max-width:1500px){.pc-head .pc-me{display:none}.pc-nav a{padding-left:7px;padding-right:7px}}
 @media(max-width:1100px){.pc-life{grid-template-columns:minmax(0,1fr)}}
 @media(max-width:700px){.pc-table .o,.pc-table .pc-copy{display:none}.pc-find input{width:100%}.pc-form label{flex:1 1 130px}
