@@ -35,7 +35,22 @@ def chromium():
 
 
 @pytest.fixture
-def visitor(world, chromium):
+def make_world(tmp_path):
+    """Worlds of a test's own, which end after its browser."""
+    require(has_browser(), MISSING)
+    made = []
+
+    def make(**settings):
+        made.append(WebWorld(tmp_path, **settings))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+@pytest.fixture
+def visitor(world, chromium, make_world):
     """Opens a browser context of its own, signed in; afterwards no page may have complained or asked elsewhere."""
     opened = []
 
@@ -113,15 +128,11 @@ def test_a_wrong_token_is_told_so_and_keeps_nothing(visitor, token):
     assert not page.context.cookies()
 
 
-def test_wrong_tokens_are_counted_against_their_address(tmp_path):
-    require(has_browser(), MISSING)
-    world = WebWorld(tmp_path, per_minute=60, burst=60)
-    try:
-        answers = [_post(world, token=f"pct_{n:012x}_{'x' * 43}").status_code for n in range(12)]
-        assert answers[:3] == [401, 401, 401]
-        assert answers[-1] == 429
-    finally:
-        world.close()
+def test_wrong_tokens_are_counted_against_their_address(make_world):
+    world = make_world(per_minute=60, burst=60)
+    answers = [_post(world, token=f"pct_{n:012x}_{'x' * 43}").status_code for n in range(12)]
+    assert answers[:3] == [401, 401, 401]
+    assert answers[-1] == 429
 
 
 def _post(world, *, token, origin=None, path="/sign-in", to="/"):
@@ -149,19 +160,15 @@ def test_nobody_is_sent_elsewhere_after_signing_in(world, to):
     assert httpx.get(f"{world.url}/language/zh", params={"to": to}).headers["location"] == "/"
 
 
-def test_the_cookie_is_for_https_alone_where_the_proxy_speaks_it(tmp_path):
-    require(has_browser(), MISSING)
-    world = WebWorld(tmp_path, top='proxy = "127.0.0.1"\n')
-    try:
-        answer = httpx.post(
-            f"{world.url}/sign-in",
-            data={"token": world.tokens["operator"]},
-            headers={"origin": world.url.replace("http:", "https:"), "x-forwarded-proto": "https"},
-        )
-        assert "; Secure" in answer.headers["set-cookie"]
-        assert "; Secure" not in _post(world, token=world.tokens["operator"]).headers["set-cookie"]
-    finally:
-        world.close()
+def test_the_cookie_is_for_https_alone_where_the_proxy_speaks_it(make_world):
+    world = make_world(top='proxy = "127.0.0.1"\n')
+    answer = httpx.post(
+        f"{world.url}/sign-in",
+        data={"token": world.tokens["operator"]},
+        headers={"origin": world.url.replace("http:", "https:"), "x-forwarded-proto": "https"},
+    )
+    assert "; Secure" in answer.headers["set-cookie"]
+    assert "; Secure" not in _post(world, token=world.tokens["operator"]).headers["set-cookie"]
 
 
 def _another_token(world, **more):
@@ -251,23 +258,17 @@ def test_a_phone_has_the_navigation_in_a_drawer(visitor):
     page.wait_for_selector("h1:has-text('Piles')")
 
 
-def test_pages_follow_the_chain(tmp_path, visitor):
-    require(has_browser(), MISSING)
-    world = WebWorld(tmp_path)
-    try:
-        visit = visitor(world=world)
-        page = visit.open("/piles")
-        page.wait_for_selector("[data-height='10']")
-        height = world.block()
-        page.wait_for_function(
-            f"document.querySelector('[data-test=freshness]').innerText.startsWith('block {height} ')"
-        )
-        page.wait_for_selector(f"[data-height='{height}']")
-        page = visit.open("/")
-        height = world.block()
-        page.wait_for_selector(f".pc-live td:text-is('{height}')")
-    finally:
-        world.close()
+def test_pages_follow_the_chain(make_world, visitor):
+    world = make_world()
+    visit = visitor(world=world)
+    page = visit.open("/piles")
+    page.wait_for_selector("[data-height='10']")
+    height = world.block()
+    page.wait_for_function(f"document.querySelector('[data-test=freshness]').innerText.startsWith('block {height} ')")
+    page.wait_for_selector(f"[data-height='{height}']")
+    page = visit.open("/")
+    height = world.block()
+    page.wait_for_selector(f".pc-live td:text-is('{height}')")
 
 
 def test_a_chain_that_stands_still_has_a_banner(visitor):
@@ -338,28 +339,24 @@ def test_the_grid_does_not_learn_from_colours_what_it_may_not_read(visitor):
 # --- what is not ours ----------------------------------------------------------------------------------------------------
 
 
-def test_markup_in_what_the_database_says_is_shown_as_text(tmp_path, visitor):
-    require(has_browser(), MISSING)
-    world = WebWorld(tmp_path)
+def test_markup_in_what_the_database_says_is_shown_as_text(make_world, visitor):
+    world = make_world()
     image = "<img src=x onerror=alert(1)>{{7*7}}"
-    try:
-        with sqlite3.connect(world.folder / "evidence.sqlite") as db:
-            db.execute("UPDATE proof SET reason = ? WHERE sequence = 3", (NASTY,))
-            db.execute("UPDATE proof SET event = ? WHERE sequence = 2", (image,))
-            db.execute("UPDATE contract SET outcome = ? WHERE outcome IS NOT NULL", (image,))
-            db.execute("UPDATE orders SET party = ? WHERE outcome = 'open'", (image,))
-            db.execute(
-                "UPDATE pile SET zone = ? WHERE id = 'pile-1'", ("`${alert(1)}` </script><script>alert(1)</script>",)
-            )
-        world.begin_again()
-        visit = visitor(world=world)
-        text = visit.open("/piles/pile-1").inner_text(".nicegui-content")
-        assert NASTY in text
-        assert text.count(image) == 2
-        assert "`${alert(1)}` </script><script>alert(1)</script>" in text
-        assert image in visit.open("/book").inner_text(".nicegui-content")
-    finally:
-        world.close()
+    with sqlite3.connect(world.folder / "evidence.sqlite") as db:
+        db.execute("UPDATE proof SET reason = ? WHERE sequence = 3", (NASTY,))
+        db.execute("UPDATE proof SET event = ? WHERE sequence = 2", (image,))
+        db.execute("UPDATE contract SET outcome = ? WHERE outcome IS NOT NULL", (image,))
+        db.execute("UPDATE orders SET party = ? WHERE outcome = 'open'", (image,))
+        db.execute(
+            "UPDATE pile SET zone = ? WHERE id = 'pile-1'", ("`${alert(1)}` </script><script>alert(1)</script>",)
+        )
+    world.begin_again()
+    visit = visitor(world=world)
+    text = visit.open("/piles/pile-1").inner_text(".nicegui-content")
+    assert NASTY in text
+    assert text.count(image) == 2
+    assert "`${alert(1)}` </script><script>alert(1)</script>" in text
+    assert image in visit.open("/book").inner_text(".nicegui-content")
 
 
 def test_sockets_are_for_pages_of_this_server_and_of_the_same_token(world):
@@ -378,20 +375,16 @@ def test_sockets_are_for_pages_of_this_server_and_of_the_same_token(world):
     assert httpx.get(f"{world.url}/_nicegui_ws/socket.io/?EIO=4&transport=polling").status_code == 404
 
 
-def test_sockets_count_among_the_live_streams_of_their_token(tmp_path, visitor):
-    require(has_browser(), MISSING)
-    world = WebWorld(tmp_path, streams_each=2)
-    try:
-        visit = visitor(world=world, expect=["429"])
-        visit.open("/")
-        second = visit.page.context.new_page()
-        second.goto(world.url + "/")
-        second.wait_for_function("window.did_handshake === true")
-        third = visit.page.context.new_page()
-        assert third.goto(world.url + "/").status == 429
-        assert "close a page" in third.inner_text("main")
-    finally:
-        world.close()
+def test_sockets_count_among_the_live_streams_of_their_token(make_world, visitor):
+    world = make_world(streams_each=2)
+    visit = visitor(world=world, expect=["429"])
+    visit.open("/")
+    second = visit.page.context.new_page()
+    second.goto(world.url + "/")
+    second.wait_for_function("window.did_handshake === true")
+    third = visit.page.context.new_page()
+    assert third.goto(world.url + "/").status == 429
+    assert "close a page" in third.inner_text("main")
 
 
 def test_pages_and_the_api_have_policies_of_their_own(world):

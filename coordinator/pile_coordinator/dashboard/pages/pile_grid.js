@@ -6,7 +6,7 @@ export default {
       <button v-for="(state, n) in states" :key="state.name" v-show="counts[n]" :class="'pc-s-' + state.name"
         :aria-pressed="only === n" @click="pick(n)"><i aria-hidden="true">{{ state.sign }}</i>{{ state.word }} {{ counts[n] }}</button>
     </div>
-    <div class="pc-grid" ref="grid"></div>
+    <div class="pc-grid" ref="grid" @mouseover="explain"></div>
     <p class="pc-note" v-show="hidden">{{ more }} {{ hidden }}</p>
   </div>`,
   props: { states: Array, start: Array, height: Number, zone: String, owner: String, search: String, most: Number, more: String },
@@ -31,6 +31,7 @@ export default {
       cell.href = "/piles/" + encodeURIComponent(pile[0]);
       cell.append(document.createElement("i"), document.createElement("span"));
       cell.lastChild.textContent = pile[0];
+      cell.dataset.n = this.piles.length;
       this.piles.push([...pile, cell]);
       this.paint(this.piles[this.piles.length - 1]);
     },
@@ -38,8 +39,14 @@ export default {
       const state = this.states[pile[3]], cell = pile[4];
       cell.className = "pc-s-" + state.name;
       cell.firstChild.textContent = state.sign;
-      cell.title = `${pile[0]} · ${pile[2]} · ${pile[1]} · ${state.word}`;
       cell.setAttribute("aria-label", `${pile[0]}: ${state.word}`);
+    },
+    explain(event) {
+      // Only where somebody points: a thousand titles each second would be the most of the work.
+      const cell = event.target.closest("a");
+      if (!cell) return;
+      const [id, owner, zone, state] = this.piles[cell.dataset.n];
+      cell.title = `${id} · ${zone} · ${owner} · ${this.states[state].word}`;
     },
     matches(pile) {
       return (
