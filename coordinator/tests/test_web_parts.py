@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from exported import OPERATOR
 from settled import Chain
 from sqlalchemy import event
 
@@ -129,6 +130,8 @@ def test_the_server_listens_at_home_unless_it_is_told_otherwise(tmp_path):
         ("", "database"),
         ('database = "x"\nledger = "y"\n', "genesis"),
         ('database = "x"\nport = 0\n', "port"),
+        ('database = "x"\ntime_zone = "Mars/Base"\n', "Mars/Base"),
+        ('database = "x"\nsilent_after_ms = 1\n', "silent_after_ms"),
         ('database = "x"\nhost = "0.0.0.0"\n', "host"),
         ('database = "x"\n[limits]\nburst = 0\n', "limits.burst"),
     ],
@@ -216,4 +219,7 @@ def test_the_page_has_the_table_of_access_and_every_series_and_key(tmp_path):
         assert re.sub(r"_(bucket|count|sum)$", "", name) in page, name
     (block,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
     block = re.sub(r"^(ledger|genesis) = .*\n", "", block, flags=re.MULTILINE)
-    assert load_web_config(write(tmp_path, block)).metrics_port == 9410
+    (tmp_path / "operator.toml").write_text(OPERATOR)
+    config = load_web_config(write(tmp_path, block))
+    assert (config.metrics_port, config.time_zone, config.silent_after_ms) == (9410, "Europe/Berlin", 900_000)
+    assert config.operator is not None
