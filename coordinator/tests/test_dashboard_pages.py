@@ -9,7 +9,7 @@ import sys
 import httpx
 import pytest
 from settled import JUDGES
-from test_dashboard import SIZES, chromium, visitor, world  # noqa: F401 - fixtures
+from test_dashboard import SIZES, chromium, make_world, visitor, world  # noqa: F401 - fixtures
 from web_world import NASTY, WebWorld
 from world import HOUR, key
 

@@ -222,7 +222,9 @@ class Reading:
 
     def pile_names(self, grant: Grant, most: int) -> list[str]:
         """The ids of all piles the caller may see, at most `most`, in order."""
-        query = select(schema.pile.c.id).where(piles_seen(grant.scope, grant.party)).order_by(schema.pile.c.id).limit(most)
+        query = (
+            select(schema.pile.c.id).where(piles_seen(grant.scope, grant.party)).order_by(schema.pile.c.id).limit(most)
+        )
         with self._engine.connect() as connection:
             return list(connection.execute(query).scalars())
 

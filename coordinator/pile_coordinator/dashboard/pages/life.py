@@ -358,8 +358,8 @@ def _postings(view: View, life: Life, steps: list[_Step]) -> None:
     contract = life.row["id"]
     columns = [
         Column(word("posting")),
-        Column(word("debit")),
-        Column(word("credit")),
+        Column(word("debit"), long=True),
+        Column(word("credit"), long=True),
         Column(word.cash("amount"), right=True),
     ]
     lines = [
