@@ -309,9 +309,12 @@ def _texts(page, selector):
     return page.locator(selector).all_inner_texts()
 
 
+_RECORDS = ["Orders", "Settlements", "Statistics", "Network"]
+
+
 def test_the_navigation_has_what_the_role_may_see(visitor):
-    assert _texts(visitor("grid").open("/"), ".pc-nav a") == ["Overview", "Piles"]
-    assert _texts(visitor("dan").open("/"), ".pc-nav a") == ["Overview", "Piles", "Order book"]
+    assert _texts(visitor("grid").open("/"), ".pc-nav a") == ["Overview", "Piles", *_RECORDS]
+    assert _texts(visitor("dan").open("/"), ".pc-nav a") == ["Overview", "Piles", "Order book", *_RECORDS]
     page = visitor("grid", expect=["403"]).page
     page.goto(page.url + "book")
     assert "no part" in page.inner_text("main")

@@ -21,6 +21,7 @@ from pile_shared.errors import ConfigError
 if TYPE_CHECKING:
     from pile_coordinator.dashboard.shell import View
 
+_DATE = r"([0-9]{4}-[0-9]{2}-[0-9]{2})?"
 ROWS = 50  # of a page of a list
 GOOD, BAD, BUSY, PLAIN = "good", "bad", "busy", "plain"
 _STATES = {"disputed": BAD, "defaulted": BAD, "no-show": BAD, "confirmed": GOOD, "settled": GOOD, "resolved": GOOD,
@@ -44,7 +45,7 @@ border:1px solid var(--pc-line);border-radius:4px;padding:4px 8px;min-height:32p
 .pc-form input,.pc-form select{color:var(--pc-ink);width:150px}.pc-form button,.pc-button{cursor:pointer;font:inherit;
 color:var(--pc-link);background:var(--pc-card);border:1px solid var(--pc-line);border-radius:4px;padding:4px 12px;
 min-height:32px;text-decoration:none;display:inline-flex;align-items:center}
-.pc-form button:hover,.pc-button:hover{border-color:var(--pc-link)}
+.pc-form button:hover,.pc-button:hover{border-color:var(--pc-link)}.pc-button[disabled]{opacity:.5;cursor:default}
 .pc-tabs{display:flex;flex-wrap:wrap;gap:2px 14px;border-bottom:1px solid var(--pc-line);margin:0}
 .pc-tabs a{color:var(--pc-soft);text-decoration:none;padding:4px 0 5px;border-bottom:2px solid transparent}
 .pc-tabs a[aria-current]{color:var(--pc-ink);border-bottom-color:#0072B2;font-weight:600}
@@ -61,13 +62,14 @@ min-height:32px;text-decoration:none;display:inline-flex;align-items:center}
 .pc-line>li.bad:before{background:#D55E00}.pc-line>li.good:before{background:#009E73}.pc-line>li.busy:before{background:#E69F00}
 .pc-when{display:flex;flex-wrap:wrap;gap:0 12px;align-items:baseline}.pc-when b{font-weight:650}
 .pc-when span,.pc-when a{font-size:12.5px}.pc-facts{display:flex;flex-wrap:wrap;gap:0 16px}
-.pc-facts div{min-width:0;overflow-wrap:anywhere}.pc-facts i{font-style:normal;color:var(--pc-soft);margin-right:5px}
+.pc-facts div{min-width:0;overflow-wrap:anywhere}.pc-facts i{font-style:normal;color:var(--pc-soft);margin-right:2px}
 .pc-said{white-space:pre-wrap;overflow-wrap:anywhere;border-left:3px solid var(--pc-line);padding-left:8px;margin:2px 0}
 .pc-code{font-family:ui-monospace,"SFMono-Regular",Menlo,Consolas,monospace;font-size:12.5px;background:var(--pc-back);
 border:1px solid var(--pc-line);border-radius:4px;padding:6px 8px;overflow-wrap:anywhere;white-space:pre-wrap}
-.pc-check{margin-right:10px;white-space:nowrap}.pc-ok{color:var(--pc-good)}.pc-no{color:var(--pc-bad);font-weight:650}
+.pc-check{margin-right:8px;display:inline-block;white-space:nowrap}.pc-ok{color:var(--pc-good)}.pc-no{color:var(--pc-bad);font-weight:650}
 .pc-files{display:flex;flex-wrap:wrap;gap:8px}
-.pc-table th{white-space:normal;vertical-align:bottom}.pc-note{margin:6px 0}.pc-card .pc-note:last-child{margin-bottom:0}
+.pc-table th{white-space:normal;vertical-align:bottom}.pc-table td.w{min-width:5.5em;overflow-wrap:break-word}
+.pc-note{margin:6px 0}.pc-card .pc-note:last-child{margin-bottom:0}
 @media(max-width:1500px){.pc-head .pc-me{display:none}.pc-nav a{padding-left:7px;padding-right:7px}}
 @media(max-width:1100px){.pc-life{grid-template-columns:minmax(0,1fr)}}
 @media(max-width:700px){.pc-table .o,.pc-table .pc-copy{display:none}.pc-find input{width:100%}.pc-form label{flex:1 1 130px}
@@ -148,7 +150,7 @@ def tabs(view: "View", shown: Iterable[tuple[str, str, str]]) -> None:
 def fact(name: str, value: str) -> None:
     """A name and a value in a line of facts."""
     with element("div"):
-        words("i", name)
+        words("i", f"{name} ")
         words("span", value)
 
 
@@ -264,7 +266,7 @@ def show(view: "View", value: Cell) -> None:
     elif isinstance(value, Checks):
         for name, held in value.found:
             sign, tone = (written.DASH, "pc-soft") if held is None else ("✓", "pc-ok") if held else ("✗", "pc-no")
-            words("span", f"{sign} {name}", f"pc-check {tone}")
+            words("span", f"{sign} {name} ", f"pc-check {tone}")
     else:
         words("span", value or "")
 
@@ -316,7 +318,12 @@ def form(view: "View", fields: Iterable[Field], more: Callable[[], None] | None 
                 if field.options:
                     _select(field)
                 else:
-                    element("input", name=field.name, value=field.value, type=field.kind, maxlength=64)
+                    is_date = field.kind == "date" and re.fullmatch(
+                        _DATE, field.value
+                    )  # else a browser hides what it is
+                    element(
+                        "input", name=field.name, value=field.value, type="date" if is_date else "text", maxlength=64
+                    )
         words("button", view.text("details.show"), type="submit")
         if more:
             more()

@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from nicegui import ui
-
 from pile_coordinator.chain.contracts import UNSIGNED
 from pile_coordinator.dashboard import details
 from pile_coordinator.dashboard.downloads import PREFIX
@@ -54,20 +52,20 @@ def _formats(view: View) -> list[str]:
 
 def _verify_here(view: View, contract: str) -> None:
     """A button that has this server do what the command does."""
-    button = ui.button(view.text("files.now")).props("outline dense no-caps").style("margin-top:8px")
+    button = details.words("button", view.text("files.now"), "pc-button", type="button").style("margin-top:8px")
     told = details.words("p", "", "pc-note", **{"data-test": "verified", "role": "status"})
 
     async def verify() -> None:
-        button.disable()
+        button.props("disabled")
         try:
             text, tone = await view.ask(_verify, view, contract), "pc-ok"
         except (Refused, PilechainError) as error:
             text, tone = view.text("files.broken", reason=error.message), "pc-no"
         told.text = text  # type: ignore[attr-defined]
         told.classes(replace=f"pc-note {tone}")
-        button.enable()
+        button.props(remove="disabled")
 
-    button.on_click(verify)
+    button.on("click", verify)
 
 
 def _verify(view: View, contract: str) -> str:

@@ -358,16 +358,16 @@ def _postings(view: View, life: Life, steps: list[_Step]) -> None:
     contract = life.row["id"]
     columns = [
         Column(word("posting")),
-        Column(word("debit")),
-        Column(word("credit")),
-        Column(word("amount"), right=True),
+        Column(word("debit"), long=True),
+        Column(word("credit"), long=True),
+        Column(word.cash("amount"), right=True),
     ]
     lines = [
         (
             Link(f"{step['number']}/{step['item']}", details.trace_path(f"{contract}/{step['number']}/{step['item']}")),
             side(view, life.row, step["debit"]),
             side(view, life.row, step["credit"]),
-            view.money_exact(step["amount_micro"]),
+            details.bare(view.money_exact(step["amount_micro"])),
         )
         for step in steps
     ]
@@ -379,14 +379,17 @@ def _postings(view: View, life: Life, steps: list[_Step]) -> None:
 
 def _balance(view: View, life: Life, steps: list[_Step]) -> None:
     """What the postings come to for each account, and that together it is nothing."""
+    word = details.Heads(view)
     nets: dict[str, int] = {}
     for step in steps:
         nets[step["debit"]] = nets.get(step["debit"], 0) - step["amount_micro"]
         nets[step["credit"]] = nets.get(step["credit"], 0) + step["amount_micro"]
-    columns = [Column(view.word("column", "account")), Column(view.word("column", "change"), right=True)]
-    lines = [(side(view, life.row, name), view.money_exact(net)) for name, net in nets.items()]
+    columns = [Column(word("account")), Column(word.cash("change"), right=True)]
+    lines = [(side(view, life.row, name), details.bare(view.money_exact(net))) for name, net in nets.items()]
     with details.element("div").style("margin-top:8px;max-width:420px"):
-        details.grid(view, columns, lines, (view.text("life.together"), view.money_exact(sum(nets.values()))))
+        details.grid(
+            view, columns, lines, (view.text("life.together"), details.bare(view.money_exact(sum(nets.values()))))
+        )
 
 
 def side(view: View, row: dict[str, Any], name: str) -> str:

@@ -11,7 +11,7 @@ from pile_coordinator.web.access import view_of
 from pile_coordinator.web.paging import encode_place
 from pile_coordinator.web.shared import place_of
 
-_OUTCOMES = ("confirmed", "settled", "resolved", "defaulted", "no-show", "cancelled", "unsigned")
+OUTCOMES = ("confirmed", "settled", "resolved", "defaulted", "no-show", "cancelled", "unsigned")
 _LIST = "dashboard-contracts"
 
 
@@ -66,7 +66,7 @@ def settlement_tabs(view: View) -> None:
 
 
 def _filters(view: View, given: dict[str, str], *, closed: bool = False) -> None:
-    names = _OUTCOMES if closed else (*listed.STATES, *_OUTCOMES)
+    names = OUTCOMES if closed else (*listed.STATES, *OUTCOMES)
     states = [("", view.text("details.all")), *((name, view.word("contract", name)) for name in names)]
     details.form(
         view,
@@ -84,7 +84,7 @@ async def _ask(view: View, given: dict[str, str], *, closed: bool) -> tuple[list
     """The rows of a page and the cursor of the next; None, with a word about it, if a filter is none."""
     try:
         wanted = {
-            "state": given["state"] if given["state"] in (*listed.STATES, *_OUTCOMES) else None,
+            "state": given["state"] if given["state"] in (*listed.STATES, *OUTCOMES) else None,
             "pile": details.an_id(view, given["pile"]),
             "party": details.an_id(view, given["party"]),
             "start_ms": details.a_moment(view, given["since"]),
