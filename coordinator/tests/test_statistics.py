@@ -17,6 +17,7 @@ from pile_coordinator.evidence.calendar import PERIODS, SLOT_MS, find_zone, loca
 from pile_coordinator.evidence.exporter import Exporter
 from pile_coordinator.evidence.statistics import MAX_ROWS, counted_between, history, prices, ranking
 from pile_coordinator.evidence.tallies import DIMENSIONS, SPANS, Tallies, tallied, tally
+from pile_coordinator.evidence.writer import make_writer
 from pile_shared.errors import ConfigError
 
 DAY = 24 * HOUR
@@ -178,7 +179,7 @@ def test_spans_of_any_length_are_counted_to_the_ms(given_spans, cuts):
         base = at_ms("UTC", 2025, 1, 1)
         for begun, length in given_spans:
             added.add_span({"pile": "p"}, "listed", base + begun, base + begun + length)
-        added.save(db)
+        added.save(db, make_writer(db.dialect))
         end = base + 3000 * SLOT_MS
         db.execute(schema.block.insert(), _block(end))
         for start, stop in pairwise(sorted(cuts)):
@@ -202,7 +203,7 @@ def test_sums_are_added_to_what_is_there():
             added = Tallies()
             added.add({"all": "", "user": "u"}, 7, {"contracts": 2, "measured_wh": 5})
             added.add({"user": "u"}, 7, {"contracts": 1})
-            added.save(db)
+            added.save(db, make_writer(db.dialect))
         rows = db.execute(select(tally.c.dimension, tally.c.contracts, tally.c.measured_wh)).all()
         assert sorted(map(tuple, rows)) == [("all", 6, 15), ("user", 9, 15)]
         assert len(list(db.execute(select(tallied)))) == 2

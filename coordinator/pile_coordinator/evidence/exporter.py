@@ -25,8 +25,9 @@ from pile_coordinator.chain.transactions import Transaction, decode_transaction
 from pile_coordinator.chain.transition import OK
 from pile_coordinator.engines.engine import Block
 from pile_coordinator.evidence import schema, tallies
-from pile_coordinator.evidence.batch import Batch, Writer
+from pile_coordinator.evidence.batch import Batch
 from pile_coordinator.evidence.database import EvidenceAwayError, EvidenceError, make, open_database, prepare
+from pile_coordinator.evidence.writer import Writer, make_writer
 from pile_shared import terms as wire
 from pile_shared.certificate import MAX_LEAF_BYTES
 from pile_shared.codec import decode
@@ -77,7 +78,7 @@ class Exporter:
             ConfigError: the URL cannot be used.
         """
         self._engine = open_database(where, self._lose)
-        self._writer = Writer(self._engine.dialect)
+        self._writer = make_writer(self._engine.dialect)
         self._height = 0
         self._connection: sa.Connection | None = None
         self._retry_s = RETRY_S
@@ -215,6 +216,7 @@ class _Page:
             if row[0] in {wire.LEAF_PROPOSED, wire.LEAF_CONTRACT}
         }
         self._pieces: dict[bytes, tuple[bytes, int]] = {}
+        self._declared: list[Transaction] = []  # piles and listings, in order
         self._contracts: dict[bytes, tuple[object, bytes]] = {}  # (signed_height, terms) of those that stood before
 
     def write(self) -> None:
@@ -230,7 +232,7 @@ class _Page:
         batch.add_to(self._db, self._writer)
         self._fill(header.height)
         batch.change_in(self._db, self._writer)
-        tallies.write(self._db, block, self._events)
+        tallies.write(self._db, self._writer, block, self._declared, self._events)
         moved = self._db.execute(
             schema.mark.update().where(schema.mark.c.height == header.height - 1).values(height=header.height)
         )
@@ -281,6 +283,8 @@ class _Page:
     def _write_body(self, at: Where, tx: Transaction) -> None:
         """What this transaction says and no leaf repeats; Unlist and CancelBid say nothing beyond the closing leaf."""
         body = tx.body
+        if isinstance(body, tx_types.RegisterPile | tx_types.List):
+            self._declared.append(tx)
         if isinstance(body, tx_types.PlaceBid | tx_types.List):
             self._write_order(at, tx, body)
         elif isinstance(body, tx_types.Sign):
