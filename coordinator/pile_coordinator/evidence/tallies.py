@@ -8,6 +8,7 @@ block, in the transaction that writes the block: a rebuild gives the same rows.
 """
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any, cast
 
 from sqlalchemy import (
@@ -84,6 +85,7 @@ offer = _table(
 )
 
 _ASKED_AT_ONCE = 500  # keys in one question, as the exporter
+terms_of = lru_cache(8192)(wire.decode_terms)  # a contract is looked at when it is matched, settled and closed; 20 MB
 Key = tuple[str, str, int]  # dimension, name, slot
 
 
@@ -279,7 +281,7 @@ def _deviation(row: dict[str, Any]) -> dict[str, int]:
     """Beyond the tolerance, of contracts that delivered; one that delivered nothing at all is `unserved`."""
     if row["measured_wh"] == 0:
         return {"unserved": 1}
-    kind, off_wh = deviation(wire.decode_terms(row["terms"]), row["measured_wh"]), row["measured_wh"] - row["energy_wh"]
+    kind, off_wh = deviation(terms_of(row["terms"]), row["measured_wh"]), row["measured_wh"] - row["energy_wh"]
     if kind == OVER:
         return {"over": 1, "over_wh": off_wh}
     return {"under": 1, "under_wh": -off_wh} if kind == UNDER else {}
