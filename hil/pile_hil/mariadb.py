@@ -59,6 +59,11 @@ class MariaDb:
         return self.url(database)
 
     @property
+    def running(self) -> bool:
+        """Whether it is."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
     def log(self) -> str:
         """What the server has logged so far."""
         return (self._folder / "mariadb.log").read_text(errors="replace")
