@@ -4,7 +4,6 @@ import contextlib
 import json
 import multiprocessing
 import shutil
-import sqlite3
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from late_node import LATE, Link, evidence_of, fetch_until, honest, join, open_node, small_and_fast
 from random_run import record
+from sqlalchemy import select
 from world import bounded
 
 from pile_coordinator.chain.genesis import Genesis, genesis_from_json
@@ -34,6 +34,8 @@ from pile_coordinator.engines.history import (
     read_block,
 )
 from pile_coordinator.engines.store import HANDOVER
+from pile_coordinator.evidence import schema
+from pile_coordinator.evidence.opening import reading
 from pile_coordinator.evidence.queries import NoEvidenceError, order_certificate
 from pile_coordinator.replay import audit
 from pile_shared.certificate import Certificate, decode_handover, validators_from, validators_hash
@@ -160,13 +162,13 @@ def test_certificates_of_orders_from_before_the_snapshot_are_the_same(late, chai
 def certificates(ledger: CometLedger, path: Path) -> dict[bytes, bytes]:
     """The certificate of every contract that has one."""
     evidence_of(ledger, path)
-    db = sqlite3.connect(path)
     found = {}
     engine = SimpleNamespace(genesis=ledger.genesis, block=ledger.store.block)
-    for (contract,) in db.execute("SELECT id FROM contract WHERE closed_height IS NOT NULL").fetchall():
-        with contextlib.suppress(NoEvidenceError):  # proposed and never signed
-            found[contract] = order_certificate(db, engine, contract).encoded()
-    db.close()
+    with reading(str(path)) as db:
+        closed = select(schema.contract.c.id).where(schema.contract.c.closed_height.is_not(None))
+        for contract in db.execute(closed).scalars().all():
+            with contextlib.suppress(NoEvidenceError):  # proposed and never signed
+                found[contract] = order_certificate(db, engine, contract).encoded()
     return found
 
 
