@@ -18,6 +18,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 from pile_coordinator.evidence import schema
 from pile_coordinator.evidence.calendar import SLOT_MS
+from pile_coordinator.evidence.database import HEAD
 from pile_coordinator.evidence.tallies import MEASURES, SPANS
 
 BEGUN_MS, YEAR_MS = 1_735_689_600_000, 365 * 86_400_000  # 2025, UTC
@@ -68,6 +69,8 @@ def write(db: Connection) -> None:
     for table in schema.metadata.sorted_tables:
         for index in table.indexes:
             db.execute(CreateIndex(index))
+    db.exec_driver_sql("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)")
+    db.exec_driver_sql("INSERT INTO alembic_version VALUES (?)", (HEAD,))  # so that commands open it
     db.commit()
 
 

@@ -34,7 +34,7 @@ from pile_shared.proof import BEGIN, REASON_USER
 from pile_shared.proof import END as END_EVENT
 
 MINUTE = 60_000
-ZONES = ("Europe/Berlin", "America/New_York", "Asia/Shanghai", "Asia/Kathmandu")
+ZONES = ("Europe/Berlin", "America/New_York", "Asia/Shanghai", "Asia/Kolkata", "Australia/Lord_Howe")
 PILES = {"pile-1": ("olga", "north", "operator"), "pile-2": ("otto", "south", "operator-2")}
 USERS = ("dan", "dora")
 
@@ -47,7 +47,14 @@ def boundaries() -> list[int]:
     """Beginnings of quarters and the year where each zone is, and where clocks change."""
     days = [(2024, 1, 1), (2024, 4, 1), (2024, 7, 1), (2024, 10, 1), (2025, 1, 1)]
     found = [at_ms(zone, *day) for zone in ZONES for day in days]
-    changes = [(2024, 3, 10, 7), (2024, 3, 31, 1), (2024, 10, 27, 1), (2024, 11, 3, 6)]
+    changes = [
+        (2024, 3, 10, 7),
+        (2024, 3, 31, 1),
+        (2024, 4, 6, 15),
+        (2024, 10, 5, 15, 30),
+        (2024, 10, 27, 1),
+        (2024, 11, 3, 6),
+    ]
     return sorted(found + [at_ms("UTC", *change) for change in changes])
 
 
