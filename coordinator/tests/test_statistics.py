@@ -1,6 +1,6 @@
 """Statistics equal sums made from the chain by another path; calendars of all zones; what a rebuild gives."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import pairwise
 from zoneinfo import ZoneInfo, available_timezones
 
@@ -86,7 +86,8 @@ def test_hours_and_spans_of_time_too(core, plain, zone):
         for dimension, names in NAMES.items():
             expected = plain.sums(dimension, names[-1], "hour", zone)
             for row in told(core, dimension, names[-1], "hour", zone, start, end):
-                assert row.sums["measured_wh"] == expected.get(row.period.label, {"measured_wh": 0})["measured_wh"]
+                shown = f"{datetime.fromisoformat(row.period.label):%Y-%m-%dT%H %z}"
+                assert row.sums["measured_wh"] == expected.get(shown, {"measured_wh": 0})["measured_wh"]
                 for span in SPANS:
                     covered = (row.period.start_ms, min(row.period.end_ms, until))
                     spent = plain.span_ms(span, dimension, names[-1], *covered)
