@@ -25,7 +25,19 @@ from pile_coordinator.evidence import database
 from pile_coordinator.evidence.database import EvidenceAwayError, EvidenceError
 from pile_coordinator.evidence.exporter import Exporter
 from pile_coordinator.evidence.queries import find_contract, order_certificate
-from pile_coordinator.evidence.schema import block, metadata, movement, settled_contract, views
+from pile_coordinator.evidence.schema import (
+    block,
+    contract,
+    metadata,
+    movement,
+    proof,
+    receipt,
+    settled_contract,
+    views,
+    withdrawal,
+)
+from pile_coordinator.evidence.trace import trace
+from pile_coordinator.evidence.writer import make_writer
 from pile_coordinator.replay import open_ledger
 from pile_hil.broker import Mosquitto, find_mosquitto
 from pile_hil.mariadb import MariaDb, find_mariadb
@@ -82,6 +94,10 @@ def test_mariadb_holds_the_same_rows_and_answers_the_same(chain, url):
         if row["outcome"] != "unsigned":
             certificate = order_certificate(exporter.db, chain.engine, row["id"])
             assert certificate.encoded() == chain.certificate(row["id"]).encoded()
+    ids = [row.id.hex() for row in chain.evidence.db.execute(sa.select(contract.c.id))]
+    hashes = [row.hash.hex() for row in chain.evidence.db.execute(sa.select(proof.c.hash))]
+    for wanted in (*ids, *hashes, ids[0][:9], f"{ids[0]}/1/0", "pile-1", "dan", str(chain.engine.height)):
+        assert trace(exporter.db, wanted) == trace(chain.evidence.db, wanted)
     for height in range(1, chain.engine.height + 1):
         exporter.write(chain.engine.block(height))
     assert content(exporter.db) == content(chain.evidence.db)
@@ -277,6 +293,41 @@ def test_migrations_come_to_the_schema_of_the_program(kind, request, tmp_path):
     engine.dispose()
     with pytest.raises(EvidenceError, match="schema 9999, this program knows 0001"):
         Exporter(where)
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "mariadb"])
+def test_values_come_back_as_they_were_written(kind, request, tmp_path):
+    """Whatever people wrote, in inserts and in changes, and more rows than a statement carries."""
+    exporter = Exporter(tmp_path / "e.sqlite" if kind == "sqlite" else request.getfixturevalue("url"))
+    texts = [
+        "",
+        "'; DROP TABLE mark; --",
+        "\\",
+        "\\'",
+        '"%s" %(a)s ?',
+        "a\nb",
+        "NULL",
+        " ends ",
+        "".join(map(chr, range(32, 127))),
+    ]
+    texts += [f"{text}{number}" for number in range(700) for text in ("it's ", "plain ")]
+    rows = [(bytes([i % 256, i // 256]) * 16, 1, i, "dan", 5, text[:64], "requested", None, None, None, None)
+            for i, text in enumerate(texts)]  # fmt: skip
+    writer = make_writer(exporter.db.dialect)
+    writer.insert(exporter.db, withdrawal, rows)
+    columns = ("destination", "ended_height", "reason")
+    changed = [(row[5][::-1], None if i % 3 else 2**62, row[5], row[0]) for i, row in enumerate(rows)]
+    writer.update(exporter.db, withdrawal, columns, ("id",), changed)
+    found = {row.id: row for row in exporter.db.execute(sa.select(withdrawal))}
+    assert len(found) == len(rows)
+    for destination, ended, reason, key in changed:
+        row = found[key]
+        assert (row.destination, row.reason, row.ended_height) == (destination, reason, ended)
+        assert (row.party, row.state, row.height) == ("dan", "requested", 1)
+    writer.insert(exporter.db, receipt, [("pile-1", 1, 2, 3)], replaces=True)
+    writer.insert(exporter.db, receipt, [("pile-1", 4, 5, 2**63 - 1)], replaces=True)
+    assert exporter.db.execute(sa.select(receipt)).all() == [("pile-1", 4, 5, 2**63 - 1)]
+    exporter.close()
 
 
 @pytest.mark.parametrize("wrong", ["nonsense", "postgresql://a/b", "mysql+pymysql://"])

@@ -61,7 +61,7 @@ class Writer:
     def update(
         self, db: sa.Connection, table: sa.Table, names: tuple[str, ...], key: tuple[str, ...], rows: Rows
     ) -> None:
-        """Give columns new values: rows of these, and of the key's that say which row is meant."""
+        """Give columns, named in the table's order, new values: rows of these, and of the key's that say which row is meant."""
         if (table, names) not in self._updates:
             self._updates[table, names] = self._update(table, names, key)
         self._run(db, self._updates[table, names], rows)
