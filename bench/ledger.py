@@ -119,17 +119,17 @@ def _pipeline_round(market: Market) -> float:
     admitted, lives = market.blocks[0], market.blocks[1:]
     with tempfile.TemporaryDirectory() as folder:
         solo, second = engine(market, Path(folder) / "ledger"), SecondCoreVerifier()
-        _commit(solo, admitted)
-        second.tell_ahead(_claims(solo, admitted))
-        assert second(*_claims(solo, admitted)[0])  # the process runs
+        commit(solo, admitted)
+        second.tell_ahead(claims_of(solo, admitted))
+        assert second(*claims_of(solo, admitted)[0])  # the process runs
         solo.verify = second
         began = time.perf_counter()
         waiting, told = deque(lives), 0
         for block in lives:
             while waiting and told < READ_AHEAD:
                 told += waiting[0].signatures
-                second.tell_ahead(_claims(solo, waiting.popleft()))
-            _commit(solo, block)
+                second.tell_ahead(claims_of(solo, waiting.popleft()))
+            commit(solo, block)
             told -= block.signatures
         elapsed = time.perf_counter() - began
         second.close()
@@ -137,7 +137,7 @@ def _pipeline_round(market: Market) -> float:
     return sum(block.signatures for block in lives) / elapsed
 
 
-def _commit(solo: SoloEngine, block: RecordedBlock) -> float:
+def commit(solo: SoloEngine, block: RecordedBlock) -> float:
     """Submit and commit a recorded block; the seconds that `make_block` took."""
     for tx in block.txs:
         solo.submit(tx)
@@ -148,7 +148,7 @@ def _commit(solo: SoloEngine, block: RecordedBlock) -> float:
     return elapsed
 
 
-def _claims(solo: SoloEngine, block: RecordedBlock) -> list[Claim]:
+def claims_of(solo: SoloEngine, block: RecordedBlock) -> list[Claim]:
     """The signatures of a block, read off its bytes."""
     claims = []
     for tx in block.txs:
@@ -212,14 +212,14 @@ def _archived() -> Figure:
         for orders in (FEW_ARCHIVED, MANY_ARCHIVED):
             solo = engine(market, Path(folder) / str(orders))
             solo.verify = accept_all  # type: ignore[assignment]
-            _commit(solo, market.blocks[0])
+            commit(solo, market.blocks[0])
             _fill(Path(folder) / str(orders), orders * tx_rows, orders // PILES * len(lives) // rounds)
             engines.append(solo)
         times_s: list[list[float]] = [[], []]
         for number, block in enumerate(lives):
             for which in (0, 1) if number % 2 else (1, 0):
                 parse_proof.cache_clear()
-                times_s[which].append(_commit(engines[which], block))
+                times_s[which].append(commit(engines[which], block))
         for solo in engines:
             solo.close()
     a_round = len(lives) // rounds

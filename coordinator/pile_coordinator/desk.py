@@ -340,6 +340,14 @@ class QueryDesk:
         """(height, leaf) of the newest block that says that a match is a contract; None while it is proposed."""
         return queries.where_signed(self._evidence, contract)
 
+    def closings_since(self, place: tuple[int, int], now_ms: int, most: int) -> list[tuple[str, int, int]]:
+        """(pile, height, leaf) of contracts that closed at a (height, leaf) or later with their window not over, in order."""
+        return queries.closings_since(self._evidence, place, now_ms, most)
+
+    def closings_ahead(self, pile: str, now_ms: int) -> list[tuple[int, int]]:
+        """(height, leaf) of the newest closings of a pile's contracts whose window is not over, in order."""
+        return queries.closings_ahead(self._evidence, pile, now_ms)
+
     def was_repeated(self, contract: bytes) -> bool:
         """Whether a later set of accounting nodes has certified a contract again."""
         return queries.was_repeated(self._evidence, contract)

@@ -13,7 +13,7 @@ import gc
 import os
 import sys
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -78,7 +78,8 @@ MAX_TAKEN = 4096  # messages taken from the queue at once: what the other core c
 MAX_AWAITED = 8192  # transactions whose senders are owed a result: twice what an engine takes
 MAX_CAUGHT_UP = 10_000  # blocks whose evidence is written before we start, in seconds; more are written while we run
 EVIDENCE_AT_ONCE_S = 0.05  # for which messages wait while the evidence of older blocks is written
-MAX_UNSAID_CLOSINGS = 65_536  # contracts that closed while the evidence's server was away: hours of a busy grid
+CLOSINGS_AT_ONCE = 100  # said in one step, of those that were held back while the evidence lacked blocks
+LED_AT_ONCE = 20  # piles led in one step, of those that came online meanwhile: four questions to the evidence each
 BEHIND = "behind"  # who wants something of a node that does not know the whole story yet
 FEW_TAKEN = 64  # fewer are handled at once: telling the other core of them would cost more than checking them
 ONLINE = 1  # a pile's status begins with it when the pile comes online
@@ -120,7 +121,10 @@ class Coordinator:
         self.engine = self._open_engine()
         self.evidence = Exporter(config.evidence)
         self._is_behind = self._evidence_away = self._has_gap = False
-        self._unsaid_closings: deque[tuple[int, int]] = deque(maxlen=MAX_UNSAID_CLOSINGS)
+        self._unsaid_closing: tuple[int, int] | None = (
+            None  # the first that was held back; the evidence knows the others
+        )
+        self._unled: set[str] = set()  # piles that came online while the evidence lacked blocks
         self._catch_up_at_start()
         self.servers = Servers(self.chain_id, config.party, settled=not self._may_share)
         self.unsaid = Unsaid(self.servers, self.chain_id, self._validators_at)
@@ -255,7 +259,7 @@ class Coordinator:
             log("the evidence is whole")
         if not self._is_behind and not self.evidence.is_away:
             self._has_gap = False
-            self._say_closings()
+            self._say_held_back()
 
     def _note_evidence_away(self) -> None:
         """Say once that the evidence's server went away, and once that it is back."""
@@ -272,13 +276,31 @@ class Coordinator:
             missing = self.engine.height - self.evidence.height
             log(f"the evidence database is back; {missing} blocks are to be written there")
 
+    @property
+    def _lacks_evidence(self) -> bool:
+        """Whether what the evidence does not know may yet be so."""
+        return self.evidence.is_away or self._is_behind or self._has_gap
+
+    def _say_held_back(self) -> None:
+        """Which pile a closed contract is on, and what a pile should know, only the evidence says: some of it now."""
+        try:
+            self._say_closings()
+            for pile in sorted(self._unled)[:LED_AT_ONCE]:
+                self._unled.discard(pile)
+                if pile in self._online:
+                    self._lead(pile, self._online[pile])
+        except EvidenceAwayError:
+            self._note_evidence_away()
+
     def _say_closings(self) -> None:
-        """Which pile a closed contract is on only the evidence says: those that closed while it was away hear now."""
-        while self._unsaid_closings and not self.evidence.is_away:
-            height, index = self._unsaid_closings.popleft()
-            block = self.engine.block(height)
-            leaf = cast("list[object]", decode(block.leaves[index], MAX_LEAF_BYTES))
-            self._tell_pile_of_closing(block, index, cast("bytes", leaf[1]), cast("str", leaf[2]))
+        if self._unsaid_closing is None:
+            return
+        rows = self.queries.closings_since(self._unsaid_closing, self.config.clock.now_ms(), CLOSINGS_AT_ONCE)
+        for pile, height, leaf in rows:
+            self._to_pile(pile, "contract", self.engine.block(height), leaf, news=True)
+            self._unsaid_closing = (height, leaf + 1)
+        if len(rows) < CLOSINGS_AT_ONCE:
+            self._unsaid_closing = None
 
     def _claims(self, messages: list[tuple[str, bytes]]) -> list[Claim]:
         """The signatures that are about to be asked for."""
@@ -546,8 +568,8 @@ class Coordinator:
         self._tell_pile_of_closing(block, index, order, outcome)
 
     def _tell_pile_of_closing(self, block: Block, index: int, order: bytes, outcome: str) -> None:
-        if self.evidence.is_away or self._has_gap:
-            self._unsaid_closings.append((block.header.height, index))
+        if self._lacks_evidence:
+            self._unsaid_closing = self._unsaid_closing or (block.header.height, index)
             return
         pile = self.queries.pile_of_contract(order)
         if pile is not None and outcome != UNSIGNED:
@@ -595,21 +617,27 @@ class Coordinator:
     def _lead(self, pile_id: str, believed: bytes) -> None:
         """A pile came online: lead it to the present accounting nodes, then tell it of its last receipt and open contracts.
 
-        It follows one handover at a time, and says after each which set it believes then.
+        It follows one handover at a time, and says after each which set it believes then. Contracts that closed before their
+        window was over are told again too: a coordinator that was killed may not have said so.
         """
         if self.signer is None:
             return None
         handover = self.engine.handover_from(believed)
         if handover is not None and not self._is_present(believed):
             return self._say(pile_id, "validators", handover, news=False)
+        if self._lacks_evidence:
+            self._unled.add(pile_id)  # when it is whole
+            return self._note(BEHIND, f"contracts of {pile_id}")
         self._repeat_receipt(pile_id)
         try:
             self._repeat_contracts(pile_id)
         except EvidenceAwayError:
-            self._note(BEHIND, f"open contracts of {pile_id}")  # it says again that it is online, or hears when it asks
+            self._unled.add(pile_id)
         return None
 
     def _repeat_contracts(self, pile_id: str) -> None:
+        for height, leaf in self.queries.closings_ahead(pile_id, self.config.clock.now_ms()):
+            self._to_pile(pile_id, "contract", self.engine.block(height), leaf)
         for contract in self.engine.state.contracts_on(pile_id):
             found = self.queries.where_signed(contract.id)
             if found is not None:

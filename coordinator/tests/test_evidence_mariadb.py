@@ -20,18 +20,35 @@ from served import Served
 from settled import Chain, deliver
 from test_evidence import live
 
+from pile_coordinator.chain.transactions import AT_MARKET, CancelContract, List, PlaceBid
 from pile_coordinator.evidence import database
 from pile_coordinator.evidence.database import EvidenceAwayError, EvidenceError
 from pile_coordinator.evidence.exporter import Exporter
 from pile_coordinator.evidence.queries import find_contract, order_certificate
-from pile_coordinator.evidence.schema import block, metadata, movement, settled_contract, views
+from pile_coordinator.evidence.schema import (
+    block,
+    contract,
+    metadata,
+    movement,
+    proof,
+    receipt,
+    settled_contract,
+    views,
+    withdrawal,
+)
+from pile_coordinator.evidence.trace import trace
+from pile_coordinator.evidence.writer import make_writer
 from pile_coordinator.replay import open_ledger
 from pile_hil.broker import Mosquitto, find_mosquitto
 from pile_hil.mariadb import MariaDb, find_mariadb
 from pile_hil.requirements import require
-from pile_hil.site import Site
+from pile_hil.site import HOUR_MS, Site
+from pile_shared import topics
+from pile_shared.certificate import decode_inclusion
+from pile_shared.codec import decode, encode
 from pile_shared.errors import ConfigError
 from pile_shared.proof import REASON_VEHICLE_FULL
+from pile_shared.terms import LEAF_CLOSED
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -77,6 +94,10 @@ def test_mariadb_holds_the_same_rows_and_answers_the_same(chain, url):
         if row["outcome"] != "unsigned":
             certificate = order_certificate(exporter.db, chain.engine, row["id"])
             assert certificate.encoded() == chain.certificate(row["id"]).encoded()
+    ids = [row.id.hex() for row in chain.evidence.db.execute(sa.select(contract.c.id))]
+    hashes = [row.hash.hex() for row in chain.evidence.db.execute(sa.select(proof.c.hash))]
+    for wanted in (*ids, *hashes, ids[0][:9], f"{ids[0]}/1/0", "pile-1", "dan", str(chain.engine.height)):
+        assert trace(exporter.db, wanted) == trace(chain.evidence.db, wanted)
     for height in range(1, chain.engine.height + 1):
         exporter.write(chain.engine.block(height))
     assert content(exporter.db) == content(chain.evidence.db)
@@ -274,14 +295,50 @@ def test_migrations_come_to_the_schema_of_the_program(kind, request, tmp_path):
         Exporter(where)
 
 
+@pytest.mark.parametrize("kind", ["sqlite", "mariadb"])
+def test_values_come_back_as_they_were_written(kind, request, tmp_path):
+    """Whatever people wrote, in inserts and in changes, and more rows than a statement carries."""
+    exporter = Exporter(tmp_path / "e.sqlite" if kind == "sqlite" else request.getfixturevalue("url"))
+    texts = [
+        "",
+        "'; DROP TABLE mark; --",
+        "\\",
+        "\\'",
+        '"%s" %(a)s ?',
+        "a\nb",
+        "NULL",
+        " ends ",
+        "".join(map(chr, range(32, 127))),
+    ]
+    texts += [f"{text}{number}" for number in range(700) for text in ("it's ", "plain ")]
+    rows = [(bytes([i % 256, i // 256]) * 16, 1, i, "dan", 5, text[:64], "requested", None, None, None, None)
+            for i, text in enumerate(texts)]  # fmt: skip
+    writer = make_writer(exporter.db.dialect)
+    writer.insert(exporter.db, withdrawal, rows)
+    columns = ("destination", "ended_height", "reason")
+    changed = [(row[5][::-1], None if i % 3 else 2**62, row[5], row[0]) for i, row in enumerate(rows)]
+    writer.update(exporter.db, withdrawal, columns, ("id",), changed)
+    found = {row.id: row for row in exporter.db.execute(sa.select(withdrawal))}
+    assert len(found) == len(rows)
+    for destination, ended, reason, key in changed:
+        row = found[key]
+        assert (row.destination, row.reason, row.ended_height) == (destination, reason, ended)
+        assert (row.party, row.state, row.height) == ("dan", "requested", 1)
+    writer.insert(exporter.db, receipt, [("pile-1", 1, 2, 3)], replaces=True)
+    writer.insert(exporter.db, receipt, [("pile-1", 4, 5, 2**63 - 1)], replaces=True)
+    assert exporter.db.execute(sa.select(receipt)).all() == [("pile-1", 4, 5, 2**63 - 1)]
+    exporter.close()
+
+
 @pytest.mark.parametrize("wrong", ["nonsense", "postgresql://a/b", "mysql+pymysql://"])
 def test_a_url_that_cannot_be_used_is_refused(wrong):
     with pytest.raises((ConfigError, EvidenceError)):
         Exporter(wrong).db.execute(sa.select(block.c.height))
 
 
-def test_a_coordinator_makes_blocks_while_the_server_is_down(server, url, tmp_path, capfd, monkeypatch):
-    """Transactions are taken and answered meanwhile; what the evidence missed is written afterwards."""
+@pytest.fixture
+def served_there(server, url, tmp_path, monkeypatch):
+    """A coordinator with its evidence in the server."""
     require(find_mosquitto() is not None, "mosquitto is not installed")
     plain = Site.write_coordinator
 
@@ -293,19 +350,71 @@ def test_a_coordinator_makes_blocks_while_the_server_is_down(server, url, tmp_pa
     monkeypatch.setattr(Site, "write_coordinator", with_url)
     with Mosquitto(tmp_path / "broker") as broker:
         served = Served(tmp_path / "site", broker.port)
-        try:
-            server.kill()
-            served.admit()
-            made = served.coordinator.engine.height
-            assert made >= 3
-            assert served.coordinator.evidence.height < made
-            server.start()
-            give_up_s = time.monotonic() + 60
-            while served.coordinator.evidence.height < made:
-                assert time.monotonic() < give_up_s
-                time.sleep(0.05)
-        finally:
-            served.close()
+        yield served
+        served.close()
+    if not server.running:
+        server.start()
+
+
+def until_there(served: Served, made: int) -> None:
+    give_up_s = time.monotonic() + 60
+    while served.coordinator.evidence.height < made:
+        assert time.monotonic() < give_up_s
+        time.sleep(0.05)
+
+
+def hear_closing(served: Served, contract: bytes) -> None:
+    """Until the pile is told that the contract is closed."""
+    give_up_s = time.monotonic() + 30
+    while True:
+        assert time.monotonic() < give_up_s
+        received = served.raw.get(1)
+        if received is not None and received[0] == topics.pile_topic(served.chain_id, "pile-1", "contract"):
+            kind, order, *_ = decode(decode_inclusion(received[1]).leaf, 4096)
+            if (kind, order) == (LEAF_CLOSED, contract):
+                return
+
+
+@pytest.mark.parametrize("restarted", [False, True], ids=["it goes on", "it is started again"])
+def test_a_pile_hears_of_a_contract_that_closed_while_the_server_was_down(server, served_there, restarted):
+    """Else it would let a user begin whom nobody pays for. Nothing but the chain is left of it when the coordinator ends."""
+    served = served_there
+    served.admit()
+    now_ms = served.site.clock.now_ms()
+    online = topics.pile_topic(served.chain_id, "pile-1", "status")
+    served.raw.publish(online, encode([1, "pile-1", 1, bytes(32), bytes(32), ""]), retained=True)
+    start, end = now_ms + 24 * HOUR_MS, now_ms + 30 * HOUR_MS
+    with served.site.wallet("dan") as dan, served.site.wallet("olga") as olga:
+        olga.send(List("pile-1", start, end, 9000, AT_MARKET, False))
+        bid, _ = dan.send(PlaceBid("north", "", 1000, start, start + 2 * HOUR_MS, 900_000, True, 0, False, False))
+        contract = dan.contract(bid)["id"]
+        server.kill()
+        _, made = dan.send(CancelContract(contract))
+    assert served.coordinator.evidence.height < made
+    if restarted:
+        served.restart()
+    while served.raw.get(0.5) is not None:  # what was said so far
+        pass
+    server.start()
+    hear_closing(served, contract)
+    assert served.coordinator.evidence.height >= made
+    if not restarted:
+        served.restart()  # a coordinator cannot know whether the one before it came to say so
+        hear_closing(served, contract)
+
+
+def test_a_coordinator_makes_blocks_while_the_server_is_down(server, url, served_there, tmp_path, capfd):
+    """Transactions are taken and answered meanwhile; what the evidence missed is written afterwards."""
+    served = served_there
+    server.kill()
+    served.admit()
+    made = served.coordinator.engine.height
+    assert made >= 3
+    assert served.coordinator.evidence.height < made
+    server.start()
+    until_there(served, made)
+    served.coordinator.stop()
+    served._thread.join(20)
     store = open_ledger(tmp_path / "site" / "coordinator" / "ledger.sqlite", served.site.genesis)
     rebuilt, exporter = Exporter(tmp_path / "rebuilt.sqlite"), Exporter(url)
     for height in range(1, exporter.height + 1):

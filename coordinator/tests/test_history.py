@@ -10,11 +10,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 from late_node import LATE, Link, evidence_of, fetch_until, honest, join, open_node, small_and_fast
 from random_run import record
+from sqlalchemy import select
 from world import bounded
 
 from pile_coordinator.chain.genesis import Genesis, genesis_from_json
@@ -34,9 +34,9 @@ from pile_coordinator.engines.history import (
     read_block,
 )
 from pile_coordinator.engines.store import HANDOVER
-from pile_coordinator.evidence.database import open_database
+from pile_coordinator.evidence import schema
+from pile_coordinator.evidence.opening import reading
 from pile_coordinator.evidence.queries import NoEvidenceError, order_certificate
-from pile_coordinator.evidence.schema import contract as contracts
 from pile_coordinator.replay import audit
 from pile_shared.certificate import Certificate, decode_handover, validators_from, validators_hash
 from pile_shared.codec import array, decode, encode
@@ -164,10 +164,9 @@ def certificates(ledger: CometLedger, path: Path) -> dict[bytes, bytes]:
     evidence_of(ledger, path)
     found = {}
     engine = SimpleNamespace(genesis=ledger.genesis, block=ledger.store.block)
-    with open_database(path).connect() as db:
-        for contract in (
-            db.execute(sa.select(contracts.c.id).where(contracts.c.closed_height.is_not(None))).scalars().all()
-        ):
+    with reading(str(path)) as db:
+        closed = select(schema.contract.c.id).where(schema.contract.c.closed_height.is_not(None))
+        for contract in db.execute(closed).scalars().all():
             with contextlib.suppress(NoEvidenceError):  # proposed and never signed
                 found[contract] = order_certificate(db, engine, contract).encoded()
     return found

@@ -13,7 +13,7 @@ from world import HOUR, key
 
 from pile_coordinator.chain.proofs import parse_proof
 from pile_coordinator.chain.records import Contract
-from pile_coordinator.chain.settlement import decode_statement, energy_of
+from pile_coordinator.chain.settlement import decode_statement
 from pile_coordinator.chain.transactions import (
     AT_MARKET,
     Confirm,
@@ -34,7 +34,7 @@ from pile_shared.proof import BEGIN, REASON_USER
 from pile_shared.proof import END as END_EVENT
 
 MINUTE = 60_000
-ZONES = ("Europe/Berlin", "America/New_York", "Asia/Shanghai", "Asia/Kathmandu")
+ZONES = ("Europe/Berlin", "America/New_York", "Asia/Shanghai", "Asia/Kolkata", "Australia/Lord_Howe")
 PILES = {"pile-1": ("olga", "north", "operator"), "pile-2": ("otto", "south", "operator-2")}
 USERS = ("dan", "dora")
 
@@ -47,7 +47,14 @@ def boundaries() -> list[int]:
     """Beginnings of quarters and the year where each zone is, and where clocks change."""
     days = [(2024, 1, 1), (2024, 4, 1), (2024, 7, 1), (2024, 10, 1), (2025, 1, 1)]
     found = [at_ms(zone, *day) for zone in ZONES for day in days]
-    changes = [(2024, 3, 10, 7), (2024, 3, 31, 1), (2024, 10, 27, 1), (2024, 11, 3, 6)]
+    changes = [
+        (2024, 3, 10, 7),
+        (2024, 3, 31, 1),
+        (2024, 4, 6, 15),
+        (2024, 10, 5, 15, 30),
+        (2024, 10, 27, 1),
+        (2024, 11, 3, 6),
+    ]
     return sorted(found + [at_ms("UTC", *change) for change in changes])
 
 
@@ -198,7 +205,6 @@ class Plain:
         terms, written = self.terms[contract], self.statements[contract]
         statement = written[-1][1]
         measured = statement.measured_wh
-        energy = energy_of(terms, measured)
         gained = {"H": -terms.bond_micro, "G": 0, "F": 0}
         for p in statement.postings:
             for side, change in ((p.debit, -p.amount_micro), (p.credit, p.amount_micro)):
@@ -207,14 +213,17 @@ class Plain:
             gained["H"] -= statement.verdict.bond_micro
         off = measured - terms.energy_wh
         beyond = measured > 0 and abs(off) > terms.tolerance_wh
+        contracted, grid = measured, 0
+        if beyond and off > 0:  # what is over goes to the grid, up to what the terms let through
+            contracted, grid = terms.energy_wh, min(off, terms.overuse_wh)
         sums = {
             "contracts": 1,
             "sessions": int(measured > 0),
             "agreed_wh": terms.energy_wh,
             "measured_wh": measured,
-            "contracted_wh": energy.contracted_wh,
-            "grid_wh": energy.grid_wh,
-            "unpaid_wh": energy.unpaid_wh,
+            "contracted_wh": contracted,
+            "grid_wh": grid,
+            "unpaid_wh": measured - contracted - grid,
             "owner_micro": gained["H"],
             "grid_micro": gained["G"],
             "fee_micro": gained["F"],
@@ -256,7 +265,7 @@ def label(kind: str, time_ms: int, zone: str) -> str:
     """What clocks on the wall say, without any arithmetic on boundaries."""
     when = datetime.fromtimestamp(time_ms // 1000, UTC).astimezone(ZoneInfo(zone))
     return {
-        "hour": when.replace(minute=0, second=0).isoformat(timespec="minutes"),
+        "hour": f"{when:%Y-%m-%dT%H %z}",  # Lord Howe's clocks go back into the midst of an hour
         "day": f"{when:%Y-%m-%d}",
         "month": f"{when:%Y-%m}",
         "quarter": f"{when.year}-Q{(when.month + 2) // 3}",

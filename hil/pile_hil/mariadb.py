@@ -1,5 +1,6 @@
 """A real MariaDB for tests and benches: on loopback, in a folder of its own, and gone when its context ends."""
 
+import os
 import shutil
 import signal
 import subprocess
@@ -41,10 +42,14 @@ class MariaDb:
         self._process: subprocess.Popen[bytes] | None = None
         self._sockets: tempfile.TemporaryDirectory[str] | None = None
         self.port = free_port()
-        folder.mkdir(parents=True, exist_ok=True)
+        temporary = folder / "tmp"  # servers that share one remove each other's tables: they name them by process alone
+        temporary.mkdir(parents=True, exist_ok=True)
+        self._environment = {**os.environ, "TMPDIR": str(temporary)}
         options = ["--no-defaults", "--user=root", f"--datadir={folder / 'data'}", "--skip-test-db"]
         command = [install, *options, "--auth-root-authentication-method=normal"]
-        made = subprocess.run(command, capture_output=True, timeout=_START_TIMEOUT_S, check=False)  # noqa: S603
+        made = subprocess.run(  # noqa: S603 - the server's own program
+            command, capture_output=True, timeout=_START_TIMEOUT_S, check=False, env=self._environment
+        )
         if made.returncode:
             raise LinkError(f"mariadb-install-db fails:\n{made.stdout.decode()[-1000:]}{made.stderr.decode()}", "start")
 
@@ -57,6 +62,11 @@ class MariaDb:
         with self._connect() as connection:
             connection.cursor().execute(f"CREATE DATABASE {database}")
         return self.url(database)
+
+    @property
+    def running(self) -> bool:
+        """Whether it is."""
+        return self._process is not None and self._process.poll() is None
 
     @property
     def log(self) -> str:
@@ -83,7 +93,9 @@ class MariaDb:
         ]
         with (self._folder / "mariadb.log").open("ab") as log:
             command = [self._program, *options]
-            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)  # noqa: S603
+            self._process = subprocess.Popen(  # noqa: S603 - the server's own program
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._environment
+            )
         give_up_s = time.monotonic() + _START_TIMEOUT_S
         while not self._accepts():
             if self._process.poll() is not None or time.monotonic() > give_up_s:

@@ -1,12 +1,12 @@
-"""The rows of one block, put together in memory and written with one statement for each table."""
+"""The rows of one block, put together in memory and written with few statements for each table."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import mysql, sqlite
 
 from pile_coordinator.evidence import schema
+from pile_coordinator.evidence.writer import Writer
 
 Row = list[object]
 Key = tuple[object, ...]
@@ -35,36 +35,6 @@ class _Layout:
 
 
 _LAYOUTS = {table: _Layout(table) for table in schema.metadata.tables.values()}
-
-
-class Writer:
-    """The SQL of one dialect, made once."""
-
-    def __init__(self, dialect: sa.Dialect) -> None:
-        by_place = sqlite.dialect() if dialect.name == "sqlite" else mysql.dialect(paramstyle="format")
-        self._dialect: sa.Dialect = by_place  # rows are tuples
-        self._inserts: dict[sa.Table, str] = {}
-        self._updates: dict[tuple[sa.Table, tuple[str, ...]], str] = {}
-
-    def insert(self, table: sa.Table) -> str:
-        """With all columns in order."""
-        if table not in self._inserts:
-            sql = str(table.insert().compile(dialect=self._dialect))
-            self._inserts[table] = sql.replace("INSERT", "REPLACE", 1) if table in _REPLACES else sql
-        return self._inserts[table]
-
-    def update(self, table: sa.Table, columns: tuple[str, ...]) -> str:
-        """Of these columns, then the key's."""
-        if (table, columns) not in self._updates:
-            found = [table.c[name] == sa.bindparam(f"_{name}") for name in _LAYOUTS[table].key]
-            statement = table.update().where(*found).values({name: sa.bindparam(name) for name in columns})
-            compiled = statement.compile(dialect=self._dialect)
-            assert list(compiled.positiontup or ()) == [
-                *_ordered(table, columns),
-                *(f"_{n}" for n in _LAYOUTS[table].key),
-            ]
-            self._updates[table, columns] = str(compiled)
-        return self._updates[table, columns]
 
 
 def _ordered(table: sa.Table, columns: Iterable[str]) -> list[str]:
@@ -115,7 +85,7 @@ class Batch:
         """Write the new rows."""
         for table, rows in self._rows.items():
             if rows:
-                _many(db, writer.insert(table), [tuple(row) for row in rows.values()])
+                writer.insert(db, table, list(map(tuple, rows.values())), replaces=table in _REPLACES)
 
     def change_in(self, db: sa.Connection, writer: Writer) -> None:
         """Write the changes of older rows."""
@@ -125,8 +95,4 @@ class Batch:
                 names = tuple(_ordered(table, columns))
                 alike.setdefault(names, []).append((*(columns[name] for name in names), *key))
             for names, rows in alike.items():
-                _many(db, writer.update(table, names), rows)
-
-
-def _many(db: sa.Connection, sql: str, rows: list[tuple[Any, ...]]) -> None:
-    db.exec_driver_sql(sql, rows if len(rows) > 1 else rows[0])
+                writer.update(db, table, names, _LAYOUTS[table].key, rows)

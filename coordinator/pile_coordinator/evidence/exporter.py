@@ -8,6 +8,7 @@ stopped. Losing the whole database loses nothing either: it is rebuilt from the 
 import sys
 import time
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -25,14 +26,18 @@ from pile_coordinator.chain.transactions import Transaction, decode_transaction
 from pile_coordinator.chain.transition import OK
 from pile_coordinator.engines.engine import Block
 from pile_coordinator.evidence import schema, tallies
-from pile_coordinator.evidence.batch import Batch, Writer
+from pile_coordinator.evidence.batch import Batch
 from pile_coordinator.evidence.database import EvidenceAwayError, EvidenceError, make, open_database, prepare
+from pile_coordinator.evidence.tallies import terms_of
+from pile_coordinator.evidence.writer import Writer, make_writer
 from pile_shared import terms as wire
 from pile_shared.certificate import MAX_LEAF_BYTES
 from pile_shared.codec import decode
 from pile_shared.cose import key_id
 from pile_shared.platform import sha256
 from pile_shared.proof import EVENT_NAMES, REASON_NAMES, proof_hash
+
+_statement_of = lru_cache(4096)(decode_statement)  # looked at twice, in one block
 
 Where = tuple[int, int]  # (height, position) of a transaction, or (height, leaf) of an event
 Leaf = list[object]
@@ -77,7 +82,7 @@ class Exporter:
             ConfigError: the URL cannot be used.
         """
         self._engine = open_database(where, self._lose)
-        self._writer = Writer(self._engine.dialect)
+        self._writer = make_writer(self._engine.dialect)
         self._height = 0
         self._connection: sa.Connection | None = None
         self._retry_s = RETRY_S
@@ -210,11 +215,12 @@ class _Page:
         leaves = block.leaves[len(block.txs) :]
         self._events = [cast("Leaf", decode(leaf, MAX_LEAF_BYTES)) for leaf in leaves]
         self._terms = {
-            i: wire.decode_terms(cast("bytes", row[1]))
-            for i, row in enumerate(self._events)
+            cast("bytes", row[1]): terms_of(cast("bytes", row[1]))
+            for row in self._events
             if row[0] in {wire.LEAF_PROPOSED, wire.LEAF_CONTRACT}
         }
         self._pieces: dict[bytes, tuple[bytes, int]] = {}
+        self._declared: list[Transaction] = []  # piles and listings, in order
         self._contracts: dict[bytes, tuple[object, bytes]] = {}  # (signed_height, terms) of those that stood before
 
     def write(self) -> None:
@@ -230,7 +236,7 @@ class _Page:
         batch.add_to(self._db, self._writer)
         self._fill(header.height)
         batch.change_in(self._db, self._writer)
-        tallies.write(self._db, block, self._events)
+        tallies.write(self._db, self._writer, block, self._declared, self._events)
         moved = self._db.execute(
             schema.mark.update().where(schema.mark.c.height == header.height - 1).values(height=header.height)
         )
@@ -241,10 +247,10 @@ class _Page:
 
     def _look_up(self) -> None:
         """What stands in the database of the contracts and pieces that this block's events name."""
-        named: set[bytes] = {terms.contract_id() for terms in self._terms.values()}
+        named: set[bytes] = {sha256(data) for data in self._terms}
         for row in self._events:
             if row[0] == wire.LEAF_SETTLEMENT:
-                named.add(decode_statement(cast("bytes", row[1])).contract)
+                named.add(_statement_of(cast("bytes", row[1])).contract)
             elif row[0] == wire.LEAF_CLOSED:
                 named.add(cast("bytes", row[1]))
         c, p = schema.contract.c, schema.piece.c
@@ -281,6 +287,8 @@ class _Page:
     def _write_body(self, at: Where, tx: Transaction) -> None:
         """What this transaction says and no leaf repeats; Unlist and CancelBid say nothing beyond the closing leaf."""
         body = tx.body
+        if isinstance(body, tx_types.RegisterPile | tx_types.List):
+            self._declared.append(tx)
         if isinstance(body, tx_types.PlaceBid | tx_types.List):
             self._write_order(at, tx, body)
         elif isinstance(body, tx_types.Sign):
@@ -388,9 +396,9 @@ class _Page:
             index = len(block.txs) + number
             at, kind = (block.header.height, index), row[0]
             if kind == wire.LEAF_PROPOSED:
-                self._write_match(at, cast("bytes", row[1]), self._terms[number], "proposed")
+                self._write_match(at, cast("bytes", row[1]), "proposed")
             elif kind == wire.LEAF_CONTRACT:
-                self._write_contract(at, cast("bytes", row[1]), self._terms[number])
+                self._write_contract(at, cast("bytes", row[1]))
             elif kind == wire.LEAF_CLEARING:
                 self._write_clearing(at, row)
             elif kind == wire.LEAF_RECEIPT:
@@ -430,15 +438,15 @@ class _Page:
     def _write_stake(self, key: tuple[int, str, int, int], debit: object, credit: object, amount_micro: object) -> None:
         self._batch.add(schema.stake_posting, *key, debit, credit, amount_micro)
 
-    def _write_contract(self, at: Where, data: bytes, terms: wire.Terms) -> None:
+    def _write_contract(self, at: Where, data: bytes) -> None:
         """A match that is a contract at once, a proposal that became one, or a contract that a new set certifies again."""
-        contract = terms.contract_id()
+        contract = sha256(data)  # terms have one encoding
         before = self._known(contract)
         if before is not None and before[0] is not None:
             self._batch.add(schema.repeated, contract, *at)
             return
         if before is None:
-            self._write_match(at, data, terms, "signed")
+            self._write_match(at, data, "signed")
         self._batch.change(schema.contract, contract, state="signed", signed_height=at[0], signed_leaf=at[1])
 
     def _known(self, contract: object) -> tuple[object, bytes] | None:
@@ -449,10 +457,11 @@ class _Page:
             return self._contracts.get(cast("bytes", contract))
         return values[0], cast("bytes", values[1])
 
-    def _write_match(self, at: Where, data: bytes, terms: wire.Terms, state: str) -> None:
+    def _write_match(self, at: Where, data: bytes, state: str) -> None:
+        terms = self._terms[data]
         bid, number = self._pieces.get(terms.order, (terms.order, None))
         row = (
-            terms.contract_id(),
+            sha256(data),
             *at,
             data,
             bid,
@@ -487,12 +496,12 @@ class _Page:
             self._batch.add(schema.price, zone, height, catalog, price)
 
     def _write_settlement(self, at: Where, data: bytes) -> None:
-        statement = decode_statement(data)
+        statement = _statement_of(data)
         contract = statement.contract
         number = 1 if statement.verdict is None else 2
         known = self._known(contract)
         assert known is not None, contract.hex()
-        terms = wire.decode_terms(known[1])
+        terms = terms_of(known[1])
         energy = energy_of(terms, statement.measured_wh)
         parts = (energy.contracted_wh, energy.grid_wh, energy.unpaid_wh)
         basis = statement.verdict.basis if statement.verdict else None

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from pile_coordinator.certificates import DisputeRecord, OrderCertificate, TariffChange
 from pile_coordinator.chain.contracts import NO_EVIDENCE, UNSIGNED
 from pile_coordinator.chain.election import certified
-from pile_coordinator.chain.orders import CANCELLED, EXPIRED, UNFILLED
+from pile_coordinator.chain.orders import CANCELLED, EXPIRED, MAX_WINDOW_MS, UNFILLED
 from pile_coordinator.chain.settlement import BASIS_RULING, MAX_STATEMENT_BYTES, Statement, decode_statement
 from pile_coordinator.chain.tariff import tariff_hash
 from pile_coordinator.engines.engine import Engine
@@ -21,6 +21,7 @@ MAX_BEGINS = (
     16  # begin proofs tried as the one that began a session: an honest pile makes one; each costs a session's hashes
 )
 _CAME_TO_NOTHING = (EXPIRED, CANCELLED, UNFILLED)
+MAX_AHEAD = 16  # closings a pile is told again: it keeps 8 contracts, and remembers 6 that closed
 _AFTER_ALL = 1 << 62  # a position after every transaction of a block
 
 
@@ -93,6 +94,36 @@ def pile_of_contract(db: sa.Connection, contract: bytes) -> str | None:
     """The pile of a contract, or None if there is no such contract."""
     c = schema.contract.c
     return db.execute(sa.select(c.pile).where(c.id == contract)).scalar()
+
+
+def closings_since(db: sa.Connection, place: tuple[int, int], now_ms: int, most: int) -> list[tuple[str, int, int]]:
+    """(pile, height, leaf) of contracts that closed at `place` or later with their window not over, in order, `most`.
+
+    A pile that was never told of a contract need not hear of its end.
+    """
+    c = schema.contract.c
+    query = sa.select(c.pile, c.closed_height, c.closed_leaf).where(
+        c.closed_height >= place[0],
+        sa.or_(c.closed_height > place[0], c.closed_leaf >= place[1]),
+        c.window_end_ms > now_ms,
+        c.outcome != UNSIGNED,
+    )
+    rows = db.execute(query.order_by(c.closed_height, c.closed_leaf).limit(most))
+    return [(pile, height, leaf) for pile, height, leaf in rows]
+
+
+def closings_ahead(db: sa.Connection, pile: str, now_ms: int) -> list[tuple[int, int]]:
+    """(height, leaf) of the newest closings of a pile's contracts whose window is not over, in order, MAX_AHEAD of them."""
+    c = schema.contract.c
+    query = sa.select(c.closed_height, c.closed_leaf).where(
+        c.pile == pile,
+        c.window_start_ms > now_ms - MAX_WINDOW_MS,
+        c.window_end_ms > now_ms,
+        c.closed_height.is_not(None),
+        c.outcome != UNSIGNED,
+    )
+    rows = db.execute(query.order_by(c.closed_height.desc(), c.closed_leaf.desc()).limit(MAX_AHEAD)).all()
+    return [(height, leaf) for height, leaf in reversed(rows)]
 
 
 def open_contracts(db: sa.Connection, party: str, most: int) -> list[bytes]:

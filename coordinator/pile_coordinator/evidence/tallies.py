@@ -7,14 +7,14 @@ give the exact time between any two quarters of an hour. Everything comes from r
 block, in the transaction that writes the block: a rebuild gives the same rows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any, cast
 
 from sqlalchemy import (
     BigInteger,
     Column,
     Connection,
-    Dialect,
     Integer,
     LargeBinary,
     String,
@@ -27,12 +27,12 @@ from sqlalchemy.dialects import mysql, sqlite
 from sqlalchemy.sql import ClauseElement
 
 from pile_coordinator.chain.settlement import OVER, UNDER, deviation
-from pile_coordinator.chain.transactions import List, RegisterPile, decode_transaction
-from pile_coordinator.chain.transition import OK
+from pile_coordinator.chain.transactions import List, RegisterPile, Transaction
 from pile_coordinator.engines.engine import Block
 from pile_coordinator.evidence import schema
 from pile_coordinator.evidence.calendar import SLOT_MS, slot_of
 from pile_coordinator.evidence.widths import HASH_BYTES, NAME, WORD
+from pile_coordinator.evidence.writer import Shape, Writer
 from pile_shared import terms as wire
 
 ALL, ZONE, OPERATOR, OWNER, PILE, USER = DIMENSIONS = ("all", "zone", "operator", "owner", "pile", "user")
@@ -85,6 +85,7 @@ offer = _table(
 )
 
 _ASKED_AT_ONCE = 500  # keys in one question, as the exporter
+terms_of = lru_cache(8192)(wire.decode_terms)  # a contract is looked at when it is matched, settled and closed; 20 MB
 Key = tuple[str, str, int]  # dimension, name, slot
 
 
@@ -112,33 +113,23 @@ class Tallies:
             self.add_end(names, span, "begun", from_ms)
             self.add_end(names, span, "ended", until_ms)
 
-    def save(self, db: Connection) -> None:
-        """Add to what the database has."""
+    def save(self, db: Connection, writer: Writer) -> None:
+        """Add to what the database has; in the order of the keys, which is that of the table."""
         if self.rows:
-            adding, knowing = _statements(db.dialect)
-            db.exec_driver_sql(adding, [(*key, *row) for key, row in self.rows.items()])
-            db.exec_driver_sql(knowing, sorted({key[:2] for key in self.rows}))
+            adding, knowing = _shapes(writer)
+            writer.put(db, adding, [(*key, *self.rows[key]) for key in sorted(self.rows)])
+            writer.put(db, knowing, sorted({key[:2] for key in self.rows}))
 
 
-def _statements(dialect: Dialect) -> tuple[str, str]:
-    """What adds a row of sums to those there are, and what remembers a name; for rows with all columns in order.
-
-    As text, made once: a contract adds to a score of rows, and going through SQLAlchemy would take three times as long.
-    """
-    if dialect.name not in _STATEMENTS:
-        by_place = sqlite.dialect() if dialect.name == "sqlite" else _mariadb()
-        made = _adding(dialect.name), _knowing(dialect.name)
-        adding, knowing = (str(statement.compile(dialect=by_place)) for statement in made)
-        _STATEMENTS[dialect.name] = adding, knowing
-    return _STATEMENTS[dialect.name]
+def _shapes(writer: Writer) -> tuple[Shape, Shape]:
+    """What adds a row of sums to those there are, and what remembers a name."""
+    if writer.name not in _SHAPES:
+        adding, knowing = _adding(writer.name), _knowing(writer.name)
+        _SHAPES[writer.name] = writer.shape(tally, adding), writer.shape(tallied, knowing)
+    return _SHAPES[writer.name]
 
 
-_STATEMENTS: dict[str, tuple[str, str]] = {}  # of two dialects
-
-
-def _mariadb() -> Dialect:
-    spoken: Dialect = mysql.dialect(paramstyle="format", is_mariadb=True)
-    return spoken
+_SHAPES: dict[str, tuple[Shape, Shape]] = {}  # of two dialects
 
 
 def _adding(dialect: str) -> ClauseElement:
@@ -159,28 +150,30 @@ def _knowing(dialect: str) -> ClauseElement:
 # --- one block -----------------------------------------------------------------------------------------------------------
 
 
-def write(db: Connection, block: Block, events: Sequence[list[object]]) -> None:
+def write(
+    db: Connection, writer: Writer, block: Block, declared: Sequence[Transaction], events: Sequence[list[object]]
+) -> None:
     """Count what a block says, whose rows have been written; in the same transaction.
 
     Args:
         db: the evidence.
+        writer: of its kind of database.
         block: it.
+        declared: its transactions that registered a pile or listed one, in order.
         events: its leaves beyond those of transactions, decoded.
     """
-    _Counting(db, block, [cast("bytes", row[1]) for row in events if row[0] == wire.LEAF_CLOSED]).count()
+    closed = [cast("bytes", row[1]) for row in events if row[0] == wire.LEAF_CLOSED]
+    _Counting(db, writer, block).count(declared, closed)
 
 
-_tx, _contract, _statement, _proof = schema.tx.c, schema.contract.c, schema.statement.c, schema.proof.c
+_contract, _statement, _proof = schema.contract.c, schema.statement.c, schema.proof.c
 _posting, _settled = schema.posting.c, schema.settled_contract.c
-_DECLARING = select(_tx.position).where(
-    _tx.height == bindparam("height"), _tx.type.in_([List.TYPE, RegisterPile.TYPE]), _tx.code == OK
-)
-_PLACE = (
-    select(schema.pile.c.owner, schema.pile.c.zone, operated.c.operator)
-    .join_from(schema.pile, operated, operated.c.pile == schema.pile.c.id)
-    .where(schema.pile.c.id == bindparam("pile"))
-)
 _IDS: Any = bindparam("ids", expanding=True)
+_PLACES = (
+    select(schema.pile.c.id, schema.pile.c.owner, schema.pile.c.zone, operated.c.operator)
+    .join_from(schema.pile, operated, operated.c.pile == schema.pile.c.id)
+    .where(schema.pile.c.id.in_(_IDS))
+)
 _CLOSED = (
     select(schema.settled_contract, operated.c.operator)
     .join_from(schema.settled_contract, operated, operated.c.pile == _settled.pile)
@@ -213,54 +206,54 @@ _BOOKED_UNTIL = (
 class _Counting:
     """Counts one block. Each question is asked once for all that it closed, some hundred at a time."""
 
-    def __init__(self, db: Connection, block: Block, closed: list[bytes]) -> None:
-        self._db, self._block, self._closed = db, block, closed
+    def __init__(self, db: Connection, writer: Writer, block: Block) -> None:
+        self._db, self._writer = db, writer
         self._now_ms = block.header.time_ms
         self._tallies = Tallies()
         self._places: dict[str, dict[str, str]] = {}
 
-    def count(self) -> None:
-        if self._block.txs:
-            self._begin_offers()
-        for start in range(0, len(self._closed), _ASKED_AT_ONCE):
-            ids = self._closed[start : start + _ASKED_AT_ONCE]
+    def count(self, declared: Sequence[Transaction], closed: list[bytes]) -> None:
+        self._begin_offers(declared)
+        for start in range(0, len(closed), _ASKED_AT_ONCE):
+            ids = closed[start : start + _ASKED_AT_ONCE]
             self._end_offers(ids)
             self._count_contracts(ids)
-        self._tallies.save(self._db)
+        self._tallies.save(self._db, self._writer)
 
     def _ask(self, query: Any, ids: list[bytes]) -> dict[bytes, Any]:
         return {row[0]: row for row in self._db.execute(query, {"ids": ids})}
 
-    def _place(self, pile: str) -> dict[str, str]:
-        if pile not in self._places:
-            owner, zone, operator = self._db.execute(_PLACE, {"pile": pile}).one()
-            self._places[pile] = {ALL: "", ZONE: zone, OPERATOR: operator, OWNER: owner, PILE: pile}
-        return self._places[pile]
+    def _find_places(self, piles: Iterable[str]) -> None:
+        """Whom piles belong to and where they stand, of those not asked for yet."""
+        wanted = sorted(set(piles) - self._places.keys())
+        for start in range(0, len(wanted), _ASKED_AT_ONCE):
+            some = wanted[start : start + _ASKED_AT_ONCE]
+            for pile, owner, zone, operator in self._db.execute(_PLACES, {"ids": some}):
+                self._places[pile] = {ALL: "", ZONE: zone, OPERATOR: operator, OWNER: owner, PILE: pile}
 
-    def _begin_offers(self) -> None:
-        for (position,) in self._db.execute(_DECLARING, {"height": self._block.header.height}).all():
-            tx = decode_transaction(self._block.txs[position])
-            if isinstance(tx.body, RegisterPile):
-                self._db.execute(operated.insert(), {"pile": tx.body.id, "operator": tx.sender})
-            elif isinstance(tx.body, List):
-                from_ms = max(tx.body.window_start_ms, self._now_ms)
-                row = {
-                    "listing": tx.id,
-                    "pile": tx.body.pile,
-                    "from_ms": from_ms,
-                    "window_end_ms": tx.body.window_end_ms,
-                }
-                self._db.execute(offer.insert(), row)
-                self._tallies.add_end(self._place(tx.body.pile), LISTED, "begun", from_ms)
+    def _begin_offers(self, declared: Sequence[Transaction]) -> None:
+        bodies = [(tx, tx.body) for tx in declared]
+        admitted = [(body.id, tx.sender) for tx, body in bodies if isinstance(body, RegisterPile)]
+        listed = [(tx.id, body) for tx, body in bodies if isinstance(body, List)]
+        if admitted:
+            self._writer.insert(self._db, operated, admitted)
+        if not listed:
+            return
+        self._find_places(body.pile for _, body in listed)
+        rows = [(i, body.pile, max(body.window_start_ms, self._now_ms), body.window_end_ms) for i, body in listed]
+        self._writer.insert(self._db, offer, rows)
+        for _, pile, from_ms, _ in rows:
+            self._tallies.add_end(self._places[pile], LISTED, "begun", from_ms)
 
     def _end_offers(self, ids: list[bytes]) -> None:
         """A listing that was sold out or withdrawn still stands for the windows it sold."""
         offered = self._ask(_OFFERED, ids)
         booked = self._ask(_BOOKED_UNTIL, list(offered)) if offered else {}
+        self._find_places(found.pile for found in offered.values())
         for listing, found in offered.items():
             booked_ms = booked[listing][1] if listing in booked else 0
             until_ms = min(found.window_end_ms, max(found.from_ms, self._now_ms, booked_ms))
-            self._tallies.add_end(self._place(found.pile), LISTED, "ended", until_ms)
+            self._tallies.add_end(self._places[found.pile], LISTED, "ended", until_ms)
 
     def _count_contracts(self, ids: list[bytes]) -> None:
         rows = [dict(row) for row in self._db.execute(_CLOSED, {"ids": ids}).mappings()]
@@ -271,6 +264,7 @@ class _Counting:
         postings: dict[tuple[bytes, int], list[Any]] = {}
         for posted in self._db.execute(_POSTED, {"ids": closed}):
             postings.setdefault((posted.contract, posted.number), []).append(posted)
+        self._find_places(row["pile"] for row in rows)
         for row in rows:
             key = row["id"]
             names = {ALL: ""} | {name: row[name] for name in (ZONE, OPERATOR, OWNER, PILE, USER)}
@@ -280,14 +274,14 @@ class _Counting:
             counted |= _deviation(row) | _money(row, postings.get((key, row["number"]), []), disputes.get(key))
             self._tallies.add(names, slot_of(self._now_ms), counted | {"delay_ms": self._now_ms - first[key][1]})
             if served:
-                self._tallies.add_span(self._place(row["pile"]), USED, *sessions[key][1:])
+                self._tallies.add_span(self._places[row["pile"]], USED, *sessions[key][1:])
 
 
 def _deviation(row: dict[str, Any]) -> dict[str, int]:
     """Beyond the tolerance, of contracts that delivered; one that delivered nothing at all is `unserved`."""
     if row["measured_wh"] == 0:
         return {"unserved": 1}
-    kind, off_wh = deviation(wire.decode_terms(row["terms"]), row["measured_wh"]), row["measured_wh"] - row["energy_wh"]
+    kind, off_wh = deviation(terms_of(row["terms"]), row["measured_wh"]), row["measured_wh"] - row["energy_wh"]
     if kind == OVER:
         return {"over": 1, "over_wh": off_wh}
     return {"under": 1, "under_wh": -off_wh} if kind == UNDER else {}

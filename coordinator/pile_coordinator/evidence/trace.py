@@ -9,10 +9,27 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, Table, and_, or_, select, true
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Integer,
+    RowMapping,
+    Select,
+    Table,
+    and_,
+    bindparam,
+    literal_column,
+    null,
+    or_,
+    select,
+    true,
+    union_all,
+)
+from sqlalchemy.sql.compiler import SQLCompiler
 
 from pile_coordinator.evidence import schema
 from pile_coordinator.evidence.scopes import (
+    ALL,
     EVERYTHING,
     View,
     contract_branches,
@@ -21,6 +38,7 @@ from pile_coordinator.evidence.scopes import (
     parties_seen,
     piles_seen,
 )
+from pile_coordinator.evidence.widths import NAME
 from pile_shared.errors import PilechainError
 
 ORDER, CONTRACT, PROOF, BLOCK, TRANSACTION, POSTING, PILE, PARTY = KINDS = (
@@ -104,6 +122,28 @@ class Trace:
     def fields(self) -> dict[str, object]:
         """For JSON."""
         return asdict(self)
+
+
+class _Query:
+    """A question that is always the same but for its values: its text is made once for a dialect.
+
+    A trace asks a dozen, and SQLAlchemy would take three times as long to put them together as SQLite to answer them.
+    """
+
+    def __init__(self, statement: Any) -> None:
+        self._statement = statement
+        self._compiled: dict[str, SQLCompiler] = {}
+
+    def rows(self, db: Connection, **values: object) -> list[RowMapping]:
+        """What it finds, by the names of its parameters."""
+        if (name := db.dialect.name) not in self._compiled:
+            compiled = self._statement.compile(dialect=db.dialect)
+            assert isinstance(compiled, SQLCompiler)
+            self._compiled[name] = compiled
+        made = self._compiled[name]
+        given = made.construct_params(values)
+        asked = tuple(given[key] for key in made.positiontup or ()) if made.positional else given
+        return list(db.exec_driver_sql(str(made), asked).mappings())
 
 
 def trace(
@@ -201,6 +241,8 @@ def _matches(db: Connection, name: str, wanted: str) -> Iterator[Found]:
         yield Found(BLOCK, name)
     if _is_hex(name):
         yield from _hashes(db, name.lower(), wanted)
+    if len(name) > NAME:
+        return
     if _any(db, schema.pile.c.id, schema.pile.c.id == name):
         yield Found(PILE, name)
     known = _any(db, schema.party.c.id, schema.party.c.id == name)
@@ -215,20 +257,36 @@ def _is_hex(text: str) -> bool:
 def _hashes(db: Connection, digits: str, wanted: str = "") -> Iterator[Found]:
     """An order is called by the id of the transaction that placed it: it is meant, unless a transaction is wanted."""
     low, high = (bytes.fromhex(digits.ljust(_HASH_HEX, end)) for end in "0f")
-    columns = (
-        (ORDER, schema.orders.c.id),
-        (CONTRACT, schema.contract.c.id),
-        (PROOF, schema.proof.c.hash),
-        (TRANSACTION, schema.tx.c.id),
+    found = [(row["kind"], row["hash"], row["height"]) for row in _HASHES.rows(db, low=low, high=high)]
+    orders = {value for kind, value, _ in found if kind == ORDER and wanted != TRANSACTION}
+    named: dict[tuple[str, str], Found] = {}  # a transaction that was refused may come again
+    for kind, value, height in found:
+        if kind != TRANSACTION or value not in orders:
+            thing = Found(kind, str(height) if kind == BLOCK else value.hex())
+            named.setdefault((thing.kind, thing.id), thing)
+    yield from named.values()
+
+
+def _some(kind: str, column: ColumnElement[bytes], height: Any = None) -> Select[Any]:
+    """A few of the things of a kind whose hash begins so."""
+    within = column.between(bindparam("low"), bindparam("high"))
+    few = select(
+        literal_column(f"'{kind}'").label("kind"),
+        column.label("hash"),
+        (null() if height is None else height).label("height"),
     )
-    orders = set[bytes]()
-    for kind, column in columns:
-        for value in set(db.execute(select(column).where(column.between(low, high)).limit(4)).scalars()) - orders:
-            orders |= {value} if kind == ORDER and wanted != TRANSACTION else set()
-            yield Found(kind, value.hex())
-    block = schema.block.c
-    for height in db.execute(select(block.height).where(block.hash.between(low, high)).limit(4)).scalars():
-        yield Found(BLOCK, str(height))
+    return select(few.where(within).limit(literal_column("4")).subquery())
+
+
+_HASHES = _Query(
+    union_all(
+        _some(ORDER, schema.orders.c.id),
+        _some(CONTRACT, schema.contract.c.id),
+        _some(PROOF, schema.proof.c.hash),
+        _some(TRANSACTION, schema.tx.c.id),
+        _some(BLOCK, schema.block.c.hash, schema.block.c.height),
+    )
+)
 
 
 def _posting(db: Connection, contract: str, number: int, item: int) -> Iterator[Found]:
@@ -412,15 +470,16 @@ class _Timed:
 
     def steps(self) -> list[Step]:
         heights = sorted({h.height for h in self.happened})
-        block, tx = schema.block.c, schema.tx.c
+        position = self.db.dialect.identifier_preparer.quote("position")
         for some in _chunks(heights):
-            found = self.db.execute(select(block.height, block.time_ms).where(block.height.in_(some)))
-            self._times |= {row.height: row.time_ms for row in found}
+            wanted = ", ".join(map(str, some))
+            found = self.db.exec_driver_sql(f"SELECT height, time_ms FROM block WHERE height IN ({wanted})")  # noqa: S608 - numbers
+            self._times |= {row[0]: row[1] for row in found}
         places = sorted({(h.height, h.position) for h in self.happened if h.position is not None})
         for some_places in _chunks(places):
-            which = or_(*(and_(tx.height == height, tx.position == position) for height, position in some_places))
-            found = self.db.execute(select(tx.height, tx.position, tx.id).where(which))
-            self._txs |= {(row.height, row.position): row.id.hex() for row in found}
+            which = " OR ".join(f"height = {height} AND {position} = {at}" for height, at in some_places)
+            found = self.db.exec_driver_sql(f"SELECT height, {position}, id FROM tx WHERE {which}")  # noqa: S608 - numbers
+            self._txs |= {(row[0], row[1]): row[2].hex() for row in found}
         return [self._step(h) for h in sorted(self.happened, key=_place)]
 
     def _step(self, h: _Happened) -> Step:
@@ -446,6 +505,37 @@ def _proof(row: _Row) -> _Happened:
     return _Happened(PROOF, row["hash"].hex(), what, row["height"], row["position"], checked=BY_PILE)
 
 
+_WORDS = {"signature": "signed by", "cancellation": "called off by", "confirmation": "confirmed by"}
+_o, _c, _p, _m = schema.orders.c, schema.clearing.c, schema.proof.c, schema.posting.c
+_ORDERS = _Query(select(schema.orders).where(or_(_o.id == bindparam("bid"), _o.id == bindparam("listing"))))
+_CLEARING = _Query(select(schema.clearing).where(_c.height == bindparam("height"), _c.zone == bindparam("zone")))
+_SAID_OF = _Query(
+    union_all(
+        *(
+            select(
+                literal_column(f"'{table.name}'").label("kind"), table.c.party, table.c.height, table.c.position
+            ).where(table.c.contract == bindparam("contract"))
+            for table in (schema.signature, schema.cancellation, schema.confirmation)
+        )
+    )
+)
+_PROOFS = _Query(
+    select(schema.proof)
+    .where(_p.contract == bindparam("contract"), _p.kid == bindparam("kid"), _p.sequence > bindparam("after"))
+    .order_by(_p.sequence)
+    .limit(bindparam("most", type_=Integer()))
+)
+_POSTINGS = _Query(
+    select(schema.posting)
+    .where(_m.contract == bindparam("contract"), _m.number == bindparam("number"))
+    .order_by(_m.item)
+)
+_OF_CONTRACT = {
+    table: _Query(select(table).where(table.c.contract == bindparam("contract")).order_by(*table.primary_key.columns))
+    for table in (schema.dispute, schema.ruling, schema.statement)
+}
+
+
 class _Teller:
     """Tells one contract's story."""
 
@@ -462,14 +552,17 @@ class _Teller:
         hashes = {"contract": self._id.hex(), "order": row["bid"].hex(), "listing": row["listing"].hex()}
         return Story(steps=steps, next_proof=following, **hashes, **links)
 
-    def _all(self, table: Table, *which: ColumnElement[bool]) -> list[_Row]:
-        query = select(table).where(*(which or (table.c.contract == self._id,)))
-        return [dict(row) for row in self._db.execute(query).mappings()]
+    def _all(self, table: Table) -> list[_Row]:
+        return [dict(row) for row in _OF_CONTRACT[table].rows(self._db, contract=self._id)]
 
     def _orders(self) -> Iterator[_Happened]:
-        o = schema.orders.c
-        seen = orders_seen(self._view.orders, self._view.party)
-        for row in self._all(schema.orders, o.id.in_([self._row["bid"], self._row["listing"]]), seen):
+        named = {"bid": self._row["bid"], "listing": self._row["listing"]}
+        rows = _ORDERS.rows(self._db, **named)
+        if self._view.orders != ALL:
+            o, seen = schema.orders.c, orders_seen(self._view.orders, self._view.party)
+            shown = set(self._db.execute(select(o.id).where(o.id.in_(named.values()), seen)).scalars())
+            rows = [row for row in rows if row["id"] in shown]
+        for row in rows:
             price = (
                 f" at {row['price_micro_per_kwh']} micro per kWh" if row["price_micro_per_kwh"] >= 0 else " at market"
             )
@@ -477,8 +570,8 @@ class _Teller:
             yield _Happened(ORDER, row["id"].hex(), what, row["height"], row["position"])
 
     def _match(self) -> Iterator[_Happened]:
-        row, c = self._row, schema.clearing.c
-        for found in self._all(schema.clearing, c.height == row["height"], c.zone == row["zone"]):
+        row = self._row
+        for found in _CLEARING.rows(self._db, height=row["height"], zone=row["zone"]):
             load = f"{found['open_before_wh']} to {found['open_after_wh']} Wh"
             what = f"clearing of zone {row['zone']}: load from {load}, capacity {found['capacity_wh']} Wh"
             yield _Happened(
@@ -494,14 +587,9 @@ class _Teller:
 
     def _said(self) -> Iterator[_Happened]:
         """What parties said of it."""
-        words = (
-            (schema.signature, "signed by"),
-            (schema.cancellation, "called off by"),
-            (schema.confirmation, "confirmed by"),
-        )
-        for table, word in words:
-            for row in self._all(table):
-                yield _Happened(table.name, self._id.hex(), f"{word} {row['party']}", row["height"], row["position"])
+        for said in _SAID_OF.rows(self._db, contract=self._id):
+            what = f"{_WORDS[said['kind']]} {said['party']}"
+            yield _Happened(said["kind"], self._id.hex(), what, said["height"], said["position"])
         for row in self._all(schema.dispute):
             what = f"objection of {row['party']}: {row['ground']}, {row['claimed_wh']} Wh claimed"
             yield _Happened("dispute", self._id.hex(), what, row["height"], row["position"])
@@ -512,25 +600,21 @@ class _Teller:
             yield _Happened("ruling", self._id.hex(), what, row["height"], row["position"])
 
     def _metering(self) -> tuple[list[_Happened], int | None]:
-        p = schema.proof.c
-        which = (p.contract == self._id, p.kid == self._row["kid"], p.sequence > self._after_proof)
-        query = select(schema.proof).where(*which).order_by(p.sequence).limit(self._proofs + 1)
-        rows = [dict(row) for row in self._db.execute(query).mappings()]
+        which = {"contract": self._id, "kid": self._row["kid"], "after": self._after_proof, "most": self._proofs + 1}
+        rows = [dict(row) for row in _PROOFS.rows(self._db, **which)]
         shown = rows[: self._proofs]
         return [_proof(row) for row in shown], shown[-1]["sequence"] if len(rows) > len(shown) else None
 
     def _settled(self) -> Iterator[_Happened]:
-        s, row = schema.statement.c, self._row
-        last = None
-        for last in self._all(schema.statement, s.contract == self._id, s.number >= 1):
+        row, last = self._row, None
+        for last in self._all(schema.statement):
             what = f"settlement {last['number']}: {last['measured_wh']} Wh measured, cause {last['cause']}"
             at = (last["height"], None, last["leaf"])
             yield _Happened("settlement", last["digest"].hex(), what, *at, checked=BY_LEAF)
         if row["closed_height"] is None or last is None:
             return
         at = (row["closed_height"], None, row["closed_leaf"])
-        p = schema.posting.c
-        for found in self._all(schema.posting, p.contract == self._id, p.number == last["number"]):
+        for found in _POSTINGS.rows(self._db, contract=self._id, number=last["number"]):
             what = f"{found['debit']} -> {found['credit']}: {found['amount_micro']} micro"
             name = f"{self._id.hex()}/{found['number']}/{found['item']}"
             yield _Happened(POSTING, name, what, *at, checked=BY_RECOUNT)
