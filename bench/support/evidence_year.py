@@ -38,7 +38,7 @@ FACTS = (
     "place (name PRIMARY KEY, owner, zone, kid, power_w)",
     ("life (n INTEGER PRIMARY KEY, pile, user, listing, bid, contract, terms, batch, digest, confirmed_user, confirmed_owner,"
     " energy_wh, price, catalog_sell, catalog_buy, limit_price, fee, escrow, bond, capacity_wh, tariff, open_before_wh,"
-    " placed_ms, start_ms, end_ms, measured_ms, closed_ms, placed, measured, closed, sequence)"),
+    " placed_ms, start_ms, end_ms, expires_ms, measured_ms, closed_ms, placed, measured, closed, sequence)"),
     "told (n INTEGER, share INTEGER, hash, bytes, first_ms, last_ms, register_wh, PRIMARY KEY (n, share)) WITHOUT ROWID",
 )  # fmt: skip
 
@@ -156,7 +156,7 @@ def _life(rng: random.Random, n: int, spacing_ms: int) -> tuple[tuple[Any, ...],
         energy * 130,
         61_320_000,
     )
-    when = (start - rng.randrange(1, 30) * MINUTE_MS, start, start + 3 * HOUR_MS, measured, closed)
+    when = (start - rng.randrange(1, 30) * MINUTE_MS, start, start + 3 * HOUR_MS, start + 3 * HOUR_MS, measured, closed)
     said = (batch, digest, by_user, by_owner)
     return (*who, *said, *agreed, bytes(32), 0, *when, None, None, None, 3 * turn + 1), energy
 
@@ -192,9 +192,10 @@ _ROWS = (
     "INSERT INTO deposit SELECT 1, position, reference, party, amount FROM deposited ORDER BY position",
     "INSERT INTO receipt SELECT pile, max(measured), 2, sequence + 2 FROM life GROUP BY pile ORDER BY pile",
     f"""INSERT INTO orders SELECT * FROM (
-          SELECT listing AS id, placed, 0, p.owner, 'listing', energy_wh, -1, 0, 0, 'spent', placed FROM {_PLACED}
-          UNION ALL SELECT bid, placed, 1, user, 'limited bid', energy_wh, limit_price, 0, 0, 'filled', placed FROM life)
-        ORDER BY id""",
+          SELECT listing AS id, placed, 0, p.owner, 'listing', energy_wh, -1, 0, 0, NULL, pile, start_ms, end_ms, NULL,
+            'spent', placed FROM {_PLACED}
+          UNION ALL SELECT bid, placed, 1, user, 'limited bid', energy_wh, limit_price, 0, 0, p.zone, pile, start_ms, end_ms,
+            expires_ms, 'filled', placed FROM {_PLACED}) ORDER BY id""",
     "INSERT INTO offer SELECT listing, pile, max(start_ms, placed_ms), end_ms FROM life ORDER BY listing",
     f"""INSERT INTO clearing SELECT placed, p.zone, 4, capacity_wh, tariff, open_before_wh, open_before_wh + energy_wh
         FROM {_PLACED} ORDER BY placed""",

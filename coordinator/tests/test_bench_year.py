@@ -150,7 +150,7 @@ def placed(block: Block, txs, events, n: int) -> tuple[bytes, dict[str, object]]
         "bond": terms.bond_micro,
     }
     life |= {"capacity_wh": clearing[2][0], "tariff": clearing[3], "open_before_wh": clearing[4]}
-    life |= {"start_ms": terms.window_start_ms, "end_ms": terms.window_end_ms}
+    life |= {"start_ms": terms.window_start_ms, "end_ms": terms.window_end_ms, "expires_ms": sent.body.expires_ms}
     return sha256(data), life | {"placed": block.header.height, "placed_ms": block.header.time_ms}
 
 
