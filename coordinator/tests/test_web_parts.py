@@ -131,7 +131,7 @@ def test_the_server_listens_at_home_unless_it_is_told_otherwise(tmp_path):
         ('database = "x"\nledger = "y"\n', "genesis"),
         ('database = "x"\nport = 0\n', "port"),
         ('database = "x"\ntime_zone = "Mars/Base"\n', "Mars/Base"),
-        ('database = "x"\nsilent_after_ms = 1\n', "silent_after_ms"),
+        ('database = "x"\nsilent_after_s = 0\n', "silent_after_s"),
         ('database = "x"\nhost = "0.0.0.0"\n', "host"),
         ('database = "x"\n[limits]\nburst = 0\n', "limits.burst"),
     ],
@@ -221,5 +221,5 @@ def test_the_page_has_the_table_of_access_and_every_series_and_key(tmp_path):
     block = re.sub(r"^(ledger|genesis) = .*\n", "", block, flags=re.MULTILINE)
     (tmp_path / "operator.toml").write_text(OPERATOR)
     config = load_web_config(write(tmp_path, block))
-    assert (config.metrics_port, config.time_zone, config.silent_after_ms) == (9410, "Europe/Berlin", 900_000)
+    assert (config.metrics_port, config.zone.key, config.silent_after_s) == (9410, "Europe/Berlin", 1800)
     assert config.operator is not None

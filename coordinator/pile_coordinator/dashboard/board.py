@@ -21,7 +21,7 @@ from pile_coordinator.evidence.calendar import DAY, local, midnight_ms
 from pile_coordinator.evidence.scopes import ALL, DISPUTED, OWN
 from pile_coordinator.evidence.tallies import offer as offer_table
 from pile_coordinator.web.access import Grant
-from pile_coordinator.web.config import DashboardConfig
+from pile_coordinator.web.config import WebConfig
 from pile_coordinator.web.live import Watch
 from pile_coordinator.web.problems import DATABASE_AWAY
 from pile_coordinator.web.reading import Reading, Row
@@ -116,7 +116,7 @@ class Point:
 class Board:
     """The state of everything live. Everything but `_Reader` runs on the event loop."""
 
-    def __init__(self, reading: Reading, watch: Watch, config: DashboardConfig) -> None:
+    def __init__(self, reading: Reading, watch: Watch, config: WebConfig) -> None:
         """Of this database, awakened by `watch`."""
         self._reader, self._watch, self._config = _Reader(reading, config), watch, config
         self._reading = reading
@@ -178,7 +178,7 @@ class Board:
         """What a banner must say: "away" for the database, "still" for the chain, or nothing."""
         if max(self.behind_ms(), int((time.monotonic() - self._read_s) * 1000)) > AWAY_MS:
             return "away"
-        return "still" if self.block_age_ms() > self._config.still_after_s * 1000 else ""
+        return "still" if self.block_age_ms() > self._config.dashboard.still_after_s * 1000 else ""
 
     # --- what somebody may see ----------------------------------------------------------------------------------------------
 
@@ -265,7 +265,7 @@ class Changes:
 class _Reader:
     """Reads what changed since a height. Used by one thread at a time."""
 
-    def __init__(self, reading: Reading, config: DashboardConfig) -> None:
+    def __init__(self, reading: Reading, config: WebConfig) -> None:
         self._reading, self._config = reading, config
         self._piles: dict[str, Pile] = {}
         self._names: dict[bytes, str] = {}
@@ -397,7 +397,7 @@ class _Reader:
         changed = []
         for name, pile in self._piles.items():
             made = replace(pile, contracts=tuple(contracts.get(name, ())))
-            made = replace(made, state=state_of(made, name in listed, time_ms, self._config))
+            made = replace(made, state=state_of(made, name in listed, time_ms, self._config.silent_after_s * 1000))
             if made != pile or pile.version == 0:
                 made = replace(made, version=height)
                 self._piles[name] = made
@@ -406,7 +406,7 @@ class _Reader:
         return Changes(height, time_ms, changed, orders, points, blocks)
 
 
-def state_of(pile: Pile, is_listed: bool, now_ms: int, config: DashboardConfig) -> str:
+def state_of(pile: Pile, is_listed: bool, now_ms: int, silent_ms: int) -> str:
     """A pile's state by all its contracts, at the time of the newest block."""
     if pile.is_retired:
         return RETIRED
@@ -417,7 +417,7 @@ def state_of(pile: Pile, is_listed: bool, now_ms: int, config: DashboardConfig) 
         return ALARM
     running = any(contract.window_start_ms <= now_ms <= contract.window_end_ms for contract in pile.contracts)
     should_speak = state == CHARGING or is_listed or running
-    if should_speak and pile.proof_ms is not None and now_ms - pile.proof_ms > config.silent_after_s * 1000:
+    if should_speak and pile.proof_ms is not None and now_ms - pile.proof_ms > silent_ms:
         return SILENT
     return state or (LISTED if is_listed else IDLE)
 

@@ -71,7 +71,7 @@ def _ask(web: Web, grant: Grant) -> Alarms:
     config = web.config
     try:
         with web.reading.connect() as db, web.ledger() as ledger:
-            given = {"now_ms": now_ms(), "genesis": config.genesis, "silent_ms": config.silent_after_ms}
+            given = {"now_ms": now_ms(), "genesis": config.genesis, "silent_ms": config.silent_after_s * 1000}
             return alarms(db, view_of(grant.token), ledger=ledger, **given)  # type: ignore[arg-type]
     except DATABASE_AWAY:
         web.metrics.database_errors.inc()

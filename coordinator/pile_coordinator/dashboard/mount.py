@@ -29,7 +29,7 @@ GZIP_LEVEL = 4  # of pages, which are made anew for everybody
 def add_dashboard(app: FastAPI) -> None:
     """Serve the dashboard at /, beside the API of `app`, from when it starts."""
     web = _web(app)
-    board = Board(web.reading, web.watch, web.config.dashboard)
+    board = Board(web.reading, web.watch, web.config)
     for name in pages.MODULES:
         importlib.import_module(f"{pages.__name__}.{name}")
     shell.serve_with(web, board)

@@ -106,7 +106,7 @@ class View:
         """A view of what `visit` may see."""
         self.web, self.board, self.path = web, board, path
         self.grant, self.language = visit.grant, visit.language
-        self.zone = web.config.dashboard.zone
+        self.zone = web.config.zone
         self.currency = web.config.genesis.params.currency if web.config.genesis else ""
         self._client = client
 

@@ -16,7 +16,7 @@ IDLE, LISTED, RESERVED, CHARGING, SETTLING, DISPUTED, SILENT, RETIRED = STATES =
 
 MAX_PILES = 1000  # of a page
 MAX_OPEN = 50_000  # open contracts and listings looked at; more wait, and their piles show as idle
-SILENT_MS = 900_000  # a pile reports each few minutes while it charges (timing.report_ms of its configuration)
+SILENT_MS = 1_800_000  # two heartbeats (timing.heartbeat_ms of a pile); while it charges it reports each few minutes
 
 _Row = dict[str, Any]
 

@@ -134,7 +134,7 @@ def _standing(router: APIRouter) -> None:
     ) -> dict[str, Any]:
         """What every pile is doing, by id."""
         (after,) = place_of("pile_states", (str,), cursor) or ("",)
-        times = {"now_ms": now_ms(), "silent_ms": web.config.silent_after_ms}
+        times = {"now_ms": now_ms(), "silent_ms": web.config.silent_after_s * 1000}
         with web.reading.connect() as db:
             found = pile_states(db, view(grant), **times, owner=owner, zone=zone, after=after, limit=limit)
         return placed("pile_states", found)
@@ -148,7 +148,7 @@ def _standing(router: APIRouter) -> None:
     @router.get("/alarms", name="alarms", response_model=m.AlarmsOut)
     def list_alarms(web: Here, grant: Allowed) -> dict[str, Any]:
         """What somebody should look at now, the gravest first; and what cannot be judged here, with what would know."""
-        given: dict[str, Any] = {"genesis": web.config.genesis, "silent_ms": web.config.silent_after_ms}
+        given: dict[str, Any] = {"genesis": web.config.genesis, "silent_ms": web.config.silent_after_s * 1000}
         try:
             with web.reading.connect() as db, web.ledger() as ledger:
                 return alarming.alarms(db, view(grant), now_ms=now_ms(), ledger=ledger, **given).fields()

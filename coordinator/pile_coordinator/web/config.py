@@ -21,8 +21,9 @@ class WebConfig:
         database: a path, or a URL of SQLAlchemy. ledger, genesis: for certificates; None: none are made. tokens: their file.
         listen, port: where to serve. proxy: the address of a reverse proxy whose X-Forwarded-For is believed, "" for none.
         metrics_listen, metrics_port: where /metrics is served without a token; port 0: nowhere but with a token.
-        time_zone: of periods where a request names none, an IANA name. operator: for charge detail records, or None. ocmf: the
-        folder of the piles' OCMF records, or None. silent_after_ms: how long a pile in a session may be unheard of.
+        zone: the operator's time zone, of all times the dashboard shows and of periods where a request names none.
+        operator: for charge detail records, or None. ocmf: the folder of copies of piles' OCMF records, or None.
+        silent_after_s: without a proof of a pile that should send some, until it is called silent, seconds.
         per_minute, burst: requests of one token or address. streams, streams_each: live at once, of all and of one token.
         dashboard: what is shown to people.
         beat_s: between two signs of life of a live stream, seconds. stall_s: how long one may not be read, seconds.
@@ -38,10 +39,10 @@ class WebConfig:
     proxy: str
     metrics_listen: str
     metrics_port: int
-    time_zone: str
+    zone: ZoneInfo
     operator: Operator | None
     ocmf: Path | None
-    silent_after_ms: int
+    silent_after_s: int
     per_minute: int
     burst: int
     streams: int
@@ -56,14 +57,11 @@ class DashboardConfig:
     """What the dashboard of a server is like.
 
     Attributes:
-        serve: whether there is one. zone: the operator's time zone, in which all times are shown.
-        silent_after_s: without a proof of a pile that should send some, until it is called silent, seconds.
+        serve: whether there is one.
         still_after_s: without a block, until a banner says so, seconds.
     """
 
     serve: bool
-    zone: ZoneInfo
-    silent_after_s: int
     still_after_s: int
 
 
@@ -79,12 +77,10 @@ def load_web_config(path: Path) -> WebConfig:
     listen = top.take("listen", str, "an address", default="127.0.0.1", ok=bool)
     port = top.take("port", int, a_port, default=PORT, ok=lambda v: 1 <= v <= 65_535)
     proxy = top.take("proxy", str, "the address of a reverse proxy", default="")
-    time_zone = top.take("time_zone", str, "an IANA name such as Europe/Berlin", default="UTC")
-    find_zone(time_zone)
+    zone = find_zone(top.take("time_zone", str, "an IANA name such as Europe/Berlin", default="UTC"))
     operator = top.take("operator", str, "the path of an operator's file", default="")
     ocmf = top.take("ocmf", str, "the path of the folder of OCMF records", default="")
-    silent = "milliseconds from 1000 to 86400000"
-    silent_ms = top.take("silent_after_ms", int, silent, default=SILENT_MS, ok=lambda v: 1000 <= v <= 86_400_000)
+    silent_after_s = _number(top, "silent_after_s", SILENT_MS // 1000, 604_800)
     metrics = top.section("metrics", required=False)
     metrics_listen = metrics.take("listen", str, "an address", default="127.0.0.1", ok=bool)
     metrics_port = metrics.take("port", int, a_port + ", or 0 for none", default=0, ok=lambda v: 0 <= v <= 65_535)
@@ -101,10 +97,10 @@ def load_web_config(path: Path) -> WebConfig:
         proxy,
         metrics_listen,
         metrics_port,
-        time_zone,
+        zone,
         load_operator(base / operator) if operator else None,
         base / ocmf if ocmf else None,
-        silent_ms,
+        silent_after_s,
         per_minute=_number(limits, "per_minute", 600, 1_000_000),
         burst=_number(limits, "burst", 100, 1_000_000),
         streams=_number(limits, "streams", 500, 10_000),
@@ -121,8 +117,6 @@ def load_web_config(path: Path) -> WebConfig:
 def _dashboard(section: Section) -> DashboardConfig:
     found = DashboardConfig(
         section.take("serve", bool, "true or false", default=True),
-        find_zone(section.take("time_zone", str, "an IANA name such as Europe/Berlin", default="UTC")),
-        silent_after_s=_number(section, "silent_after_s", 1800, 604_800),
         still_after_s=_number(section, "still_after_s", 900, 604_800),
     )
     section.end()

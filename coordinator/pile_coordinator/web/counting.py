@@ -77,7 +77,7 @@ def routes() -> APIRouter:
         With a name, or for `all`, a row for each period that [since, until) touches; without one a row for each name over all
         of that time, in whole hours. A contract counts when it is closed. Without times, all that was counted.
         """
-        zone = _zone(tz or web.config.time_zone)
+        zone = _zone(tz) if tz else web.config.zone
         asked = ask(web, grant, (dimension, name, per, since, until), zone)
         if wants_csv(request, form):
             return _csv(web, asked)

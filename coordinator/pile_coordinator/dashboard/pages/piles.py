@@ -91,7 +91,7 @@ async def show(view: View) -> None:
     zone.on_value_change(lambda event: grid.filter(zone=event.value or ""))
     owner.on_value_change(lambda event: grid.filter(owner=event.value or ""))
     search.on_value_change(lambda event: grid.filter(search=(event.value or "").lower()))
-    shell.note(view.text("piles.about", after=written.span(view.web.config.dashboard.silent_after_s * 1000)))
+    shell.note(view.text("piles.about", after=written.span(view.web.config.silent_after_s * 1000)))
     if view.grant_of("contracts") is None or view.grant.scope != ALL or view.grant.token.role == "grid":
         shell.note(view.text("piles.partly"))
     view.follow(grid.refresh)
