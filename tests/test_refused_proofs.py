@@ -170,7 +170,7 @@ def test_a_pile_that_is_registered_late_loses_nothing(site):
     agent = site.start_pile("pile-1")
     wait_for(lambda: resendings(agent) >= 2, 30, "the pile to complain", agent)
     coordinator = site.processes["coordinator"]
-    assert "refused (unknown_pile, " in coordinator.text()
+    wait_for(lambda: "refused (unknown_pile, " in coordinator.text(), 30, "the coordinator to say so", coordinator)
     assert head_of(agent) > 1
     site.admit({"olga": ("pile-owner", 1_000_000)})
     head = head_of(agent)
