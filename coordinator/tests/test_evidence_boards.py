@@ -22,7 +22,7 @@ from pile_coordinator.evidence.disputes import disputes
 from pile_coordinator.evidence.exporter import Exporter
 from pile_coordinator.evidence.market import book_depth, order_book, price_history
 from pile_coordinator.evidence.network import network
-from pile_coordinator.evidence.piles import pile_states
+from pile_coordinator.evidence.piles import SILENT_MS, pile_states
 from pile_coordinator.evidence.scopes import ALL, DEVIATED, DISPUTED, EVERYTHING, NONE, OWN, View
 from pile_coordinator.evidence.timeline import contracts_of_order, timeline
 from pile_coordinator.evidence.trace import UnknownIdError, trace
@@ -245,8 +245,8 @@ def test_a_pile_is_listed_reserved_charging_silent_and_settling(fresh):
     row = state(NOW + 5000)
     assert (row["state"], row["heard_ms"], row["last_energy_wh"]) == ("charging", NOW + 4000, 100_000)
     assert [state(NOW, view)["last_energy_wh"] for view in (DAN, OLGA, GRID)] == [100_000, 100_000, None]
-    assert state(NOW + 4000 + 900_000)["state"] == "charging"
-    assert state(NOW + 4001 + 900_000)["state"] == "silent"
+    assert state(NOW + 4000 + SILENT_MS)["state"] == "charging"
+    assert state(NOW + 4001 + SILENT_MS)["state"] == "silent"
     (alarm,) = [a for a in alarms(db, DAN, now_ms=NOW + HOUR, genesis=fresh.genesis).alarms if a.kind == "pile_silent"]
     assert (alarm.subject, alarm.since_ms, alarm.facts) == ("pile-1", NOW + 4000, {"silent_ms": HOUR - 4000})
     assert pile_states(db, NOBODY, now_ms=NOW) == ([], None)
