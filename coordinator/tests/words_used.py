@@ -1,6 +1,7 @@
 """Which keys of the dashboard's words its code names: literally, or by a family."""
 
 import re
+from functools import cache
 from pathlib import Path
 
 import pile_coordinator
@@ -9,6 +10,7 @@ FOLDER = Path(pile_coordinator.__file__).parent
 SOURCES = "\n".join(path.read_text() for path in sorted(FOLDER.rglob("*.py")) if "_pb2" not in path.name)
 
 
+@cache
 def families() -> set[str]:
     """The families that `word(...)` is asked for."""
     return set(re.findall(r"\bword\(\s*(?:[\w.]+\.?language,\s*)?[\"']([a-z_]+)[\"']", SOURCES))
