@@ -79,9 +79,12 @@ def targets(world):
 MOVING = {"/v1/network", "/v1/alarms", "/v1/zones/north/prices"}  # they tell the present
 
 
+SEEING = [party for party in ROLES if not party.startswith("other-")]  # the others' own branches find nothing
+
+
 def answers(world, paths):
     found = {}
-    for party in ROLES:
+    for party in SEEING:
         for path in paths:
             answer = world.get(path, party)
             is_same = path in MOVING or "zip" in answer.headers.get("content-type", "")  # a ZIP has the time in it
