@@ -158,7 +158,7 @@ def test_a_missing_genesis_is_a_wrong_call(demo):
 
 def test_kept_it_lives_on_with_its_dashboard_until_it_is_told_to_end(demo):
     folder, kept = demo
-    (url, token) = re.findall(r"dashboard: (http://\S+)/sign-in#(\S+)", kept.until("Ctrl-C ends it"))[0]
+    (url, token) = re.findall(r"dashboard: (http://\S+)/ with the token (\S+)", kept.until("Ctrl-C ends it"))[0]
     kept.until(" charged ")  # a driver came again
     with urlopen(Request(f"{url}/v1/contracts", headers={"Authorization": f"Bearer {token}"}), timeout=10) as answer:
         outcomes = [row["outcome"] for row in json.load(answer)["items"]]

@@ -32,7 +32,7 @@ def main() -> int:
         command = [sys.executable, "-m", "pile_coordinator.cli", "demo", "--keep", "--out", f"{folder}/out"]
         demo = subprocess.Popen(command, stdout=told, stderr=told)
         try:
-            url, token = _sign_in_link(Path(told.name), demo)
+            url, token = _where_and_token(Path(told.name), demo)
             time.sleep(seconds)
             with browser() as chromium:
                 _take(chromium, url, token)
@@ -42,9 +42,9 @@ def main() -> int:
     return 0
 
 
-def _sign_in_link(told: Path, demo: "subprocess.Popen[bytes]") -> tuple[str, str]:
+def _where_and_token(told: Path, demo: "subprocess.Popen[bytes]") -> tuple[str, str]:
     deadline = time.monotonic() + START_S
-    while not (found := re.search(r"dashboard: (http://\S+)/sign-in#(\S+)", told.read_text())):
+    while not (found := re.search(r"dashboard: (http://\S+)/ with the token (\S+)", told.read_text())):
         if demo.poll() is not None or time.monotonic() > deadline:
             raise SystemExit(f"the demo did not come so far:\n{told.read_text()}")
         time.sleep(0.2)

@@ -154,7 +154,7 @@ def live_on(site: Site, web: Web, console: Console) -> None:
     drivers = ("dan", "eva")
     regulars = [Regular(driver, pile.owner, pile.id) for driver, pile in zip(drivers, site.piles.values(), strict=True)]
     console.print("[bold]9. The site lives on: dan and eva keep charging[/]")
-    console.print(f"   dashboard: {web.url}/sign-in#{web.token}")
+    console.print(f"   dashboard: {web.url}/ with the token {web.token}")
     console.print(f"   dan's own page: .venv/bin/pilechain wallet {_of(site, 'dan')} page")
     console.print("   Ctrl-C ends it")
     stopped = threading.Event()

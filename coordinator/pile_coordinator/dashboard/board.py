@@ -1,8 +1,8 @@
 """What the live pages draw from: the state of every pile, open contracts, orders and the newest prices, in memory.
 
 Read once for each block, whatever the number of pages, in a thread; pages look at it and are woken when it changed. It says
-only what the evidence says. What the evidence has not: refused proofs (only admitted ones are written), a resting bid's zone,
-and energy that a listing gets back from a contract that fell through.
+only what the evidence says, which has not: refused proofs (only admitted ones are written), and energy that a listing gets back
+from a contract that fell through.
 """
 
 import asyncio
@@ -12,14 +12,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import Connection, Select, func, select
+from sqlalchemy import Connection, Select, func, select, true
 from starlette.concurrency import run_in_threadpool
 
 from pile_coordinator.chain.records import EV_OWNER, PILE_OWNER
 from pile_coordinator.evidence import schema, statistics
 from pile_coordinator.evidence.calendar import DAY, local, midnight_ms
 from pile_coordinator.evidence.scopes import ALL, DISPUTED, OWN
-from pile_coordinator.evidence.tallies import offer as offer_table
 from pile_coordinator.web.access import Grant
 from pile_coordinator.web.config import WebConfig
 from pile_coordinator.web.live import Watch
@@ -82,7 +81,7 @@ class Pile:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """An open bid or listing. `price_micro_per_kwh` -1 is at market. `pile`, `zone`, `until_ms`: of listings."""
+    """An open bid or listing. `price_micro_per_kwh` -1 is at market; `pile`: of a bid, the one it wants, if any."""
 
     id: bytes
     height: int
@@ -267,6 +266,10 @@ class _Reader:
 
     def __init__(self, reading: Reading, config: WebConfig) -> None:
         self._reading, self._config = reading, config
+        self._forget()
+
+    def _forget(self) -> None:
+        """Know nothing: before everything is read."""
         self._piles: dict[str, Pile] = {}
         self._names: dict[bytes, str] = {}
         self._contracts: dict[bytes, OpenContract] = {}
@@ -302,7 +305,7 @@ class _Reader:
         return found.rows[0].sums if found.rows else None
 
     def _begin(self, db: Connection) -> Changes | None:
-        self.__init__(self._reading, self._config)  # type: ignore[misc]
+        self._forget()
         height = db.execute(select(schema.mark.c.height)).scalar() or 0
         if not height:
             return None
@@ -319,7 +322,7 @@ class _Reader:
         self._read_contracts(
             db, set(db.execute(select(schema.contract.c.id).where(schema.contract.c.closed_height.is_(None))).scalars())
         )
-        self._read_orders(db, schema.orders.c.outcome == "open")
+        self._read_orders(db, true())
         prices, _ = self._reading.prices(None, None, MAX_POINTS)
         points = [(row["zone"], _point(row)) for row in reversed(_dearest(prices)) if row["height"] <= height]
         return self._changes(height, blocks[-1]["time_ms"], points, blocks)
@@ -377,7 +380,7 @@ class _Reader:
                     self._contracts.pop(row.id, None)
 
     def _read_orders(self, db: Connection, condition: Any) -> None:
-        for row in db.execute(_orders().where(condition, schema.orders.c.outcome == "open").limit(MAX_ORDERS)):
+        for row in db.execute(_orders().where(condition, schema.orders.c.ended_height.is_(None)).limit(MAX_ORDERS)):
             if len(self._orders) < MAX_ORDERS:
                 self._orders[row[0]] = Order(*row)
 
@@ -385,7 +388,9 @@ class _Reader:
         """Whether known orders are open still, and what of them is contracted."""
         found: dict[bytes, Order] = {}
         for some in _chunks(self._orders):
-            for row in db.execute(_orders().where(schema.orders.c.id.in_(some), schema.orders.c.outcome == "open")):
+            for row in db.execute(
+                _orders().where(schema.orders.c.id.in_(some), schema.orders.c.ended_height.is_(None))
+            ):
                 found[row[0]] = Order(*row)
         self._orders = found
 
@@ -393,7 +398,7 @@ class _Reader:
         contracts: dict[str, list[OpenContract]] = {}
         for contract in self._contracts.values():
             contracts.setdefault(contract.pile, []).append(contract)
-        listed = {order.pile for order in self._orders.values() if order.pile is not None}
+        listed = {order.pile for order in self._orders.values() if order.kind == "listing"}
         changed = []
         for name, pile in self._piles.items():
             made = replace(pile, contracts=tuple(contracts.get(name, ())))
@@ -447,11 +452,11 @@ def _changed(db: Connection, first: int, last: int) -> set[bytes]:
 
 
 def _orders() -> Select[Any]:
-    o, offer, pile, contract = schema.orders.c, offer_table.c, schema.pile.c, schema.contract.c
+    o, pile, contract = schema.orders.c, schema.pile.c, schema.contract.c
     of_bid = select(func.sum(contract.energy_wh)).where(contract.bid == o.id).scalar_subquery()
     of_listing = select(func.sum(contract.energy_wh)).where(contract.listing == o.id).scalar_subquery()
     matched = func.coalesce(of_bid, of_listing, 0)
-    joined = schema.orders.outerjoin(offer_table, offer.listing == o.id).outerjoin(schema.pile, pile.id == offer.pile)
+    joined = schema.orders.outerjoin(schema.pile, pile.id == o.pile)
     return select(
         o.id,
         o.height,
@@ -460,9 +465,9 @@ def _orders() -> Select[Any]:
         o.energy_wh,
         matched,
         o.price_micro_per_kwh,
-        offer.pile,
-        pile.zone,
-        offer.window_end_ms,
+        o.pile,
+        func.coalesce(o.zone, pile.zone),
+        o.window_end_ms,
     ).select_from(joined)
 
 

@@ -26,7 +26,7 @@ async def show(view: View) -> None:
         listings = shell.LiveTable(heads, right=(0, 1, 2))
     with shell.card(view.text("book.bids")):
         bids = shell.LiveTable(
-            [heads[0], heads[1], heads[2], heads[3], view.word("column", "kind"), heads[7]], right=(0, 1, 2)
+            [heads[0], heads[1], heads[2], heads[3], heads[5], view.word("column", "kind"), heads[7]], right=(0, 1, 2)
         )
     shell.note(view.text("book.about"))
     if view.grant.scope != ALL:
@@ -70,7 +70,7 @@ def _listing(view: View, order: Order) -> Sequence[str]:
 
 
 def _bid(view: View, order: Order) -> Sequence[str]:
-    return *_amounts(view, order), view.word("kind", order.kind), str(order.height)
+    return *_amounts(view, order), order.zone or "", view.word("kind", order.kind), str(order.height)
 
 
 def _amounts(view: View, order: Order) -> tuple[str, str, str, str]:
