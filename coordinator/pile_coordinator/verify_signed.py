@@ -135,7 +135,7 @@ class Notary:
 
     def _rotate(self, tx: Transaction, body: RotateKey) -> None:
         for known in (self._parties, self._founders):
-            if any(cose.key_id(public) == tx.signed.kid for public in known.get(tx.sender, ())):
+            if tx.signed and any(cose.key_id(public) == tx.signed.kid for public in known.get(tx.sender, ())):
                 self._check_signed(tx, known[tx.sender])
                 known[tx.sender].append(body.public)
                 return
@@ -194,7 +194,7 @@ class Notary:
 
     def _check_signed(self, tx: Transaction, publics: list[bytes]) -> None:
         for public in publics:
-            if cose.key_id(public) == tx.signed.kid:
+            if tx.signed and cose.key_id(public) == tx.signed.kid:
                 with breaking("signature"):
                     tx.signed.verify(public, cose.purpose(cose.TRANSACTION, self.chain_id))
                 return

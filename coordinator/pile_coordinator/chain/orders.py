@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from pile_coordinator.chain import accounts, settlement, tariff
 from pile_coordinator.chain.env import Env, Journal
-from pile_coordinator.chain.records import Bid, Listing, Params, Party, Pile, Withdrawal, Zone
+from pile_coordinator.chain.records import ANONYMOUS, Bid, Listing, Params, Party, Pile, Withdrawal, Zone
 from pile_coordinator.chain.rejections import Rejection
 from pile_coordinator.chain.state import State
 from pile_coordinator.chain.transactions import AT_MARKET, CancelBid, List, PlaceBid, Transaction, Unlist
@@ -197,12 +197,20 @@ def release_bid(state: State, journal: Journal, bid: Bid, outcome: str) -> None:
     """Placed -> expired, cancelled or unfilled: the hold goes back to the user."""
     drop_bid(state, bid)
     _note_end(journal, bid.id, outcome)
+    if bid.pieces == 0:
+        leave(state, journal, bid.user)
 
 
 def drop_bid(state: State, bid: Bid) -> None:
     """A bid ends, filled or not: what it still holds is the user's again."""
     accounts.post(state, accounts.escrow_account(bid.id), accounts.party_account(bid.user), bid.hold_micro)
     drop_order(state, Bid, bid.id, bid.user)
+
+
+def leave(state: State, journal: Journal, user: str) -> None:
+    """The order of a user has ended, and with it who came for this order only."""
+    if state.get(Party, user).role == ANONYMOUS:
+        journal.gone.append(user)
 
 
 # --- both ------------------------------------------------------------------------------------------------------------

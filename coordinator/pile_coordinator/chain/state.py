@@ -10,16 +10,18 @@ from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar, cast
 
-from pile_coordinator.chain.accounts import BONDS, ESCROWS, OBJECTIONS, STAKES, WITHDRAWALS, kind_of
+from pile_coordinator.chain.accounts import BONDS, ESCROWS, NOTES, OBJECTIONS, STAKES, WITHDRAWALS, kind_of
 from pile_coordinator.chain.records import (
     TABLES,
     Account,
     Bid,
     Contract,
+    Denomination,
     Dispute,
     Epoch,
     Key,
     Listing,
+    NoteRules,
     Params,
     Record,
     Stake,
@@ -146,6 +148,11 @@ class State:
         """How accounting nodes are elected, or None on a chain that elects nobody."""
         return self.find(StakeRules, "stake-rules")
 
+    @property
+    def note_rules(self) -> NoteRules | None:
+        """What notes there are, or None on a chain that issues none."""
+        return self.find(NoteRules, "note-rules")
+
     def stakes_of(self, candidate: str) -> list[Stake]:
         """What all parties have put up for a candidate, by id."""
         return [self.get(Stake, key) for key in sorted(self._stakes_by_candidate.get(candidate, ()))]
@@ -258,6 +265,8 @@ class State:
             self._index_stake(cast("Stake | None", before), cast("Stake | None", after))
         elif kind is ValidatorSet:
             self._index_set(cast("bytes", key), before, after)
+        elif kind is Denomination:
+            self._owe(NOTES, _outstanding_micro(after) - _outstanding_micro(before))
         elif kind is Zone and after is not None and cast("Zone", after).paused_until_ms:
             self._schedule(after)
 
@@ -387,6 +396,14 @@ def _enter(index: dict[str, dict[K, None]], name: str, key: K, sign: int) -> Non
     del keys[key]
     if not keys:
         del index[name]
+
+
+def _outstanding_micro(record: Record | None) -> int:
+    """What the unspent notes of a denomination are worth."""
+    if record is None:
+        return 0
+    one = cast("Denomination", record)
+    return one.value_micro * (one.issued - one.spent)
 
 
 def _deadline_ms(record: Record) -> int:

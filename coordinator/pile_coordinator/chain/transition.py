@@ -1,9 +1,9 @@
 """The law: `apply_block(state, env, txs) -> Outcome`. Read this first.
 
 A block hears what its engine says of the accounting nodes, crosses an epoch edge if there is one, runs what fell due, then
-its transactions in order, then clears the market, then acknowledges metering proofs, and ends by checking that nothing was
-made or lost. One result per transaction, in order. Only `Rejection` is caught; anything else is our mistake and stops the
-node before it can commit.
+its transactions in order, then clears the market, turns what is left of ended anonymous orders into notes, acknowledges
+metering proofs, and ends by checking that nothing was made or lost. One result per transaction, in order. Only `Rejection` is
+caught; anything else is our mistake and stops the node before it can commit.
 """
 
 from collections.abc import Callable
@@ -18,6 +18,7 @@ from pile_coordinator.chain import (
     election,
     epochs,
     invariants,
+    notes,
     orders,
     parties,
     proofs,
@@ -29,7 +30,7 @@ from pile_coordinator.chain import (
 from pile_coordinator.chain import transactions as tx_types
 from pile_coordinator.chain.clearing import clear
 from pile_coordinator.chain.env import Env, Journal
-from pile_coordinator.chain.records import DISPUTED, Bid, Listing, Party, Pile, Zone
+from pile_coordinator.chain.records import ANONYMOUS, DISPUTED, Bid, Listing, Party, Pile, Zone
 from pile_coordinator.chain.rejections import Rejection
 from pile_coordinator.chain.state import State
 from pile_coordinator.chain.transactions import (
@@ -103,6 +104,7 @@ def apply_block(state: State, env: Env, txs: list[bytes]) -> Outcome:
     _begin(state, env, journal)
     results = [apply_tx(state, env, journal, data) for data in txs]
     clear(state, env, journal)
+    notes.sweep(state, env, journal)
     _acknowledge(state, journal)
     invariants.check(state, journal)
     heads = [result.leaf(index) for index, result in enumerate(results)]
@@ -165,13 +167,7 @@ def authenticate(state: State, env: Env, tx: Transaction, *, waiting: bool = Fal
     """The sender, if this transaction is theirs to send now. A waiting one may be ahead of its turn, not behind."""
     if tx.chain_id != env.chain_id:
         raise Rejection("wrong_chain", f"this is {env.chain_id}")
-    sender = state.find(Party, tx.sender)
-    if sender is None:
-        raise Rejection("unknown_sender", f"no party {tx.sender[:32]!r}")
-    if sender.public == parties.NO_KEY:
-        raise Rejection("revoked", f"the key of {sender.id} was revoked")
-    if tx.signed.kid != _key_id(sender.public) or not env.verify(sender.public, tx.message, tx.signed.signature):
-        raise Rejection("bad_signature", f"not signed by the key of {sender.id}")
+    sender = notes.authenticate(state, env, tx) if tx.signed is None else _by_key(state, env, tx, tx.signed)
     if tx.valid_until_height < env.height:
         raise Rejection("expired", f"was valid until block {tx.valid_until_height}, this is {env.height}")
     if tx.valid_until_height > env.height + MAX_VALIDITY_BLOCKS:
@@ -182,6 +178,20 @@ def authenticate(state: State, env: Env, tx: Transaction, *, waiting: bool = Fal
         raise Rejection("sequence_gap", f"{sender.id} is at sequence {sender.sequence}")
     if sender.role not in tx.body.ROLES:
         raise Rejection("wrong_role", f"{tx.body.TYPE} is for {' and '.join(tx.body.ROLES)}, not {sender.role}")
+    return sender
+
+
+def _by_key(state: State, env: Env, tx: Transaction, signed: cose.Sign1) -> Party:
+    """The registered party whose key signed it."""
+    sender = state.find(Party, tx.sender)
+    if sender is None:
+        raise Rejection("unknown_sender", f"no party {tx.sender[:32]!r}")
+    if sender.public == parties.NO_KEY:
+        raise Rejection("revoked", f"the key of {sender.id} was revoked")
+    if sender.role == ANONYMOUS:
+        raise Rejection("bad_signature", "the user of an anonymous order signs with the note that funded it")
+    if signed.kid != _key_id(sender.public) or not env.verify(sender.public, tx.message, signed.signature):
+        raise Rejection("bad_signature", f"not signed by the key of {sender.id}")
     return sender
 
 
@@ -240,4 +250,7 @@ _CARRY_OUT: dict[type[Body], Callable[[State, Env, Journal, Transaction, Any], l
     tx_types.Unjail: lambda s, env, _, tx, __: conduct.unjail(s, env, tx.sender),
     tx_types.DoubleAttestation: lambda s, env, j, tx, body: conduct.double_attestation(s, env, j, tx.sender, body),
     tx_types.VoteUpgrade: lambda s, env, _, tx, body: upgrades.vote(s, env, tx.sender, body),
+    tx_types.BuyNotes: notes.buy,
+    tx_types.AnonymousBid: notes.bid,
+    tx_types.RedeemNotes: lambda s, _, j, tx, body: notes.redeem(s, j, tx, body),
 }

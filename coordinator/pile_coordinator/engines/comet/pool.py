@@ -192,12 +192,17 @@ class Turns:
                 tx = check_tx(self._state, self._env, data)
             except Rejection:
                 return False
-            due = after.get(tx.sender) or self._next.get(tx.sender) or self._state.get(Party, tx.sender).sequence + 1
+            due = after.get(tx.sender) or self._next.get(tx.sender) or self._sequence(tx.sender) + 1
             if tx.sequence != due:
                 return False
             after[tx.sender] = due + 1
         self._next |= after
         return True
+
+    def _sequence(self, sender: str) -> int:
+        """Of its last transaction; 0 for who comes to be by the first, paying with notes."""
+        party = self._state.find(Party, sender)
+        return party.sequence if party else 0
 
 
 def propose(state: State, env: Env, waiting: list[bytes], max_bytes: int) -> list[bytes]:

@@ -1,0 +1,140 @@
+"""A market whose users have notes: sealed, aged bins, and short ways to pay with what is in them."""
+
+from dataclasses import dataclass
+
+from world import END, HOUR, NOW, START, Market, key
+
+from pile_coordinator.chain import notes
+from pile_coordinator.chain.records import Funding, NoteBin
+from pile_coordinator.chain.settlement import decode_statement
+from pile_coordinator.chain.transactions import (
+    AnonymousBid,
+    Body,
+    BuyNotes,
+    Confirm,
+    RedeemNotes,
+    Spend,
+    pseudonym,
+    ring_sign_transaction,
+)
+from pile_coordinator.ring.keys import base_public, base_secret, note_secret
+from pile_coordinator.ring.signature import key_image, sign
+from pile_shared.platform import sha256
+
+AGE_MS = 60_000
+NOTES = {"unit_micro": 100_000, "denominations": 8, "bin_age_ms": AGE_MS}  # 0.10 to 12.80
+
+
+@dataclass(frozen=True)
+class Note:
+    """A note whose secret a test knows."""
+
+    owner: str
+    secret: bytes
+    bin: bytes
+    place: int
+    value_micro: int
+
+    def image(self, chain_id: str) -> bytes:
+        return key_image(self.secret, notes.context(chain_id, self.bin))
+
+
+class NoteMarket(Market):
+    """Sixteen users, each with `each` notes of every denomination, all sealed and old enough."""
+
+    def __init__(self, piles: int = 1, users: int = 16, *, each: int = 1, **params: object) -> None:
+        super().__init__(piles, users, notes=NOTES, **params)
+        self.bases: dict[bytes, tuple[str, bytes]] = {}  # base key -> whose, and its secret
+        self.orders: dict[str, Note] = {}  # by pseudonym: the note that leads
+        self.made = 0
+        for i in range(1, users + 1):
+            self.buy(f"user-{i}", [each] * 8)
+        self.ok()
+        self.ok(time_ms=self.time_ms + AGE_MS)
+
+    def base(self, owner: str) -> bytes:
+        """A fresh base key of somebody's."""
+        self.made += 1
+        secret = base_secret(sha256(owner.encode()), self.chain_id, self.made)
+        public = base_public(secret)
+        self.bases[public] = owner, secret
+        return public
+
+    def buy(self, user: str, counts: list[int]) -> bytes:
+        return self.send(user, BuyNotes(self.base(user), counts))
+
+    def notes_of(self, owner: str = "") -> list[Note]:
+        """The unspent notes in sealed bins that somebody, or anybody, can spend."""
+        found = []
+        for one in self.state.each(NoteBin):
+            if not one.sealed_ms:
+                continue
+            for place, (public, base, source) in enumerate(one.notes):
+                who, secret = self.bases[base]
+                mine = next(s for s in (note_secret(secret, source, n) for n in range(64)) if base_public(s) == public)
+                note = Note(who, mine, one.id, place, NOTES["unit_micro"] << one.id[0])
+                if owner in {"", who} and note.image(self.chain_id) not in one.images:
+                    found.append(note)
+        return found
+
+    def rings(self, message: bytes, spent: list[Note]) -> list[bytes]:
+        made = []
+        for note in spent:
+            ring = notes.ring_of(self.state.get(NoteBin, note.bin))
+            made.append(sign(note.secret, ring, note.place, notes.context(self.chain_id, note.bin), message))
+        return made
+
+    def nobody(self, body: Body, spent: list[Note], sender: str, sequence: int = 1, until: int | None = None) -> bytes:
+        """A transaction signed by notes."""
+        last = self.height + 100 if until is None else until
+        return ring_sign_transaction(lambda m: self.rings(m, spent), self.chain_id, sender, sequence, last, body)
+
+    def pay(
+        self,
+        spent: list[Note],
+        name: str = "nobody-1",
+        *,
+        energy: int = 5000,
+        limit: int = 900_000,
+        market: bool = False,
+        start: int = START,
+        end: int = END,
+        refund_to: str | None = None,
+        **over: object,
+    ) -> tuple[str, bytes]:
+        """An anonymous bid under the order key of a name: (pseudonym, transaction)."""
+        public = key(name).public
+        refund = self.base(refund_to or spent[0].owner)
+        last = 0 if market else end
+        body = AnonymousBid(
+            self.spent_rows(spent), public, refund, "north", "", energy, start, end, limit, market, last
+        )
+        self.orders[pseudonym(public)] = spent[0]
+        return pseudonym(public), self.nobody(body, spent, pseudonym(public), **over)  # type: ignore[arg-type]
+
+    def spent_rows(self, spent: list[Note]) -> list[list[bytes]]:
+        return [[note.bin, note.image(self.chain_id)] for note in spent]
+
+    def act(self, who: str, body: Body, **over: object) -> bytes:
+        """What the user of an anonymous order sends after its bid."""
+        sequence = int(over.pop("sequence", self.sequences.get(who, 0) + 1))  # type: ignore[call-overload]
+        return self.nobody(body, [self.orders[who]], who, sequence, **over)  # type: ignore[arg-type]
+
+    def redeem(self, spent: list[Note], party: str, name: str = "nobody-r") -> bytes:
+        public = key(name).public
+        return self.nobody(RedeemNotes(self.spent_rows(spent), public, party), spent, pseudonym(public))
+
+    def confirmation(self, who: str) -> bytes:
+        contract = self.contract()
+        return self.act(who, Confirm(contract.id, decode_statement(contract.statement).digest()))
+
+    def enough(self, owner: str, at_least_micro: int) -> list[Note]:
+        """Notes of one owner that are worth so much, of different bins."""
+        chosen: list[Note] = []
+        for note in sorted(self.notes_of(owner), key=lambda n: -n.value_micro):
+            if sum(n.value_micro for n in chosen) < at_least_micro:
+                chosen.append(note)
+        return chosen
+
+
+__all__ = ["AGE_MS", "HOUR", "NOTES", "NOW", "Funding", "Note", "NoteMarket", "Spend"]
