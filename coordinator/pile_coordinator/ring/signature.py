@@ -17,8 +17,8 @@ from pile_coordinator.ring.group import (
     POINT_BYTES,
     SCALAR_BYTES,
     RingError,
-    add,
     answer,
+    combine,
     framed,
     hashed,
     is_point,
@@ -167,8 +167,8 @@ def _next_challenge(
     start: "hashlib._Hash", challenge: bytes, response: bytes, key: bytes, base: bytes, image: bytes
 ) -> bytes:
     """One member's step around the ring, from its challenge and its answer to the next member's challenge."""
-    left = add(multiply_base(response), multiply(challenge, key))
-    right = add(multiply(response, base), multiply(challenge, image))
+    left = combine(response, None, challenge, key)
+    right = combine(response, base, challenge, image)
     return _challenge(start, left, right)
 
 
