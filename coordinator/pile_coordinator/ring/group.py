@@ -113,19 +113,19 @@ def add(one: bytes, other: bytes) -> bytes:
 
 
 def combine(scalar: bytes, point: bytes | None, other_scalar: bytes, other_point: bytes) -> bytes:
-    """The sum scalar * point + other_scalar * other_point, all known to have 32 bytes and be scalars and points; it may be zero.
+    """The sum scalar * point + other_scalar * other_point, of what is known to be scalars and points; it may be the identity.
 
     This is where nearly all time goes, 32 times in each signature, so it calls libsodium past `rbcl`'s wrappers: 2 % less.
     The buffers are its own, for libsodium runs without the interpreter's lock.
 
     Args:
-        scalar: 32 bytes.
-        point: 32 bytes; None is the generator, which has tables.
-        other_scalar: 32 bytes.
-        other_point: 32 bytes.
+        scalar: 32 bytes, as all the others: libsodium reads as many and cannot ask.
+        point: None is the generator, for which libsodium has tables.
+        other_scalar: As `scalar`.
+        other_point: As `point`, but never None.
 
     Raises:
-        RingError: `ring_point`, a scalar is zero or a point malformed.
+        RingError: `ring_point`, a scalar is zero, or a point malformed or the identity.
     """
     one, other = _PointBuffer(), _PointBuffer()
     failed = _MULTIPLY_BASE(one, scalar) if point is None else _MULTIPLY(one, scalar, point)
