@@ -102,6 +102,7 @@ def test_a_ring_is_sixteen_different_points():
     for ring in (
         RING[:-32],
         RING + KEYS[16],
+        RING + KEYS[0],
         RING[:-1],
         b"",
         replaced(RING, 0, KEYS[1]),
@@ -127,6 +128,16 @@ def test_an_image_is_a_point_other_than_the_identity():
     ):
         assert not verifies(image=image)
         assert not discloses(image=image)
+
+
+@pytest.mark.parametrize("image", [group.IDENTITY, IMAGE[:-1], b""])
+def test_libsodium_is_not_asked_about_what_is_no_point(image, monkeypatch):
+    """It reads 32 bytes, whatever it is given."""
+    monkeypatch.setattr(signature, "combine", None)
+    monkeypatch.setattr(disclosure, "combine", None)
+    assert not verifies(image=image)
+    assert not discloses(image=image)
+    assert not discloses(public=image)
 
 
 def test_one_signature_has_one_encoding():

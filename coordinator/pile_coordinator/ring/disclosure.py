@@ -76,7 +76,7 @@ def verify_disclosure(public: bytes, image: bytes, context: bytes, message: byte
     try:
         one = combine(response, None, challenge, public)
         other = combine(response, image_base(public, context), challenge, image)
-    except RingError:  # the base hashed to the identity: once in 2^252, and still no reason to raise
+    except RingError:  # the base hashed to zero: once in 2^252, and still no reason to raise
         return False
     return _challenge(context, public, image, message, one, other) == challenge
 

@@ -149,9 +149,7 @@ def verify(ring: bytes, context: bytes, image: bytes, message: bytes, signature:
     try:
         for key, base, response in zip(members.keys, members.bases, answers, strict=True):
             challenge = _next_challenge(start, challenge, response, key, base, image)
-    except (
-        RingError
-    ):  # a challenge hashed to zero or a base to the identity: once in 2^252, and still no reason to raise
+    except RingError:  # something hashed to zero: once in 2^252, and still no reason to raise
         return False
     return challenge == first
 
