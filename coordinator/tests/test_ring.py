@@ -1,5 +1,9 @@
 """Ring signatures: who may sign, what links, and everything that is refused; the negative cases follow Monero's unit tests."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -245,6 +249,14 @@ def test_what_a_caller_must_give():
             signature.sign(SECRETS[0], RING, 0, CONTEXT, MESSAGE, random)
         with pytest.raises(RingError, match="32 random bytes"):
             disclosure.prove(SECRETS[0], CONTEXT, MESSAGE, random)
+
+
+def test_libsodium_leaves_no_file_behind(tmp_path):
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    code = "import pile_coordinator.ring.keys as keys; print(keys.base_public(bytes([1] * 31 + [0])).hex())"
+    ran = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
+    assert ran.stdout.strip() == keys.base_public(bytes([1] * 31 + [0])).hex()
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_bins_keep_is_bounded():
