@@ -190,7 +190,9 @@ def _check_bins(state: State) -> None:
         if one.in_use != over.pop(one.id, 0):
             raise BrokenInvariantError(f"bin {one.id.hex()} is not in use by {one.in_use} orders")
     if over:
-        raise BrokenInvariantError(f"bins {_some([name.hex() for name in over])} are gone, and orders are confirmed over them")
+        raise BrokenInvariantError(
+            f"bins {_some([name.hex() for name in over])} are gone, and orders are confirmed over them"
+        )
     for kind in state.each(Denomination):
         _check_notes(state, kind)
         if unspent.get(kind.id, 0) != kind.issued - kind.spent:
