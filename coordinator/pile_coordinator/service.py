@@ -466,12 +466,12 @@ class Coordinator:
         try:
             tx = decode_transaction(payload)
             claims = ring_claims(self.engine.state, self.engine.env(self.config.clock.now_ms()), tx)
-            if not claims:
-                return self._enter(party, payload)
-            if not self.rings.offer(party, payload, tx, claims):
-                raise BusyError("too many anonymous transactions came at once; send again in a moment")
-        except (Rejection, BusyError) as refusal:
+        except Rejection as refusal:
             return self._refuse(party, tx_id, refusal)
+        if not claims:
+            return self._enter(party, payload)
+        if not self.rings.offer(party, payload, tx, claims):
+            self._refuse(party, tx_id, BusyError("too many anonymous transactions came at once; send again in a moment"))
         return None
 
     def _take_rings(self) -> None:
