@@ -471,7 +471,9 @@ class Coordinator:
         if not claims:
             return self._enter(party, payload)
         if not self.rings.offer(party, payload, tx, claims):
-            self._refuse(party, tx_id, BusyError("too many anonymous transactions came at once; send again in a moment"))
+            self._refuse(
+                party, tx_id, BusyError("too many anonymous transactions came at once; send again in a moment")
+            )
         return None
 
     def _take_rings(self) -> None:

@@ -187,7 +187,10 @@ def test_what_costs_less_is_asked_before(market, spends):
         with pytest.raises(Rejection) as refused:
             ring_claims(market.state, *other)
         assert refused.value.code == code
-    assert ring_claims(market.state, env, decode_transaction(market.tx("user-1", BuyNotes(base_public(SECRETS[0]), [1])))) == []
+    assert (
+        ring_claims(market.state, env, decode_transaction(market.tx("user-1", BuyNotes(base_public(SECRETS[0]), [1]))))
+        == []
+    )
 
 
 # --- the queue ---------------------------------------------------------------------------------------------------------
@@ -258,4 +261,3 @@ def test_a_process_that_does_not_answer_is_given_up(market, spends, monkeypatch)
         assert stopped.is_away
     finally:
         os.kill(process.pid, signal.SIGCONT)
-
