@@ -4,21 +4,18 @@ import random
 from dataclasses import replace
 
 import pytest
-from note_chain import DRIVER, ENDINGS, NoteChain, confirmed, objection
+from note_chain import DRIVER, ENDINGS, NoteChain, confirmed, named, objection
 from note_world import AGE_MS
 from settled import Chain, deliver
 from test_verify import broken_link, collude, moved, verified
-from world import HOUR, key
+from world import key
 
 from pile_coordinator.certificates import VERSION, WITHOUT_RINGS, OrderCertificate
 from pile_coordinator.chain import notes
 from pile_coordinator.chain.transactions import (
-    AT_MARKET,
     CancelContract,
     Confirm,
-    List,
     Object,
-    PlaceBid,
     RotateKey,
     decode_transaction,
     pseudonym,
@@ -279,8 +276,7 @@ def test_a_confirmation_is_signed_by_the_note_that_leads(chain, made, honest):
     owners = honest.confirmations[1]
     assert body.contract == contract
     lead = chain.orders[who]
-    mine = replace(lead)  # spent, but its owner can sign with it for ever
-    good = chain.nobody(body, [mine], who, 2)
+    good = chain.nobody(body, [lead], who, 2)
     assert verified(chain, replace(honest, confirmations=(good, owners))).confirmed_by == (who, "olga")
     neighbour = next(n.owner for n in chain.notes_of() if n.bin == lead.bin and n.owner != DRIVER)
     payload, (ring,) = decode(honest.confirmations[0], 65_000)
@@ -293,9 +289,9 @@ def test_a_confirmation_is_signed_by_the_note_that_leads(chain, made, honest):
     ):
         assert broken_link(chain, replace(honest, confirmations=(forged, owners))) == "signature"
     for forged in (
-        chain.nobody(Confirm(contract, sha256(b"another")), [mine], who, 2),
-        chain.nobody(body, [mine], who, 2, until=1),
-        chain.nobody(CancelContract(contract), [mine], who, 2),
+        chain.nobody(Confirm(contract, sha256(b"another")), [lead], who, 2),
+        chain.nobody(body, [lead], who, 2, until=1),
+        chain.nobody(CancelContract(contract), [lead], who, 2),
     ):
         assert broken_link(chain, replace(honest, confirmations=(forged, owners))) == "chain"
     assert broken_link(chain, replace(honest, confirmations=(good, good))) == "chain"
@@ -356,26 +352,13 @@ def test_an_objection_is_signed_by_the_note_that_leads(chain, made):
 
 def test_a_named_order_has_no_rings(chain, honest, made):
     """On the same chain, where both are paid for."""
-    shown = deliver_named(chain)
+    shown = named(chain)
     result = verified(chain, shown)
     assert (result.anonymous, result.terms.user) == (False, "dan")
     assert broken_link(chain, replace(shown, rings=honest.rings)) == "chain"
     body = decode_transaction(shown.confirmations[0]).body
     by_note = chain.nobody(body, [chain.orders[made["confirmed"][1]]], "dan", 9)
     assert broken_link(chain, replace(shown, confirmations=(by_note, shown.confirmations[1]))) == "signature"
-
-
-def deliver_named(chain: NoteChain) -> OrderCertificate:
-    start = chain.now
-    chain.block(chain.now, ("olga", List("pile-1", start, start + 10 * HOUR, 5000, AT_MARKET, False)))
-    chain.block(
-        chain.now, ("dan", PlaceBid("north", "", 5000, start, start + 4 * HOUR, 800_000, True, 0, False, False))
-    )
-    contract = chain.open_contract()
-    chain.charge(contract)
-    body = chain.confirmation(contract)
-    chain.block(chain.now, ("dan", body), ("olga", body))
-    return chain.certificate(contract)
 
 
 def test_no_byte_can_be_changed_and_nothing_but_verify_error_comes_of_it(chain, made):
