@@ -291,7 +291,7 @@ def test_migrations_come_to_the_schema_of_the_program(kind, request, tmp_path):
         assert set(sa.inspect(db).get_view_names()) == shown
         db.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
     engine.dispose()
-    with pytest.raises(EvidenceError, match="schema 9999, this program knows 0001"):
+    with pytest.raises(EvidenceError, match="schema 9999, this program knows 0002"):
         Exporter(where)
 
 
