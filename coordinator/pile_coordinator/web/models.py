@@ -8,7 +8,7 @@ from typing import Annotated, Any, Generic, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, computed_field, create_model
 
 from pile_coordinator.chain.records import ROLES
-from pile_coordinator.chain.transactions import is_pseudonym
+from pile_coordinator.chain.transactions import MAX_DENOMINATIONS, is_pseudonym
 from pile_coordinator.evidence.tallies import MEASURES
 from pile_coordinator.records import MAX_OF_CONTRACT
 from pile_shared.record import MAX_RECORD_BYTES
@@ -560,6 +560,52 @@ class NetworkOut(Said):
     most_ms: Length | None
     blocks: list[NetworkBlock] = Field(description="The newest first.", max_length=MAX_PAGE)
     nodes: list[NodeOut] = Field(description="Of the last block.", max_length=1000)
+
+
+class BinsOut(Said):
+    """How many bins there are of a size."""
+
+    size: int = Field(description="1 to 16.", ge=1, le=16)
+    bins: Count
+
+
+_SIZES = "Of the live bins, by {}; null without a ledger."
+MAX_DENOMINATIONS = 32
+
+
+class DenominationOut(Said):
+    """Notes of one worth. `live` bins are full ones with notes left, of which the newest 500 are counted."""
+
+    denomination: int = Field(description="k: worth the unit times 2^k.", ge=0, lt=MAX_DENOMINATIONS)
+    value_micro: Amount | None = Field(description="Null without a genesis file.")
+    sealed: Count = Field(description="Bins that were ever full.")
+    issued: Count | None
+    spent: Count | None
+    outstanding: Count | None
+    outstanding_micro: Amount | None
+    filling: int | None = Field(description="Notes that wait in the bin that is not full.", ge=0, le=15)
+    missing: int | None = Field(description="Notes until it is full.", ge=1, le=16)
+    live: Count | None
+    aging: Count | None = Field(description="Live bins that cannot be spent from yet.")
+    is_whole: bool | None = Field(description="Whether every bin with notes left is among those counted.")
+    by_unspent: list[BinsOut] | None = Field(description=_SIZES.format("notes not spent"), max_length=16)
+    by_origins: list[BinsOut] | None = Field(
+        description=_SIZES.format("how many buyers and refunded orders the 16 notes are of"), max_length=16
+    )
+    by_largest: list[BinsOut] | None = Field(
+        description=_SIZES.format("how many notes are of the one that has most"), max_length=16
+    )
+
+
+class AnonymityOut(Said):
+    """How well anonymous orders hide."""
+
+    ledger_height: Height | None = Field(description="Of the block it is told of; null without a ledger.")
+    ring: int = Field(description="Notes of a full bin, any of which may have paid.", ge=16, le=16)
+    issues_notes: bool | None = Field(description="Whether this chain has notes; null without a genesis file.")
+    unit_micro: Amount | None = Field(description="The least note.")
+    bin_age_ms: Length | None = Field(description="From when a bin is full until its notes can be spent.")
+    denominations: list[DenominationOut] = Field(description="The least first.", max_length=MAX_DENOMINATIONS)
 
 
 class AlarmOut(Said):
