@@ -5,7 +5,6 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from pile_coordinator.chain.contracts import UNSIGNED
-from pile_coordinator.chain.transactions import is_pseudonym
 from pile_coordinator.evidence import schema
 from pile_coordinator.evidence.scopes import View, contracts_seen, newest, orders_seen, plain
 from pile_coordinator.evidence.trace import UnknownIdError
@@ -49,8 +48,7 @@ def timeline(
     Returns:
         contract (hex), pile, zone, user, owner, state, outcome, next_sequence (None after the last proof), and steps. Each has
         kind (STEPS), height, time_ms, position or leaf (the other is None), and its own facts: all integers, words and ids as
-        the schema has them; one of a party also `anonymous`, which is True where a note's ring of 16 keys signed for the
-        party. A proof has sequence, hash, event, reason, first_time_ms, last_time_ms, last_energy_wh and checks:
+        the schema has them. A proof has sequence, hash, event, reason, first_time_ms, last_time_ms, last_energy_wh and checks:
         signature, place (it follows the proof before it, by hash and number), register (it does not fall), each True, False
         or None where it cannot be told.
 
@@ -90,8 +88,6 @@ def _timed(db: Connection, steps: list[_Row]) -> list[_Row]:
 
 
 def _step(kind: str, height: int, position: int | None, leaf: int | None, **facts: Any) -> _Row:
-    if "party" in facts:
-        facts["anonymous"] = is_pseudonym(facts["party"])
     return {"kind": kind, "height": height, "position": position, "leaf": leaf} | facts
 
 

@@ -27,7 +27,6 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.compiler import SQLCompiler
 
-from pile_coordinator.chain.transactions import is_pseudonym
 from pile_coordinator.evidence import schema
 from pile_coordinator.evidence.scopes import (
     ALL,
@@ -40,7 +39,6 @@ from pile_coordinator.evidence.scopes import (
     piles_seen,
 )
 from pile_coordinator.evidence.widths import NAME
-from pile_coordinator.ring.signature import RING_SIZE
 from pile_shared.errors import PilechainError
 
 ORDER, CONTRACT, PROOF, BLOCK, TRANSACTION, POSTING, PILE, PARTY = KINDS = (
@@ -54,7 +52,6 @@ _HASH_HEX = 64
 _AT_ONCE = 100  # places of transactions looked up by one query
 
 BY_SENDER = "signature of its sender; its result is a leaf under the block's result root"
-BY_RING = "ring signature of one of the 16 notes of a bin, by its key image; its result is a leaf under the block's result root"
 BY_LEAF = "leaf under the block's result root, which the accounting nodes certified"
 BY_PILE = "signature of the pile's key, its sequence and the hash of the proof before it"
 BY_HEADER = "signatures of the accounting nodes; it names the hash of the block before it"
@@ -442,10 +439,11 @@ def _own_steps(db: Connection, found: Found, view: View) -> Iterator[Step]:
 
 
 def _sent(row: Any, *, knows_sender: bool) -> Step:
-    sender = _who(row.sender) or "unknown" if knows_sender else "somebody"
+    sender = row.sender or "unknown" if knows_sender else "somebody"
     what = f"{row.type or 'transaction'} of {sender}: {row.code}"
-    name, by = row.id.hex(), _signed_by(row.sender)
-    return Step(TRANSACTION, name, what, row.height, row.position, row.position, row.time_ms, name, by)
+    return Step(
+        TRANSACTION, row.id.hex(), what, row.height, row.position, row.position, row.time_ms, row.id.hex(), BY_SENDER
+    )
 
 
 @dataclass
@@ -505,15 +503,6 @@ def _proof(row: _Row) -> _Happened:
     reason = "" if row["event"] != "end" else f" ({row['reason']})"
     what = f"proof {row['sequence']} of the pile: {row['event']}{reason}{energy}"
     return _Happened(PROOF, row["hash"].hex(), what, row["height"], row["position"], checked=BY_PILE)
-
-
-def _who(party: str) -> str:
-    """A party in words: of one that nobody knows, among how many it hides."""
-    return f"one of {RING_SIZE} ({party})" if is_pseudonym(party) else party
-
-
-def _signed_by(party: str) -> str:
-    return BY_RING if is_pseudonym(party) else BY_SENDER
 
 
 _WORDS = {"signature": "signed by", "cancellation": "called off by", "confirmation": "confirmed by"}
@@ -577,9 +566,8 @@ class _Teller:
             price = (
                 f" at {row['price_micro_per_kwh']} micro per kWh" if row["price_micro_per_kwh"] >= 0 else " at market"
             )
-            what = f"{row['kind']} of {_who(row['party'])}: {row['energy_wh']} Wh{price}; {row['outcome']}"
-            by = _signed_by(row["party"])
-            yield _Happened(ORDER, row["id"].hex(), what, row["height"], row["position"], checked=by)
+            what = f"{row['kind']} of {row['party']}: {row['energy_wh']} Wh{price}; {row['outcome']}"
+            yield _Happened(ORDER, row["id"].hex(), what, row["height"], row["position"])
 
     def _match(self) -> Iterator[_Happened]:
         row = self._row
@@ -600,13 +588,11 @@ class _Teller:
     def _said(self) -> Iterator[_Happened]:
         """What parties said of it."""
         for said in _SAID_OF.rows(self._db, contract=self._id):
-            what = f"{_WORDS[said['kind']]} {_who(said['party'])}"
-            by = _signed_by(said["party"])
-            yield _Happened(said["kind"], self._id.hex(), what, said["height"], said["position"], checked=by)
+            what = f"{_WORDS[said['kind']]} {said['party']}"
+            yield _Happened(said["kind"], self._id.hex(), what, said["height"], said["position"])
         for row in self._all(schema.dispute):
-            what = f"objection of {_who(row['party'])}: {row['ground']}, {row['claimed_wh']} Wh claimed"
-            by = _signed_by(row["party"])
-            yield _Happened("dispute", self._id.hex(), what, row["height"], row["position"], checked=by)
+            what = f"objection of {row['party']}: {row['ground']}, {row['claimed_wh']} Wh claimed"
+            yield _Happened("dispute", self._id.hex(), what, row["height"], row["position"])
             if row["answer_height"] is not None:
                 yield _Happened("answer", self._id.hex(), "answered", row["answer_height"], row["answer_position"])
         for row in self._all(schema.ruling):

@@ -7,7 +7,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from pile_coordinator.chain.settlement import deviation, energy_of
-from pile_coordinator.chain.transactions import is_pseudonym
 from pile_coordinator.exports.order import Order
 from pile_shared.errors import ConfigError
 
@@ -23,7 +22,6 @@ ORDER_COLUMNS: dict[str, bool] = {
     "pile": False,
     "zone": False,
     "user": False,
-    "anonymous": False,  # true or false: a flag is no quantity
     "owner": False,
     "outcome": False,
     "cause": False,
@@ -71,8 +69,7 @@ def order_row(order: Order) -> Row:
     terms, statement, money = order.terms, order.verified.statement, order.money(order.verified.statement)
     energy = energy_of(terms, statement.measured_wh)
     values: tuple[object, ...] = (
-        *(order.contract, order.chain_id, terms.pile, terms.zone, terms.user),
-        *("true" if is_pseudonym(terms.user) else "false", terms.owner),
+        *(order.contract, order.chain_id, terms.pile, terms.zone, terms.user, terms.owner),
         *(order.verified.outcome, statement.cause, deviation(terms, statement.measured_wh)),
         statement.verdict.basis if statement.verdict else None,
         *(terms.energy_wh, statement.measured_wh, energy.contracted_wh, energy.grid_wh, energy.unpaid_wh),

@@ -418,7 +418,6 @@ class StepOut(BaseModel):
     time_ms: TimeMs
     position: Place | None
     leaf: Place | None
-    anonymous: bool | None = Field(default=None, description="Of a step of a `party`: whether a ring of 16 notes signed.")
     checks: Checks | None = None
 
 
