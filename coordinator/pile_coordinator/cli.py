@@ -180,7 +180,8 @@ def _summary(verified: Verified) -> dict[str, object]:
         "anonymous": verified.anonymous,
         "set_size": verified.set_size,
         "notes": [
-            {"bin": note.bin.hex(), "image": note.image.hex(), "value_micro": note.value_micro} for note in verified.notes
+            {"bin": note.bin.hex(), "image": note.image.hex(), "value_micro": note.value_micro}
+            for note in verified.notes
         ],
         "owner": terms.owner,
         "contracted_wh": terms.energy_wh,

@@ -41,7 +41,9 @@ class AnonymousChain(Chain):
         self.admit()
         self._buy()
         start = self._list()
-        self.block(self.tick(), ("dan", PlaceBid("north", "", 5000, start, start + 4 * HOUR, 900_000, True, 0, False, False)))
+        self.block(
+            self.tick(), ("dan", PlaceBid("north", "", 5000, start, start + 4 * HOUR, 900_000, True, 0, False, False))
+        )
         self.named = self._deliver(start)
         confirmed = self.confirmation(self.named)
         self.block(self.tick(), ("dan", confirmed), ("olga", confirmed))

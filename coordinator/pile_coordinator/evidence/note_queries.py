@@ -100,7 +100,8 @@ def _from_evidence(db: Connection, rules: NoteRules | None) -> list[Row]:
     sealed = {k: int(count) for k, count in db.execute(query)}
     known = range(rules.denominations) if rules else sorted(sealed)
     return [
-        {"denomination": k, "value_micro": rules.unit_micro << k if rules else None, "sealed": sealed.get(k, 0)} | _UNKNOWN
+        {"denomination": k, "value_micro": rules.unit_micro << k if rules else None, "sealed": sealed.get(k, 0)}
+        | _UNKNOWN
         for k in known
     ]
 
