@@ -44,7 +44,7 @@ class AnonymousChain(Chain):
         self.block(
             self.tick(), ("dan", PlaceBid("north", "", 5000, start, start + 4 * HOUR, 900_000, True, 0, False, False))
         )
-        self.named = self._deliver(start)
+        self.named = self._deliver()
         confirmed = self.confirmation(self.named)
         self.block(self.tick(), ("dan", confirmed), ("olga", confirmed))
         self.paid = self.market.enough("user-1", 10_000_000)
@@ -86,9 +86,9 @@ class AnonymousChain(Chain):
         start = self._list()
         who, bid = self.market.pay(notes, name, market=True, start=start, end=start + 4 * HOUR)
         self.spend(bid)
-        return who, self._deliver(start)
+        return who, self._deliver()
 
-    def _deliver(self, start: int) -> bytes:
+    def _deliver(self) -> bytes:
         """A session of an hour under the one contract."""
         contract, prove = self.contract().id, self.world.prove
         begin, until = self.tick(), self.tick(HOUR)

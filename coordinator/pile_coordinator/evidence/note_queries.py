@@ -61,8 +61,8 @@ def anonymity(db: Connection, genesis: Genesis | None = None, ledger: Ledger | N
     Returns:
         ledger_height (None without a ledger), ring (16), issues_notes (None where genesis is not known), unit_micro and
         bin_age_ms (None where there are no rules), and denominations: rows with denomination, value_micro, sealed (bins that
-        ever were), issued, spent, outstanding (all notes), outstanding_micro, filling (notes in the bin that is not full), missing
-        (to the next full one), live (sealed bins with notes left, BINS at most), aging (those of them that cannot be
+        ever were), issued, spent, outstanding (all notes), outstanding_micro, filling (notes in the bin that is not full),
+        missing (to the next full one), live (sealed bins with notes left, BINS at most), aging (those of them that cannot be
         spent from yet), is_whole (whether none was left out), and, each as rows of size and bins, of the live ones: by_unspent
         (notes left), by_origins (different buyers and refunded orders that the 16 notes are of) and by_largest (notes of
         the one origin that has most). What needs a ledger is None without.
@@ -167,7 +167,7 @@ class _Origins:
         for start in range(0, len(wanted), _AT_ONCE):
             some = wanted[start : start + _AT_ONCE]
             bought = select(tx.id, tx.sender).where(tx.id.in_(some), tx.type == BuyNotes.TYPE)
-            self._buyers.update({name: sender for name, sender in db.execute(bought)})
+            self._buyers.update((name, sender) for name, sender in db.execute(bought))
 
     def of(self, one: NoteBin) -> Counter[str]:
         """How many of a bin's notes are of each."""

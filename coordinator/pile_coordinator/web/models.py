@@ -569,7 +569,6 @@ class BinsOut(Said):
 
 
 _SIZES = "Of the live bins, by {}; null without a ledger."
-MAX_DENOMINATIONS = 32
 
 
 class DenominationOut(Said):
