@@ -28,7 +28,6 @@ from pile_shared.platform import sha256
 from pile_shared.proof import Proof, parse, proof_hash
 from pile_shared.terms import Terms
 
-
 ANONYMOUS, NAMED = "anonymous", "named"
 
 
