@@ -15,7 +15,6 @@ from pile_coordinator.chain.transactions import (
     PlaceBid,
     RegisterParty,
     SubmitProofs,
-    decode_transaction,
 )
 from pile_shared.proof import BEGIN, END, REASON_USER
 
@@ -61,7 +60,7 @@ class AnonymousChain(Chain):
 
     def spend(self, transaction: bytes) -> None:
         """A block with a transaction that notes signed."""
-        self.engine._waiting.append((decode_transaction(transaction), transaction))
+        self.engine.submit(transaction)
         block = self.engine.make_block(self.tick())
         self.world.height = self.engine.height
         assert [result.code for result in block.results] == ["ok"], block.results
