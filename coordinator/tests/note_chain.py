@@ -119,9 +119,7 @@ class NoteChain(Chain):
         """A session of an hour; `now` is when its settlement waits."""
         begin = self.world.prove("pile-1", BEGIN, [(self.now + 1000, self.register)], contract=contract)
         self.now, self.register = self.now + HOUR, self.register + delivered_wh
-        last = self.world.prove(
-            "pile-1", END_EVENT, [(self.now, self.register)], contract=contract, reason=reason
-        )
+        last = self.world.prove("pile-1", END_EVENT, [(self.now, self.register)], contract=contract, reason=reason)
         self.now += 1000
         self.block(self.now, ("operator", SubmitProofs([begin, last])))
 

@@ -15,19 +15,21 @@ def chain(tmp_path_factory):
     yield chain
     chain.close()
 
+
 @pytest.fixture(scope="module")
 def made(chain):
-    t=time.time()
+    t = time.time()
     d = {}
     for name, make in ENDINGS.items():
-        t=time.time()
+        t = time.time()
         d[name] = make(chain)
-        print(name, time.time()-t, d[name][1])
+        print(name, time.time() - t, d[name][1])
     return d
+
 
 @pytest.mark.parametrize("name", ENDINGS)
 def test_x(made, chain, name):
     c, who = made[name]
-    t=time.time()
+    t = time.time()
     v = verify_order(c.encoded(), chain.genesis)
-    print(v.outcome, v.statement.cause, v.confirmed_by, v.set_size, len(c.rings), time.time()-t)
+    print(v.outcome, v.statement.cause, v.confirmed_by, v.set_size, len(c.rings), time.time() - t)

@@ -26,7 +26,8 @@ async def show(view: View) -> None:
         listings = shell.LiveTable(heads, right=(0, 1, 2))
     with shell.card(view.text("book.bids")):
         bids = shell.LiveTable(
-            [*heads[:4], view.word("column", "funding"), heads[5], view.word("column", "kind"), heads[7]], right=(0, 1, 2)
+            [*heads[:4], view.word("column", "funding"), heads[5], view.word("column", "kind"), heads[7]],
+            right=(0, 1, 2),
         )
     shell.note(view.text("book.about"))
     if view.grant.scope != ALL:

@@ -123,7 +123,11 @@ async def _show_order(view: View, name: str, found: list[str]) -> None:
             [
                 (view.word("column", "hash"), Hash(name)),
                 (view.word("column", "party"), details.name(row["party"])),
-                *([] if row["kind"] == "listing" else [(view.word("column", "funding"), details.funding(view, row["party"]))]),
+                *(
+                    []
+                    if row["kind"] == "listing"
+                    else [(view.word("column", "funding"), details.funding(view, row["party"]))]
+                ),
                 (view.word("column", "energy"), view.energy(row["energy_wh"])),
                 (view.word("column", "price"), view.price(row["price_micro_per_kwh"])),
                 (view.word("column", "outcome"), view.word("outcome", row["outcome"])),

@@ -208,8 +208,15 @@ def _stories(view: View, told: Trace, after: str) -> None:
         details.nothing(view)
         return
     word = details.Heads(view)
-    columns = [Column(word("contract")), Column(word("state")), Column(word("funding")), Column(word("pile")),
-               Column(word("zone"), optional=True), Column(word("user"), optional=True), Column(word("owner"), optional=True)]  # fmt: skip
+    columns = [
+        Column(word("contract")),
+        Column(word("state")),
+        Column(word("funding")),
+        Column(word("pile")),
+        Column(word("zone"), optional=True),
+        Column(word("user"), optional=True),
+        Column(word("owner"), optional=True),
+    ]
     lines = [
         (
             Hash(story.contract, details.order_path(story.contract)),
