@@ -38,7 +38,7 @@ class WebWorld:
 
     def __init__(self, folder: Path, *, top: str = "", **limits: int) -> None:
         self.folder = folder
-        self.chain = Chain(folder)
+        self.chain = self._found(folder)
         self._live()
         self._record()
         (folder / "genesis.json").write_text(json.dumps(self.chain.genesis.to_json()))
@@ -71,6 +71,9 @@ class WebWorld:
         self.log.close()
         self.write_config(database)
         self._start()
+
+    def _found(self, folder: Path) -> Chain:
+        return Chain(folder)
 
     def _live(self) -> None:
         chain = self.chain

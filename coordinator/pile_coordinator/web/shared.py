@@ -11,6 +11,7 @@ from fastapi import Depends, Query, Request
 from fastapi import Path as InPath
 
 from pile_coordinator.engines.store import Store, StoreError
+from pile_coordinator.evidence.note_queries import anonymity
 from pile_coordinator.evidence.scopes import Page, Place
 from pile_coordinator.ocmf import RecordError
 from pile_coordinator.records import RECORDS, StoredRecords
@@ -41,6 +42,7 @@ ByWord = Annotated[
     str | None, Query(description="Only these: a word of the ledger guide.", pattern=r"^[a-z_ -]{1,32}$")
 ]
 
+_NOTES_SHARE = 20  # what of a second is spent at most on counting notes: one part of so many
 _FILES = 30  # of a page that no cache has
 
 
@@ -55,12 +57,14 @@ class Web:
         self.files_limit = RateLimit(_FILES * config.per_minute, _FILES * config.burst)
         self.tokens = Tokens(config.tokens, read_only=True)
         self.reading = Reading(open_database(config.database, config.base))
-        self.watch = Watch(self.reading, self.metrics)
+        self.watch = Watch(self.reading, self.metrics, self._note_gauges)
         self.certificates: Certificates | None = None
         if config.ledger and config.genesis:
             self.certificates = Certificates(self.reading, config.ledger, config.genesis)
         self._streams: Counter[str] = Counter()
         self._lock = threading.Lock()
+        self._notes: tuple[float, dict[str, Any]] | None = None  # until when they are kept
+        self._notes_lock = threading.Lock()
 
     @contextmanager
     def ledger(self) -> Iterator[Store | None]:
@@ -81,6 +85,31 @@ class Web:
             yield store
         finally:
             store.close()
+
+    def anonymity(self) -> dict[str, Any]:
+        """How well anonymous orders hide (evidence/note_queries.py); kept for some time, the longer the longer it took.
+
+        Raises:
+            Refused: 503, the ledger cannot be read now.
+        """
+        with self._notes_lock:
+            begun_s = time.monotonic()
+            if self._notes is None or begun_s >= self._notes[0]:
+                with self.reading.connect() as db, self.ledger() as ledger:
+                    try:
+                        found = anonymity(db, self.config.genesis, ledger)
+                    except StoreError as error:
+                        raise Refused(503, "ledger", error.message[:480], {"Retry-After": "5"}) from error
+                ended_s = time.monotonic()
+                self._notes = ended_s + _NOTES_SHARE * (ended_s - begun_s), found
+            return self._notes[1]
+
+    def _note_gauges(self) -> None:
+        """Show how many notes are out, if that can be told now."""
+        try:
+            self.metrics.show_notes(self.anonymity()["denominations"])
+        except Refused:
+            return  # the next block asks again
 
     @contextmanager
     def records(self) -> Iterator[StoredRecords | None]:
