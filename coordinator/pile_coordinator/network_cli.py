@@ -42,7 +42,7 @@ compare it with one you got from somebody you trust. Blocks from before its snap
 it has them all it serves no piles and wallets. `pilechain network status` says how far it is."""
 
 
-def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add `init` and `network` to the command line."""
     _add_init(commands)
     network = commands.add_parser("network", help="look at a network of accounting nodes")
