@@ -48,6 +48,7 @@ class NoteMarket(Market):
         super().__init__(piles, users, notes=NOTES, **params)
         self.bases: dict[bytes, tuple[str, bytes]] = {}  # base key -> whose, and its secret
         self.secrets: dict[bytes, bytes] = {}  # of the one-time keys that were looked up already
+        self.images: dict[bytes, bytes] = {}  # by one-time key: its image, in the one bin that it is in
         self.orders: dict[str, Note] = {}  # by pseudonym: the note that leads
         self.made = 0
         for i in range(1, users + 1):
@@ -77,7 +78,7 @@ class NoteMarket(Market):
                 if owner in {"", who}:
                     mine = self.secret(public, base, source)
                     note = Note(who, mine, one.id, place, NOTES["unit_micro"] << one.id[0])
-                    if note.image(self.chain_id) not in one.images:
+                    if not one.images or self.image(one.id, public, base, source) not in one.images:
                         found.append(note)
         return found
 
@@ -88,13 +89,19 @@ class NoteMarket(Market):
             self.secrets[public] = next(secret for secret in secrets if base_public(secret) == public)
         return self.secrets[public]
 
+    def image(self, bin_name: bytes, public: bytes, base: bytes, source: bytes) -> bytes:
+        """Of a one-time key in its bin."""
+        if public not in self.images:
+            place = notes.context(self.chain_id, bin_name)
+            self.images[public] = key_image(self.secret(public, base, source), place)
+        return self.images[public]
+
     def purse(self, owner: str) -> list[int]:
         """What each of somebody's unspent notes is worth, those that wait for a full bin among them; as the chain has it."""
         worth = []
         for one in self.state.each(NoteBin):
             mine = [(p, b, s) for p, b, s in one.notes if self.bases[b][0] == owner]
-            name = notes.context(self.chain_id, one.id)
-            left = [row for row in mine if not one.images or key_image(self.secret(*row), name) not in one.images]
+            left = [row for row in mine if not one.images or self.image(one.id, *row) not in one.images]
             worth += [NOTES["unit_micro"] << one.id[0]] * len(left)
         return sorted(worth)
 
