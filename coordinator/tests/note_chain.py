@@ -13,12 +13,13 @@ from pile_coordinator.chain.transactions import (
     Answer,
     Body,
     BuyNotes,
+    CancelBid,
     CancelContract,
     Deposit,
     List,
     Object,
+    PlaceBid,
     RegisterParty,
-    RegisterPile,
     Rule,
     SubmitProofs,
     pseudonym,
@@ -46,7 +47,7 @@ class NoteChain(Chain):
     def __init__(self, folder, *, each: int = 1, **params) -> None:
         """Each owner buys COUNTS so many times, so that every bin has one note of each owner."""
         super().__init__(folder, notes=NOTES, **params)
-        self.each = each
+        self.folder, self.each = folder, each
         self.chain_id = self.genesis.chain_id
         self.bases: dict[bytes, tuple[str, bytes]] = {}
         self.orders: dict[str, Note] = {}
@@ -196,3 +197,43 @@ def defaulted(chain: NoteChain) -> tuple[OrderCertificate, str]:
 
 
 ENDINGS = {make.__name__: make for make in (confirmed, settled, ruled, answered, cancelled, no_show, defaulted)}
+
+
+# --- and orders of which nothing came, and named ones ----------------------------------------------------------------------
+
+
+def named(chain: NoteChain) -> OrderCertificate:
+    """Dan's, paid from his account."""
+    start = chain.now
+    chain.block(start, ("olga", List("pile-1", start, start + 10 * HOUR, 5000, AT_MARKET, False)))
+    bid = PlaceBid("north", "", 5000, start, start + 4 * HOUR, 800_000, True, 0, False, False)
+    chain.block(start, ("dan", bid))
+    contract = chain.contract().id
+    chain.charge(contract)
+    body = chain.confirmation(contract)
+    chain.block(chain.now, ("dan", body), ("olga", body))
+    return chain.certificate(contract)
+
+
+def bids_in_vain(chain: NoteChain) -> list[str]:
+    """One that nobody offers anything for, one that expires, and one that is called off: their pseudonyms."""
+    names = ["vain-1", "vain-2", "vain-3"]
+    whos = [pseudonym(key(name).public) for name in names]
+    for name, market in zip(names, (True, False, False), strict=True):
+        chain.nobodies(chain.bid(chain.enough(DRIVER, 6_400_000), name, start=chain.now, market=market, limit=400_000))
+    (bid,) = chain.state.bids_of(whos[2])
+    chain.say(whos[2], CancelBid(bid.id), chain.now + 1000)
+    chain.pass_by(2 * HOUR)
+    return whos
+
+
+def live(chain: NoteChain) -> dict[str, tuple[OrderCertificate, str]]:
+    """Everything that notes are for; one order stays open, and one bid waits."""
+    made = {name: make(chain) for name, make in ENDINGS.items()}
+    named(chain)
+    bids_in_vain(chain)
+    notes_back = chain.notes_of("neighbour-3")[:2]
+    chain.nobodies(chain.redeem(notes_back, "neighbour-3"))
+    chain.order()
+    chain.nobodies(chain.bid(chain.enough("neighbour-5", 6_400_000), "waits", start=chain.now, market=False, limit=1))
+    return made

@@ -114,8 +114,9 @@ class _Maker:
         if self._records:
             record["signed_data"] = self._signed_data()
         record |= self._costs(statement)
+        ended = f"{order.verified.outcome}, cause {statement.cause}"
         record |= {
-            "remark": f"{order.verified.outcome}, cause {statement.cause}; Pilechain contract {order.contract}; {self._payer()}",
+            "remark": f"{ended}; Pilechain contract {order.contract}; {self._payer()}",
             "home_charging_compensation": order.terms.user in operator.home_of.get(order.terms.pile, ()),
             "last_updated": date_time(made_ms),
         }
