@@ -99,9 +99,13 @@ class AnonymousChain(Chain):
 
 
 class AnonymousWorld(WebWorld):
-    """A server over it. `settled` is the named contract."""
+    """A server over it, with the pages or without, which begins sooner. `settled` is the named contract."""
 
     chain: AnonymousChain
+
+    def __init__(self, folder, *, pages: bool = True) -> None:
+        self.more = "" if pages else "[dashboard]\nserve = false\n"
+        super().__init__(folder)
 
     def _found(self, folder) -> AnonymousChain:
         return AnonymousChain(folder)

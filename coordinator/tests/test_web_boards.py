@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import time
 import zipfile
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -217,7 +218,7 @@ def test_others_things_look_like_nothing(world):
 @pytest.fixture(scope="module")
 def hidden(tmp_path_factory):
     """A world with a named and two anonymous orders."""
-    world = AnonymousWorld(tmp_path_factory.mktemp("anonymous"))
+    world = AnonymousWorld(tmp_path_factory.mktemp("anonymous"), pages=False)
     yield world
     world.close()
 
@@ -314,6 +315,25 @@ def test_bins_tell_who_bought_and_not_who_was_refunded():
     assert row["by_unspent"] == [{"size": 1, "bins": 1}, {"size": 16, "bins": 1}]
     assert row["by_origins"] == [{"size": 1, "bins": 1}, {"size": 11, "bins": 1}]  # dan bought twice, and ten refunds
     assert row["by_largest"] == [{"size": 6, "bins": 1}, {"size": 16, "bins": 1}]
+
+
+def test_metrics_count_notes_and_what_closed_while_the_server_ran(hidden):
+    """The arbiters let the time of the dispute pass: the anonymous contract closes, and its escrow becomes notes."""
+    chain = hidden.chain
+    chain.tick(chain.genesis.params.dispute_window_ms + 1000)
+    chain.block(chain.tick())
+    wanted = {
+        'pilechain_contracts_closed_total{user="anonymous"} 1.0',
+        'pilechain_contracts_closed_total{user="named"} 0.0',
+    }
+    for kind in chain.engine.state.each(Denomination):
+        left, label = kind.issued - kind.spent, f'{{denomination="{kind.id[0]}"}}'
+        wanted.add(f"pilechain_notes_outstanding{label} {float(left)}")
+    give_up_s = time.monotonic() + 20
+    while wanted - set(hidden.get("/metrics").text.splitlines()):
+        assert time.monotonic() < give_up_s, wanted - set(hidden.get("/metrics").text.splitlines())
+    worth = re.findall(r"^pilechain_notes_outstanding_micro{.*} (\S+)$", hidden.get("/metrics").text, re.MULTILINE)
+    assert sum(map(float, worth)) == chain.engine.state.balance_micro("N")
 
 
 # --- statistics ----------------------------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ class Watch:
     """Knows the newest block, and hands every stream the events after its place. Used on the event loop."""
 
     def __init__(self, reading: Reading, metrics: Metrics, then: Callable[[], None] = lambda: None) -> None:
-        """Watch this database; `then` is called in a thread whenever there was something new."""
+        """Watch this database; `then` is called in a thread after every look at it."""
         self._reading, self._then = reading, then
         self._metrics = metrics
         self._kept: OrderedDict[int, bytes] = OrderedDict()
@@ -56,7 +56,6 @@ class Watch:
                 height = await run_in_threadpool(self._reading.height)
                 for row in await run_in_threadpool(self._reading.blocks_after, height - 1, 1):
                     self._take(row)
-                await run_in_threadpool(self._then)
                 return
             except DATABASE_AWAY:
                 self._metrics.database_errors.inc()
@@ -76,7 +75,7 @@ class Watch:
                 break
         if self.height > before:
             self._metrics.show_closed(*await run_in_threadpool(self._reading.closed_between, before, self.height))
-            await run_in_threadpool(self._then)
+        await run_in_threadpool(self._then)
 
     def _take(self, row: Row) -> None:
         self.height = row["height"]

@@ -4,7 +4,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Annotated, Any
 
 from fastapi import Depends, Query, Request
@@ -42,7 +42,7 @@ ByWord = Annotated[
     str | None, Query(description="Only these: a word of the ledger guide.", pattern=r"^[a-z_ -]{1,32}$")
 ]
 
-_NOTES_SHARE = 20  # what of a second is spent at most on counting notes: one part of so many
+_NOTES_SHARE = 20  # notes are counted a twentieth of the time at most
 _FILES = 30  # of a page that no cache has
 
 
@@ -57,13 +57,14 @@ class Web:
         self.files_limit = RateLimit(_FILES * config.per_minute, _FILES * config.burst)
         self.tokens = Tokens(config.tokens, read_only=True)
         self.reading = Reading(open_database(config.database, config.base))
-        self.watch = Watch(self.reading, self.metrics, self._note_gauges)
+        self.watch = Watch(self.reading, self.metrics, self._count_notes)
         self.certificates: Certificates | None = None
         if config.ledger and config.genesis:
             self.certificates = Certificates(self.reading, config.ledger, config.genesis)
         self._streams: Counter[str] = Counter()
         self._lock = threading.Lock()
-        self._notes: tuple[float, dict[str, Any]] | None = None  # until when they are kept
+        self._notes: dict[str, Any] | None = None
+        self._notes_height, self._notes_until_s = -1, 0.0
         self._notes_lock = threading.Lock()
 
     @contextmanager
@@ -87,29 +88,30 @@ class Web:
             store.close()
 
     def anonymity(self) -> dict[str, Any]:
-        """How well anonymous orders hide (evidence/note_queries.py); kept for some time, the longer the longer it took.
+        """How well anonymous orders hide (evidence/note_queries.py), counted anew when there are blocks, if not too often.
+
+        It is kept 20 times as long as counting took.
 
         Raises:
             Refused: 503, the ledger cannot be read now.
         """
         with self._notes_lock:
-            begun_s = time.monotonic()
-            if self._notes is None or begun_s >= self._notes[0]:
+            begun_s, height = time.monotonic(), self.watch.height
+            if self._notes is None or (height != self._notes_height and begun_s >= self._notes_until_s):
                 with self.reading.connect() as db, self.ledger() as ledger:
                     try:
-                        found = anonymity(db, self.config.genesis, ledger)
+                        self._notes = anonymity(db, self.config.genesis, ledger)
                     except StoreError as error:
                         raise Refused(503, "ledger", error.message[:480], {"Retry-After": "5"}) from error
                 ended_s = time.monotonic()
-                self._notes = ended_s + _NOTES_SHARE * (ended_s - begun_s), found
-            return self._notes[1]
+                self._notes_height, self._notes_until_s = height, ended_s + _NOTES_SHARE * (ended_s - begun_s)
+                self.metrics.show_notes(self._notes["denominations"])
+            return self._notes
 
-    def _note_gauges(self) -> None:
-        """Show how many notes are out, if that can be told now."""
-        try:
-            self.metrics.show_notes(self.anonymity()["denominations"])
-        except Refused:
-            return  # the next block asks again
+    def _count_notes(self) -> None:
+        """For the metrics, whether anybody asks or not."""
+        with suppress(Refused):  # it is asked again in a moment
+            self.anonymity()
 
     @contextmanager
     def records(self) -> Iterator[StoredRecords | None]:
