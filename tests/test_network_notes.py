@@ -8,11 +8,13 @@ from pile_coordinator.chain.records import NoteBin
 from pile_coordinator.chain.transactions import Deposit, RegisterParty, RegisterPile
 from pile_coordinator.clock import Clock
 from pile_coordinator.engines.comet.rpc import Sender
+from pile_coordinator.engines.engine import load_state
 from pile_coordinator.replay import audit, open_ledger
 from pile_coordinator.wallet import Wallet
 from pile_hil.broker import Mosquitto, find_mosquitto
 from pile_hil.network import Network, has_cometbft
 from pile_hil.requirements import require
+from pile_shared.certificate import decode_header
 from pile_shared.platform import sha256
 
 pytestmark = pytest.mark.timeout(300)
@@ -60,6 +62,7 @@ def test_of_two_spendings_that_reach_two_nodes_at_once_one_is_in_the_chain(netwo
         assert audit(ledger, network.genesis).height == agreed["height"]  # rings are checked again, and all state roots
         heard = [ledger.find_tx(sha256(tx)) is not None for tx in rivals.values()]
         assert heard == [tx == taken for tx in rivals.values()]
-        rows = [value for row_key, value in ledger.state_rows() if row_key[0] == NoteBin.TABLE]
-        assert sum(purse.image(1) in value for value in rows) == 1
+        state = load_state(ledger, decode_header(ledger.last_header()))
+        (images,) = [one.images for one in state.each(NoteBin) if one.sealed_ms]
+        assert images == [purse.image(0), purse.image(1)]
         ledger.close()
