@@ -2,7 +2,7 @@
 
 One takes 4 ms, forty times an ES256 signature, and anybody may send one: nobody knows whose it is before it is checked. So
 those that come are checked elsewhere before they are looked at (ring_queue.py), and what a block asks for was answered before.
-They have processes of their own since no answer about an ES256 signature shall wait behind them (bench/anonymous_orders.py).
+They have processes of their own since no answer about an ES256 signature shall wait behind them (docs/anonymity.md).
 """
 
 import multiprocessing
