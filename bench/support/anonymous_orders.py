@@ -17,7 +17,6 @@ from pathlib import Path
 from bench.figures import Figure, report
 from bench.support.market import POWER_W, VALID_BLOCKS, Market, RecordedBlock, engine, env, replay
 from pile_coordinator.chain import notes
-from pile_coordinator.chain.env import RingClaim
 from pile_coordinator.chain.proofs import parse_proof
 from pile_coordinator.chain.records import NoteBin
 from pile_coordinator.chain.rejections import Rejection
@@ -36,9 +35,10 @@ from pile_coordinator.engines.solo import SoloEngine
 from pile_coordinator.engines.verifier import Claim, SecondCoreVerifier, claim_of_proof, claim_of_transaction
 from pile_coordinator.ring import signature
 from pile_coordinator.ring.keys import base_public, base_secret, note_secret
+from pile_coordinator.ring_queue import RingQueue
 
 PILES, LIVES, MINUTES = 48, 3, 30  # 144 orders, nine bins of each denomination
-READ_AHEAD = 4  # blocks whose rings may be told of already: what others send while one is made
+READ_AHEAD = 6  # blocks whose rings may be queued already: what others send while one is made
 DENOMINATIONS = (3, 5)  # 0.80 and 3.20: what 3.5 kWh may cost at most, with the fee
 NOTES = {"unit_micro": 100_000, "denominations": 6, "bin_age_ms": 1}
 BOUGHT_AT_ONCE = 24  # of each of the two
@@ -174,11 +174,12 @@ def _orders(run: _Run, processes: int) -> tuple[float, float]:
         second.rings = rings = RingProcesses(processes)
         solo.verify = second
         _begin(second, rings)
+        queue = _Rings(solo, rings)
         began, began_cpu = time.perf_counter(), time.process_time()
         for number, block in enumerate(run.lives):
             second.tell_ahead(_claims(solo, block))
-            coming = [tx for later in run.lives[number : number + READ_AHEAD] for tx in later.txs]
-            _check_rings(solo, rings, block.txs, coming)
+            queue.offer([tx for later in run.lives[number : number + READ_AHEAD] for tx in later.txs])
+            queue.wait(block.txs)
             _commit(solo, block)
         elapsed, cpu = time.perf_counter() - began, time.process_time() - began_cpu
         second.end()
@@ -195,22 +196,32 @@ def _begin(second: SecondCoreVerifier, rings: RingProcesses) -> None:
     assert not second(bytes(65), b"", bytes(64))
 
 
-def _check_rings(solo: SoloEngine, rings: RingProcesses, now: list[bytes], coming: list[bytes]) -> None:
-    """Return once a block's rings are answered, as the coordinator's queue waits for them; those of the next are told then."""
-    needed, later = _rings_of(solo, now), _rings_of(solo, coming)
-    while unanswered := [claim for claim in needed if not rings.knows(claim)]:
-        rings.tell_ahead(unanswered)
-        time.sleep(0.001)
-    rings.tell_ahead(later)
+class _Rings:
+    """The coordinator's queue, and what came out of it."""
 
+    def __init__(self, solo: SoloEngine, rings: RingProcesses) -> None:
+        self._solo, self._queue = solo, RingQueue(rings)
+        self._answered: set[bytes] = set()
 
-def _rings_of(solo: SoloEngine, txs: list[bytes]) -> list[RingClaim]:
-    """The rings of transactions that could wait for a block now."""
-    claims: list[RingClaim] = []
-    for tx in txs:
-        with contextlib.suppress(Rejection):  # its order is in no block yet
-            claims += ring_claims(solo.state, solo.env(solo.time_ms), decode_transaction(tx))
-    return claims
+    def offer(self, txs: list[bytes]) -> None:
+        """Queue what could wait for a block now, as far as there is room."""
+        for data in txs:
+            tx = decode_transaction(data)
+            if not tx.rings or data in self._answered or self._queue.holds(tx.id):
+                continue
+            with contextlib.suppress(Rejection):  # its order is in no block yet
+                claims = ring_claims(self._solo.state, self._solo.env(self._solo.time_ms), tx)
+                self._queue.offer(tx.sender, data, tx, claims)
+
+    def wait(self, txs: list[bytes]) -> None:
+        """Return once the rings of a block's transactions are answered."""
+        missing = {tx for tx in txs if decode_transaction(tx).rings} - self._answered
+        while missing:
+            answered = {payload for _, payload in self._queue.take()}
+            self._answered |= answered
+            missing -= answered
+            if missing and not answered:
+                time.sleep(0.001)
 
 
 def _commit(solo: SoloEngine, block: RecordedBlock) -> None:
