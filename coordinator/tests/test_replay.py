@@ -87,7 +87,10 @@ def test_the_run_is_worth_replaying(run: Recorded) -> None:
         proofs.UNCHAINED,
     }
     assert set(leaves) == {
-        value for module in (terms, election, stake, notes) for name, value in vars(module).items() if name.startswith("LEAF_")
+        value
+        for module in (terms, election, stake, notes)
+        for name, value in vars(module).items()
+        if name.startswith("LEAF_")
     }
     assert run.market.seen.keys() >= {
         "proposed",
