@@ -221,6 +221,7 @@ class QueryDesk:
         return {
             "id": contract.id,
             "kind": "contract",
+            "anonymous": self._names_guest(terms.user),
             "awaits": self._awaited(contract),
             "deadline_ms": contract.deadline_ms,
             "energy_wh": terms.energy_wh,

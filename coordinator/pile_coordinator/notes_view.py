@@ -66,7 +66,9 @@ def open_answer(state: State, after: object) -> list[list[object]]:
 def _rules(state: State) -> NoteRules:
     rules = state.note_rules
     if rules is None:
-        raise Rejection("unknown_note", "this chain issues no notes: orders on it are paid by accounts, and not anonymous")
+        raise Rejection(
+            "unknown_note", "this chain issues no notes: orders on it are paid by accounts, and not anonymous"
+        )
     return rules
 
 

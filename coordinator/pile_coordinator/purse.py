@@ -27,7 +27,9 @@ from pile_shared.platform import random_bytes, sha256
 
 VERSION = 1
 GAP = 64  # base keys looked for beyond the last one known: those of purchases that a crash kept from the file
-RESTORE_GAP = 4096  # the same where the file is lost: bins of which all is spent are gone, and base keys with them; 0.3 s
+RESTORE_GAP = (
+    4096  # the same where the file is lost: bins of which all is spent are gone, and base keys with them; 0.3 s
+)
 MAX_PLACES = 128  # of one transaction's notes: 64 bought, or what is left of 12 notes, in as few as there can be
 MAX_ORDERS = 2000  # in the file, 2 kB each; of those that are over the oldest are forgotten
 LOCK_S = 10.0  # how long a wallet waits for another one that is choosing notes: that takes milliseconds
@@ -356,9 +358,7 @@ class Purse:
             ring = market.bins[name].ring.hex()
             rows_ = [note_row(note)]
             self._memory.spendings.append(
-                Spending(
-                    numbers[str(party)], "bid", order.hex(), "", 0, TAKEN, [], rows_, ring, refund_number, 0, 0
-                )
+                Spending(numbers[str(party)], "bid", order.hex(), "", 0, TAKEN, [], rows_, ring, refund_number, 0, 0)
             )
             self._memory.next_base = max(self._memory.next_base, refund_number + 1)
             found += 1
