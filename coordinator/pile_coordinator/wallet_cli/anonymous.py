@@ -335,7 +335,9 @@ def orders(access: Access) -> list[dict[str, object]]:
         with access.for_order(purse, one) as guest:
             now = payer.settle(guest, one)
             rows = cast("list[dict[str, object]]", guest.ask("orders"))
-        found += [row | {"paid": ANONYMOUS, "anonymity": one_of(now.owners)} for row in rows]
+        for row in rows:
+            row.pop("anonymous", None)
+            found.append(row | {"paid": ANONYMOUS, "owners": now.owners})
     return found
 
 

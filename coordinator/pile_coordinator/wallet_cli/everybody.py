@@ -46,12 +46,13 @@ def _orders(access: Access, _: argparse.Namespace) -> object:
     """The party's own, each with how it is paid for, and those of its purse."""
     with access.named() as wallet:
         rows = cast("list[dict[str, object]]", wallet.ask("orders"))
-    named = [row if row["kind"] == "listing" else row | {"paid": _paid(row)} for row in rows]
-    return [*named, *anonymous.orders(access)]
+    return [*map(_with_paid, rows), *anonymous.orders(access)]
 
 
-def _paid(row: dict[str, object]) -> str:
-    return anonymous.ANONYMOUS if row.get("anonymous") else anonymous.NAMED
+def _with_paid(row: dict[str, object]) -> dict[str, object]:
+    """How the order is paid for; a listing pays nothing."""
+    is_anonymous = row.pop("anonymous", False)
+    return row if row["kind"] == "listing" else row | {"paid": anonymous.ANONYMOUS if is_anonymous else anonymous.NAMED}
 
 
 def _withdraw_arguments(parser: argparse.ArgumentParser) -> None:
