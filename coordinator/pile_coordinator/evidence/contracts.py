@@ -78,7 +78,8 @@ def contracts(
 def _contracts() -> Any:
     c = schema.settled_contract.c
     names = ("id", "bid", "listing", "pile", "zone", "user", "owner", "energy_wh", "price_micro_per_kwh", "window_start_ms",
-             "window_end_ms", "state", "outcome", "bond_micro", "closed_height", "number", "measured_wh", "cause", "anonymous")  # fmt: skip
+             "window_end_ms", "state", "outcome", "bond_micro", "closed_height", "number", "measured_wh", "cause",
+             "anonymous")  # fmt: skip
     off_wh = (c.measured_wh - c.energy_wh).label("off_wh")
     return select(*(c[name] for name in names), off_wh).select_from(schema.settled_contract)
 
