@@ -11,7 +11,6 @@ broker, one of them speaks to each pile and wallet (serving.py).
 
 import gc
 import os
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -28,8 +27,6 @@ from pile_coordinator.chain.transactions import SubmitProofs, sign_transaction
 from pile_coordinator.config import CoordinatorConfig
 from pile_coordinator.desk import QueryDesk
 from pile_coordinator.engines.attesting import only_attester
-from pile_coordinator.engines.comet.engine import CometEngine
-from pile_coordinator.engines.comet.home import Home
 from pile_coordinator.engines.engine import Block, BusyError, Engine, validators_at
 from pile_coordinator.engines.solo import SoloEngine
 from pile_coordinator.engines.verifier import (
@@ -44,6 +41,7 @@ from pile_coordinator.evidence.exporter import Exporter
 from pile_coordinator.evidence.queries import last_receipt
 from pile_coordinator.ingest import FORK, READY, REPLAYED, WAITING, ProofDesk
 from pile_coordinator.keys import load_key
+from pile_coordinator.log_line import log
 from pile_coordinator.mqtt import RECONNECTED, Connection, Kept
 from pile_coordinator.only_one import OnlyOne
 from pile_coordinator.records import KNOWN as RECORD_KNOWN
@@ -157,6 +155,9 @@ class Coordinator:
         config, attesters = self.config, self._attesters
         if config.comet is None:
             return SoloEngine(config.data / "ledger.sqlite", config.genesis, attesters, self._verifier)
+        from pile_coordinator.engines.comet.engine import CometEngine  # noqa: PLC0415 - who runs alone needs no protobuf
+        from pile_coordinator.engines.comet.home import Home  # noqa: PLC0415
+
         return CometEngine(
             config.data,
             config.genesis,
@@ -747,9 +748,3 @@ def _short(order: object) -> str:
 
 def _moment(time_ms: int) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(time_ms // 1000))
-
-
-def log(text: str) -> None:
-    """One line for people, with the time of day."""
-    sys.stderr.write(f"{time.strftime('%H:%M:%S')} {text}\n")
-    sys.stderr.flush()

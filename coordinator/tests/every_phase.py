@@ -256,6 +256,7 @@ def indexes(state: State) -> dict[str, object]:
         },
         "_stakes_by_candidate": _keys(state._stakes_by_candidate),  # type: ignore[arg-type]
         "_set_heights": list(state._set_heights),
+        "_ended": list(state._ended),
         "_terms": {contract: terms.encoded() for contract, terms in state._terms.items()},
         "totals": _sums(state.totals),
         "owed": _sums(state.owed),

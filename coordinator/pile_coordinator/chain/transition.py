@@ -187,7 +187,7 @@ def authenticate(state: State, env: Env, tx: Transaction, *, waiting: bool = Fal
 
 def _check_turn(tx: Transaction, sender: Party, *, waiting: bool) -> None:
     """Sequences count from 1 without gaps. What spends notes is a party's first: nothing it could wait for will come."""
-    is_first = isinstance(tx.body, tx_types.Spend)
+    is_first = tx.signed is None and isinstance(tx.body, tx_types.Spend)
     if tx.sequence <= sender.sequence or (is_first and sender.sequence):
         raise Rejection("replayed", f"{sender.id} is at sequence {sender.sequence}")
     if tx.sequence > sender.sequence + 1 and (is_first or not waiting):

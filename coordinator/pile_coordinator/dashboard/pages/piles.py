@@ -8,7 +8,7 @@ from nicegui import ui
 from nicegui.element import Element
 
 from pile_coordinator.dashboard import board as live
-from pile_coordinator.dashboard import shell, written
+from pile_coordinator.dashboard import details, shell, written
 from pile_coordinator.dashboard.board import STATES, Pile
 from pile_coordinator.dashboard.shell import View, page
 from pile_coordinator.evidence.scopes import ALL
@@ -161,7 +161,8 @@ async def _fill_sessions(view: View, place: ui.element, pile: str) -> None:
     grant = view.grant_of("contracts")
     found = (await view.ask(view.web.reading.contracts, grant, None, ROWS, pile=pile))[0] if grant else []
     heads = [
-        view.word("column", name) for name in ("contract", "begin", "user", "state", "agreed", "measured", "price")
+        view.word("column", name)
+        for name in ("contract", "begin", "user", "funding", "state", "agreed", "measured", "price")
     ]
     place.clear()
     with place:
@@ -174,7 +175,8 @@ async def _fill_sessions(view: View, place: ui.element, pile: str) -> None:
                 (
                     view.to(written.short(row["id"]), f"/contracts/{row['id']}"),
                     view.time(row["window_start_ms"]),
-                    row["user"],
+                    details.name(row["user"]),
+                    details.funding(view, row["user"]).text,
                     view.word("contract", row["outcome"] or row["state"]),
                     view.energy(row["energy_wh"]),
                     view.energy(row["measured_wh"]),
@@ -182,7 +184,7 @@ async def _fill_sessions(view: View, place: ui.element, pile: str) -> None:
                 )
                 for row in found
             ],
-            right=(4, 5, 6),
+            right=(5, 6, 7),
         )
 
 
