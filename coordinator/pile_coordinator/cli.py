@@ -177,6 +177,12 @@ def _summary(verified: Verified) -> dict[str, object]:
         "contract": terms.contract_id().hex(),
         "pile": terms.pile,
         "user": terms.user,
+        "anonymous": verified.anonymous,
+        "set_size": verified.set_size,
+        "notes": [
+            {"bin": note.bin.hex(), "image": note.image.hex(), "value_micro": note.value_micro}
+            for note in verified.notes
+        ],
         "owner": terms.owner,
         "contracted_wh": terms.energy_wh,
         "measured_wh": statement.measured_wh,
@@ -204,6 +210,14 @@ def _dispute(verified: Verified) -> dict[str, object] | None:
     }
 
 
+def _payer(verified: Verified, currency: str) -> str:
+    """Who paid, as far as the certificate says it."""
+    if not verified.anonymous:
+        return f"not anonymous: paid by {verified.terms.user}"
+    worth = ", ".join(money(note.value_micro) for note in verified.notes)
+    return f"paid anonymously by one of {verified.set_size} owners (notes of {worth} {currency})"
+
+
 def _print_verified(console: Console, path: Path, verified: Verified, currency: str) -> None:
     terms, statement = verified.terms, verified.statement
     names = {"U": terms.user, "H": terms.owner, "G": "grid", "F": "fees", "E": "escrow", "B": "bond", "D": "objection"}
@@ -212,6 +226,7 @@ def _print_verified(console: Console, path: Path, verified: Verified, currency: 
         f" {money(terms.price_micro_per_kwh)} {currency}/kWh on {terms.pile}, {verified.outcome}"
         f" (blocks {verified.signed_height} to {verified.closed_height}, {verified.proofs} metering proofs)"
     )
+    console.print(f"  {_payer(verified, currency)}")
     dispute = _dispute(verified)
     if dispute is not None:
         arbiters = "".join(f" of {arbiter}" for arbiter in cast("list[str]", dispute["arbiters"]))

@@ -46,6 +46,9 @@ STAKE_RULES: dict[str, object] = {
     "downtime_window_blocks": 10_000,
     "jail_ms": HOUR_MS // 6,
 }
+# Notes from 0.10 to 51.20: an evening's charging is one or two. An hour in the bin, so that when a note was bought says little
+# of when it is spent.
+NOTES: dict[str, object] = {"unit_micro": 100_000, "denominations": 10, "bin_age_ms": HOUR_MS}
 FOUNDERS = {"auditor": "third-party", "grid": "grid", "operator": "operator"}
 
 
@@ -64,4 +67,5 @@ def founding_document(name: str, time_ms: int, parties: dict[str, tuple[str, str
         "tariff": TARIFF,
         "parties": [{"id": party, "role": role, "public": public} for party, (role, public) in parties.items()],
         "validators": [],
+        "notes": dict(NOTES),
     }

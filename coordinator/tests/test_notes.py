@@ -3,8 +3,6 @@
 from note_world import NoteMarket
 from world import closings
 
-from pile_coordinator.chain.records import MEASURED, NoteBin
-
 
 def test_an_order_is_paid_for_by_nobody_in_particular() -> None:
     world = NoteMarket()
@@ -19,5 +17,3 @@ def test_an_order_is_paid_for_by_nobody_in_particular() -> None:
     outcome = world.ok(world.confirmation(who))
     assert closings(outcome) == ["confirmed"]
     assert world.money("owner-1") > owner
-    print(world.holds(), world.state.balance_micro("N"), world.state.balance_micro("F"))
-    assert world.contract.__name__ and MEASURED and NoteBin

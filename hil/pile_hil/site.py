@@ -22,7 +22,7 @@ from pile_coordinator.chain.transactions import Deposit, RegisterParty, Register
 from pile_coordinator.clock import Clock
 from pile_coordinator.keys import load_key, make_key
 from pile_coordinator.mqtt import Broker
-from pile_coordinator.new_chain import HOUR_MS, PARAMS, TARIFF
+from pile_coordinator.new_chain import HOUR_MS, NOTES, PARAMS, TARIFF
 from pile_coordinator.wallet import Wallet
 from pile_edge.board.bundle import build_romfs, find_micropython, link_bundle
 from pile_edge.board.unix_flash import board_command
@@ -36,6 +36,7 @@ ACCOUNTING_NODES = ("auditor", "grid", "operator")
 FOUNDERS = {"auditor": "third-party", "coordinator": "operator", "grid": "grid", "operator": "operator"}
 __all__ = ["HOUR_MS", "PARAMS", "TARIFF", "PileSpec", "Site", "SiteError", "SiteProcess", "Web", "wait_for"]
 BOARD_HEAP = "60k"  # 64 kB, and what boards differ by
+BIN_AGE_MS = 600_000  # of notes: a few seconds at the pace of the demo
 BOND_MICRO = 10_000_000  # of each accounting node, where they are elected
 
 
@@ -202,6 +203,7 @@ class Site:
                 for node in ACCOUNTING_NODES
             ],
         }
+        document["notes"] = NOTES | {"bin_age_ms": BIN_AGE_MS}
         if self.stake_rules:
             document["stake"] = {
                 "rules": dict(self.stake_rules),

@@ -148,8 +148,9 @@ class SoloEngine:
         return any(checked.id == tx_id for checked, _ in self._waiting)
 
     def next_sequence(self, party: str) -> int:
-        """The sequence a registered party's next transaction must have, those that wait included."""
-        return self._sequences.get(party, self.state.get(Party, party).sequence + 1)
+        """The sequence a party's next transaction must have, those that wait included; 1 for who comes to be by it."""
+        found = self.state.find(Party, party)
+        return self._sequences.get(party, found.sequence + 1 if found else 1)
 
     def has_work(self, time_ms: int) -> bool:
         """Whether a block made at `time_ms` would do anything."""
