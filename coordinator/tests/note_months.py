@@ -105,7 +105,7 @@ class Months(Market):
                         evidence_window_ms=4 * HOUR)  # fmt: skip
         self.chance = random.Random(self.seed)
         self.drivers = [f"user-{i}" for i in range(1, habits.drivers + 1)]
-        self.weekday = {driver: self.chance.randrange(7) for driver in self.drivers}
+        self.weekday = {driver: i // 8 % 7 for i, driver in enumerate(self.drivers)}
         self.home = {driver: f"pile-{1 + i % 8}" for i, driver in enumerate(self.drivers)}
         self.bases: dict[bytes, tuple[str, bytes]] = {}
         self.made = 0
@@ -113,6 +113,7 @@ class Months(Market):
         self.purse: dict[str, list[Note]] = {driver: [] for driver in self.drivers}
         self.known: set[bytes] = set()  # bins whose notes are in purses
         self.leads: dict[str, Note] = {}
+        self.registers: Counter[str] = Counter()  # Wh, by pile
         for week in range(habits.weeks):
             self._week(week)
             self.told(week + 1)
@@ -184,10 +185,10 @@ class Months(Market):
 
     def _proof(self, contract: Contract, event: int, time_ms: int) -> bytes:
         terms = self.state.terms_of(contract)
-        meter = self.proofs.get(terms.pile, (0, b""))[0] // 2 * 20_000
-        drawn = terms.energy_wh * self.chance.randrange(70, 101) // 100 if event == END_EVENT else 0
+        if event == END_EVENT:
+            self.registers[terms.pile] += terms.energy_wh * self.chance.randrange(70, 101) // 100
         reason = REASON_ENERGY_REACHED if event == END_EVENT else 0
-        return self.prove(terms.pile, event, [(time_ms, meter + drawn)], contract=contract.id, reason=reason)
+        return self.prove(terms.pile, event, [(time_ms, self.registers[terms.pile])], contract=contract.id, reason=reason)
 
     def _bid(self, driver: str, notes: list[Note], pile: str, energy: int, at: int) -> tuple[str, bytes]:
         public = key(f"order {len(self.truth)}").public

@@ -90,7 +90,8 @@ class Observer:
     def belief(self, group: str, but: tuple[object, ...] | None = None) -> Belief:
         """Who it takes the owner of a group of payments to be."""
         heard = self.heard[group]
-        return product([message for key, message in heard.items() if key != but])
+        others = [message for key, message in heard.items() if key != but]
+        return product(others) if others else normal(dict.fromkeys(heard[but], 1.0) if but else {})
 
     def run(self, rounds: int = ROUNDS) -> dict[str, Belief]:
         """Think it through; the belief about each payment."""
