@@ -8,13 +8,16 @@ culprit, and is what tests and start-up use.
 from pile_coordinator.chain import accounts, election, epochs, notes, settlement, stake
 from pile_coordinator.chain.env import Journal
 from pile_coordinator.chain.records import (
+    ANONYMOUS,
     Account,
     Bid,
     Contract,
     Denomination,
     Dispute,
+    Funding,
     Listing,
     NoteBin,
+    Party,
     Pile,
     Stake,
     Staking,
@@ -50,6 +53,8 @@ def check(state: State, journal: Journal) -> None:
         _check_proofs(pile)
     for kind in state.touched(Denomination):
         _check_notes(state, kind)
+    for one in state.touched(NoteBin):
+        _check_bin(one)
     if state.stake_rules is not None:
         for candidate in sorted({one.candidate for one in state.touched(Stake)}):
             _check_stake(state, candidate)
@@ -157,13 +162,37 @@ def _check_notes(state: State, kind: Denomination) -> None:
         )
 
 
+def _check_bin(one: NoteBin) -> None:
+    """7: a bin is sealed when it is full, and only then are its notes spent; it stays while it has one, or an order over it."""
+    is_full, is_spent = len(one.notes) == RING_SIZE, len(one.images) == RING_SIZE
+    if (
+        not 1 <= len(one.notes) <= RING_SIZE
+        or is_full != (one.sealed_ms > 0)
+        or len(one.images) > (RING_SIZE if is_full else 0)
+        or len(set(one.images)) != len(one.images)
+        or len({note[0] for note in one.notes}) != len(one.notes)
+        or one.in_use < (1 if is_spent else 0)
+    ):
+        raise BrokenInvariantError(
+            f"bin {one.id.hex()} has {len(one.notes)} notes and {len(one.images)} images, and {one.in_use} orders over it"
+        )
+
+
 def _check_bins(state: State) -> None:
-    """7: the unspent notes of each denomination are in its bins, and no image is there twice."""
+    """7: the unspent notes of each denomination are in its bins, and bins know how many orders are confirmed over them."""
     unspent: dict[bytes, int] = {}
+    over: dict[bytes, int] = {}
+    for funding in state.each(Funding):
+        over[funding.bin] = over.get(funding.bin, 0) + 1
     for one in state.each(NoteBin):
         unspent[one.id[:1]] = unspent.get(one.id[:1], 0) + len(one.notes) - len(one.images)
-        if len(set(one.images)) != len(one.images) or (one.images and len(one.notes) != RING_SIZE):
-            raise BrokenInvariantError(f"bin {one.id.hex()} has {len(one.notes)} notes and {len(one.images)} images")
+        _check_bin(one)
+        if one.in_use != over.pop(one.id, 0):
+            raise BrokenInvariantError(f"bin {one.id.hex()} is not in use by {one.in_use} orders")
+    if over:
+        raise BrokenInvariantError(
+            f"bins {_some([name.hex() for name in over])} are gone, and orders are confirmed over them"
+        )
     for kind in state.each(Denomination):
         _check_notes(state, kind)
         if unspent.get(kind.id, 0) != kind.issued - kind.spent:
@@ -171,6 +200,19 @@ def _check_bins(state: State) -> None:
                 f"denomination {kind.id[0]} has {unspent.get(kind.id, 0)} unspent notes in bins, should have"
                 f" {kind.issued - kind.spent}"
             )
+
+
+def _check_anonymous(state: State) -> None:
+    """7: who pays with notes is a party as long as the order lasts, and until its rest is notes again; no longer."""
+    users = {state.terms_of(contract).user for contract in state.each(Contract)} | {bid.user for bid in state.each(Bid)}
+    open_orders = {one.party for one in state.each(Funding) if not one.ended_height}
+    ended = {one.party for one in state.each(Funding) if one.ended_height}
+    parties = {party.id for party in state.each(Party) if party.role == ANONYMOUS}
+    if open_orders != parties & users or ended != parties - users:
+        raise BrokenInvariantError(
+            f"anonymous parties {_some(sorted(parties))}: {len(parties & users)} have an order, {len(open_orders)} a funding"
+            f" of an open one and {len(ended)} of one that has ended"
+        )
 
 
 def _check_fees(state: State) -> None:
@@ -230,6 +272,7 @@ def _recount(state: State) -> None:
     for pile in state.each(Pile):
         _check_proofs(pile)
     _check_bins(state)
+    _check_anonymous(state)
     for elected in state.validator_sets():
         _check_set(elected)
     if state.stake_rules is not None:

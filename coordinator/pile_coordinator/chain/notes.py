@@ -41,6 +41,7 @@ from pile_shared.codec import encode
 
 LEAF_BIN = 14
 CONTEXT = "pilechain/1/note"
+MAX_REFUNDED_NOTES = 2048  # in one block: 55 us each for the key, 0.1 s and 128 bins in all; an order takes some 4
 
 
 def bin_id(denomination: int, number: int) -> bytes:
@@ -68,13 +69,13 @@ def value_micro(rules: NoteRules, denomination: int) -> int:
 
 def buy(state: State, env: Env, journal: Journal, tx: Transaction, body: BuyNotes) -> None:
     """A party's money becomes notes. They wait in bins until these are full."""
-    rules = _rules(state)
+    rules = state.note_rules
+    if rules is None:
+        raise Rejection("limit", "this chain issues no notes")
     if len(body.counts) > rules.denominations:
-        raise Rejection("bounds", f"there are {rules.denominations} denominations")
+        raise Rejection("limit", f"there are {rules.denominations} denominations")
     cost = sum(count * value_micro(rules, k) for k, count in enumerate(body.counts))
-    account = accounts.party_account(tx.sender)
-    accounts.post(state, account, accounts.NOTE_ACCOUNT, cost)
-    stake.note_posting(journal, account, accounts.NOTE_ACCOUNT, cost)
+    _move(state, journal, accounts.party_account(tx.sender), accounts.NOTE_ACCOUNT, cost)
     place = 0
     for k, count in enumerate(body.counts):
         for _ in range(count):
@@ -82,11 +83,9 @@ def buy(state: State, env: Env, journal: Journal, tx: Transaction, body: BuyNote
             place += 1
 
 
-def _rules(state: State) -> NoteRules:
-    rules = state.note_rules
-    if rules is None:
-        raise Rejection("unknown_note", "this chain issues no notes")
-    return rules
+def _move(state: State, journal: Journal, debit: str, credit: str, amount_micro: int) -> None:
+    accounts.post(state, debit, credit, amount_micro)
+    stake.note_posting(journal, debit, credit, amount_micro)
 
 
 def _issue(state: State, env: Env, journal: Journal, k: int, base: bytes, source: bytes, place: int) -> None:
@@ -106,63 +105,69 @@ def _issue(state: State, env: Env, journal: Journal, k: int, base: bytes, source
 # --- spending --------------------------------------------------------------------------------------------------------
 
 
-def authenticate(state: State, env: Env, tx: Transaction) -> Party:
+def authenticate(state: State, env: Env, tx: Transaction, *, waiting: bool = False) -> Party:
     """Who sent a transaction with ring signatures: the user of an anonymous order, or one who comes to be by it."""
     if isinstance(tx.body, Spend):
-        return _check_spend(state, env, tx, tx.body)
+        party = spender(state, env, tx, tx.body, waiting=waiting)
+        _check_signatures(state, env, tx, tx.body)
+        return party
     found = state.find(Funding, tx.sender)
     if found is None:
         raise Rejection("unknown_sender", f"no open order of {tx.sender[:32]!r}")
     ring = state.get(NoteBin, found.bin)
-    if not _is_signed(env, ring, found.image, tx, tx.rings):
-        raise Rejection("bad_signature", f"not signed by the note that funded the order of {tx.sender}")
+    if len(tx.rings) != 1 or not _is_signed(env, ring, found.image, tx, tx.rings[0]):
+        raise Rejection("bad_signature", f"not signed by the note that leads the order of {tx.sender}")
     return state.get(Party, tx.sender)
 
 
-def _check_spend(state: State, env: Env, tx: Transaction, body: Spend) -> Party:
-    """Notes that are there, are not spent, and are the signer's."""
-    _rules(state)
+def spender(state: State, env: Env, tx: Transaction, body: Spend, *, waiting: bool = False) -> Party:
+    """Who spends notes that are there and not spent; whose they are is not asked.
+
+    Who has an open order under this key already is at a sequence above 0, and the caller refuses a second spending. A waiting
+    transaction is judged by the time of the last block, which may be long ago: whether a bin is old enough, its own block says.
+    """
     if tx.sender != pseudonym(body.public):
         raise Rejection("unknown_sender", f"the key in it is that of {pseudonym(body.public)}")
-    known = state.find(Party, tx.sender)
-    if known is not None:
-        raise Rejection("replayed", f"{tx.sender} has spent notes already")
-    if len(tx.rings) != len(body.notes):
-        raise Rejection("bad_signature", "one signature for each note")
-    for (name, image), ring_signature in zip(body.notes, tx.rings, strict=True):
-        ring = _spendable(state, env, name)
+    rings = [_spendable(state, env, name, waiting=waiting) for name, _ in body.notes]
+    for ring, (_, image) in zip(rings, body.notes, strict=True):
         if image in ring.images:
             raise Rejection("spent", f"the note with key image {image.hex()} was spent")
-        if not _is_signed(env, ring, image, tx, (ring_signature,)):
-            raise Rejection("bad_signature", f"not signed by the note with key image {image.hex()}")
-    return Party(tx.sender, ANONYMOUS, body.public, 0, 0)
+    return state.find(Party, tx.sender) or Party(tx.sender, ANONYMOUS, body.public, 0, 0)
 
 
-def _spendable(state: State, env: Env, name: bytes) -> NoteBin:
-    found = state.find(NoteBin, name)
-    if found is None or not found.sealed_ms:
+def _spendable(state: State, env: Env, name: bytes, *, waiting: bool) -> NoteBin:
+    rules, found = state.note_rules, state.find(NoteBin, name)
+    if rules is None or found is None or not found.sealed_ms:
         raise Rejection("unknown_note", "no such full bin with a note left")
-    ready_ms = found.sealed_ms + _rules(state).bin_age_ms
-    if env.time_ms < ready_ms:
+    ready_ms = found.sealed_ms + rules.bin_age_ms
+    if env.time_ms < ready_ms and not waiting:
         raise Rejection("unknown_note", f"the bin's notes can be spent from {ready_ms} on, unix ms")
     return found
 
 
-def _is_signed(env: Env, ring: NoteBin, image: bytes, tx: Transaction, rings: tuple[bytes, ...]) -> bool:
-    name = context(env.chain_id, ring.id)
-    return len(rings) == 1 and env.verify_ring(ring_of(ring), name, image, tx.message, rings[0])
+def _check_signatures(state: State, env: Env, tx: Transaction, body: Spend) -> None:
+    if len(tx.rings) != len(body.notes):
+        raise Rejection("bad_signature", "one signature for each note")
+    for (name, image), signature in zip(body.notes, tx.rings, strict=True):
+        if not _is_signed(env, state.get(NoteBin, name), image, tx, signature):
+            raise Rejection("bad_signature", f"not signed by the note with key image {image.hex()}")
+
+
+def _is_signed(env: Env, ring: NoteBin, image: bytes, tx: Transaction, signature: bytes) -> bool:
+    return env.verify_ring(ring_of(ring), context(env.chain_id, ring.id), image, tx.message, signature)
 
 
 def bid(state: State, env: Env, journal: Journal, tx: Transaction, body: AnonymousBid) -> None:
     """Notes pay for one bid, of a party that is nobody else's."""
+    wanted = body.as_bid()
+    orders.check_place(state, wanted)  # for the precedence of codes: an unknown zone before a key that exists
     _spend(state, journal, tx, body)
     lead, image = body.notes[0]
     ring = state.get(NoteBin, lead)
     state.put(replace(ring, in_use=ring.in_use + 1))
-    state.put(Funding(tx.sender, lead, image, body.refund, tx.id))
-    orders.place_bid(state, env, tx, body.as_bid())
-    for name, _ in body.notes:
-        _drop_if_done(state, name)
+    state.put(Funding(tx.sender, lead, image, body.refund, tx.id, 0, 0))
+    orders.place_bid(state, env, tx, wanted)
+    _drop_if_done(state, body)
 
 
 def redeem(state: State, journal: Journal, tx: Transaction, body: RedeemNotes) -> None:
@@ -171,13 +176,10 @@ def redeem(state: State, journal: Journal, tx: Transaction, body: RedeemNotes) -
     if party is None or party.role == ANONYMOUS:
         raise Rejection("unknown_party", f"no party {body.party}")
     whole = _spend(state, journal, tx, body)
-    giver, taker = accounts.party_account(tx.sender), accounts.party_account(body.party)
-    accounts.post(state, giver, taker, whole)
-    stake.note_posting(journal, giver, taker, whole)
+    _move(state, journal, accounts.party_account(tx.sender), accounts.party_account(body.party), whole)
     orders.wake(state, body.party)
     _forget(state, state.get(Party, tx.sender))
-    for name, _ in body.notes:
-        _drop_if_done(state, name)
+    _drop_if_done(state, body)
 
 
 def _spend(state: State, journal: Journal, tx: Transaction, body: Spend) -> int:
@@ -192,51 +194,78 @@ def _spend(state: State, journal: Journal, tx: Transaction, body: Spend) -> int:
         state.put(replace(ring, images=[*ring.images, image]))
         state.put(replace(kind, spent=kind.spent + 1))
         whole += kind.value_micro
-    account = accounts.party_account(tx.sender)
-    accounts.post(state, accounts.NOTE_ACCOUNT, account, whole)
-    stake.note_posting(journal, accounts.NOTE_ACCOUNT, account, whole)
+    _move(state, journal, accounts.NOTE_ACCOUNT, accounts.party_account(tx.sender), whole)
     return whole
+
+
+def _drop_if_done(state: State, body: Spend) -> None:
+    for name in {name: None for name, _ in body.notes}:
+        _drop_bin_if_done(state, state.get(NoteBin, name))
+
+
+def _drop_bin_if_done(state: State, ring: NoteBin) -> None:
+    """A bin without a note left is not needed once no order is confirmed over it."""
+    if len(ring.images) == RING_SIZE and not ring.in_use:
+        state.drop(NoteBin, ring.id)
 
 
 # --- an order has ended ----------------------------------------------------------------------------------------------
 
 
 def sweep(state: State, env: Env, journal: Journal) -> None:
-    """What is left of each anonymous order that ended in this block becomes notes; its party is one no more."""
+    """What is left of each anonymous order that has ended becomes notes; then its party is one no more.
+
+    Orders can end by thousands in one block, all with one deadline, and one of them may win more than its notes were worth. So
+    a block makes MAX_REFUNDED_NOTES of them at most, and what is owed then comes in the next ones, the earliest ended first.
+    """
     for name in journal.gone:
-        party, funding = state.get(Party, name), state.get(Funding, name)
-        _refund(state, env, journal, funding)
-        _forget(state, party)
-        state.drop(Funding, name)
-        ring = state.get(NoteBin, funding.bin)
-        state.put(replace(ring, in_use=ring.in_use - 1))
-        _drop_if_done(state, funding.bin)
+        state.put(replace(state.get(Funding, name), ended_height=env.height))
+    room = MAX_REFUNDED_NOTES
+    for funding in state.ended_fundings(MAX_REFUNDED_NOTES):
+        issued = _refund(state, env, journal, funding, room)
+        room -= max(1, issued)  # an order from which nothing is left is work, too
+        if room <= 0:
+            return
 
 
-def _refund(state: State, env: Env, journal: Journal, funding: Funding) -> None:
-    """As few notes as there can be, the largest first; what is less than the least of them goes to the fees."""
-    rules, account = _rules(state), accounts.party_account(funding.party)
-    whole = state.balance_micro(account)
-    left, place = whole, 0
+def _refund(state: State, env: Env, journal: Journal, funding: Funding, room: int) -> int:
+    """Give one order's money back, and forget it, as far as `room` notes go; how many there are."""
+    rules, account = state.get(NoteRules, "note-rules"), accounts.party_account(funding.party)
+    left, made = state.balance_micro(account), _as_notes(rules, state.balance_micro(account), room)
+    for place, k in enumerate(made, funding.issued):
+        _issue(state, env, journal, k, funding.refund, funding.source, place)
+    whole = sum(value_micro(rules, k) for k in made)
+    if whole:
+        _move(state, journal, account, accounts.NOTE_ACCOUNT, whole)
+    if left - whole >= rules.unit_micro:
+        state.put(replace(funding, issued=funding.issued + len(made)))
+    else:
+        _end(state, journal, funding, left - whole)
+    return len(made)
+
+
+def _as_notes(rules: NoteRules, left_micro: int, most: int) -> list[int]:
+    """The fewest notes that are worth an amount as nearly as can be, the largest first, up to `most`."""
+    made: list[int] = []
     for k in reversed(range(rules.denominations)):
-        value = value_micro(rules, k)
-        while left >= value:
-            _issue(state, env, journal, k, funding.refund, funding.source, place)
-            left, place = left - value, place + 1
-    for credit, amount in ((accounts.NOTE_ACCOUNT, whole - left), (accounts.FEES, left)):
-        if amount:
-            accounts.post(state, account, credit, amount)
-            stake.note_posting(journal, account, credit, amount)
+        count, left_micro = divmod(left_micro, value_micro(rules, k))
+        made += [k] * min(count, most - len(made))
+    return made
+
+
+def _end(state: State, journal: Journal, funding: Funding, dust_micro: int) -> None:
+    """An order is paid back but for what is less than the least note, which goes to the fees: nothing stays behind."""
+    if dust_micro:
+        _move(state, journal, accounts.party_account(funding.party), accounts.FEES, dust_micro)
+    _forget(state, state.get(Party, funding.party))
+    state.drop(Funding, funding.party)
+    ring = state.get(NoteBin, funding.bin)
+    left = replace(ring, in_use=ring.in_use - 1)
+    state.put(left)
+    _drop_bin_if_done(state, left)
 
 
 def _forget(state: State, party: Party) -> None:
     accounts.close_party(state, party.id)
     state.drop(Party, party.id)
     state.drop(PartyKey, cose.key_id(party.public))
-
-
-def _drop_if_done(state: State, name: bytes) -> None:
-    """A bin without a note left is not needed once no order is confirmed over it."""
-    ring = state.find(NoteBin, name)
-    if ring is not None and len(ring.images) == RING_SIZE and not ring.in_use:
-        state.drop(NoteBin, name)

@@ -126,12 +126,7 @@ def end_listing(state: State, journal: Journal, listing: Listing, outcome: str) 
 
 def place_bid(state: State, env: Env, tx: Transaction, body: PlaceBid) -> None:
     """A user asks for energy and puts up what it may cost."""
-    if state.find(Zone, body.zone) is None:
-        raise Rejection("unknown_zone", f"no pile is registered in zone {body.zone}")
-    if body.pile:
-        pile = state.find(Pile, body.pile)
-        if pile is None or pile.retired or pile.zone != body.zone:
-            raise Rejection("unknown_pile", f"no pile {body.pile} in zone {body.zone}")
+    check_place(state, body)
     _check_bid_window(state, env, body)
     if body.energy_wh % LOT_WH:
         raise Rejection("energy", f"energy is traded in lots of {LOT_WH} Wh")
@@ -159,6 +154,16 @@ def place_bid(state: State, env: Env, tx: Transaction, body: PlaceBid) -> None:
         )
     )
     touch(state, body.zone)
+
+
+def check_place(state: State, body: PlaceBid) -> None:
+    """The zone and pile that a bid names are there."""
+    if state.find(Zone, body.zone) is None:
+        raise Rejection("unknown_zone", f"no pile is registered in zone {body.zone}")
+    if body.pile:
+        pile = state.find(Pile, body.pile)
+        if pile is None or pile.retired or pile.zone != body.zone:
+            raise Rejection("unknown_pile", f"no pile {body.pile} in zone {body.zone}")
 
 
 def _last_match_ms(state: State, body: PlaceBid) -> int:

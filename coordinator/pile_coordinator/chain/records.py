@@ -446,6 +446,8 @@ class Funding(Record):
     image: bytes
     refund: bytes  # base key of the notes for what is left
     source: bytes  # id of the transaction that spent the notes
+    issued: int  # notes that were made of what is left, so far
+    ended_height: int  # block in which the order ended; 0 while it is open
 
 
 _KINDS: tuple[type[Record], ...] = (

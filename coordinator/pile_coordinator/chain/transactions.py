@@ -20,6 +20,7 @@ from pile_shared import cose
 from pile_shared.certificate import MAX_HEADER_BYTES
 from pile_shared.codec import array, decode, encode, items
 from pile_shared.errors import PilechainError
+from pile_shared.p256 import is_on_curve
 from pile_shared.platform import sha256
 from pile_shared.proof import MAX_PROOF_BYTES
 from pile_shared.topics import PARTY_LEVEL
@@ -388,7 +389,9 @@ class Spend(Body):
             check_bytes("image", image, POINT_BYTES, POINT_BYTES)
         if not rows or len({image for _, image in rows}) != len(rows):
             raise Rejection("bounds", f"1 to {MAX_SPENT_NOTES} notes, none twice")
-        check_bytes("public", self.public, cose.PUBLIC_BYTES, cose.PUBLIC_BYTES)
+        # Nobody admitted this party and looked at its key; a pile is told it, and must be able to work with it.
+        if not is_on_curve(check_bytes("public", self.public, cose.PUBLIC_BYTES, cose.PUBLIC_BYTES)):
+            raise Rejection("bounds", "public must be a point of P-256, uncompressed")
 
 
 @dataclass(frozen=True, slots=True)

@@ -149,6 +149,8 @@ def preview(
 ) -> list[bytes]:
     """The events of a block with this one transaction in it, taken as well signed and in turn; the state stays as it is.
 
+    The notes that it spends must be there and unspent.
+
     `what_if` may look at the state or change it before the transaction. Rejection if the transaction would be refused.
     """
 
@@ -156,8 +158,11 @@ def preview(
         journal = Journal()
         _begin(state, env, journal)
         what_if(state)
+        if isinstance(tx.body, tx_types.Spend):
+            state.put(notes.spender(state, env, tx, tx.body))
         _CARRY_OUT[type(tx.body)](state, env, journal, tx, tx.body)
         clear(state, env, journal)
+        notes.sweep(state, env, journal)
         return journal.leaves
 
     return state.dry_run(act)
@@ -167,18 +172,24 @@ def authenticate(state: State, env: Env, tx: Transaction, *, waiting: bool = Fal
     """The sender, if this transaction is theirs to send now. A waiting one may be ahead of its turn, not behind."""
     if tx.chain_id != env.chain_id:
         raise Rejection("wrong_chain", f"this is {env.chain_id}")
-    sender = notes.authenticate(state, env, tx) if tx.signed is None else _by_key(state, env, tx, tx.signed)
+    sender = notes.authenticate(state, env, tx, waiting=waiting) if tx.signed is None else _by_key(state, env, tx, tx.signed)
     if tx.valid_until_height < env.height:
         raise Rejection("expired", f"was valid until block {tx.valid_until_height}, this is {env.height}")
     if tx.valid_until_height > env.height + MAX_VALIDITY_BLOCKS:
         raise Rejection("too_far", f"may be valid for {MAX_VALIDITY_BLOCKS} blocks at most")
-    if tx.sequence <= sender.sequence:
-        raise Rejection("replayed", f"{sender.id} is at sequence {sender.sequence}")
-    if tx.sequence > sender.sequence + 1 and not waiting:
-        raise Rejection("sequence_gap", f"{sender.id} is at sequence {sender.sequence}")
+    _check_turn(tx, sender, waiting=waiting)
     if sender.role not in tx.body.ROLES:
         raise Rejection("wrong_role", f"{tx.body.TYPE} is for {' and '.join(tx.body.ROLES)}, not {sender.role}")
     return sender
+
+
+def _check_turn(tx: Transaction, sender: Party, *, waiting: bool) -> None:
+    """Sequences count from 1 without gaps. What spends notes is a party's first: nothing it could wait for will come."""
+    is_first = isinstance(tx.body, tx_types.Spend)
+    if tx.sequence <= sender.sequence or (is_first and sender.sequence):
+        raise Rejection("replayed", f"{sender.id} is at sequence {sender.sequence}")
+    if tx.sequence > sender.sequence + 1 and (is_first or not waiting):
+        raise Rejection("sequence_gap", f"{sender.id} is at sequence {sender.sequence}")
 
 
 def _by_key(state: State, env: Env, tx: Transaction, signed: cose.Sign1) -> Party:
