@@ -55,6 +55,8 @@ NEVER = 0  # as the height of a rule: call it off
 AT_MARKET = -1
 RING_TRANSACTION = "ring-tx"  # purpose of a ring signature, beside those of cose.py
 PSEUDONYM = "anon-"  # begins the id of who pays with notes, and nobody else's
+_HEX = frozenset("0123456789abcdef")
+PSEUDONYM_BYTES = 13  # of SHA-256 over the key: as much as an id has room for
 BIN_ID_BYTES = 9  # denomination, and number of the bin
 MAX_DENOMINATIONS = 32
 MAX_BOUGHT_NOTES = 64  # in one transaction: each is one multiplication on the curve, and a row of the state
@@ -693,7 +695,13 @@ _FIELDS = {kind: tuple(field.name for field in fields(kind)) for kind in _KINDS}
 
 def pseudonym(public: bytes) -> str:
     """What the chain calls the user of an anonymous order: its key, as far as an id has room (13 bytes of SHA-256)."""
-    return PSEUDONYM + sha256(public)[:13].hex()
+    return PSEUDONYM + sha256(public)[:PSEUDONYM_BYTES].hex()
+
+
+def is_pseudonym(party: str) -> bool:
+    """Whether a party id is the `pseudonym` of an anonymous order's user, by its form; named parties have none of that form."""
+    digits = party.removeprefix(PSEUDONYM)
+    return len(party) - len(digits) == len(PSEUDONYM) and len(digits) == 2 * PSEUDONYM_BYTES and set(digits) <= _HEX
 
 
 def _check_point(name: str, value: object) -> None:

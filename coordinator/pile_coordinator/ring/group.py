@@ -5,6 +5,7 @@ takes the identity; its multiplication ignores the top bit of a scalar and takes
 signature; its addition returns zeros for a point it could not decode.
 """
 
+import ctypes
 import hashlib
 from contextlib import suppress
 from pathlib import Path
@@ -21,8 +22,14 @@ IDENTITY = bytes(POINT_BYTES)
 
 # `rbcl` unpacks libsodium into a temporary file of 2.8 MB at every start and leaves it there. Once loaded it has done its
 # work; where a system does not let go of an open file, it stays.
+_LIBRARY = rbcl._sodium  # noqa: SLF001 - what the wrappers around it cost is told at `combine`
 with suppress(OSError):
-    Path(rbcl._sodium._name).unlink(missing_ok=True)  # noqa: SLF001
+    Path(_LIBRARY._name).unlink(missing_ok=True)  # noqa: SLF001
+
+_MULTIPLY = _LIBRARY.crypto_scalarmult_ristretto255
+_MULTIPLY_BASE = _LIBRARY.crypto_scalarmult_ristretto255_base
+_ADD = _LIBRARY.crypto_core_ristretto255_add
+_PointBuffer = ctypes.c_char * POINT_BYTES
 
 
 class RingError(PilechainError):
@@ -103,6 +110,28 @@ def multiply_base(scalar: bytes) -> bytes:
 def add(one: bytes, other: bytes) -> bytes:
     """The sum of two points already known to be ones; it may be the identity."""
     return bytes(rbcl.crypto_core_ristretto255_add(one, other))
+
+
+def combine(scalar: bytes, point: bytes | None, other_scalar: bytes, other_point: bytes) -> bytes:
+    """The sum scalar * point + other_scalar * other_point, of what is known to be scalars and points; it may be the identity.
+
+    This is where nearly all time goes, 32 times in each signature, so it calls libsodium past `rbcl`'s wrappers: 2 % less.
+    The buffers are its own, for libsodium runs without the interpreter's lock.
+
+    Args:
+        scalar: 32 bytes, as all the others: libsodium reads as many and cannot ask.
+        point: None is the generator, for which libsodium has tables.
+        other_scalar: As `scalar`.
+        other_point: As `point`, but never None.
+
+    Raises:
+        RingError: `ring_point`, a scalar is zero, or a point malformed or the identity.
+    """
+    one, other = _PointBuffer(), _PointBuffer()
+    failed = _MULTIPLY_BASE(one, scalar) if point is None else _MULTIPLY(one, scalar, point)
+    if failed or _MULTIPLY(other, other_scalar, other_point) or _ADD(one, one, other):
+        raise RingError("these are no points that can be multiplied and added", "ring_point")
+    return one.raw
 
 
 def public_of(secret: bytes) -> bytes:

@@ -17,8 +17,8 @@ from pile_coordinator.ring.group import (
     POINT_BYTES,
     SCALAR_BYTES,
     RingError,
-    add,
     answer,
+    combine,
     framed,
     hashed,
     is_point,
@@ -149,7 +149,7 @@ def verify(ring: bytes, context: bytes, image: bytes, message: bytes, signature:
     try:
         for key, base, response in zip(members.keys, members.bases, answers, strict=True):
             challenge = _next_challenge(start, challenge, response, key, base, image)
-    except RingError:  # a challenge hashed to zero: once in 2^252, and still no reason to raise
+    except RingError:  # something hashed to zero: once in 2^252, and still no reason to raise
         return False
     return challenge == first
 
@@ -167,8 +167,8 @@ def _next_challenge(
     start: "hashlib._Hash", challenge: bytes, response: bytes, key: bytes, base: bytes, image: bytes
 ) -> bytes:
     """One member's step around the ring, from its challenge and its answer to the next member's challenge."""
-    left = add(multiply_base(response), multiply(challenge, key))
-    right = add(multiply(response, base), multiply(challenge, image))
+    left = combine(response, None, challenge, key)
+    right = combine(response, base, challenge, image)
     return _challenge(start, left, right)
 
 

@@ -120,9 +120,7 @@ class PollBus(Bus):
         gap_ms, timeout_ms, settle_ms = self._spec.paces.get(unit) or self._spec.paces[0]
         quiet_ms = max(gap_ms, self._quiet_ms)
         if quiet_ms:
-            quiet_ms += (
-                1  # what began within a tick is counted from the tick's begin: one more, or the silence is too short
-            )
+            quiet_ms += 1  # a tick more: what began within one is counted from its begin
         rest = quiet_ms - ticks_diff(ticks_ms(), self._quiet_since)
         if rest > 0:
             sleep_ms(min(rest, quiet_ms))  # the tick counter wraps: never wait longer than the gap
