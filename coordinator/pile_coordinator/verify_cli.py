@@ -8,6 +8,7 @@ from typing import cast
 from rich.console import Console
 from rich.table import Table
 
+from pile_coordinator import disclosure
 from pile_coordinator.amounts import money
 from pile_coordinator.chain.settlement import USER
 from pile_coordinator.config import load_genesis
@@ -36,6 +37,12 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         metavar="TEXT",
         help="what the QR code of a receipt says: the certificate must be of this contract, ended in this very block",
     )
+    verify.add_argument(
+        "--disclosure",
+        type=Path,
+        metavar="FILE",
+        help="from `pilechain wallet disclose`: say whose the anonymous order was, by whom it is shown, and to whom",
+    )
     verify.add_argument("--json", action="store_true", help="one JSON object per certificate")
     verify.set_defaults(run=_verify)
 
@@ -43,32 +50,45 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 def _verify(options: argparse.Namespace) -> int:
     console, failed = Console(highlight=False, soft_wrap=True), 0
     told = receipt.parse(options.receipt) if options.receipt else None
+    shown = _bytes_of(options.disclosure) if options.disclosure else None
     for path in options.certificates:
         genesis = load_genesis(options.genesis or path.parent / "genesis.json")
         try:
-            proven = receipt.prove(path.read_bytes(), genesis)
+            proven = receipt.prove(_bytes_of(path), genesis)
             same_file = receipt.check(told, proven) if told else None
             verified = proven.verified
-        except OSError as error:
-            raise ConfigError(f"{path}: {error.strerror}") from error
-        except VerifyError as error:
+            disclosed = disclosure.check(shown, verified, genesis) if shown is not None else None
+        except (VerifyError, disclosure.DisclosureError) as error:
             failed += 1
+            link = error.link if isinstance(error, VerifyError) else error.code
             if options.json:
-                console.print_json(
-                    json.dumps({"file": str(path), "valid": False, "link": error.link, "reason": str(error)})
-                )
+                console.print_json(json.dumps({"file": str(path), "valid": False, "link": link, "reason": str(error)}))
             else:
                 console.print(f"[red]REJECTED[/] {path}: {error}")
             continue
         if options.json:
-            match = {} if same_file is None else {"receipt": "same file" if same_file else "another copy"}
+            match: dict[str, object] = (
+                {} if same_file is None else {"receipt": "same file" if same_file else "another copy"}
+            )
+            if disclosed is not None:
+                match["disclosure"] = {"party": disclosed.party, "key": disclosed.fingerprint, "text": disclosed.text}
             console.print_json(json.dumps({"file": str(path), "valid": True, **_summary(verified), **match}))
         else:
             _print_verified(console, path, verified, genesis.params.currency)
             if same_file is not None:
                 console.print(f"  what the receipt speaks of; {'the very file' if same_file else 'another copy of it'}")
+            if disclosed is not None:
+                console.print(f"  {disclosed.party} shows that it was theirs, for: {disclosed.text}", markup=False)
+                console.print(f"  by the key {disclosed.fingerprint}; compare it with the party's registration")
             console.print(f"  pinned genesis {genesis.chain_id}, fingerprint {genesis.hash().hex()}")
     return EXIT_FAILED if failed else 0
+
+
+def _bytes_of(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
 
 
 def _summary(verified: Verified) -> dict[str, object]:
