@@ -178,7 +178,7 @@ def test_the_wallets_commands_do_what_the_page_says(tmp_path, monkeypatch, capsy
             if "buy-notes" in words:
                 fill_bins(site, [1] * 7)
         assert known["verified"] == ["order.cbor", "anonymous.cbor", "anonymous.cbor", "ruled.cbor"]
-        assert known["quote"]["outcome"] == "fills"
+        assert known["quoted"]["outcome"] == "fills"
         assert known["answered"]["phase"] == known["ruled"]["phase"] == "resolved"
         assert (known["answered"]["cause"], known["ruled"]["measured_wh"]) == ("user", 700)
 
@@ -236,7 +236,7 @@ def learn(words: list[str], answer, known: dict) -> None:
     if "withdraw" in words:
         known["WITHDRAWAL"] = answer["transaction"]
     if "quote" in words:
-        known["quote"] = answer
+        known["quoted"] = answer
     for action, name in (("answer", "answered"), ("rule", "ruled")):
         if action in words:
             show = [*words[: words.index(action)], "show", words[words.index(action) + 1]]
