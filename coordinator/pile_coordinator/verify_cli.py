@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -40,35 +41,54 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     verify.set_defaults(run=_verify)
 
 
+@dataclass(frozen=True, slots=True)
+class _Beside:
+    """What was shown beside a certificate, and was checked against it: a key and value for JSON, and a sentence for people."""
+
+    key: str
+    value: object
+    sentence: str
+
+
 def _verify(options: argparse.Namespace) -> int:
-    console, failed = Console(highlight=False, soft_wrap=True), 0
+    console = Console(highlight=False, soft_wrap=True)
     told = receipt.parse(options.receipt) if options.receipt else None
-    for path in options.certificates:
-        genesis = load_genesis(options.genesis or path.parent / "genesis.json")
-        try:
-            proven = receipt.prove(path.read_bytes(), genesis)
-            same_file = receipt.check(told, proven) if told else None
-            verified = proven.verified
-        except OSError as error:
-            raise ConfigError(f"{path}: {error.strerror}") from error
-        except VerifyError as error:
-            failed += 1
-            if options.json:
-                console.print_json(
-                    json.dumps({"file": str(path), "valid": False, "link": error.link, "reason": str(error)})
-                )
-            else:
-                console.print(f"[red]REJECTED[/] {path}: {error}")
-            continue
+    held = [_verify_one(console, path, told, options) for path in options.certificates]
+    return 0 if all(held) else EXIT_FAILED
+
+
+def _verify_one(console: Console, path: Path, told: receipt.Receipt | None, options: argparse.Namespace) -> bool:
+    """Whether a certificate, and what is shown beside it, holds; either way it is said."""
+    genesis = load_genesis(options.genesis or path.parent / "genesis.json")
+    try:
+        proven = receipt.prove(path.read_bytes(), genesis)
+        beside = _beside(proven, told)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    except VerifyError as error:
         if options.json:
-            match = {} if same_file is None else {"receipt": "same file" if same_file else "another copy"}
-            console.print_json(json.dumps({"file": str(path), "valid": True, **_summary(verified), **match}))
+            refused = {"file": str(path), "valid": False, "link": error.link, "reason": str(error)}
+            console.print_json(json.dumps(refused))
         else:
-            _print_verified(console, path, verified, genesis.params.currency)
-            if same_file is not None:
-                console.print(f"  what the receipt speaks of; {'the very file' if same_file else 'another copy of it'}")
-            console.print(f"  pinned genesis {genesis.chain_id}, fingerprint {genesis.hash().hex()}")
-    return EXIT_FAILED if failed else 0
+            console.print(f"[red]REJECTED[/] {path}: {error}")
+        return False
+    if options.json:
+        facts = _summary(proven.verified) | {one.key: one.value for one in beside}
+        console.print_json(json.dumps({"file": str(path), "valid": True, **facts}))
+        return True
+    _print_verified(console, path, proven.verified, genesis.params.currency)
+    for one in beside:
+        console.print(f"  {one.sentence}")
+    console.print(f"  pinned genesis {genesis.chain_id}, fingerprint {genesis.hash().hex()}")
+    return True
+
+
+def _beside(proven: receipt.Proven, told: receipt.Receipt | None) -> list[_Beside]:
+    """Each thing that the caller holds against the certificate; VerifyError if one speaks of something else."""
+    if told is None:
+        return []
+    copy = ("same file", "the very file") if receipt.check(told, proven) else ("another copy", "another copy of it")
+    return [_Beside("receipt", copy[0], f"what the receipt speaks of; {copy[1]}")]
 
 
 def _summary(verified: Verified) -> dict[str, object]:
