@@ -749,6 +749,8 @@ def test_what_a_block_gives_back_is_bounded_and_the_rest_comes_in_the_next(monke
     assert -3 < owed <= 0
     assert not has_work(world.state, 1)
     assert {user: sum(world.purse(user)) for user in users} == before
+    keys = [note[0] for one in world.state.each(NoteBin) for note in one.notes]
+    assert len(set(keys)) == len(keys), "places go on counting from block to block"
     nothing_stays(world)
 
 
