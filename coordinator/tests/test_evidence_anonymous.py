@@ -9,11 +9,13 @@ import sqlalchemy as sa
 from evidence_rows import content
 from exported import operator
 from note_chain import DRIVER, NoteChain, live
+from world import key
 
 from pile_coordinator.chain.records import Account, Denomination, Funding, NoteBin
 from pile_coordinator.chain.settlement import BASES
 from pile_coordinator.chain.transactions import PSEUDONYM, decode_transaction
 from pile_coordinator.cli import main
+from pile_coordinator.disclosure import disclose
 from pile_coordinator.evidence import schema
 from pile_coordinator.evidence.calendar import Period
 from pile_coordinator.evidence.contracts import contracts
@@ -27,6 +29,7 @@ from pile_coordinator.exports.ocpi import cdrs
 from pile_coordinator.exports.order import read_order
 from pile_coordinator.exports.tables import order_row
 from pile_coordinator.verify import verify_order
+from pile_shared.platform import sha256
 from pile_shared.units import check_id
 
 
@@ -238,6 +241,44 @@ def test_the_command_line_says_who_paid(chain, tmp_path, capsys):
     plain.write_bytes(chain.certificate(contract).encoded())
     assert main(["verify", str(plain)]) == 0
     assert "not anonymous: paid by dan" in capsys.readouterr().out
+
+
+def test_a_disclosure_is_held_against_the_certificate(chain, tmp_path, capsys):
+    """Its payer says who they are; nobody else can, nor of another order, and it is nothing beside a named one."""
+    genesis = tmp_path / "genesis.json"
+    genesis.write_text(json.dumps(chain.genesis.to_json()))
+    certificate, who = chain.lives["confirmed"]
+    lead = chain.orders[who]
+    shown, other = tmp_path / "order.cbor", tmp_path / "other.cbor"
+    shown.write_bytes(certificate.encoded())
+    other.write_bytes(chain.lives["settled"][0].encoded())
+
+    def made(secret: bytes, name: str = DRIVER) -> str:
+        order = decode_transaction(certificate.order).id
+        data = disclose(key(name), chain.chain_id, order, name, secret, lead.bin, lead.place, "the [red]tax office")
+        (tmp_path / "said.cbor").write_bytes(data)
+        return str(tmp_path / "said.cbor")
+
+    call = ["verify", str(shown), "--disclosure", made(lead.secret)]
+    assert main(call) == 0
+    told = capsys.readouterr().out
+    assert f"disclosed by its payer, {DRIVER}, whose key" in told
+    assert "For: the [red]tax office" in told
+    assert main([*call, "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)["disclosure"]
+    assert said == {"party": DRIVER, "fingerprint": sha256(key(DRIVER).public).hex(), "text": "the [red]tax office"}
+    assert main(["verify", str(other), "--disclosure", call[-1]]) == 1
+    assert "REJECTED" in (told := capsys.readouterr().out)
+    assert "disclosure: it is about order" in told
+    neighbour = next(n for n in chain.notes_of("neighbour-9"))
+    assert main(["verify", str(shown), "--disclosure", made(neighbour.secret, "neighbour-9"), "--json"]) == 1
+    refused = json.loads(capsys.readouterr().out)
+    assert (refused["valid"], refused["link"]) == (False, "disclosure")
+    ((contract,),) = rows(chain, "SELECT id FROM contract WHERE user = 'dan'")
+    shown.write_bytes(chain.certificate(contract).encoded())
+    assert main(["verify", str(shown), "--disclosure", made(lead.secret)]) == 1
+    assert "was not paid anonymously" in capsys.readouterr().out
+    assert main(["verify", str(shown), "--disclosure", str(tmp_path / "nothing")]) == 2
 
 
 def test_a_data_folder_is_exported_traced_and_replayed(chain, tmp_path, capsys):
