@@ -35,7 +35,7 @@ from pile_shared.units import check_id
 
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory):
-    chain = NoteChain(tmp_path_factory.mktemp("notes"), each=14, rulings_needed=2)
+    chain = NoteChain(tmp_path_factory.mktemp("notes"), each=20, rulings_needed=2)
     chain.admit()
     chain.lives = live(chain)
     yield chain
@@ -99,7 +99,7 @@ def test_who_is_nobody_comes_and_goes(chain):
     assert [height == gone for name, height, gone in found].count(True) == 2  # redeemed, and unfilled at once
     assert rows(chain, "SELECT count(*) FROM party WHERE role = 'anonymous' OR id LIKE 'anon-%'") == [(0,)]
     bids = dict(rows(chain, "SELECT outcome, count(*) FROM orders WHERE party LIKE 'anon-%' GROUP BY outcome"))
-    assert bids == {"filled": 8, "unfilled": 1, "expired": 1, "cancelled": 1, "open": 1}
+    assert bids == {"filled": 12, "unfilled": 1, "expired": 1, "cancelled": 1, "open": 1}
     ((redeemed,),) = rows(chain, "SELECT source FROM pseudonym WHERE source NOT IN (SELECT id FROM orders)")
     assert rows(chain, f"SELECT type FROM tx WHERE id = x'{redeemed.hex()}'") == [("redeem-notes",)]
 
@@ -136,7 +136,7 @@ def test_statistics_count_all_of_them_as_one(chain):
     assert sorted(names) == [ANONYMOUS_USERS, "dan"]
     whole = Period("ever", 0, 1 << 50)
     counted = {row.name: row.sums["contracts"] for row in ranking(db, "user", whole).rows}
-    assert counted == {ANONYMOUS_USERS: 7, "dan": 1}
+    assert counted == {ANONYMOUS_USERS: 11, "dan": 1}  # one was never signed
     assert check_id("name", ANONYMOUS_USERS).startswith(PSEUDONYM)
 
 
@@ -227,7 +227,7 @@ def test_the_command_line_says_who_paid(chain, tmp_path, capsys):
     assert main(["verify", *files]) == 0
     told = capsys.readouterr().out
     paid = re.findall(r"paid anonymously by one of 16 owners \(notes of ((?:[36]\.[24]00000(?:, )?){2,3}) CNY\)", told)
-    assert len(paid) == 7
+    assert len(paid) == 10
     assert DRIVER not in told
     assert main(["verify", files[0], "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
@@ -285,9 +285,9 @@ def test_a_data_folder_is_exported_traced_and_replayed(chain, tmp_path, capsys):
     """While it is in use."""
     (chain.folder / "genesis.json").write_text(json.dumps(chain.genesis.to_json()))
     assert main(["export", str(chain.folder), "--out", str(tmp_path), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["exported"] == 8
+    assert json.loads(capsys.readouterr().out)["exported"] == 11
     with (tmp_path / "orders.csv").open() as file:
-        assert sorted(row["funding"] for row in csv.DictReader(file)) == ["anonymous"] * 7 + ["named"]
+        assert sorted(row["funding"] for row in csv.DictReader(file)) == ["anonymous"] * 10 + ["named"]
     _, who = chain.lives["cancelled"]
     assert main(["evidence", "trace", who, "--evidence", str(chain.folder / "evidence.sqlite")]) == 0
     told = capsys.readouterr().out
@@ -295,6 +295,6 @@ def test_a_data_folder_is_exported_traced_and_replayed(chain, tmp_path, capsys):
     assert BY_RING in told
     call = ["evidence", "stats", "user", ANONYMOUS_USERS, "--per", "year"]
     assert main([*call, "--evidence", str(chain.folder / "evidence.sqlite"), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["contracts"] == 7
+    assert json.loads(capsys.readouterr().out)["contracts"] == 11
     assert main(["replay", str(chain.folder / "ledger.sqlite"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["height"] == chain.engine.height
