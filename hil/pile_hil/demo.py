@@ -37,7 +37,7 @@ AGAIN_WH = 1000  # of dan's second order, which a note pays for
 DAN_CAP, EVA_LIMIT = 800_000, 680_000  # micro per kWh: above and below the price under both orders' load
 
 
-NOBODY = "nobody"
+ANON = "anon"  # who the user is to the ledger, but for the number
 
 
 @dataclass
@@ -131,12 +131,12 @@ def _tell(story: _Story, out: Path) -> None:
         _settle(story, "eva", eva, otto)
         asked = {"dan": dan, "eva": eva}
         if has_notes:
-            nobody = _order_anonymously(story)
-            with nobody:
-                _charge(story, nobody, NOBODY, "pile-1", piles)
-                _settle(story, NOBODY, nobody, olga)
+            anon = _order_anonymously(story)
+            with anon:
+                _charge(story, anon, ANON, "pile-1", piles)
+                _settle(story, ANON, anon, olga)
                 _change(story)
-                _certificates(story, asked | {NOBODY: nobody}, out)
+                _certificates(story, asked | {ANON: anon}, out)
         else:
             _certificates(story, asked, out)
         _balances(story, {"dan": dan, "eva": eva, "olga": olga, "otto": otto}, out)
@@ -188,20 +188,20 @@ def _order_anonymously(story: _Story) -> Guest:
     bid = replace(_bid(story, AGAIN_WH, DAN_CAP, pile="pile-1", market=True), expires_ms=0)
     market, choice = payments.quote(bid)
     spending = payments.payer.bid(market, [], choice, bid)
-    story.orders[NOBODY] = bytes.fromhex(spending.transaction)
+    story.orders[ANON] = bytes.fromhex(spending.transaction)
     story.say(
         f"   one note of {money(choice.worth_micro)} CNY pays; it hides among {choice.owners} owners,"
         f" of whom {len(NEIGHBOURS)} have no car here: who saw the car knows better"
     )
-    nobody = payments.order(spending)
-    story.say(f"   to the ledger the user is {nobody.party}, who has never ordered before and never will again")
-    return nobody
+    anon = payments.order(spending)
+    story.say(f"   to the ledger the user is {anon.party}, who has never ordered before and never will again")
+    return anon
 
 
 def _change(story: _Story) -> None:
     left = Payments(story.site, "dan").waiting_micro()
     story.notes_micro += left - NOTE_MICRO
-    story.say(f"   what is left became notes again, {money(left)} CNY, of keys that only dan has")
+    story.say(f"   what is left became notes again, {money(left)} CNY, of keys that only dan has; less than 0.1 went to the fees")
 
 
 def _show_price(story: _Story, wallet: Wallet, when: str) -> None:
@@ -255,6 +255,7 @@ def _charge(story: _Story, wallet: Wallet, who: str, pile: str, watched: list[Si
     contract, energy_wh = cast("bytes", found["id"]), cast("int", found["energy_wh"])
     reserved = next(process for process in watched if process.name == pile)
     wait_for(lambda: f"contract {contract.hex()[:8]}" in reserved.text(), 20, "the pile to be reserved", *watched)
+    before_wh = cast("int", site.rig.truth(pile)["energy_wh"])
     site.rig.command(do="plug", pile=pile)
     wallet.command(pile, contract, START, site.clock.now_ms(), energy_wh)
     with Progress(
@@ -271,7 +272,7 @@ def _charge(story: _Story, wallet: Wallet, who: str, pile: str, watched: list[Si
             time.sleep(0.2)
             found = story.contract(wallet, who)
             progress.update(bar, completed=cast("int", found["measured_wh"]))
-    truth_wh = cast("int", site.rig.truth(pile)["energy_wh"]) - site.piles[pile].start_energy_wh
+    truth_wh = cast("int", site.rig.truth(pile)["energy_wh"]) - before_wh
     why = "the car is full" if found["cause"] == "user" else "as contracted"
     story.say(f"   {found['measured_wh']} Wh metered, proven and chained ({why}); the car drew {truth_wh} Wh")
 
@@ -308,7 +309,7 @@ def _fill_resting(story: _Story, eva: Wallet) -> None:
 
 
 def _certificates(story: _Story, wallets: dict[str, Wallet], out: Path) -> None:
-    story.head(f"One certificate per order, checked offline against the genesis alone[/]")
+    story.head("One certificate per order, checked offline against the genesis alone[/]")
     (out / "genesis.json").write_bytes((story.site.folder / "genesis.json").read_bytes())
     for who, wallet in wallets.items():
         data = cast("bytes", wallet.ask("certificate", story.orders[who]))
