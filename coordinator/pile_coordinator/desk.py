@@ -8,7 +8,6 @@ made and after it has ended, when the chain knows no such party.
 """
 
 import time
-
 from collections.abc import Callable
 from dataclasses import fields, replace
 from itertools import islice
@@ -57,10 +56,8 @@ from pile_shared.units import MAX_PRICE_MICRO_PER_KWH, check_bytes, check_id, ch
 MAX_QUERY_BYTES = 1024
 MAX_LISTED = 500  # rows in one answer: some 150 kB
 NONCE_BYTES = 16
-GUEST_QUESTIONS = frozenset(
-    ("account", "certificate", "contract", "contracts", "history", "notes", "offers", "open-notes", "order", "orders")
-    + ("quote", "tariff", "zones")
-)
+_OF_GUESTS = "account certificate contract contracts history notes offers open-notes order orders quote tariff zones"
+GUEST_QUESTIONS = frozenset(_OF_GUESTS.split(" "))
 GUESTS_PER_S = 50  # answers to all guests together: a page of notes or a quote takes some 2 ms of the engine's thread
 GUESTS_AT_ONCE = 200  # after a pause: one wallet's look at 100,000 notes
 _QUOTE_FIELDS = tuple(field.name for field in fields(PlaceBid))

@@ -77,7 +77,7 @@ class Guest(Wallet):
             for row in cast("list[dict[str, object]]", page["bins"]):
                 one = parse_bin(row)
                 bins[one.id] = one
-            senders |= {source: sender for source, sender in cast("list[tuple[bytes, str]]", page["senders"])}
+            senders |= dict(cast("list[tuple[bytes, str]]", page["senders"]))
             progress(len(bins))
             before, place = place, cast("list[int] | None", page["next"])
             if place is None:

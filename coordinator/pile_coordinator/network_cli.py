@@ -53,7 +53,7 @@ _NOTE_OPTIONS = (
 )
 
 
-def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add `init` and `network` to the command line."""
     _add_init(commands)
     network = commands.add_parser("network", help="look at a network of accounting nodes")

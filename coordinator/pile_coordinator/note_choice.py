@@ -153,7 +153,7 @@ def _weaknesses(
             found.append(
                 Weakness(
                     "telling-amount",
-                    f"This spends, at once, exactly the {len(bought)} notes that one transaction issued: the amounts fit together.",
+                    f"This spends just the {len(bought)} notes that one transaction issued: the amounts fit together.",
                 )
             )
     return found
@@ -174,7 +174,7 @@ def _of_bins(market: Market, own: list[Note], notes: list[Note]) -> list[Weaknes
             text = f"{count} notes of {what} are spent together: their owner has several there, and few owners do."
             found.append(Weakness("same-bin", text))
         if len(one.images) >= MOSTLY_SPENT:
-            text = f"{len(one.images)} of the 16 notes of {what} are spent already: whoever is known to have spent one is ruled out."
+            text = f"{len(one.images)} of the 16 notes of {what} are spent: whoever is known to have spent one is ruled out."
             found.append(Weakness("mostly-spent", text))
     return found
 

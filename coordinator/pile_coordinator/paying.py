@@ -5,10 +5,17 @@ from collections.abc import Callable
 from typing import cast
 
 from pile_coordinator.chain.rejections import Rejection
-from pile_coordinator.chain.transactions import AnonymousBid, BuyNotes, PlaceBid, RedeemNotes, pseudonym
+from pile_coordinator.chain.transactions import (
+    AnonymousBid,
+    BuyNotes,
+    PlaceBid,
+    RedeemNotes,
+    pseudonym,
+    ring_sign_transaction,
+)
 from pile_coordinator.guest import Guest
-from pile_coordinator.note_choice import Choice, Weakness, choose, judge, spendable
-from pile_coordinator.purse import SENT, TAKEN, VOID, Market, Note, Purse, PurseError, Spending, note_row
+from pile_coordinator.note_choice import Choice, choose
+from pile_coordinator.purse import OVER, SENT, TAKEN, VOID, Market, Note, Purse, PurseError, Spending, note_row
 from pile_coordinator.wallet import VALID_BLOCKS, Wallet, WalletError
 from pile_shared.cose import SoftwareSigner
 from pile_shared.errors import LinkError
@@ -51,47 +58,46 @@ class Payer:
     # --- spending ------------------------------------------------------------------------------------------------
 
     def wait(
-        self, need_micro: int, within_s: float, tell: Step, progress: Callable[[int], object] = lambda _: None
+        self, need_micro: int, within_s: float, tell: Step, *, weak_is_good: bool = False
     ) -> tuple[Market, list[Note], Choice | None]:
-        """Look until the notes for an amount give nothing away, or so many seconds have passed; the last look's choice."""
+        """Look until the notes for an amount give nothing away, or so many seconds have passed; the last look's choice.
+
+        With `weak_is_good`, until there are notes for it.
+        """
         deadline, pause_s = time.monotonic() + within_s, POLL_S[0]
         while True:
-            market, own = self.look(progress)
+            market, own = self.look()
             choice = choose(market, own, self.purse.reserved(), need_micro, self.purse.bought_ms)
             left_s = deadline - time.monotonic()
-            if (choice is not None and not choice.weaknesses) or left_s <= 0:
+            if left_s <= 0 or (choice is not None and (weak_is_good or not choice.weaknesses)):
                 return market, own, choice
             tell(_waits_for(market, own, choice))
             time.sleep(min(pause_s, left_s))
             pause_s = min(2 * pause_s, POLL_S[1])
 
-    def bid(self, market: Market, own: list[Note], choice: Choice, bid: PlaceBid) -> Spending:
+    def bid(self, market: Market, choice: Choice, bid: PlaceBid) -> Spending:
         """Write an order and send it; what is remembered of it then.
 
         Raises:
             Rejection: It was refused, and its notes are free again.
             LinkError: No answer; the notes stay set aside, and the same words send the same bytes again.
         """
-        spending, signer = self._write(market, own, choice, lambda row, public: _bid_body(row, public, self, bid), bid)
+        spending, signer = self._write(market, choice, lambda row, public: _bid_body(row, public, self, bid), bid)
         return self.send(spending, signer)
 
-    def redeem(self, market: Market, own: list[Note], choice: Choice, party: str) -> Spending:
+    def redeem(self, market: Market, choice: Choice, party: str) -> Spending:
         """The same for notes that become the money of a party."""
-        spending, signer = self._write(
-            market, own, choice, lambda row, public: (RedeemNotes(row, public, party), -1), None
-        )
+        spending, signer = self._write(market, choice, lambda row, public: (RedeemNotes(row, public, party), -1), None)
         return self.send(spending, signer)
 
     def _write(
         self,
         market: Market,
-        own: list[Note],
         choice: Choice,
         body_of: Callable[[list[list[bytes]], bytes], tuple[AnonymousBid | RedeemNotes, int]],
         bid: PlaceBid | None,
     ) -> tuple[Spending, SoftwareSigner]:
         """Make a transaction and write it down, unless another wallet has taken one of the notes meanwhile."""
-        del own
         rows = [[note.bin, note.image] for note in choice.notes]
         with self.purse.locked():
             if {note.image for note in choice.notes} & self.purse.reserved():
@@ -129,7 +135,8 @@ class Payer:
                     self.purse.change(spending.transaction, status=VOID, raw="")
                 raise
             contract = _contract_of(guest, spending)
-        self.purse.change(spending.transaction, status=TAKEN, raw="", contract=contract)
+        status = TAKEN if spending.kind == "bid" else OVER
+        self.purse.change(spending.transaction, status=status, raw="", contract=contract)
         return next(one for one in self.purse.spendings if one.transaction == spending.transaction)
 
     def unfinished(self, bid: PlaceBid) -> Spending | None:
@@ -162,8 +169,6 @@ def signed(
     until: int,
 ) -> bytes:
     """The bytes of what notes pay for: always the first transaction of its pseudonym."""
-    from pile_coordinator.chain.transactions import ring_sign_transaction  # noqa: PLC0415
-
     return ring_sign_transaction(sign, chain_id, pseudonym(signer.public), 1, until, body)
 
 

@@ -35,7 +35,8 @@ MAX_ORDERS = 2000  # in the file, 2 kB each; of those that are over the oldest a
 LOCK_S = 10.0  # how long a wallet waits for another one that is choosing notes: that takes milliseconds
 _ORDER_KEY = "pilechain/1/order-key"
 
-SENT, TAKEN, VOID = "sent", "taken", "void"  # what is known of an order's transaction; VOID: it never was, nor can be
+# What is known of an order: sent, and no answer yet; in a block; ended; or refused, so that its notes are free again.
+SENT, TAKEN, OVER, VOID = "sent", "taken", "over", "void"
 
 
 class PurseError(PilechainError):
@@ -166,7 +167,11 @@ class Purse:
         return self.seed_file.exists()
 
     def open(self) -> "Purse":
-        """Read it; a seed is made where there is none, never written over. ConfigError for files that are not what they should be."""
+        """Read it; a seed is made where there is none, and never written over.
+
+        Raises:
+            ConfigError: A file is not what it should be, or others can read the seed.
+        """
         if not self.exists:
             _write_new(self.seed_file, random_bytes(SEED_BYTES).hex() + "\n")
         self._seed = _read_seed(self.seed_file)
@@ -210,8 +215,8 @@ class Purse:
             self._save()
 
     def _save(self) -> None:
-        over = [one for one in self._memory.spendings if one.status == VOID or one.kind == "redeem"]
-        for one in (over + self._memory.spendings)[: max(0, len(self._memory.spendings) - MAX_ORDERS)]:
+        over = [one for one in self._memory.spendings if one.status in {VOID, OVER}]
+        for one in over[: max(0, len(self._memory.spendings) - MAX_ORDERS)]:
             self._memory.spendings.remove(one)
         _write_over(self._file, json.dumps(asdict(self._memory), indent=1) + "\n")
         self.is_new = False

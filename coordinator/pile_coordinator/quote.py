@@ -11,7 +11,7 @@ from typing import cast
 from pile_coordinator.chain import accounts, epochs, orders, tariff
 from pile_coordinator.chain.contracts import piece_name
 from pile_coordinator.chain.env import Env
-from pile_coordinator.chain.records import ANONYMOUS, Account, Listing, Party, Pile, Tariff, Zone
+from pile_coordinator.chain.records import ANONYMOUS, EV_OWNER, Account, Listing, Party, Pile, Tariff, Zone
 from pile_coordinator.chain.rejections import Rejection
 from pile_coordinator.chain.settlement import contract_escrow_micro
 from pile_coordinator.chain.state import State
@@ -227,7 +227,8 @@ class _Asker:
         )
 
     def _admit(self, state: State, guest: Party) -> None:
-        state.put(replace(guest, open_orders=0))
+        """As one who has money: what becomes of it in the end is no part of a quote."""
+        state.put(Party(guest.id, EV_OWNER, guest.public, 0, 0))
         self._rich(state)
 
     def _rich(self, state: State) -> None:

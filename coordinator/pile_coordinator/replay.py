@@ -16,6 +16,7 @@ from pile_coordinator.chain.rejections import BrokenInvariantError
 from pile_coordinator.chain.transition import Outcome, TxResult, apply_block
 from pile_coordinator.chain.tree import StateTree
 from pile_coordinator.engines.engine import Block, CachingVerifier, set_hashes, validators_at
+from pile_coordinator.engines.rings import CachingRings
 from pile_coordinator.engines.store import Store, StoreError
 from pile_shared import merkle
 from pile_shared.certificate import Header
@@ -94,7 +95,8 @@ class Replay:
         header = self._header(block, is_certified=is_certified)
         signed, misbehaviour = self._engine_report(block)
         verify = self._verifier(block)
-        env = Env(header.chain_id, header.height, header.time_ms, self._previous, verify, signed, misbehaviour)
+        time_ms, rings = header.time_ms, verify.rings
+        env = Env(header.chain_id, header.height, time_ms, self._previous, verify, signed, misbehaviour, rings)
         try:
             outcome = apply_block(self.state, env, block.txs)
         except BrokenInvariantError as error:
@@ -134,7 +136,7 @@ class Replay:
 
     def _verifier(self, block: Block) -> CachingVerifier:
         if self._trusts and not any(_is_unsigned(result) for result in block.results):
-            return CachingVerifier(lambda *_: True)
+            return CachingVerifier(lambda *_: True, CachingRings(lambda *_: True))
         return self._verify
 
 

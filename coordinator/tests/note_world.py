@@ -1,6 +1,8 @@
 """A market whose users have notes: sealed, aged bins, and short ways to pay with what is in them."""
 
+from copy import deepcopy
 from dataclasses import dataclass
+from functools import lru_cache
 
 from world import END, HOUR, NOW, START, Market, key
 
@@ -45,6 +47,8 @@ class NoteMarket(Market):
     def __init__(self, piles: int = 1, users: int = 16, *, each: int = 1, **params: object) -> None:
         super().__init__(piles, users, notes=NOTES, **params)
         self.bases: dict[bytes, tuple[str, bytes]] = {}  # base key -> whose, and its secret
+        self.secrets: dict[bytes, bytes] = {}  # of the one-time keys that were looked up already
+        self.images: dict[bytes, bytes] = {}  # by one-time key: its image, in the one bin that it is in
         self.orders: dict[str, Note] = {}  # by pseudonym: the note that leads
         self.made = 0
         for i in range(1, users + 1):
@@ -70,12 +74,36 @@ class NoteMarket(Market):
             if not one.sealed_ms:
                 continue
             for place, (public, base, source) in enumerate(one.notes):
-                who, secret = self.bases[base]
-                mine = next(s for s in (note_secret(secret, source, n) for n in range(64)) if base_public(s) == public)
-                note = Note(who, mine, one.id, place, NOTES["unit_micro"] << one.id[0])
-                if owner in {"", who} and note.image(self.chain_id) not in one.images:
-                    found.append(note)
+                who = self.bases[base][0]
+                if owner in {"", who}:
+                    mine = self.secret(public, base, source)
+                    note = Note(who, mine, one.id, place, NOTES["unit_micro"] << one.id[0])
+                    if not one.images or self.image(one.id, public, base, source) not in one.images:
+                        found.append(note)
         return found
+
+    def secret(self, public: bytes, base: bytes, source: bytes) -> bytes:
+        """Of a one-time key, found as a wallet finds it: by trying the places."""
+        if public not in self.secrets:
+            secrets = (note_secret(self.bases[base][1], source, place) for place in range(100))
+            self.secrets[public] = next(secret for secret in secrets if base_public(secret) == public)
+        return self.secrets[public]
+
+    def image(self, bin_name: bytes, public: bytes, base: bytes, source: bytes) -> bytes:
+        """Of a one-time key in its bin."""
+        if public not in self.images:
+            place = notes.context(self.chain_id, bin_name)
+            self.images[public] = key_image(self.secret(public, base, source), place)
+        return self.images[public]
+
+    def purse(self, owner: str) -> list[int]:
+        """What each of somebody's unspent notes is worth, those that wait for a full bin among them; as the chain has it."""
+        worth = []
+        for one in self.state.each(NoteBin):
+            mine = [(p, b, s) for p, b, s in one.notes if self.bases[b][0] == owner]
+            left = [row for row in mine if not one.images or self.image(one.id, *row) not in one.images]
+            worth += [NOTES["unit_micro"] << one.id[0]] * len(left)
+        return sorted(worth)
 
     def rings(self, message: bytes, spent: list[Note]) -> list[bytes]:
         made = []
@@ -93,24 +121,46 @@ class NoteMarket(Market):
         self,
         spent: list[Note],
         name: str = "nobody-1",
+        **over: object,
+    ) -> tuple[str, bytes]:
+        """An anonymous bid under the order key of a name: (pseudonym, transaction)."""
+        who = pseudonym(key(name).public)
+        signing = {name: over.pop(name) for name in ("sequence", "until") if name in over}
+        self.orders[who] = spent[0]
+        return who, self.nobody(self.wish(spent, name, **over), spent, who, **signing)  # type: ignore[arg-type]
+
+    def wish(
+        self,
+        spent: list[Note],
+        name: str = "nobody-1",
         *,
         energy: int = 5000,
         limit: int = 900_000,
         market: bool = False,
         start: int = START,
         end: int = END,
+        pile: str = "",
+        zone: str = "north",
+        expires: int | None = None,
+        public: bytes | None = None,
+        refund: bytes | None = None,
         refund_to: str | None = None,
-        **over: object,
-    ) -> tuple[str, bytes]:
-        """An anonymous bid under the order key of a name: (pseudonym, transaction)."""
-        public = key(name).public
-        refund = self.base(refund_to or spent[0].owner)
-        last = 0 if market else end
-        body = AnonymousBid(
-            self.spent_rows(spent), public, refund, "north", "", energy, start, end, limit, market, last
+        rows: list[list[bytes]] | None = None,
+    ) -> AnonymousBid:
+        """What an anonymous bid asks for."""
+        return AnonymousBid(
+            self.spent_rows(spent) if rows is None else rows,
+            key(name).public if public is None else public,
+            self.base(refund_to or spent[0].owner) if refund is None else refund,
+            zone,
+            pile,
+            energy,
+            start,
+            end,
+            limit,
+            market,
+            0 if market else end if expires is None else expires,
         )
-        self.orders[pseudonym(public)] = spent[0]
-        return pseudonym(public), self.nobody(body, spent, pseudonym(public), **over)  # type: ignore[arg-type]
 
     def spent_rows(self, spent: list[Note]) -> list[list[bytes]]:
         return [[note.bin, note.image(self.chain_id)] for note in spent]
@@ -123,6 +173,19 @@ class NoteMarket(Market):
     def redeem(self, spent: list[Note], party: str, name: str = "nobody-r") -> bytes:
         public = key(name).public
         return self.nobody(RedeemNotes(self.spent_rows(spent), public, party), spent, pseudonym(public))
+
+    def nobody_redeems(self, ring: NoteBin, note: Note, name: str = "nobody-g") -> bytes:
+        """A note of a bin that the chain has no more."""
+        body = RedeemNotes(self.spent_rows([note]), key(name).public, "user-1")
+        place = notes.context(self.chain_id, ring.id)
+        return ring_sign_transaction(
+            lambda m: [sign(note.secret, notes.ring_of(ring), note.place, place, m)],
+            self.chain_id,
+            pseudonym(body.public),
+            1,
+            self.height + 9,
+            body,
+        )
 
     def confirmation(self, who: str) -> bytes:
         contract = self.contract()
@@ -137,4 +200,14 @@ class NoteMarket(Market):
         return chosen
 
 
-__all__ = ["AGE_MS", "HOUR", "NOTES", "NOW", "Funding", "Note", "NoteMarket", "Spend"]
+@lru_cache(8)
+def _made(piles: int, users: int, each: int, params: tuple[tuple[str, object], ...]) -> NoteMarket:
+    return NoteMarket(piles, users, each=each, **dict(params))
+
+
+def note_market(piles: int = 1, users: int = 16, *, each: int = 1, **params: object) -> NoteMarket:
+    """A market of one's own, of a kind that is made once."""
+    return deepcopy(_made(piles, users, each, tuple(sorted(params.items()))))
+
+
+__all__ = ["AGE_MS", "HOUR", "NOTES", "NOW", "Funding", "Note", "NoteMarket", "Spend", "note_market"]

@@ -12,16 +12,19 @@ from world import key
 
 from pile_coordinator.certificates import VERSION, WITHOUT_RINGS, OrderCertificate
 from pile_coordinator.chain import notes
+from pile_coordinator.chain.notes import context
+from pile_coordinator.chain.records import NoteBin
 from pile_coordinator.chain.transactions import (
     CancelContract,
     Confirm,
     Object,
     RotateKey,
+    Transaction,
     decode_transaction,
     pseudonym,
     ring_sign_transaction,
 )
-from pile_coordinator.ring.signature import RING_SIZE
+from pile_coordinator.ring.signature import RING_SIZE, key_image, sign
 from pile_coordinator.verify import LINKS, Verified, VerifyError, verify_order
 from pile_coordinator.verify_rings import funding
 from pile_coordinator.verify_signed import Notary
@@ -253,8 +256,12 @@ def test_what_the_terms_and_genesis_say_of_notes(chain, made, honest):
     values = {name: getattr(terms, name) for name, _ in FIELDS}
     assert link(terms=terms_from(values | {"energy_wh": 50_000})) == "posting"
     assert link(terms=terms_of(made["settled"][0])) == "chain"
-    assert link(terms=terms_from(values | {"user": "somebody"})) == "chain"
     tx = decode_transaction(honest.order)
+    others_key = values | {"user_public": key("another").public}  # who could stop the session
+    another = ring_sign_transaction(lambda m: resigned(chain, tx, m), chain.chain_id, "somebody", 1, 100, tx.body)
+    assert link(terms=terms_from(others_key)) == "chain"
+    assert link(terms=terms_from(values | {"user": "somebody"})) == "chain"
+    assert link(terms=terms_from(values | {"user": "somebody"}), order=another) == "chain"
     name = notes.bin_id(31, 0)
     body = replace(tx.body, notes=[[name, tx.body.notes[0][1]]])
     order = ring_sign_transaction(lambda _: list(tx.rings[:1]), chain.chain_id, tx.sender, 1, 100, body)
@@ -265,6 +272,18 @@ def test_what_the_terms_and_genesis_say_of_notes(chain, made, honest):
     without.genesis = replace(chain.genesis, notes=None)
     with pytest.raises(VerifyError, match="issues no notes"):
         funding(without, terms, honest.order, honest.rings, matched)
+
+
+def resigned(chain: NoteChain, tx: Transaction, message: bytes) -> list[bytes]:
+    """By the notes that paid for an order of the driver's."""
+    signatures = []
+    for name, image in tx.body.notes:
+        found = context(chain.chain_id, name)
+        rows = chain.state.get(NoteBin, name).notes
+        secrets = [(place, chain.secret(*row)) for place, row in enumerate(rows)]
+        place, secret = next((place, secret) for place, secret in secrets if key_image(secret, found) == image)
+        signatures.append(sign(secret, chain.ring_of(name), place, found, message))
+    return signatures
 
 
 # --- what the user said after it -----------------------------------------------------------------------------------------

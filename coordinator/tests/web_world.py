@@ -36,9 +36,11 @@ ROLES = {
 class WebWorld:
     """The chain, the server and a client. `settled` and `disputed` are contracts; `tokens` texts by party."""
 
+    more = ""  # tables of web.toml
+
     def __init__(self, folder: Path, *, top: str = "", **limits: int) -> None:
         self.folder = folder
-        self.chain = Chain(folder)
+        self.chain = self._found(folder)
         self._live()
         self._record()
         (folder / "genesis.json").write_text(json.dumps(self.chain.genesis.to_json()))
@@ -61,7 +63,7 @@ class WebWorld:
         self.config.write_text(
             f'{self.top}database = "{database}"\nledger = "ledger.sqlite"\ngenesis = "genesis.json"\n'
             'operator = "operator.toml"\nocmf = "piles"\ntime_zone = "Asia/Shanghai"\n'
-            f'tokens = "tokens.sqlite"\nport = {self.port}\n{self.lines}'
+            f'tokens = "tokens.sqlite"\nport = {self.port}\n{self.lines}{self.more}'
         )
 
     def restart(self, database: str) -> None:
@@ -71,6 +73,9 @@ class WebWorld:
         self.log.close()
         self.write_config(database)
         self._start()
+
+    def _found(self, folder: Path) -> Chain:
+        return Chain(folder)
 
     def _live(self) -> None:
         chain = self.chain

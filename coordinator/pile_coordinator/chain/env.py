@@ -15,6 +15,9 @@ class Verifier(Protocol):
         ...
 
 
+RingClaim = tuple[bytes, bytes, bytes, bytes, bytes]
+"""(keys, context, image, message, signature): what somebody says who signs with a note."""
+
 RingVerifier = Callable[[bytes, bytes, bytes, bytes, bytes], bool]
 """Checks one ring signature (ring.signature.verify): whether one of 16 keys, whose image in a context is the one given, signed
 a message. A pure function to the chain, like Verifier."""

@@ -172,7 +172,9 @@ def authenticate(state: State, env: Env, tx: Transaction, *, waiting: bool = Fal
     """The sender, if this transaction is theirs to send now. A waiting one may be ahead of its turn, not behind."""
     if tx.chain_id != env.chain_id:
         raise Rejection("wrong_chain", f"this is {env.chain_id}")
-    sender = notes.authenticate(state, env, tx, waiting=waiting) if tx.signed is None else _by_key(state, env, tx, tx.signed)
+    sender = (
+        notes.authenticate(state, env, tx, waiting=waiting) if tx.signed is None else _by_key(state, env, tx, tx.signed)
+    )
     if tx.valid_until_height < env.height:
         raise Rejection("expired", f"was valid until block {tx.valid_until_height}, this is {env.height}")
     if tx.valid_until_height > env.height + MAX_VALIDITY_BLOCKS:
@@ -185,7 +187,7 @@ def authenticate(state: State, env: Env, tx: Transaction, *, waiting: bool = Fal
 
 def _check_turn(tx: Transaction, sender: Party, *, waiting: bool) -> None:
     """Sequences count from 1 without gaps. What spends notes is a party's first: nothing it could wait for will come."""
-    is_first = isinstance(tx.body, tx_types.Spend)
+    is_first = tx.signed is None and isinstance(tx.body, tx_types.Spend)
     if tx.sequence <= sender.sequence or (is_first and sender.sequence):
         raise Rejection("replayed", f"{sender.id} is at sequence {sender.sequence}")
     if tx.sequence > sender.sequence + 1 and (is_first or not waiting):

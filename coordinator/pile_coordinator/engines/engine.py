@@ -15,6 +15,7 @@ from pile_coordinator.chain.rejections import BrokenInvariantError
 from pile_coordinator.chain.state import State
 from pile_coordinator.chain.transactions import DoubleAttestation, Transaction
 from pile_coordinator.chain.transition import Outcome, TxResult
+from pile_coordinator.engines.rings import CachingRings
 from pile_shared import merkle
 from pile_shared.certificate import Certificate, Header, Inclusion, Validator, encode_handover, validators_hash
 from pile_shared.errors import PilechainError
@@ -141,7 +142,7 @@ class Engine(Protocol):
         ...
 
     def next_sequence(self, party: str) -> int:
-        """The sequence a registered party's next transaction must have, those that wait included."""
+        """The sequence a party's next transaction must have, those that wait included."""
         ...
 
     def advance(self, time_ms: int) -> Block | None:
@@ -240,11 +241,16 @@ def load_state(source: StateSource, header: Header) -> State:
 
 
 class CachingVerifier:
-    """An ES256 verifier that remembers what it found valid, so that ingest, CheckTx and the block pay for it once."""
+    """An ES256 verifier that remembers what it found valid, so that ingest, CheckTx and the block pay for it once.
 
-    def __init__(self, verify: Callable[[bytes, bytes, bytes], bool]) -> None:
-        """Wrap a pure verify(public, message, signature)."""
+    Attributes:
+        rings: the same for ring signatures.
+    """
+
+    def __init__(self, verify: Callable[[bytes, bytes, bytes], bool], rings: CachingRings | None = None) -> None:
+        """Wrap a pure verify(public, message, signature). Without `rings`, those are checked here when they are asked for."""
         self._verify = verify
+        self.rings = rings or CachingRings()
         self._valid: dict[tuple[bytes, bytes, bytes], None] = {}
 
     def __call__(self, public: bytes, message: bytes, signature: bytes) -> bool:

@@ -63,7 +63,8 @@ def find_order(db: sa.Connection, order: bytes) -> dict[str, object]:
 def senders(db: sa.Connection, transactions: set[bytes]) -> dict[bytes, str]:
     """Who sent each of these transactions, 512 at most; those that are not there are left out."""
     t = schema.tx.c
-    return {tx: sender for tx, sender in db.execute(sa.select(t.id, t.sender).where(t.id.in_(transactions)))}
+    rows = db.execute(sa.select(t.id, t.sender).where(t.id.in_(transactions)))
+    return {row.id: row.sender for row in rows}
 
 
 def postings(db: sa.Connection, contract: bytes) -> list[tuple[str, str, int]]:

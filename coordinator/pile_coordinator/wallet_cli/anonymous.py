@@ -5,6 +5,7 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import cast
 
 from rich.console import Console
@@ -13,6 +14,8 @@ from rich.status import Status
 
 from pile_coordinator.amounts import short_money
 from pile_coordinator.chain.transactions import PlaceBid, pseudonym
+from pile_coordinator.disclosure import disclose
+from pile_coordinator.keys import load_key
 from pile_coordinator.note_choice import (
     Choice,
     Weakness,
@@ -25,13 +28,14 @@ from pile_coordinator.note_choice import (
     spendable,
 )
 from pile_coordinator.paying import Payer
-from pile_coordinator.purse import SENT, VOID, Market, Note, Purse, PurseError, Spending
+from pile_coordinator.purse import OVER, SENT, TAKEN, VOID, Market, Note, Purse, PurseError, Spending
 from pile_coordinator.ring.signature import RING_SIZE
 from pile_coordinator.wallet import WalletError
 from pile_coordinator.wallet_cli import values
 from pile_coordinator.wallet_cli.access import Access
-from pile_coordinator.wallet_cli.action import Action, no_arguments
-from pile_shared.errors import LinkError
+from pile_coordinator.wallet_cli.action import Action, no_arguments, order_argument
+from pile_shared.errors import ConfigError, LinkError
+from pile_shared.platform import sha256
 
 NAMED, ANONYMOUS = "named", "anonymous"
 MAX_BATCHES = 100  # of redeem-notes: 1,200 notes at once
@@ -116,7 +120,7 @@ def _order_line(purse: Purse, one: Spending) -> dict[str, object]:
     return {
         "id": bytes.fromhex(one.transaction),
         "party": pseudonym(purse.order_signer(one.key).public),
-        "sent": {SENT: "not known whether it arrived", VOID: "refused"}.get(one.status, "yes"),
+        "sent": {SENT: "not known whether it arrived", VOID: "refused", OVER: "ended"}.get(one.status, "yes"),
         "owners": one.owners,
     }
 
@@ -197,7 +201,7 @@ def _redeem(access: Access, options: argparse.Namespace) -> object:
         if not ready or (need is not None and worth >= need):
             break
         choice = _to_redeem(payer, market, own, ready, None if need is None else need - worth)
-        last = bytes.fromhex(payer.redeem(market, own, choice, access.party).transaction)
+        last = bytes.fromhex(payer.redeem(market, choice, access.party).transaction)
         done += [note.value_micro for note in choice.notes]
         worth += choice.worth_micro
     if not done:
@@ -268,7 +272,7 @@ def bid(access: Access, options: argparse.Namespace, wanted: PlaceBid) -> dict[s
         raise PurseError(_too_little(payer, market, own, found), "funds_notes")
     _accept(options, [*choice.weaknesses, *lacks], "order")
     told = [weakness.text for weakness in (*choice.weaknesses, *lacks)]
-    return _placed(payer, payer.bid(market, own, choice, wanted), told)
+    return _placed(payer, payer.bid(market, choice, wanted), told)
 
 
 def _plain(wanted: PlaceBid) -> PlaceBid:
@@ -288,8 +292,8 @@ def _chosen(
     """Notes that cover the order and a bond to object to its settlement; without the bond if there are not enough."""
     hold = cast("int", found["hold_micro"])
     with telling(options, "looking at all notes") as tell:
-        market, own = payer.look()
-        market, own, choice = payer.wait(_need(market, found), options.wait, tell)
+        market, _ = payer.look(lambda count: tell(f"looking at all notes: {count} bins"))
+        market, own, choice = payer.wait(_need(market, found), options.wait, tell, weak_is_good=options.accept_weak)
     if choice is not None:
         return market, own, choice, []
     bond = short_money(market.objection_bond_micro)
@@ -331,10 +335,12 @@ def orders(access: Access) -> list[dict[str, object]]:
     if purse is None:
         return found
     payer = Payer(purse, access.guest)
-    for one in [one for one in purse.spendings if one.kind == "bid" and one.status != VOID]:
+    for one in [one for one in purse.spendings if one.kind == "bid" and one.status in {SENT, TAKEN}]:
         with access.for_order(purse, one) as guest:
             now = payer.settle(guest, one)
             rows = cast("list[dict[str, object]]", guest.ask("orders"))
+        if not rows and now.status == TAKEN:
+            purse.change(one.transaction, status=OVER)
         for row in rows:
             row.pop("anonymous", None)
             found.append(row | {"paid": ANONYMOUS, "owners": now.owners})
@@ -353,6 +359,40 @@ def by_itself(access: Access, action: Action, options: argparse.Namespace) -> ob
             one = Payer(purse, access.guest).settle(guest, one)
         told = action.act(guest, options)
     return told | {"paid": ANONYMOUS, "anonymity": one_of(one.owners)} if isinstance(told, dict) else told
+
+
+# --- to an auditor -----------------------------------------------------------------------------------------------------
+
+
+def _disclose(access: Access, options: argparse.Namespace) -> object:
+    """Nobody is asked: what it takes stands in the purse."""
+    purse = access.known_purse()
+    one = purse.find(options.order) if purse is not None else None
+    if purse is None or one is None:
+        raise PurseError(
+            f"order {options.order.hex()} is none of this purse's; disclose on the machine that ordered it"
+        )
+    lead, order = purse.leading(one), bytes.fromhex(one.transaction)
+    secret = purse.secret_of(lead.base, lead.source, lead.number)
+    signer = load_key(access.key)
+    data = disclose(signer, purse.chain_id, order, access.party, secret, lead.bin, lead.place, options.to)
+    try:
+        options.out.write_bytes(data)
+    except OSError as error:
+        raise ConfigError(f"{options.out}: {error.strerror}") from error
+    return {
+        "file": str(options.out),
+        "order": order,
+        "party": access.party,
+        "fingerprint": sha256(signer.public),
+        "next": "whoever has this file and the certificate knows that the order was yours, and can show it to others",
+    }
+
+
+def _disclose_arguments(parser: argparse.ArgumentParser) -> None:
+    order_argument(parser)
+    parser.add_argument("--to", required=True, metavar="TEXT", help="to whom and what for, 200 characters")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE")
 
 
 ACTIONS = (
@@ -379,5 +419,13 @@ ACTIONS = (
         _redeem_arguments,
         "redeem-notes",
         alone=_redeem,
+    ),
+    Action(
+        "disclose",
+        "Prove to somebody of your choice that an anonymous order was yours; nobody else can.",
+        None,
+        _disclose_arguments,
+        "disclose ORDER --to 'the tax office, trips of 2026' --out mine.cbor",
+        alone=_disclose,
     ),
 )
