@@ -177,7 +177,8 @@ def _sell_notes(story: _Story, drivers: dict[str, Wallet]) -> None:
     count = fill_a_bin(story.site, drivers)
     story.notes_micro = count * NOTE_MICRO
     story.say(
-        f"   {count} drivers buy a note of {money(NOTE_MICRO)} CNY each: dan, eva, and {len(NEIGHBOURS)} neighbours without a car"
+        f"   {count} drivers buy a note of {money(NOTE_MICRO)} CNY each:"
+        f" dan, eva, and {len(NEIGHBOURS)} neighbours without a car"
     )
 
 
@@ -187,7 +188,7 @@ def _order_anonymously(story: _Story) -> Guest:
     payments = Payments(story.site, "dan")
     bid = replace(_bid(story, AGAIN_WH, DAN_CAP, pile="pile-1", market=True), expires_ms=0)
     market, choice = payments.quote(bid)
-    spending = payments.payer.bid(market, [], choice, bid)
+    spending = payments.payer.bid(market, choice, bid)
     story.orders[ANON] = bytes.fromhex(spending.transaction)
     story.say(
         f"   one note of {money(choice.worth_micro)} CNY pays; it hides among {choice.owners} owners,"
@@ -201,7 +202,9 @@ def _order_anonymously(story: _Story) -> Guest:
 def _change(story: _Story) -> None:
     left = Payments(story.site, "dan").waiting_micro()
     story.notes_micro += left - NOTE_MICRO
-    story.say(f"   what is left became notes again, {money(left)} CNY, of keys that only dan has; less than 0.1 went to the fees")
+    story.say(
+        f"   what is left became notes again, {money(left)} CNY, of keys that only dan has; less than 0.1 went to the fees"
+    )
 
 
 def _show_price(story: _Story, wallet: Wallet, when: str) -> None:

@@ -33,9 +33,7 @@ class Payments:
         self.purse = Purse(site.key_file(party).parent, party, site.genesis.chain_id).open()
         self.payer = Payer(self.purse, self._guest)
 
-    def _guest(
-        self, signer: SoftwareSigner | None = None, sign: Callable[[bytes], list[bytes]] | None = None
-    ) -> Guest:
+    def _guest(self, signer: SoftwareSigner | None = None, sign: Callable[[bytes], list[bytes]] | None = None) -> Guest:
         site = self._site
         return Guest(site.genesis, signer or throwaway_key(), site.broker_spec, sign=sign, timeout_s=TIMEOUT_S)
 
