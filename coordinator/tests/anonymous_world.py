@@ -35,7 +35,9 @@ class AnonymousChain(Chain):
         super().__init__(folder, notes=NOTES)
         self.market: NoteMarket = self.world
         self.market.__class__ = NoteMarket
-        self.market.bases, self.market.orders, self.market.made = {}, {}, 0
+        vars(self.market).update(
+            bases={}, secrets={}, images={}, orders={}, made=0
+        )  # as it begins, before notes are bought
         self.now_ms, self.register_wh = NOW + 2000, 100_000
         self.admit()
         self._buy()

@@ -1,6 +1,6 @@
 """A chain with engine and evidence on disk, sixteen owners of notes, and orders that one of them pays for anonymously."""
 
-from note_world import AGE_MS, NOTES, Note, NoteMarket
+from note_world import AGE_MS, NOTES, Note
 from settled import Chain
 from world import HOUR, NOW, key
 
@@ -19,11 +19,17 @@ from pile_coordinator.chain.transactions import (
     List,
     Object,
     PlaceBid,
+    RedeemNotes,
     RegisterParty,
     Rule,
+    Sign,
     SubmitProofs,
     pseudonym,
+    ring_sign_transaction,
 )
+from pile_coordinator.ring.keys import base_public, base_secret, note_secret
+from pile_coordinator.ring.signature import sign
+from pile_shared.platform import sha256
 from pile_shared.proof import BEGIN, HEARTBEAT, REASON_USER
 from pile_shared.proof import END as END_EVENT
 
@@ -33,16 +39,7 @@ COUNTS = [0, 0, 0, 0, 0, 1, 1]  # bought at a time: 3.20 and 6.40, for an order 
 
 
 class NoteChain(Chain):
-    """As Chain; what is said of NoteMarket's methods holds of those taken over from it. All bins are sealed and old enough."""
-
-    base = NoteMarket.base
-    notes_of = NoteMarket.notes_of
-    rings = NoteMarket.rings
-    nobody = NoteMarket.nobody
-    spent_rows = NoteMarket.spent_rows
-    act = NoteMarket.act
-    enough = NoteMarket.enough
-    redeem = NoteMarket.redeem
+    """As Chain, and the sayings of NoteMarket. All bins are sealed and old enough."""
 
     def __init__(self, folder, *, each: int = 1, **params) -> None:
         """Each owner buys COUNTS so many times, so that every bin has one note of each owner."""
@@ -50,7 +47,8 @@ class NoteChain(Chain):
         self.folder, self.each = folder, each
         self.chain_id = self.genesis.chain_id
         self.bases: dict[bytes, tuple[str, bytes]] = {}
-        self.orders: dict[str, Note] = {}
+        self.secrets: dict[bytes, bytes] = {}  # of one-time keys, once they were looked for
+        self.orders: dict[str, Note] = {}  # by pseudonym: the note that leads
         self.sequences: dict[str, int] = {}  # of pseudonyms
         self.made = 0
         self.now = NOW
@@ -74,6 +72,67 @@ class NoteChain(Chain):
             self.block(self.now, *[(o, BuyNotes(self.base(o), COUNTS)) for o in OWNERS])
         self.now += AGE_MS
         self.block(self.now)
+
+    # --- notes ---
+
+    def base(self, owner: str) -> bytes:
+        """A fresh base key of somebody's."""
+        self.made += 1
+        secret = base_secret(sha256(owner.encode()), self.chain_id, self.made)
+        self.bases[base_public(secret)] = owner, secret
+        return base_public(secret)
+
+    def notes_of(self, owner: str = "") -> list[Note]:
+        """The unspent notes in sealed bins of somebody, or of anybody, in order of bin and place."""
+        found = []
+        for one in self.state.each(NoteBin):
+            for place, row in enumerate(one.notes if one.sealed_ms else []):
+                who = self.bases[row[1]][0]
+                if owner in {"", who}:
+                    note = Note(who, self.secret(*row), one.id, place, NOTES["unit_micro"] << one.id[0])
+                    if note.image(self.chain_id) not in one.images:
+                        found.append(note)
+        return found
+
+    def secret(self, public: bytes, base: bytes, source: bytes) -> bytes:
+        """Of a one-time key, found as a wallet finds it: by trying the places."""
+        if public not in self.secrets:
+            tried = (note_secret(self.bases[base][1], source, place) for place in range(64))
+            self.secrets[public] = next(secret for secret in tried if base_public(secret) == public)
+        return self.secrets[public]
+
+    def enough(self, owner: str, at_least_micro: int) -> list[Note]:
+        """Notes of one owner that are worth so much, the largest first."""
+        chosen: list[Note] = []
+        for note in sorted(self.notes_of(owner), key=lambda n: -n.value_micro):
+            if sum(n.value_micro for n in chosen) < at_least_micro:
+                chosen.append(note)
+        return chosen
+
+    def spent_rows(self, spent: list[Note]) -> list[list[bytes]]:
+        return [[note.bin, note.image(self.chain_id)] for note in spent]
+
+    def nobody(self, body: Body, spent: list[Note], sender: str, sequence: int = 1, until: int | None = None) -> bytes:
+        """A transaction signed by notes."""
+
+        def signed(message: bytes) -> list[bytes]:
+            return [
+                sign(n.secret, self.ring_of(n.bin), n.place, notes.context(self.chain_id, n.bin), message)
+                for n in spent
+            ]
+
+        last = self.height + 100 if until is None else until
+        return ring_sign_transaction(signed, self.chain_id, sender, sequence, last, body)
+
+    def act(self, who: str, body: Body) -> bytes:
+        """What the user of an anonymous order sends after its bid."""
+        return self.nobody(body, [self.orders[who]], who, self.sequences[who] + 1)
+
+    def redeem(self, spent: list[Note], party: str) -> bytes:
+        public = key("redeems").public
+        return self.nobody(RedeemNotes(self.spent_rows(spent), public, party), spent, pseudonym(public))
+
+    # --- blocks ---
 
     def nobodies(self, *txs: bytes, at: int | None = None) -> None:
         """A block of transactions that notes signed."""
@@ -101,11 +160,14 @@ class NoteChain(Chain):
         self.sequences[who] += 1
         self.nobodies(data, at=at)
 
-    def order(self, *, later: int = 0) -> tuple[str, bytes]:
-        """An anonymous order that is matched, for a window that begins now or so much later: (pseudonym, contract)."""
+    def order(self, *, later: int = 0, explicit: bool = False) -> tuple[str, bytes]:
+        """An anonymous order that is matched, for a window that begins now or so much later: (pseudonym, contract).
+
+        `explicit`: Olga wants to sign it.
+        """
         self.paid += 1
         name, start = f"order-{self.paid}", self.now + later
-        self.block(self.now, ("olga", List("pile-1", start, start + 10 * HOUR, 5000, AT_MARKET, False)))
+        self.block(self.now, ("olga", List("pile-1", start, start + 10 * HOUR, 5000, AT_MARKET, explicit)))
         self.nobodies(self.bid(self.enough(DRIVER, 9_600_000), name, start=start))
         return pseudonym(key(name).public), self.open_contract()
 
@@ -196,7 +258,38 @@ def defaulted(chain: NoteChain) -> tuple[OrderCertificate, str]:
     return chain.certificate(contract), who
 
 
-ENDINGS = {make.__name__: make for make in (confirmed, settled, ruled, answered, cancelled, no_show, defaulted)}
+def rested(chain: NoteChain) -> tuple[OrderCertificate, str]:
+    """A limited bid that waited for an offer, and then for somebody to come."""
+    chain.paid += 1
+    name, start = f"order-{chain.paid}", chain.now + 3 * HOUR
+    chain.nobodies(chain.bid(chain.enough(DRIVER, 9_600_000), name, start=start, market=False))
+    chain.pass_by(HOUR)
+    chain.block(chain.now, ("olga", List("pile-1", start, start + 10 * HOUR, 5000, AT_MARKET, False)))
+    contract = chain.open_contract()
+    chain.pass_by(13 * HOUR)
+    return chain.certificate(contract), pseudonym(key(name).public)
+
+
+def signed_explicitly(chain: NoteChain) -> tuple[OrderCertificate, str]:
+    """By the owner, who wanted to; who is nobody cannot."""
+    who, contract = chain.order(later=3 * HOUR, explicit=True)
+    chain.block(chain.now + 1000, ("olga", Sign(contract)))
+    chain.pass_by(13 * HOUR)
+    return chain.certificate(contract), who
+
+
+def proposal_called_off(chain: NoteChain) -> tuple[OrderCertificate, str]:
+    """While the owner had not signed."""
+    who, contract = chain.order(later=3 * HOUR, explicit=True)
+    chain.say(who, CancelContract(contract), chain.now + 1000)
+    chain.now += 2000
+    return chain.certificate(contract), who
+
+
+_MAKERS = (
+    confirmed, settled, ruled, answered, cancelled, no_show, defaulted, rested, signed_explicitly, proposal_called_off,
+)  # fmt: skip
+ENDINGS = {make.__name__: make for make in _MAKERS}
 
 
 # --- and orders of which nothing came, and named ones ----------------------------------------------------------------------
@@ -230,6 +323,8 @@ def bids_in_vain(chain: NoteChain) -> list[str]:
 def live(chain: NoteChain) -> dict[str, tuple[OrderCertificate, str]]:
     """Everything that notes are for; one order stays open, and one bid waits."""
     made = {name: make(chain) for name, make in ENDINGS.items()}
+    chain.order(later=3 * HOUR, explicit=True)
+    chain.pass_by(3 * HOUR)  # nobody signs
     named(chain)
     bids_in_vain(chain)
     notes_back = chain.notes_of("neighbour-3")[:2]

@@ -178,7 +178,9 @@ class Forger:
         except Rejection as rejection:
             checked = rejection.code
         code = self.trace.code(data)
-        assert checked in {"ok", code}, "what waits for a block is refused for the same reason, if at all"
+        # whether a bin is old enough, only its block says: until then its signature may be found wrong first
+        first = {"bad_signature"} if code == "unknown_note" else set()
+        assert checked in {"ok", code, *first}, "what waits for a block is refused for the same reason, if at all"
         return code
 
     def signed(self, spent: list[Note], rows: list[list[bytes]], **over: object) -> str:
@@ -749,6 +751,8 @@ def test_what_a_block_gives_back_is_bounded_and_the_rest_comes_in_the_next(monke
     assert -3 < owed <= 0
     assert not has_work(world.state, 1)
     assert {user: sum(world.purse(user)) for user in users} == before
+    keys = [note[0] for one in world.state.each(NoteBin) for note in one.notes]
+    assert len(set(keys)) == len(keys), "places go on counting from block to block"
     nothing_stays(world)
 
 

@@ -24,7 +24,6 @@ from pile_coordinator.chain.transactions import (
     pseudonym,
     ring_sign_transaction,
 )
-from pile_coordinator.ring.keys import base_public, note_secret
 from pile_coordinator.ring.signature import RING_SIZE, key_image, sign
 from pile_coordinator.verify import LINKS, Verified, VerifyError, verify_order
 from pile_coordinator.verify_rings import funding
@@ -40,7 +39,7 @@ MUTATIONS = 150  # verifications, 20 ms each
 
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory):
-    chain = NoteChain(tmp_path_factory.mktemp("notes"), each=10, rulings_needed=2)
+    chain = NoteChain(tmp_path_factory.mktemp("notes"), each=16, rulings_needed=2)
     chain.admit()
     yield chain
     chain.close()
@@ -96,6 +95,9 @@ def signed_by(chain: NoteChain, who: str, body: object, owner: str, nth: int = 0
         ("cancelled", "cancelled", 0),
         ("no_show", "no-show", 0),
         ("defaulted", "defaulted", 0),
+        ("rested", "defaulted", 0),
+        ("signed_explicitly", "defaulted", 0),
+        ("proposal_called_off", "cancelled", 0),
     ],
 )
 def test_every_ending_holds(chain, made, ending, outcome, by):
@@ -279,15 +281,11 @@ def resigned(chain: NoteChain, tx: Transaction, message: bytes) -> list[bytes]:
     """By the notes that paid for an order of the driver's."""
     signatures = []
     for name, image in tx.body.notes:
-        for place, (public, base, source) in enumerate(chain.state.get(NoteBin, name).notes):
-            if chain.bases[base][0] == DRIVER:
-                secret = next(
-                    s for n in range(64) if base_public(s := note_secret(chain.bases[base][1], source, n)) == public
-                )
-                found = context(chain.chain_id, name)
-                if key_image(secret, found) == image:
-                    signatures.append(sign(secret, chain.ring_of(name), place, found, message))
-    assert len(signatures) == len(tx.body.notes)
+        found = context(chain.chain_id, name)
+        rows = chain.state.get(NoteBin, name).notes
+        secrets = [(place, chain.secret(*row)) for place, row in enumerate(rows)]
+        place, secret = next((place, secret) for place, secret in secrets if key_image(secret, found) == image)
+        signatures.append(sign(secret, chain.ring_of(name), place, found, message))
     return signatures
 
 

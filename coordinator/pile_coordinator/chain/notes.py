@@ -105,10 +105,10 @@ def _issue(state: State, env: Env, journal: Journal, k: int, base: bytes, source
 # --- spending --------------------------------------------------------------------------------------------------------
 
 
-def authenticate(state: State, env: Env, tx: Transaction) -> Party:
+def authenticate(state: State, env: Env, tx: Transaction, *, waiting: bool = False) -> Party:
     """Who sent a transaction with ring signatures: the user of an anonymous order, or one who comes to be by it."""
     if isinstance(tx.body, Spend):
-        party = spender(state, env, tx, tx.body)
+        party = spender(state, env, tx, tx.body, waiting=waiting)
         _check_signatures(state, env, tx, tx.body)
         return party
     found = state.find(Funding, tx.sender)
@@ -120,26 +120,27 @@ def authenticate(state: State, env: Env, tx: Transaction) -> Party:
     return state.get(Party, tx.sender)
 
 
-def spender(state: State, env: Env, tx: Transaction, body: Spend) -> Party:
+def spender(state: State, env: Env, tx: Transaction, body: Spend, *, waiting: bool = False) -> Party:
     """Who spends notes that are there and not spent; whose they are is not asked.
 
-    Who has an open order under this key already is at a sequence above 0, and the caller refuses a second spending.
+    Who has an open order under this key already is at a sequence above 0, and the caller refuses a second spending. A waiting
+    transaction is judged by the time of the last block, which may be long ago: whether a bin is old enough, its own block says.
     """
     if tx.sender != pseudonym(body.public):
         raise Rejection("unknown_sender", f"the key in it is that of {pseudonym(body.public)}")
-    rings = [_spendable(state, env, name) for name, _ in body.notes]
+    rings = [_spendable(state, env, name, waiting=waiting) for name, _ in body.notes]
     for ring, (_, image) in zip(rings, body.notes, strict=True):
         if image in ring.images:
             raise Rejection("spent", f"the note with key image {image.hex()} was spent")
     return state.find(Party, tx.sender) or Party(tx.sender, ANONYMOUS, body.public, 0, 0)
 
 
-def _spendable(state: State, env: Env, name: bytes) -> NoteBin:
+def _spendable(state: State, env: Env, name: bytes, *, waiting: bool) -> NoteBin:
     rules, found = state.note_rules, state.find(NoteBin, name)
     if rules is None or found is None or not found.sealed_ms:
         raise Rejection("unknown_note", "no such full bin with a note left")
     ready_ms = found.sealed_ms + rules.bin_age_ms
-    if env.time_ms < ready_ms:
+    if env.time_ms < ready_ms and not waiting:
         raise Rejection("unknown_note", f"the bin's notes can be spent from {ready_ms} on, unix ms")
     return found
 

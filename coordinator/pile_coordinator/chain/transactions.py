@@ -364,11 +364,12 @@ class BuyNotes(Body):
     def check(self) -> None:
         """The base key, and how many."""
         _check_point("base", self.base)
-        counts = items(self.counts, MAX_DENOMINATIONS)
-        for count in counts:
-            check_int("count", count, 0, MAX_BOUGHT_NOTES)
-        if not 1 <= sum(counts) <= MAX_BOUGHT_NOTES or counts[-1] == 0:
-            raise Rejection("bounds", f"1 to {MAX_BOUGHT_NOTES} notes, and the last count is not 0")
+        if not isinstance(self.counts, list) or not 1 <= len(self.counts) <= MAX_DENOMINATIONS:
+            raise Rejection("bounds", f"counts must be 1 to {MAX_DENOMINATIONS} counts")
+        for count in self.counts:
+            check_int("one of counts", count, 0, MAX_BOUGHT_NOTES)
+        if sum(self.counts) > MAX_BOUGHT_NOTES or self.counts[-1] == 0:
+            raise Rejection("bounds", f"counts must be of {MAX_BOUGHT_NOTES} notes at most, and end with one above 0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -385,12 +386,15 @@ class Spend(Body):
 
     def check(self) -> None:
         """Notes and key."""
-        rows = [array(row, 2) for row in items(self.notes, MAX_SPENT_NOTES)]
-        for name, image in rows:
-            check_bytes("bin", name, BIN_ID_BYTES, BIN_ID_BYTES)
-            check_bytes("image", image, POINT_BYTES, POINT_BYTES)
-        if not rows or len({image for _, image in rows}) != len(rows):
-            raise Rejection("bounds", f"1 to {MAX_SPENT_NOTES} notes, none twice")
+        if not isinstance(self.notes, list) or not 1 <= len(self.notes) <= MAX_SPENT_NOTES:
+            raise Rejection("bounds", f"notes must be 1 to {MAX_SPENT_NOTES} notes")
+        for row in self.notes:
+            if not isinstance(row, list) or len(row) != 2:
+                raise Rejection("bounds", "each of notes is [bin, key image]")
+            check_bytes("bin of notes", row[0], BIN_ID_BYTES, BIN_ID_BYTES)
+            check_bytes("image of notes", row[1], POINT_BYTES, POINT_BYTES)
+        if len({image for _, image in self.notes}) != len(self.notes):
+            raise Rejection("bounds", "notes must differ")
         # Nobody admitted this party and looked at its key; a pile is told it, and must be able to work with it.
         if not is_on_curve(check_bytes("public", self.public, cose.PUBLIC_BYTES, cose.PUBLIC_BYTES)):
             raise Rejection("bounds", "public must be a point of P-256, uncompressed")

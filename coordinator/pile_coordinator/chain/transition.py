@@ -172,7 +172,9 @@ def authenticate(state: State, env: Env, tx: Transaction, *, waiting: bool = Fal
     """The sender, if this transaction is theirs to send now. A waiting one may be ahead of its turn, not behind."""
     if tx.chain_id != env.chain_id:
         raise Rejection("wrong_chain", f"this is {env.chain_id}")
-    sender = notes.authenticate(state, env, tx) if tx.signed is None else _by_key(state, env, tx, tx.signed)
+    sender = (
+        notes.authenticate(state, env, tx, waiting=waiting) if tx.signed is None else _by_key(state, env, tx, tx.signed)
+    )
     if tx.valid_until_height < env.height:
         raise Rejection("expired", f"was valid until block {tx.valid_until_height}, this is {env.height}")
     if tx.valid_until_height > env.height + MAX_VALIDITY_BLOCKS:

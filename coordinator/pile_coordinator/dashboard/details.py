@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _DATE = r"([0-9]{4}-[0-9]{2}-[0-9]{2})?"
 ROWS = 50  # of a page of a list
-_PSEUDONYM_SHOWN = 13  # characters: 32 bits of it
+_PSEUDONYM_SHOWN = 10  # characters: 20 bits of it
 GOOD, BAD, BUSY, PLAIN = "good", "bad", "busy", "plain"
 _STATES = {"disputed": BAD, "defaulted": BAD, "no-show": BAD, "confirmed": GOOD, "settled": GOOD, "resolved": GOOD,
            "signed": BUSY, "measured": BUSY, "proposed": BUSY}  # fmt: skip

@@ -150,7 +150,7 @@ class Store:
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
-        """While it lasts, everything that this store is asked is of one block, though a coordinator may go on writing."""
+        """While it lasts, all that this store is asked is of the block of the first answer, though others may be written."""
         self._db.execute("BEGIN")
         try:
             yield

@@ -450,13 +450,16 @@ class _Page:
         elif row[0] == stake.LEAF_POSTING:
             _, debit, credit, amount_micro = row
             self._write_stake((at[0], "leaf", at[1], 0), debit, credit, amount_micro)
-            if credit == accounts.NOTE_ACCOUNT:
+            if credit in {accounts.NOTE_ACCOUNT, accounts.FEES}:
                 self._write_gone(cast("str", debit).removeprefix("P:"), at[0])
         elif row[0] == notes.LEAF_BIN:
             self._batch.add(schema.note_bin, *_bin_of(cast("bytes", row[1])), *at)
 
     def _write_gone(self, user: str, height: int) -> None:
-        """If this user is nobody, the order has ended. A bid of which nothing came is told by the notes its money became."""
+        """If this user is nobody, the order has ended, and here is the end or one more part of what was left of it.
+
+        A bid of which nothing came is told by that alone: its money becomes notes, in this block or, of many, in later ones.
+        """
         if user.startswith(tx_types.PSEUDONYM):
             self._batch.change(schema.pseudonym, user, gone_height=height)
 

@@ -26,7 +26,7 @@ from pile_coordinator.evidence import schema
 from pile_coordinator.ring.signature import RING_SIZE
 from pile_shared.codec import decode
 
-BINS = 500  # of one denomination that are looked at, the newest: of 32 denominations some 0.7 s
+BINS = 500  # of one denomination that are looked at, the newest: with 10 denominations half a second
 _MAX_BIN_BYTES = 8192  # 16 notes of two keys and an id, and 16 images: 2.2 kB
 _AT_ONCE = 500  # ids in one question
 _LAST_BIN = (1 << 64) - 1

@@ -60,6 +60,13 @@ def find_order(db: sa.Connection, order: bytes) -> dict[str, object]:
     return rows[0]
 
 
+def senders(db: sa.Connection, transactions: set[bytes]) -> dict[bytes, str]:
+    """Who sent each of these transactions, 512 at most; those that are not there are left out."""
+    t = schema.tx.c
+    rows = db.execute(sa.select(t.id, t.sender).where(t.id.in_(transactions)))
+    return {row.id: row.sender for row in rows}
+
+
 def postings(db: sa.Connection, contract: bytes) -> list[tuple[str, str, int]]:
     """(debit, credit, amount in micro) of the last settlement that was written for a contract, in order."""
     p, st = schema.posting.c, schema.statement.c

@@ -392,7 +392,7 @@ ruling = _table(
 )
 
 # Who pays with notes, and is a party for one order; `source`: the transaction that spent them, so the order's id. gone_height:
-# when the party was forgotten; one that only redeemed notes came and went in one block.
+# when the order ended and the last of what was left became notes; who only redeemed notes came and went in one block.
 pseudonym = _table(
     "pseudonym",
     _key("id", _NAME),
