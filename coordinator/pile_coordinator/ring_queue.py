@@ -7,6 +7,7 @@ begin an order, for as long as he goes on, and delays nobody's proofs, money or 
 
 import time
 from dataclasses import dataclass
+from itertools import takewhile
 
 from pile_coordinator.chain.env import RingClaim
 from pile_coordinator.chain.transactions import Spend, Transaction
@@ -73,12 +74,18 @@ class RingQueue:
         """(party, payload) of those whose rings are answered; if nobody answers, a few to be checked by who asks."""
         if not self._waiting:
             return []
+        self._rings.gather()
         self._doubt()
-        due = self._some() if self._rings.is_away else [*filter(self._is_answered, self._waiting.values())]
+        due = self._some() if self._rings.is_away else self._answered()
         for one in due:
             del self._waiting[one.tx.id]
         self._tell()
         return [(one.party, one.payload) for one in due]
+
+    def _answered(self) -> list[_Waiting]:
+        """They are told in order, so whoever follows one that was told nothing of has no answer either."""
+        told = takewhile(lambda one: one.told, self._waiting.values())
+        return [*filter(self._is_answered, told)]
 
     def _is_answered(self, one: _Waiting) -> bool:
         while one.unanswered and self._rings.has_answer(one.unanswered[-1]):

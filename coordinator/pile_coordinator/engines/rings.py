@@ -113,13 +113,13 @@ class RingProcesses(CachingRings):
     @property
     def room(self) -> int:
         """How many more claims may be told ahead now."""
-        self._gather()
+        self.gather()
         return max(0, MAX_UNDER_WAY * self.processes - len(self._under_way)) if self._pool is not None else 0
 
-    def has_answer(self, name: bytes) -> bool:
-        """Whether asking for a claim of this name costs nothing, whatever the answer is."""
-        self._gather()
-        return super().has_answer(name)
+    def knows(self, claim: RingClaim) -> bool:
+        """Whether asking for this costs nothing, whatever the answer is."""
+        self.gather()
+        return super().knows(claim)
 
     def tell_ahead(self, claims: Iterable[RingClaim]) -> None:
         """Have signatures checked that will be asked for soon: as many as there is room for."""
@@ -131,7 +131,7 @@ class RingProcesses(CachingRings):
         self._tell(new[-(len(new) * self.processes // (self.processes + 1)) :] if len(new) > 1 else [])
 
     def _new(self, claims: Iterable[RingClaim]) -> list[tuple[bytes, RingClaim]]:
-        self._gather()
+        self.gather()
         named = {claim_name(claim): claim for claim in claims}
         return [(n, claim) for n, claim in named.items() if n not in self._answers and n not in self._under_way]
 
@@ -153,7 +153,7 @@ class RingProcesses(CachingRings):
     def _wake(self, _: object) -> None:
         self.on_answer()
 
-    def _gather(self) -> None:
+    def gather(self) -> None:
         """Remember what was answered meanwhile; several processes answer in any order, so only roughly the first first."""
         while self._told and self._told[0][0].done():
             future, names = self._told.popleft()
