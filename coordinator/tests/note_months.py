@@ -188,7 +188,9 @@ class Months(Market):
         if event == END_EVENT:
             self.registers[terms.pile] += terms.energy_wh * self.chance.randrange(70, 101) // 100
         reason = REASON_ENERGY_REACHED if event == END_EVENT else 0
-        return self.prove(terms.pile, event, [(time_ms, self.registers[terms.pile])], contract=contract.id, reason=reason)
+        return self.prove(
+            terms.pile, event, [(time_ms, self.registers[terms.pile])], contract=contract.id, reason=reason
+        )
 
     def _bid(self, driver: str, notes: list[Note], pile: str, energy: int, at: int) -> tuple[str, bytes]:
         public = key(f"order {len(self.truth)}").public
@@ -237,7 +239,9 @@ class Months(Market):
                 self.known.add(found.id)
                 for place, (public, base, source) in enumerate(found.notes):
                     owner, secret = self.bases[base]
-                    mine = next(s for s in (note_secret(secret, source, n) for n in range(64)) if base_public(s) == public)
+                    mine = next(
+                        s for s in (note_secret(secret, source, n) for n in range(64)) if base_public(s) == public
+                    )
                     self.purse[owner].append(Note(owner, mine, found.id, place, NOTES["unit_micro"] << found.id[0]))
 
     # Blocks --------------------------------------------------------------------------------------------------------
