@@ -37,9 +37,9 @@ class NotesView:
     ) -> dict[str, object]:
         """The bins from one on, MAX_BINS at most, in order; `next` is where to go on, or None.
 
-        A bin is its id, sealed_ms (0 while it is being filled), and keys, bases, sources and images, each 32 bytes after the
-        other. senders: who sent the transactions that its notes come from, by the transaction's id: a party that bought them, or
-        the pseudonym of an order of which they are what was left.
+        A bin is its id, sealed_ms (0 while it is being filled), and keys, bases, sources and images, each 32 bytes after
+        the other. senders: who sent the transactions that its notes come from, by the transaction's id: a party that bought
+        them, or the pseudonym of an order of which they are what was left.
 
         Raises:
             Rejection: `unknown_note`, this chain issues none.

@@ -5,6 +5,7 @@ import io
 import json
 import shutil
 import time
+from dataclasses import replace
 
 import pytest
 from served import Served
@@ -24,7 +25,7 @@ from pile_coordinator.cli import main
 from pile_coordinator.disclosure import DisclosureError, check
 from pile_coordinator.guest import Guest, throwaway_key
 from pile_coordinator.keys import load_key
-from pile_coordinator.note_choice import choose
+from pile_coordinator.note_choice import choose, spendable
 from pile_coordinator.paying import Payer
 from pile_coordinator.purse import GAP, Bin, Market, Purse, PurseError
 from pile_coordinator.ring.keys import base_public, base_secret, note_public
@@ -262,6 +263,26 @@ def test_what_is_sent_after_a_crash_is_what_was_written_before(street, monkeypat
     assert (row["id"], row["kind"], row["paid"]) == (again["transaction"], "bid", "anonymous")
     street.ask("dan", "cancel", again["transaction"])
     assert street.ask("dan", "orders") == []
+
+
+def test_notes_of_what_never_arrived_are_free_again(street, monkeypatch):
+    """Once no block can take it any more; until then they are set aside."""
+    words = street.order("--limit", "0.10", start=street.site.clock.now_ms() + 10 * HOUR)
+    with monkeypatch.context() as patch:
+        patch.setattr(Guest, "submit", lambda *_: (_ for _ in ()).throw(LinkError("the power is gone")))
+        street.refused("dan", "bid", *words, "--accept-weak")
+    payer = street.payer()
+    one = payer.purse.spendings[-1]
+    image = bytes.fromhex(one.notes[0][1])
+    market, own = payer.look()
+    assert image in payer.purse.reserved()
+    assert image not in {note.image for note in spendable(market, own, payer.purse.reserved())}
+    payer.purse.settle(replace(market, height=one.until + 1))
+    assert image not in payer.purse.reserved()
+    assert image in {note.image for note in spendable(market, own, payer.purse.reserved())}
+    with payer.purse.locked():  # what others see is still the file's
+        assert image in payer.purse.reserved()
+    payer.purse.change(one.transaction, status="void")
 
 
 def test_two_wallets_do_not_spend_one_note_twice(street):
