@@ -13,7 +13,6 @@ from note_world import NOTES, Note, NoteMarket
 from observer import Payment, View
 from world import HOUR, NOW, Market, key
 
-from pile_coordinator.chain.env import Env
 from pile_coordinator.chain.notes import LEAF_BIN
 from pile_coordinator.chain.records import Contract, NoteBin
 from pile_coordinator.chain.settlement import decode_statement
@@ -249,9 +248,8 @@ class Months(Market):
     def advance(self, time_ms: int, *extra: bytes) -> None:
         """A block with all that is queued. Everything in it is accepted."""
         self.time_ms = time_ms
-        env: Env = self.env()
         sent = self.queue + list(extra)
-        outcome = apply_block(self.state, env, sent)
+        outcome = apply_block(self.state, self.env(), sent)
         assert {result.code for result in outcome.results} <= {"ok"}, outcome.results
         self.blocks.append((time_ms, sent, list(outcome.leaves)))
         self.queue.clear()

@@ -203,7 +203,7 @@ def allowed(fits: list[list[float]], notes: int) -> list[list[float]]:
     for middle in range(notes):
         for row in reach:
             if middle in row:
-                row |= reach[middle]
+                row.update(reach[middle])
     return [[f if f and (at[i] == j or i in reach[taker[j]]) else 0.0 for j, f in enumerate(fits[i])] for i in range(n)]
 
 
