@@ -52,7 +52,7 @@ class Payments:
 
     def order(self, spending: Spending) -> Guest:
         """The connection of an order that a note pays for."""
-        return self._guest(self.purse.order_signer(spending.key), self.purse.sign_for(spending))
+        return self._guest(self.purse.signer_of(spending), self.purse.sign_for(spending))
 
     def waiting_micro(self) -> int:
         """What the purse's notes are worth that nobody has spent."""
