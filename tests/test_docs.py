@@ -143,7 +143,7 @@ def number(text: str) -> str:
 ACTIONS = {action.name for _, group in GROUPS for action in group}
 
 
-@pytest.mark.parametrize("page", ["wallet.md", "operator.md"])
+@pytest.mark.parametrize("page", ["wallet.md", "operator.md", "anonymity.md"])
 def test_every_action_a_page_names_exists(page):
     words = re.findall(r"`([a-z]+-[a-z-]+|[a-z]+)(?: [^`]*)?`", (DOCS / page).read_text())
     called = re.findall(r"wallet --key \S+(?: --party \S+)? ([a-z-]+)", (DOCS / page).read_text())
