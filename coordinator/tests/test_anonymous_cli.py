@@ -186,6 +186,7 @@ def test_an_order_is_paid_with_notes_from_quote_to_receipt(street, tmp_path):
     shown = street.until("dan", order, "measured")
     assert shown["anonymity"] == "anonymous: one of 16 owners, as the ledger tells it"
     assert street.ask("olga", "show", order)["anonymity"] == "anonymous: paid with notes"
+    people_read_it(street, order)
     restored_from_the_seed_alone(street, order)
     street.ask("dan", "confirm", order)
     street.ask("olga", "confirm", order)
@@ -200,6 +201,19 @@ def test_an_order_is_paid_with_notes_from_quote_to_receipt(street, tmp_path):
     disclosed(mine.read_bytes(), verified, street, told["fingerprint"])
     shown_to_the_auditor(file, mine, street, told["fingerprint"])
     street.ask("olga", "unlist", listing)
+
+
+def people_read_it(street, order):
+    shown = street.call("dan", "show", order, as_json=False)[1]
+    assert "anonymous: one of 16 owners, as the ledger tells it" in shown
+    listed = street.call("dan", "orders", as_json=False)[1]
+    assert "anonymous" in listed
+    notes = street.call("dan", "notes", as_json=False)[1]
+    assert "keep a copy of the seed file" in notes
+    status, _, poor = street.call("dan", "bid", *street.order("--limit", "20"), as_json=False)
+    assert status == 1
+    assert "of your notes, 12.80, 12.80 can be spent now" in poor
+    assert "`buy-notes`" in poor
 
 
 def restored_from_the_seed_alone(street, order):
