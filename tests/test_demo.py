@@ -52,7 +52,7 @@ class Kept:
 
     def until(self, line: str) -> str:
         """All it has printed, once a line of it is there."""
-        deadline = time.monotonic() + 110
+        deadline = time.monotonic() + 115  # under the 120 s of a test
         while line not in (text := self._told.read_text()):
             assert self.process.poll() is None, text
             assert time.monotonic() < deadline, text
