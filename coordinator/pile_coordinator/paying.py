@@ -44,6 +44,7 @@ class Payer:
         with self.purse.locked():
             own = self.purse.recognise(market)
             self.purse.restore(market, own)
+            self.purse.settle(market)
         return market, own
 
     # --- buying --------------------------------------------------------------------------------------------------

@@ -295,6 +295,15 @@ class Purse:
         value = notes.value_micro(market.rules, one.id[0])
         return Note(one.id, place, value, base, source, number, image, one.sealed_ms, image in one.images)
 
+    def settle(self, market: Market) -> None:
+        """Of what was sent without an answer and can be taken no more, the bins tell whether it was. Only while locked."""
+        for one in self.spendings:
+            if one.status == SENT and market.height > one.until:
+                note = _note_of(one.notes[0])
+                found = market.bins.get(note.bin)  # gone, once all is spent of it
+                one.status = TAKEN if found is None or note.image in found.images else VOID
+                one.raw = ""
+
     # --- orders --------------------------------------------------------------------------------------------------------
 
     @property
