@@ -31,7 +31,9 @@ GAP = 64  # base keys looked for beyond the last one known: those of purchases t
 RESTORE_GAP = (
     4096  # the same where the file is lost: bins of which all is spent are gone, and base keys with them; 0.3 s
 )
-MAX_PLACES = 128  # of one transaction's notes: 64 bought, or what is left of 12 notes, in as few as there can be
+# Of one transaction's notes: 64 bought, or what came back in as few as there can be; with what a dispute won that may be many
+# times 12. Only for notes of one's own are they tried.
+MAX_PLACES = 4096
 MAX_ORDERS = 2000  # in the file, 2 kB each; of those that are over the oldest are forgotten
 LOCK_S = 10.0  # how long a wallet waits for another one that is choosing notes: that takes milliseconds
 _ORDER_KEY = "pilechain/1/order-key"
