@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-from note_world import NoteMarket
+from note_world import AGE_MS, NoteMarket
 
 from pile_coordinator import ring_queue
 from pile_coordinator.chain.env import RingClaim
+from pile_coordinator.chain.records import NoteBin
 from pile_coordinator.chain.rejections import Rejection
 from pile_coordinator.chain.transactions import BuyNotes, decode_transaction
 from pile_coordinator.engines import rings
@@ -175,17 +176,17 @@ def test_the_claims_of_a_transaction_are_what_the_chain_asks_for(spends):
 
 
 def test_what_costs_less_is_asked_before(market, spends):
-    """A chain that is not this one, what expired, bins that are not there: refused without a ring being looked at."""
+    """A chain that is not this one, what expired, unripe bins: refused without a ring being looked at."""
     tx = decode_transaction(spends[0])
-    env, state = market.env(), market.state
+    env, sealed_ms = market.env(), market.state.get(NoteBin, tx.body.notes[0][0]).sealed_ms
     for code, other in {
-        "wrong_chain": (state, env, replace(tx, chain_id="other")),
-        "expired": (state, replace(env, height=20_000), tx),
-        "sequence_gap": (state, env, replace(tx, sequence=2)),
-        "unknown_note": (market.genesis.state(), env, tx),
+        "wrong_chain": (env, replace(tx, chain_id="other")),
+        "expired": (replace(env, height=20_000), tx),
+        "sequence_gap": (env, replace(tx, sequence=2)),
+        "unknown_note": (replace(env, time_ms=sealed_ms + AGE_MS - 1), tx),
     }.items():
         with pytest.raises(Rejection) as refused:
-            ring_claims(*other)
+            ring_claims(market.state, *other)
         assert refused.value.code == code
     assert (
         ring_claims(market.state, env, decode_transaction(market.tx("user-1", BuyNotes(base_public(SECRETS[0]), [1]))))

@@ -27,6 +27,8 @@ _LATE = frozenset({"replayed", "waits", "expired", "spent", "unknown_note"})
 # Ring signatures of transactions that come by gossip and are checked here, between two blocks: half a second of this node,
 # which can do nothing else meanwhile. Those that its own coordinator took were checked elsewhere.
 MAX_GOSSIPED_RINGS = 128
+# Four blocks of them: each that waits is looked at again after each block, though no more at its signatures.
+MAX_WAITING_RINGS = 4 * MAX_BLOCK_RINGS
 # What a transaction takes in a block besides its bytes, at most: 3 for its length in a bundle; 3 for a bundle's, and 4 for the
 # frame around it, if it begins one.
 _PACKED_BYTES = 10
@@ -52,6 +54,7 @@ class Pool:
         self._rings = rings or CachingRings()
         self._rings_left = MAX_GOSSIPED_RINGS
         self._images: dict[bytes, bytes] = {}  # key image -> id of what spends this note
+        self._ringed: dict[bytes, int] = {}  # id -> ring signatures of it
         self._sequences: dict[str, dict[int, bytes]] = {}  # by party: the transaction that waits with a sequence
         self._waited = self._sequences  # the same, before the last block
         self._proofs: dict[tuple[str, int], Transaction] = {}  # (pile, sequence) -> what brings it
@@ -62,6 +65,7 @@ class Pool:
         self._waited = self._sequences
         self._sequences = {}
         self._images.clear()
+        self._ringed.clear()
         self._rings_left = MAX_GOSSIPED_RINGS
         self._proofs.clear()
         self._entered.clear()
@@ -147,18 +151,23 @@ class Pool:
             raise WaitsError("every proof in it is known, or waits already")
         if isinstance(tx.body, DoubleAttestation) and _is_punished(state, tx.body.candidate):
             raise Rejection("phase", f"{tx.body.candidate} was punished for this already")
-        self._check_rings(state, env, tx)
-        return check_tx(state, env, data)
+        self._check_rings(state, env, tx, again=again)
+        return tx if again and tx.signed is None else check_tx(state, env, data)
 
-    def _check_rings(self, state: State, env: Env, tx: Transaction) -> None:
-        """Whether its ring signatures may be checked: nothing cheaper refuses it, and not too many were already.
+    def _check_rings(self, state: State, env: Env, tx: Transaction, *, again: bool) -> None:
+        """Whether its ring signatures may be checked: nothing cheaper refuses it, and not too many were or wait already.
 
         Raises:
             Rejection: it cannot succeed. WaitsError: another one that waits spends a note of it. CrowdedError: too many.
         """
-        new = sum(not self._rings.knows(claim) for claim in ring_claims(state, env, tx))
+        claims = ring_claims(state, env, tx)
         if any(self._images.get(image, tx.id) != tx.id for image in images_of(tx)):
             raise WaitsError("another transaction that spends this note waits")
+        if again or not claims:
+            return
+        if tx.id not in self._ringed and sum(self._ringed.values()) + len(claims) > MAX_WAITING_RINGS:
+            raise CrowdedError("too many anonymous transactions wait already")
+        new = sum(not self._rings.knows(claim) for claim in claims)
         if new > self._rings_left:
             raise CrowdedError("too many anonymous transactions came since the last block")
         self._rings_left -= new
@@ -192,6 +201,8 @@ class Pool:
         """Note that a transaction waits."""
         self._sequences.setdefault(tx.sender, {})[tx.sequence] = tx.id
         self._images.update(dict.fromkeys(images_of(tx), tx.id))
+        if tx.rings:
+            self._ringed[tx.id] = len(tx.rings)
         if isinstance(tx.body, SubmitProofs):
             for place in self._new_proofs(state, tx.id, tx.body):
                 self._proofs[place] = tx
@@ -237,17 +248,18 @@ class Turns:
         rings = 0
         for data in txs:
             try:
-                tx = check_tx(self._state, self._env, data)
+                tx = decode_transaction(data)
+                spent, rings = images_of(tx), rings + len(tx.rings)
+                if rings > self._rings_left or not (images | self._images).isdisjoint(spent):
+                    return False
+                ring_claims(self._state, self._env, tx)  # whose bins may be too young for this block
+                check_tx(self._state, self._env, data)
             except Rejection:
                 return False
             due = after.get(tx.sender) or self._next.get(tx.sender) or self._sequence(tx.sender) + 1
             if tx.sequence != due:
                 return False
             after[tx.sender] = due + 1
-            spent = images_of(tx)
-            rings += len(tx.rings)
-            if rings > self._rings_left or not (images | self._images).isdisjoint(spent):
-                return False
             images.update(spent)
         self._next |= after
         self._images |= images
