@@ -3,6 +3,7 @@
 How long an example of hypothesis takes says something about the machine, nothing about the code: no deadline.
 """
 
+import gc
 import os
 import tempfile
 
@@ -55,6 +56,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let the longest files begin first; every worker sorts alike, and within a file nothing moves."""
     places = {name: place for place, name in enumerate(FIRST)}
     items.sort(key=lambda item: places.get(item.path.stem, len(FIRST)))
+
+
+def pytest_collection_finish() -> None:
+    """Keep the collector from what stays: modules of every test file, looked through again whenever a test makes much."""
+    gc.collect()
+    gc.freeze()
 
 
 # Locks of serial lines that tests make lie in a folder of their own, gone with this process.

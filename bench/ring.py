@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 import rbcl  # type: ignore[import-untyped]
 
 from bench.figures import Figure, report
+from bench.support import anonymous_orders
 from pile_coordinator.ring import keys, signature
 
 ROUNDS = 250
@@ -25,6 +26,7 @@ LIMIT_IS = "its 2 x 16 pairs of multiplications"
 def figures() -> Iterator[Figure]:
     """Times of signing and verifying, for a bin whose keys' Hp are known already and for one seen the first time."""
     yield from _signatures()
+    yield from anonymous_orders.figures()
 
 
 def _signatures() -> Iterator[Figure]:

@@ -22,6 +22,7 @@ from pile_coordinator.chain.transactions import (
     RedeemNotes,
     RegisterParty,
     Rule,
+    Sign,
     SubmitProofs,
     pseudonym,
     ring_sign_transaction,
@@ -159,11 +160,14 @@ class NoteChain(Chain):
         self.sequences[who] += 1
         self.nobodies(data, at=at)
 
-    def order(self, *, later: int = 0) -> tuple[str, bytes]:
-        """An anonymous order that is matched, for a window that begins now or so much later: (pseudonym, contract)."""
+    def order(self, *, later: int = 0, explicit: bool = False) -> tuple[str, bytes]:
+        """An anonymous order that is matched, for a window that begins now or so much later: (pseudonym, contract).
+
+        `explicit`: Olga wants to sign it.
+        """
         self.paid += 1
         name, start = f"order-{self.paid}", self.now + later
-        self.block(self.now, ("olga", List("pile-1", start, start + 10 * HOUR, 5000, AT_MARKET, False)))
+        self.block(self.now, ("olga", List("pile-1", start, start + 10 * HOUR, 5000, AT_MARKET, explicit)))
         self.nobodies(self.bid(self.enough(DRIVER, 9_600_000), name, start=start))
         return pseudonym(key(name).public), self.open_contract()
 
@@ -254,7 +258,38 @@ def defaulted(chain: NoteChain) -> tuple[OrderCertificate, str]:
     return chain.certificate(contract), who
 
 
-ENDINGS = {make.__name__: make for make in (confirmed, settled, ruled, answered, cancelled, no_show, defaulted)}
+def rested(chain: NoteChain) -> tuple[OrderCertificate, str]:
+    """A limited bid that waited for an offer, and then for somebody to come."""
+    chain.paid += 1
+    name, start = f"order-{chain.paid}", chain.now + 3 * HOUR
+    chain.nobodies(chain.bid(chain.enough(DRIVER, 9_600_000), name, start=start, market=False))
+    chain.pass_by(HOUR)
+    chain.block(chain.now, ("olga", List("pile-1", start, start + 10 * HOUR, 5000, AT_MARKET, False)))
+    contract = chain.open_contract()
+    chain.pass_by(13 * HOUR)
+    return chain.certificate(contract), pseudonym(key(name).public)
+
+
+def signed_explicitly(chain: NoteChain) -> tuple[OrderCertificate, str]:
+    """By the owner, who wanted to; who is nobody cannot."""
+    who, contract = chain.order(later=3 * HOUR, explicit=True)
+    chain.block(chain.now + 1000, ("olga", Sign(contract)))
+    chain.pass_by(13 * HOUR)
+    return chain.certificate(contract), who
+
+
+def proposal_called_off(chain: NoteChain) -> tuple[OrderCertificate, str]:
+    """While the owner had not signed."""
+    who, contract = chain.order(later=3 * HOUR, explicit=True)
+    chain.say(who, CancelContract(contract), chain.now + 1000)
+    chain.now += 2000
+    return chain.certificate(contract), who
+
+
+_MAKERS = (
+    confirmed, settled, ruled, answered, cancelled, no_show, defaulted, rested, signed_explicitly, proposal_called_off,
+)  # fmt: skip
+ENDINGS = {make.__name__: make for make in _MAKERS}
 
 
 # --- and orders of which nothing came, and named ones ----------------------------------------------------------------------
@@ -288,6 +323,8 @@ def bids_in_vain(chain: NoteChain) -> list[str]:
 def live(chain: NoteChain) -> dict[str, tuple[OrderCertificate, str]]:
     """Everything that notes are for; one order stays open, and one bid waits."""
     made = {name: make(chain) for name, make in ENDINGS.items()}
+    chain.order(later=3 * HOUR, explicit=True)
+    chain.pass_by(3 * HOUR)  # nobody signs
     named(chain)
     bids_in_vain(chain)
     notes_back = chain.notes_of("neighbour-3")[:2]

@@ -9,11 +9,13 @@ import sqlalchemy as sa
 from evidence_rows import content
 from exported import operator
 from note_chain import DRIVER, NoteChain, live
+from world import key
 
 from pile_coordinator.chain.records import Account, Denomination, Funding, NoteBin
 from pile_coordinator.chain.settlement import BASES
 from pile_coordinator.chain.transactions import PSEUDONYM, decode_transaction
 from pile_coordinator.cli import main
+from pile_coordinator.disclosure import disclose
 from pile_coordinator.evidence import schema
 from pile_coordinator.evidence.calendar import Period
 from pile_coordinator.evidence.contracts import contracts
@@ -27,12 +29,13 @@ from pile_coordinator.exports.ocpi import cdrs
 from pile_coordinator.exports.order import read_order
 from pile_coordinator.exports.tables import order_row
 from pile_coordinator.verify import verify_order
+from pile_shared.platform import sha256
 from pile_shared.units import check_id
 
 
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory):
-    chain = NoteChain(tmp_path_factory.mktemp("notes"), each=14, rulings_needed=2)
+    chain = NoteChain(tmp_path_factory.mktemp("notes"), each=20, rulings_needed=2)
     chain.admit()
     chain.lives = live(chain)
     yield chain
@@ -96,7 +99,7 @@ def test_who_is_nobody_comes_and_goes(chain):
     assert [height == gone for name, height, gone in found].count(True) == 2  # redeemed, and unfilled at once
     assert rows(chain, "SELECT count(*) FROM party WHERE role = 'anonymous' OR id LIKE 'anon-%'") == [(0,)]
     bids = dict(rows(chain, "SELECT outcome, count(*) FROM orders WHERE party LIKE 'anon-%' GROUP BY outcome"))
-    assert bids == {"filled": 8, "unfilled": 1, "expired": 1, "cancelled": 1, "open": 1}
+    assert bids == {"filled": 12, "unfilled": 1, "expired": 1, "cancelled": 1, "open": 1}
     ((redeemed,),) = rows(chain, "SELECT source FROM pseudonym WHERE source NOT IN (SELECT id FROM orders)")
     assert rows(chain, f"SELECT type FROM tx WHERE id = x'{redeemed.hex()}'") == [("redeem-notes",)]
 
@@ -133,7 +136,7 @@ def test_statistics_count_all_of_them_as_one(chain):
     assert sorted(names) == [ANONYMOUS_USERS, "dan"]
     whole = Period("ever", 0, 1 << 50)
     counted = {row.name: row.sums["contracts"] for row in ranking(db, "user", whole).rows}
-    assert counted == {ANONYMOUS_USERS: 7, "dan": 1}
+    assert counted == {ANONYMOUS_USERS: 11, "dan": 1}  # one was never signed
     assert check_id("name", ANONYMOUS_USERS).startswith(PSEUDONYM)
 
 
@@ -224,7 +227,7 @@ def test_the_command_line_says_who_paid(chain, tmp_path, capsys):
     assert main(["verify", *files]) == 0
     told = capsys.readouterr().out
     paid = re.findall(r"paid anonymously by one of 16 owners \(notes of ((?:[36]\.[24]00000(?:, )?){2,3}) CNY\)", told)
-    assert len(paid) == 7
+    assert len(paid) == 10
     assert DRIVER not in told
     assert main(["verify", files[0], "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
@@ -240,13 +243,51 @@ def test_the_command_line_says_who_paid(chain, tmp_path, capsys):
     assert "not anonymous: paid by dan" in capsys.readouterr().out
 
 
+def test_a_disclosure_is_held_against_the_certificate(chain, tmp_path, capsys):
+    """Its payer says who they are; nobody else can, nor of another order, and it is nothing beside a named one."""
+    genesis = tmp_path / "genesis.json"
+    genesis.write_text(json.dumps(chain.genesis.to_json()))
+    certificate, who = chain.lives["confirmed"]
+    lead = chain.orders[who]
+    shown, other = tmp_path / "order.cbor", tmp_path / "other.cbor"
+    shown.write_bytes(certificate.encoded())
+    other.write_bytes(chain.lives["settled"][0].encoded())
+
+    def made(secret: bytes, name: str = DRIVER) -> str:
+        order = decode_transaction(certificate.order).id
+        data = disclose(key(name), chain.chain_id, order, name, secret, lead.bin, lead.place, "the [red]tax office")
+        (tmp_path / "said.cbor").write_bytes(data)
+        return str(tmp_path / "said.cbor")
+
+    call = ["verify", str(shown), "--disclosure", made(lead.secret)]
+    assert main(call) == 0
+    told = capsys.readouterr().out
+    assert f"disclosed by its payer, {DRIVER}, whose key" in told
+    assert "For: the [red]tax office" in told
+    assert main([*call, "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)["disclosure"]
+    assert said == {"party": DRIVER, "fingerprint": sha256(key(DRIVER).public).hex(), "text": "the [red]tax office"}
+    assert main(["verify", str(other), "--disclosure", call[-1]]) == 1
+    assert "REJECTED" in (told := capsys.readouterr().out)
+    assert "disclosure: it is about order" in told
+    neighbour = next(n for n in chain.notes_of("neighbour-9"))
+    assert main(["verify", str(shown), "--disclosure", made(neighbour.secret, "neighbour-9"), "--json"]) == 1
+    refused = json.loads(capsys.readouterr().out)
+    assert (refused["valid"], refused["link"]) == (False, "disclosure")
+    ((contract,),) = rows(chain, "SELECT id FROM contract WHERE user = 'dan'")
+    shown.write_bytes(chain.certificate(contract).encoded())
+    assert main(["verify", str(shown), "--disclosure", made(lead.secret)]) == 1
+    assert "was not paid anonymously" in capsys.readouterr().out
+    assert main(["verify", str(shown), "--disclosure", str(tmp_path / "nothing")]) == 2
+
+
 def test_a_data_folder_is_exported_traced_and_replayed(chain, tmp_path, capsys):
     """While it is in use."""
     (chain.folder / "genesis.json").write_text(json.dumps(chain.genesis.to_json()))
     assert main(["export", str(chain.folder), "--out", str(tmp_path), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["exported"] == 8
+    assert json.loads(capsys.readouterr().out)["exported"] == 11
     with (tmp_path / "orders.csv").open() as file:
-        assert sorted(row["funding"] for row in csv.DictReader(file)) == ["anonymous"] * 7 + ["named"]
+        assert sorted(row["funding"] for row in csv.DictReader(file)) == ["anonymous"] * 10 + ["named"]
     _, who = chain.lives["cancelled"]
     assert main(["evidence", "trace", who, "--evidence", str(chain.folder / "evidence.sqlite")]) == 0
     told = capsys.readouterr().out
@@ -254,6 +295,6 @@ def test_a_data_folder_is_exported_traced_and_replayed(chain, tmp_path, capsys):
     assert BY_RING in told
     call = ["evidence", "stats", "user", ANONYMOUS_USERS, "--per", "year"]
     assert main([*call, "--evidence", str(chain.folder / "evidence.sqlite"), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["contracts"] == 7
+    assert json.loads(capsys.readouterr().out)["contracts"] == 11
     assert main(["replay", str(chain.folder / "ledger.sqlite"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["height"] == chain.engine.height

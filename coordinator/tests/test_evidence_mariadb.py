@@ -114,7 +114,7 @@ def test_mariadb_holds_the_same_rows_and_answers_the_same(chain, url):
 
 
 def test_orders_that_notes_paid_for_are_the_same_there(url, tmp_path):
-    chain = NoteChain(tmp_path, each=14, rulings_needed=2)
+    chain = NoteChain(tmp_path, each=20, rulings_needed=2)
     chain.admit()
     lives = pay_with_notes(chain)
     exporter = Exporter(url)

@@ -39,7 +39,7 @@ MUTATIONS = 150  # verifications, 20 ms each
 
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory):
-    chain = NoteChain(tmp_path_factory.mktemp("notes"), each=10, rulings_needed=2)
+    chain = NoteChain(tmp_path_factory.mktemp("notes"), each=16, rulings_needed=2)
     chain.admit()
     yield chain
     chain.close()
@@ -95,6 +95,9 @@ def signed_by(chain: NoteChain, who: str, body: object, owner: str, nth: int = 0
         ("cancelled", "cancelled", 0),
         ("no_show", "no-show", 0),
         ("defaulted", "defaulted", 0),
+        ("rested", "defaulted", 0),
+        ("signed_explicitly", "defaulted", 0),
+        ("proposal_called_off", "cancelled", 0),
     ],
 )
 def test_every_ending_holds(chain, made, ending, outcome, by):
