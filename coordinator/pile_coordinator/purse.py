@@ -237,6 +237,10 @@ class Purse:
         self._memory.next_base += 1
         return self._memory.next_base - 1
 
+    def last_order_ms(self) -> int:
+        """When the newest anonymous order was placed, unix ms; 0 if there is none that is remembered."""
+        return max((one.placed_ms for one in self.spendings if one.kind == "bid" and one.status != VOID), default=0)
+
     def order_signer(self, image: bytes) -> SoftwareSigner:
         """The P-256 key of the order that a note leads: names its pseudonym, starts and stops its session.
 
