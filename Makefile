@@ -36,7 +36,7 @@ servers: $(READY)
 # Two plugins that libraries bring and no test uses: importing them costs each worker a second or two.
 test: servers check
 	@$(BIN)/python -m compileall -q shared edge coordinator hil
-	@$(BIN)/python -m pytest -p no:schemathesis -p no:anyio $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 bench: servers
 	@$(BIN)/python -m bench
