@@ -33,7 +33,6 @@ servers: $(READY)
 	@tools/servers
 
 # The tests start hundreds of processes; compiled once, even where PYTHONDONTWRITEBYTECODE keeps each from keeping it.
-# Two plugins that libraries bring and no test uses: importing them costs each worker a second or two.
 test: servers check
 	@$(BIN)/python -m compileall -q shared edge coordinator hil
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)

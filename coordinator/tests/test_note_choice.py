@@ -120,7 +120,7 @@ def test_strong_notes_come_first_though_they_are_more():
         shelf.bin(0, 1, ["me", *OTHERS])
         found = shelf.choose(2 * UNIT)
         assert [note.value_micro for note in found.notes] == [UNIT, UNIT], weak
-        assert found.weaknesses == ()
+        assert [weakness.code for weakness in found.weaknesses] == ["several-notes"]
 
 
 def test_each_weakness_is_told():
