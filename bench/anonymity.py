@@ -23,15 +23,15 @@ ONE_EACH = (1,) * 8
 SMALL_WH = (3000, 4000, 5000)
 
 CASES: dict[str, Any] = {
-    "one note": Habits(DRIVERS, WEEKS, (*LARGEST, 1), one_big_note),
-    "change, singly": Habits(DRIVERS, WEEKS, (*LARGEST, 1), simulated.one_note, every_weeks=2, energies_wh=SMALL_WH),
+    "one-note": Habits(DRIVERS, WEEKS, (*LARGEST, 1), one_big_note),
+    "change": Habits(DRIVERS, WEEKS, (*LARGEST, 1), simulated.one_note, every_weeks=2, energies_wh=SMALL_WH),
     **{
-        f"{held} of 16": Habits(DRIVERS, 2 * held, (*LARGEST, held), one_big_note, every_weeks=held)
+        f"{held}-of-16": Habits(DRIVERS, 2 * held, (*LARGEST, held), one_big_note, every_weeks=held)
         for held in (2, 4, 8)
     },
-    **{f"{count} notes in one order": Habits(DRIVERS, WEEKS, ONE_EACH, simulated.of(count)) for count in (2, 3, 4)},
-    "change redeemed": Habits(DRIVERS, WEEKS, (*LARGEST, 1), one_big_note, redeem=True),
-    "buys at once again": Habits(DRIVERS, WEEKS, (*LARGEST, 1), one_big_note, every_weeks=WEEKS, impulsive=True),
+    **{f"{count}-notes": Habits(DRIVERS, WEEKS, ONE_EACH, simulated.of(count)) for count in (2, 3, 4)},
+    "redeemed": Habits(DRIVERS, WEEKS, (*LARGEST, 1), one_big_note, redeem=True),
+    "bought-again": Habits(DRIVERS, WEEKS, (*LARGEST, 1), one_big_note, every_weeks=WEEKS, impulsive=True),
 }
 
 
@@ -44,8 +44,8 @@ def figures() -> Iterator[Figure]:
             progress.remove_task(task)
             if habits.impulsive:
                 months.view.prior = _bought_since(months)
-            yield _figure(name, months, months.view, "<= 1.2" if name == "one note" else "")
-            if name == "one note":
+            yield _figure(name, months, months.view, "<= 1.2" if name == "one-note" else "")
+            if name == "one-note":
                 yield from _outside(months)
 
 
@@ -57,12 +57,12 @@ def _outside(months: Any) -> Iterator[Figure]:
     """What the same ledger tells somebody who knows more, or thinks about habits."""
     view = months.view
     view.prior = lambda payment, party: 1.0 if payment.habit.startswith(f"{months.home[party]} ") else 1e-6
-    yield _figure("knows who lives where", months, view)
+    yield _figure("homes-known", months, view)
     for weeks in (1, 2, 3, 4, 8):
         until = simulated.NOW + (1 + 7 * weeks) * simulated.DAY
         part = observer.View(view.notes, [payment for payment in view.payments if payment.time_ms < until])
         part.same = lambda payment: payment.habit
-        yield _figure(f"same pile and day, {weeks} w", months, part)
+        yield _figure(f"habit-{weeks}-weeks", months, part)
 
 
 def _bought_since(months: Any) -> Callable[[Any, str], float]:
@@ -84,7 +84,7 @@ def _figure(name: str, months: Any, view: Any, target: str = "") -> Figure:
     right = sum(_share_of_best(beliefs[order], months.truth[order]) for order in orders)
     stated = sum(max(beliefs[order].values(), default=0) for order in orders)
     held = f"blind chance; the observer states {100 * stated / len(orders):.1f} % over {len(orders)} orders"
-    return Figure(f"guessed: {name}", 100 * right / len(orders), "%", CHANCE_PERCENT, held, target)
+    return Figure(f"anonymity-{name}", 100 * right / len(orders), "%", CHANCE_PERCENT, held, target)
 
 
 def _share_of_best(belief: dict[str, float], driver: str) -> float:

@@ -13,20 +13,17 @@ from pathlib import Path
 
 import pytest
 
-from pile_coordinator.chain.transactions import BuyNotes, Deposit, RegisterParty
 from pile_coordinator.cli import _parser as pilechain_parser
 from pile_coordinator.cli import main as pilechain
 from pile_coordinator.config import load_config
 from pile_coordinator.engines.comet.supervise import RESTART_S
-from pile_coordinator.ring.keys import base_public, base_secret
-from pile_coordinator.ring.signature import RING_SIZE
 from pile_coordinator.serving import serving_topic
-from pile_coordinator.wallet import Wallet
 from pile_coordinator.wallet_cli.command import GROUPS
 from pile_edge.chargers import KINDS
 from pile_edge.cli import _parser as pile_edge_parser
 from pile_edge.config_file import load_config as load_pile_config
 from pile_edge.ocmf import make_record
+from pile_hil.neighbours import Neighbours
 from pile_hil.site import PARAMS, PileSpec, Site
 from pile_shared.cose import SoftwareSigner
 from pile_shared.platform import sha256
@@ -146,7 +143,7 @@ def number(text: str) -> str:
 ACTIONS = {action.name for _, group in GROUPS for action in group}
 
 
-@pytest.mark.parametrize("page", ["wallet.md", "operator.md"])
+@pytest.mark.parametrize("page", ["wallet.md", "operator.md", "anonymity.md"])
 def test_every_action_a_page_names_exists(page):
     words = re.findall(r"`([a-z]+-[a-z-]+|[a-z]+)(?: [^`]*)?`", (DOCS / page).read_text())
     called = re.findall(r"wallet --key \S+(?: --party \S+)? ([a-z-]+)", (DOCS / page).read_text())
@@ -176,23 +173,11 @@ def test_the_wallets_commands_do_what_the_page_says(tmp_path, monkeypatch, capsy
             words = [known.get(word, moment(word, site)) for word in words]
             run_until_done(words, capsys, known)
             if "buy-notes" in words:
-                fill_bins(site, [1] * 7)
+                Neighbours(site).buy([1] * 7)  # so that the reader's notes share bins with theirs
         assert known["verified"] == ["order.cbor", "anonymous.cbor", "anonymous.cbor", "ruled.cbor"]
         assert known["quoted"]["outcome"] == "fills"
         assert known["answered"]["phase"] == known["ruled"]["phase"] == "resolved"
         assert (known["answered"]["cause"], known["ruled"]["measured_wh"]) == ("user", 700)
-
-
-def fill_bins(site: Site, counts: list[int]) -> None:
-    """Fifteen others buy the same notes, so that the reader's share bins with them."""
-    with site.wallet("operator") as operator, site.wallet("grid") as grid:
-        for i in range(1, RING_SIZE):
-            other, secret = f"neighbour-{i}", sha256(f"neighbour-{i}".encode())
-            signer = SoftwareSigner(secret)
-            operator.send(RegisterParty(other, "ev-owner", signer.public))
-            grid.send(Deposit(other, 20_000_000, other))
-            with Wallet(site.genesis, other, signer, site.broker_spec) as wallet:
-                wallet.send(BuyNotes(base_public(base_secret(secret, site.genesis.chain_id, 0)), counts))
 
 
 def moment(word: str, site: Site) -> str:

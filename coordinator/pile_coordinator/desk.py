@@ -42,7 +42,7 @@ from pile_coordinator.engines.engine import Engine
 from pile_coordinator.evidence import queries
 from pile_coordinator.evidence.exporter import Exporter
 from pile_coordinator.market_view import offers_answer, zones_answer
-from pile_coordinator.notes_view import notes_answer, open_answer
+from pile_coordinator.notes_view import NotesView, open_answer
 from pile_coordinator.quote import Quote, quote
 from pile_coordinator.stake_view import stake_answer
 from pile_coordinator.stops import KeptStops
@@ -116,6 +116,7 @@ class QueryDesk:
         self._now_ms = now_ms
         self._chain_id = engine.genesis.chain_id
         self._guests = Bucket(GUESTS_PER_S, GUESTS_AT_ONCE)
+        self._bins = NotesView()
         self._questions: dict[str, Callable[[Party, object], object]] = {
             "account": lambda party, _: self._account(party),
             "orders": lambda party, _: self._orders(party),
@@ -126,7 +127,7 @@ class QueryDesk:
             "stop": lambda party, given: self._stop(party, self._one(party, given)),
             "history": lambda party, _: queries.history(self._evidence, party.id, MAX_LISTED),
             "order": self._order,
-            "notes": lambda _, given: notes_answer(self._engine.state, self._evidence, *array(given, 2)),
+            "notes": lambda _, given: self._notes(*array(given, 2)),
             "open-notes": lambda _, given: open_answer(self._engine.state, *array(given, 1)),
             "zones": lambda _, __: zones_answer(self._engine.state),
             "offers": lambda _, given: offers_answer(self._engine.state, check_id("zone", array(given, 1)[0])),
@@ -256,6 +257,9 @@ class QueryDesk:
             "now": _tariff_answer(state.get(Tariff, tariff.NOW)),
             "time_ms": self._time_ms,
         }
+
+    def _notes(self, denomination: object, number: object) -> object:
+        return self._bins.page(self._engine.state, self._engine.height, self._evidence, denomination, number)
 
     # --- contracts -----------------------------------------------------------------------------------------------
 

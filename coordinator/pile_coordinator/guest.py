@@ -72,6 +72,7 @@ class Guest(Wallet):
         senders: dict[bytes, str] = {}
         place: list[int] | None = [0, 0]
         page: dict[str, object] = {}
+        account = cast("dict[str, int]", self.ask("account"))  # first: what is shown is no older than this height
         for _ in range(MAX_PAGES):
             page = cast("dict[str, object]", self.ask("notes", *cast("list[int]", place)))
             for row in cast("list[dict[str, object]]", page["bins"]):
@@ -84,7 +85,6 @@ class Guest(Wallet):
                 break
             if place <= cast("list[int]", before):
                 raise PurseError("the coordinator's pages of notes do not go on", "malformed")
-        account = cast("dict[str, int]", self.ask("account"))
         return Market(
             rules=NoteRules("note-rules", **cast("dict[str, int]", page["rules"])),
             time_ms=account["time_ms"],

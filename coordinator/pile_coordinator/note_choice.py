@@ -88,7 +88,7 @@ def choose(
     """The notes that cover an amount and give away least; None if what can be spent now does not cover it.
 
     First of bins with one note of one's own and enough owners, one of each; then of any bin, one of each; then of all. Of
-    these the fewest notes, of those the least change.
+    these the fewest notes, best one, since notes of several bins are together those of few owners; of those the least change.
     """
     ready = spendable(market, own, reserved)
     held = Counter(note.bin for note in own)
@@ -147,6 +147,13 @@ def _weaknesses(
                 f"As the ledger tells it, no more than {owners} in all {together}: you are one of {owners}.",
             )
         )
+    if len(notes) > 1:
+        found.append(
+            Weakness(
+                "several-notes",
+                f"{len(notes)} notes pay together: who lacks one in any of their bins is ruled out. One note hides better.",
+            )
+        )
     for source in {note.source for note in notes}:
         bought = [n for n in own if n.source == source]
         if len(bought) > 1 and all(n in notes for n in bought):
@@ -180,7 +187,7 @@ def _of_bins(market: Market, own: list[Note], notes: list[Note]) -> list[Weaknes
 
 
 def _of_time(market: Market, notes: list[Note], bought_ms: Callable[[Note], int]) -> list[Weakness]:
-    soon_ms = market.time_ms - 2 * market.rules.bin_age_ms
+    soon_ms = _soon_ms(market)
     found = []
     if any(_is_nameless(market, n.source) and n.sealed_ms > soon_ms for n in notes):
         text = "A note that is left over from an earlier order is spent soon after it: the two orders look like one person's."
@@ -189,6 +196,26 @@ def _of_time(market: Market, notes: list[Note], bought_ms: Callable[[Note], int]
         text = "Notes are spent soon after they were bought: the time points at who bought last."
         found.append(Weakness("fresh-purchase", text))
     return found
+
+
+# --- redeeming ------------------------------------------------------------------------------------------------------
+
+
+def is_change(market: Market, note: Note) -> bool:
+    """Whether a note was left over from an anonymous order."""
+    return _is_nameless(market, note.source)
+
+
+def redeeming_tells(market: Market, notes: list[Note]) -> list[Weakness]:
+    """What it gives away to turn notes into money of one's own name."""
+    orders = {note.source for note in notes if is_change(market, note)}
+    if not orders:
+        return []
+    text = (
+        f"Notes left over from {len(orders)} anonymous orders would become money under your name: whoever reads the ledger can"
+        " then tell which orders they were."
+    )
+    return [Weakness("change-redeemed", text)]
 
 
 # --- buying -------------------------------------------------------------------------------------------------------------
@@ -218,6 +245,19 @@ def denominations_for(market: Market, own: list[Note], amount_micro: int) -> tup
             f"that is {sum(counts)} notes, {MAX_BOUGHT_NOTES} can be bought at once: up to {most}", "amount"
         )
     return counts, meetings(market, own, counts)
+
+
+def bought_after_order(market: Market, ordered_ms: int) -> list[Weakness]:
+    """What it gives away to buy soon after an anonymous order; `ordered_ms` is when the last one was placed, 0 for never."""
+    if not ordered_ms or ordered_ms <= _soon_ms(market):
+        return []
+    return [
+        Weakness("bought-after-order", "Bought soon after an anonymous order: who has just run out of notes, buys.")
+    ]
+
+
+def _soon_ms(market: Market) -> int:
+    return market.time_ms - 2 * market.rules.bin_age_ms
 
 
 def meetings(market: Market, own: list[Note], counts: list[int]) -> list[Weakness]:

@@ -3,6 +3,7 @@
 A wallet reads all of it and picks out what is its own: asked for one bin, a coordinator would learn whose it is.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterable
 from itertools import islice
 
@@ -22,34 +23,52 @@ MAX_OPEN = 256  # orders in one answer: 160 bytes each, 40 kB
 _NAME = 64
 
 
-def notes_answer(state: State, db: sa.Connection, denomination: object, number: object) -> dict[str, object]:
-    """The bins from one on, MAX_BINS at most, in order; `next` is where to go on, or None.
+class NotesView:
+    """All of it at a height: what is the same for every page is put together once, not 200 times for 100,000 notes."""
 
-    A bin is its id, sealed_ms (0 while it is being filled), and keys, bases, sources and images, each 32 bytes after the other.
-    senders: who sent the transactions that its notes come from, by the transaction's id: a party that bought them, or the
-    pseudonym of an order of which they are what was left.
+    def __init__(self) -> None:
+        """Nothing is put together yet."""
+        self._height = -1
+        self._names: list[bytes] = []
+        self._kinds: list[dict[str, object]] = []
 
-    Raises:
-        Rejection: `unknown_note`, this chain issues none.
-    """
-    k = check_int("denomination", denomination, 0, MAX_DENOMINATIONS)
-    first = bin_id(k, check_int("number", number, 0, (1 << 63) - 1))
-    rules, bins = _rules(state), state.each(NoteBin)
-    found = list(islice((one for one in bins if one.id >= first), MAX_BINS + 1))
-    page, rest = found[:MAX_BINS], found[MAX_BINS:]
-    sources = {source for one in page for _, _, source in one.notes}
-    return {
-        "rules": {
-            "unit_micro": rules.unit_micro,
-            "denominations": rules.denominations,
-            "bin_age_ms": rules.bin_age_ms,
-        },
-        "objection_bond_micro": state.params.objection_bond_micro,
-        "kinds": _kinds(state, bins),
-        "bins": [_bin_row(one) for one in page],
-        "senders": [[source, sender] for source, sender in sorted(queries.senders(db, sources).items())],
-        "next": [rest[0].id[0], int.from_bytes(rest[0].id[1:], "big")] if rest else None,
-    }
+    def page(
+        self, state: State, height: int, db: sa.Connection, denomination: object, number: object
+    ) -> dict[str, object]:
+        """The bins from one on, MAX_BINS at most, in order; `next` is where to go on, or None.
+
+        A bin is its id, sealed_ms (0 while it is being filled), and keys, bases, sources and images, each 32 bytes after
+        the other. senders: who sent the transactions that its notes come from, by the transaction's id: a party that bought
+        them, or the pseudonym of an order of which they are what was left.
+
+        Raises:
+            Rejection: `unknown_note`, this chain issues none.
+        """
+        k = check_int("denomination", denomination, 0, MAX_DENOMINATIONS)
+        first = bin_id(k, check_int("number", number, 0, (1 << 63) - 1))
+        rules = _rules(state)
+        self._refresh(state, height)
+        start = bisect_left(self._names, first)
+        page = [state.get(NoteBin, name) for name in self._names[start : start + MAX_BINS]]
+        rest = self._names[start + MAX_BINS :][:1]
+        sources = {source for one in page for _, _, source in one.notes}
+        return {
+            "rules": {
+                "unit_micro": rules.unit_micro,
+                "denominations": rules.denominations,
+                "bin_age_ms": rules.bin_age_ms,
+            },
+            "objection_bond_micro": state.params.objection_bond_micro,
+            "kinds": self._kinds,
+            "bins": [_bin_row(one) for one in page],
+            "senders": [[source, sender] for source, sender in sorted(queries.senders(db, sources).items())],
+            "next": [rest[0][0], int.from_bytes(rest[0][1:], "big")] if rest else None,
+        }
+
+    def _refresh(self, state: State, height: int) -> None:
+        if height != self._height:
+            bins = state.each(NoteBin)
+            self._names, self._kinds, self._height = [one.id for one in bins], _kinds_of(state, bins), height
 
 
 def open_answer(state: State, after: object) -> list[list[object]]:
@@ -72,7 +91,7 @@ def _rules(state: State) -> NoteRules:
     return rules
 
 
-def _kinds(state: State, bins: Iterable[NoteBin]) -> list[dict[str, object]]:
+def _kinds_of(state: State, bins: Iterable[NoteBin]) -> list[dict[str, object]]:
     """Each denomination: what there is of it, and how many unspent notes its full bins have."""
     full: dict[bytes, list[NoteBin]] = {}
     for one in bins:

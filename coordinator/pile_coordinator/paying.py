@@ -44,6 +44,7 @@ class Payer:
         with self.purse.locked():
             own = self.purse.recognise(market)
             self.purse.restore(market, own)
+            self.purse.settle(market)
         return market, own
 
     # --- buying --------------------------------------------------------------------------------------------------
@@ -135,7 +136,7 @@ class Payer:
             contract = _contract_of(guest, spending)
         status = TAKEN if spending.kind == "bid" else OVER
         self.purse.change(spending.transaction, status=status, raw="", contract=contract)
-        return next(one for one in self.purse.spendings if one.transaction == spending.transaction)
+        return next((one for one in self.purse.spendings if one.transaction == spending.transaction), spending)
 
     def unfinished(self, bid: PlaceBid) -> Spending | None:
         """An order in the same words that was written and of which nobody knows whether it arrived."""
@@ -156,7 +157,7 @@ class Payer:
             fields["contract"] = contract
         if fields:
             self.purse.change(spending.transaction, **fields)
-        return next(one for one in self.purse.spendings if one.transaction == spending.transaction)
+        return next((one for one in self.purse.spendings if one.transaction == spending.transaction), spending)
 
 
 def signed(

@@ -31,7 +31,9 @@ GAP = 64  # base keys looked for beyond the last one known: those of purchases t
 RESTORE_GAP = (
     4096  # the same where the file is lost: bins of which all is spent are gone, and base keys with them; 0.3 s
 )
-MAX_PLACES = 128  # of one transaction's notes: 64 bought, or what is left of 12 notes, in as few as there can be
+# Of one transaction's notes: 64 bought, or what came back in as few as there can be; with what a dispute won that may be many
+# times 12. Only for notes of one's own are they tried.
+MAX_PLACES = 4096
 MAX_ORDERS = 2000  # in the file, 2 kB each; of those that are over the oldest are forgotten
 LOCK_S = 10.0  # how long a wallet waits for another one that is choosing notes: that takes milliseconds
 _ORDER_KEY = "pilechain/1/order-key"
@@ -235,6 +237,10 @@ class Purse:
         self._memory.next_base += 1
         return self._memory.next_base - 1
 
+    def last_order_ms(self) -> int:
+        """When the newest anonymous order was placed, unix ms; 0 if there is none that is remembered."""
+        return max((one.placed_ms for one in self.spendings if one.kind == "bid" and one.status != VOID), default=0)
+
     def order_signer(self, image: bytes) -> SoftwareSigner:
         """The P-256 key of the order that a note leads: names its pseudonym, starts and stops its session.
 
@@ -292,6 +298,15 @@ class Purse:
         image = key_image(self.secret_of(base, source, number), context)
         value = notes.value_micro(market.rules, one.id[0])
         return Note(one.id, place, value, base, source, number, image, one.sealed_ms, image in one.images)
+
+    def settle(self, market: Market) -> None:
+        """Of what was sent without an answer and can be taken no more, the bins tell whether it was. Only while locked."""
+        for one in self.spendings:
+            if one.status == SENT and market.height > one.until:
+                note = _note_of(one.notes[0])
+                found = market.bins.get(note.bin)  # gone, once all is spent of it
+                one.status = TAKEN if found is None or note.image in found.images else VOID
+                one.raw = ""
 
     # --- orders --------------------------------------------------------------------------------------------------------
 

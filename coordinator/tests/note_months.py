@@ -13,7 +13,7 @@ from note_world import NOTES, Note, NoteMarket
 from observer import Payment, View
 from world import HOUR, NOW, Market, key
 
-from pile_coordinator.chain.notes import LEAF_BIN
+from pile_coordinator.chain.notes import LEAF_BIN, context, ring_of
 from pile_coordinator.chain.records import Contract, NoteBin
 from pile_coordinator.chain.settlement import decode_statement
 from pile_coordinator.chain.transactions import (
@@ -26,7 +26,7 @@ from pile_coordinator.chain.transactions import (
 )
 from pile_coordinator.chain.transition import apply_block
 from pile_coordinator.ring.keys import base_public, base_secret, note_public, note_secret
-from pile_coordinator.ring.signature import RING_SIZE
+from pile_coordinator.ring.signature import RING_SIZE, sign
 from pile_shared.codec import decode
 from pile_shared.platform import sha256
 from pile_shared.proof import BEGIN, REASON_ENERGY_REACHED
@@ -223,7 +223,13 @@ class Months(Market):
     def _signed(self, who: str, notes: list[Note], body: object, sequence: int) -> bytes:
         return NoteMarket.nobody(self, body, notes, who, sequence)  # type: ignore[arg-type]
 
-    rings = NoteMarket.rings
+    def rings(self, message: bytes, spent: list[Note]) -> list[bytes]:
+        """Ring signatures whose random bytes are none, so that the same seed gives the same blocks."""
+        made = []
+        for note in spent:
+            ring, name = ring_of(self.state.get(NoteBin, note.bin)), context(self.chain_id, note.bin)
+            made.append(sign(note.secret, ring, note.place, name, message, sha256(message)))
+        return made
 
     # What they have ------------------------------------------------------------------------------------------------
 

@@ -5,11 +5,14 @@ import io
 import json
 import shutil
 import time
+from dataclasses import replace
 
 import pytest
 from served import Served
 from world import HOUR, key
 
+from pile_coordinator.chain.notes import bin_id
+from pile_coordinator.chain.records import NoteRules
 from pile_coordinator.chain.transactions import (
     BuyNotes,
     Deposit,
@@ -22,10 +25,10 @@ from pile_coordinator.cli import main
 from pile_coordinator.disclosure import DisclosureError, check
 from pile_coordinator.guest import Guest, throwaway_key
 from pile_coordinator.keys import load_key
-from pile_coordinator.note_choice import choose
+from pile_coordinator.note_choice import choose, spendable
 from pile_coordinator.paying import Payer
-from pile_coordinator.purse import Purse, PurseError
-from pile_coordinator.ring.keys import base_public, base_secret
+from pile_coordinator.purse import GAP, Bin, Market, Purse, PurseError
+from pile_coordinator.ring.keys import base_public, base_secret, note_public
 from pile_coordinator.verify import verify_order
 from pile_coordinator.wallet import WalletError
 from pile_hil.broker import Mosquitto, find_mosquitto
@@ -183,6 +186,7 @@ def test_an_order_is_paid_with_notes_from_quote_to_receipt(street, tmp_path):
     shown = street.until("dan", order, "measured")
     assert shown["anonymity"] == "anonymous: one of 16 owners, as the ledger tells it"
     assert street.ask("olga", "show", order)["anonymity"] == "anonymous: paid with notes"
+    people_read_it(street, order)
     restored_from_the_seed_alone(street, order)
     street.ask("dan", "confirm", order)
     street.ask("olga", "confirm", order)
@@ -197,6 +201,19 @@ def test_an_order_is_paid_with_notes_from_quote_to_receipt(street, tmp_path):
     disclosed(mine.read_bytes(), verified, street, told["fingerprint"])
     shown_to_the_auditor(file, mine, street, told["fingerprint"])
     street.ask("olga", "unlist", listing)
+
+
+def people_read_it(street, order):
+    shown = street.call("dan", "show", order, as_json=False)[1]
+    assert "anonymous: one of 16 owners, as the ledger tells it" in shown
+    listed = street.call("dan", "orders", as_json=False)[1]
+    assert "anonymous" in listed
+    notes = street.call("dan", "notes", as_json=False)[1]
+    assert "keep a copy of the seed file" in notes
+    status, _, poor = street.call("dan", "bid", *street.order("--limit", "20"), as_json=False)
+    assert status == 1
+    assert "of your notes, 12.80, 12.80 can be spent now" in poor
+    assert "`buy-notes`" in poor
 
 
 def restored_from_the_seed_alone(street, order):
@@ -225,8 +242,9 @@ def shown_to_the_auditor(file, mine, street, fingerprint):
     words = ["verify", str(file), "--genesis", str(street.site.folder / "genesis.json")]
     assert "dan" not in printed(words)
     told = printed([*words, "--disclosure", str(mine)])
-    assert "dan shows that it was theirs, for: the tax office, trips of 2026" in told
+    assert "disclosed by its payer, dan," in told
     assert fingerprint in told
+    assert "For: the tax office, trips of 2026" in told
     mine.write_bytes(mine.read_bytes()[:-1])
     assert "REJECTED" in printed([*words, "--disclosure", str(mine)], status=1)
 
@@ -259,6 +277,26 @@ def test_what_is_sent_after_a_crash_is_what_was_written_before(street, monkeypat
     assert (row["id"], row["kind"], row["paid"]) == (again["transaction"], "bid", "anonymous")
     street.ask("dan", "cancel", again["transaction"])
     assert street.ask("dan", "orders") == []
+
+
+def test_notes_of_what_never_arrived_are_free_again(street, monkeypatch):
+    """Once no block can take it any more; until then they are set aside."""
+    words = street.order("--limit", "0.10", start=street.site.clock.now_ms() + 10 * HOUR)
+    with monkeypatch.context() as patch:
+        patch.setattr(Guest, "submit", lambda *_: (_ for _ in ()).throw(LinkError("the power is gone")))
+        street.refused("dan", "bid", *words, "--accept-weak")
+    payer = street.payer()
+    one = payer.purse.spendings[-1]
+    image = bytes.fromhex(one.notes[0][1])
+    market, own = payer.look()
+    assert image in payer.purse.reserved()
+    assert image not in {note.image for note in spendable(market, own, payer.purse.reserved())}
+    payer.purse.settle(replace(market, height=one.until + 1))
+    assert image not in payer.purse.reserved()
+    assert image in {note.image for note in spendable(market, own, payer.purse.reserved())}
+    with payer.purse.locked():  # what others see is still the file's
+        assert image in payer.purse.reserved()
+    payer.purse.change(one.transaction, status="void")
 
 
 def test_two_wallets_do_not_spend_one_note_twice(street):
@@ -380,6 +418,29 @@ def test_nothing_anonymous_names_the_party_on_the_wire(street, monkeypatch):
     assert len(seen) > 10
     needles = ["dan", b"dan".hex(), load_key(street.site.key_file("dan")).public.hex()]
     assert not [(needle, one) for one in seen for needle in needles if needle in one]
+
+
+def test_a_purse_whose_file_is_lost_goes_on_beyond_what_it_sees(tmp_path):
+    """Base keys are found far apart, as bins of which all is spent are gone; none that may have been given is given again."""
+    maker = Purse(tmp_path, "dan", "demo-1").open()
+    with maker.locked():
+        assert (maker.take_base(), maker.take_base()) == (0, 1)
+    (state,) = tmp_path.glob("dan.*.purse")
+    state.unlink()
+    base, source = maker.base(3000), bytes(32)
+    shown = Bin(bin_id(0, 0), 0, (note_public(base, source, 7),), (base,), (source,), frozenset())
+    rules = NoteRules("note-rules", 100_000, 8, AGE_MS)
+    market = Market(rules, 0, 1, 0, [], {shown.id: shown}, {})
+    again = Purse(tmp_path, "dan", "demo-1").open()
+    with again.locked():
+        (note,) = again.recognise(market)
+        assert (note.base, note.number, note.spent) == (3000, 7, False)
+        assert again.take_base() == 3001 + GAP
+    third = Purse(tmp_path, "dan", "demo-1").open()
+    with third.locked():
+        assert third.recognise(market) == [note]
+        assert third.take_base() == 3002 + GAP
+    assert third.order_signer(b"one").public != third.order_signer(b"two").public
 
 
 def test_a_seed_is_never_written_over_and_is_ones_own(street, tmp_path):

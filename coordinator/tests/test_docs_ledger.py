@@ -4,6 +4,7 @@ import doctest
 import re
 from pathlib import Path
 
+from bench.support.note_growth import growth, open_order
 from test_settlement import terms_of
 
 from pile_coordinator.chain import proofs
@@ -22,6 +23,8 @@ from pile_coordinator.chain.transactions import (
 )
 from pile_shared.proof import REASON_NAMES, USER_REASONS
 
+OPEN = "state: beside bid or contract, while an anonymous order is open"
+ANONYMOUS_ORDER = "ledger: an anonymous order of four notes"
 ROOT = Path(__file__).parents[2]
 GUIDE = ROOT / "docs" / "ledger.md"
 TEXT = GUIDE.read_text()
@@ -98,3 +101,13 @@ def test_headings_that_others_refer_to_are_there() -> None:
             assert f"# {heading}\n" in TEXT, heading
         for anchor in re.findall(r"ledger\.md#([a-z-]+)", text):
             assert anchor in anchors
+
+
+def test_the_growth_that_the_guide_tells_is_what_is_measured() -> None:
+    found = {what: f"{size:,.0f}" for what, size in (growth() | {OPEN: open_order()}).items()}
+    found["ledger: an anonymous order that four notes pay for and that ends in four"] = found[ANONYMOUS_ORDER]
+    rows = [line.split("|")[1:3] for line in section("Notes").splitlines() if re.match(r"\| (ledger|state): ", line)]
+    assert len(rows) == 6
+    assert {what.strip(): size.strip() for what, size in rows}.items() <= found.items()
+    assert found["notes that an order ends in"] == "4"
+    assert found["state: all bins before sixteen orders"] == found["state: all bins after them"] == "7,176"

@@ -171,18 +171,29 @@ def test_notes_are_their_three_rules(notes: object) -> None:
 
 
 def test_the_bounds_of_notes() -> None:
-    for over in (
-        {"unit_micro": 1},
-        {"denominations": 1},
-        {"bin_age_ms": 0},
-        {"unit_micro": 7_000_000, "denominations": 32},
-    ):
-        genesis_from_json(with_notes(**over))
+    free = document() | {"params": document()["params"] | {"objection_bond_micro": 0}}
+    for over in ({"unit_micro": 1}, {"denominations": 1}, {"bin_age_ms": 0}):
+        genesis_from_json(free | {"notes": NOTES | over})
+    genesis_from_json(with_notes(unit_micro=7_000_000, denominations=32))
     for over in ({"unit_micro": 0}, {"denominations": 0}, {"denominations": 33}, {"unit_micro": 1_000_000_001}):
         with pytest.raises(ConfigError, match="notes"):
             genesis_from_json(with_notes(**over))
     with pytest.raises(ConfigError, match="more than a chain may hold"):
         genesis_from_json(with_notes(unit_micro=8_000_000, denominations=32))
+
+
+def test_a_bond_that_is_won_comes_in_no_more_notes_than_one_can_buy() -> None:
+    bond = 64 * (100_000 << 9)
+    for micro, is_refused in ((bond, False), (bond + 1, True)):
+        changed = with_notes()
+        changed["params"]["objection_bond_micro"] = micro
+        if is_refused:
+            with pytest.raises(ConfigError, match="objection_bond_micro"):
+                genesis_from_json(changed)
+        else:
+            genesis_from_json(changed)
+        del changed["notes"]
+        genesis_from_json(changed)
 
 
 def test_on_a_chain_with_notes_no_founder_is_called_like_nobody() -> None:

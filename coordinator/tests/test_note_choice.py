@@ -4,7 +4,16 @@ import pytest
 
 from pile_coordinator.chain.notes import bin_id
 from pile_coordinator.chain.records import NoteRules
-from pile_coordinator.note_choice import Choice, choose, denominations_for, judge, owners_left, spendable
+from pile_coordinator.note_choice import (
+    Choice,
+    bought_after_order,
+    choose,
+    denominations_for,
+    judge,
+    owners_left,
+    redeeming_tells,
+    spendable,
+)
 from pile_coordinator.purse import Bin, Market, Note, PurseError
 from pile_shared.platform import sha256
 
@@ -111,14 +120,14 @@ def test_strong_notes_come_first_though_they_are_more():
         shelf.bin(0, 1, ["me", *OTHERS])
         found = shelf.choose(2 * UNIT)
         assert [note.value_micro for note in found.notes] == [UNIT, UNIT], weak
-        assert found.weaknesses == ()
+        assert [weakness.code for weakness in found.weaknesses] == ["several-notes"]
 
 
 def test_each_weakness_is_told():
     shelf = Shelf()
     shelf.bin(0, 0, ["me", "me", *OTHERS[:14]])
     assert shelf.codes(UNIT) == {"several-in-bin"}
-    assert shelf.codes(2 * UNIT) == {"several-in-bin", "same-bin"}
+    assert shelf.codes(2 * UNIT) == {"several-in-bin", "same-bin", "several-notes"}
     shelf = Shelf()
     shelf.bin(0, 0, ["me", *OTHERS], spent=12)
     assert shelf.codes(UNIT) == {"mostly-spent"}
@@ -128,7 +137,7 @@ def test_each_weakness_is_told():
     shelf = Shelf()
     shelf.bin(0, 0, ["me", *OTHERS], bought="at once")
     shelf.bin(1, 0, ["me", *OTHERS], bought="at once")
-    assert shelf.codes(3 * UNIT) == {"telling-amount"}
+    assert shelf.codes(3 * UNIT) == {"telling-amount", "several-notes"}
     assert shelf.codes(2 * UNIT) == set()
     shelf = Shelf()
     shelf.bin(0, 0, ["anon-me", *OTHERS], sealed_ms=NOW - HOUR - 1)
@@ -174,3 +183,16 @@ def test_a_second_note_goes_where_the_next_bin_begins():
     assert denominations_for(market, [], 256 * UNIT) == ([0] * 7 + [2], [])
     mine = [Note(bin_id(7, 9), 0, 128 * UNIT, 0, b"", 0, b"", 0, spent=False)]
     assert denominations_for(market, mine, 128 * UNIT)[1][0].code == "several-in-bin"
+
+
+def test_what_redeeming_and_buying_tell():
+    shelf = Shelf()
+    shelf.bin(0, 0, ["me", *OTHERS])
+    assert redeeming_tells(shelf.market, shelf.own) == []
+    shelf.bin(0, 1, ["anon-me", *OTHERS])
+    assert [weakness.code for weakness in redeeming_tells(shelf.market, shelf.own)] == ["change-redeemed"]
+    assert bought_after_order(shelf.market, 0) == []
+    assert bought_after_order(shelf.market, NOW - 2 * HOUR) == []
+    assert [weakness.code for weakness in bought_after_order(shelf.market, NOW - 2 * HOUR + 1)] == [
+        "bought-after-order"
+    ]

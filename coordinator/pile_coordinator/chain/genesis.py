@@ -185,6 +185,8 @@ def genesis_from_json(document: object) -> Genesis:
     if len(name) > MAX_NAME_LENGTH:
         raise ConfigError(f"genesis: name must be at most {MAX_NAME_LENGTH} characters")
     genesis = Genesis(name, time_ms, params, tariff, parties, validators, founded, upgrades, note_rules)
+    if note_rules is not None:
+        _check_refunds(note_rules, params)
     if note_rules is not None and any(party.startswith(PSEUDONYM) for party, _, _ in parties):
         raise ConfigError(f"genesis: ids that begin with {PSEUDONYM} are those of anonymous orders")
     if founded is not None:
@@ -230,6 +232,16 @@ def _notes(given: dict[str, object]) -> NoteRules:
     if value_micro(rules, rules.denominations - 1) > MAX_AMOUNT_MICRO // MAX_BOUGHT_NOTES:
         raise ConfigError("genesis: the largest of so many denominations is worth more than a chain may hold")
     return rules
+
+
+def _check_refunds(rules: NoteRules, params: Params) -> None:
+    """Whoever wins a dispute gets a bond in notes. With notes too small for it that would be thousands."""
+    most = MAX_BOUGHT_NOTES * value_micro(rules, rules.denominations - 1)
+    if params.objection_bond_micro > most:
+        raise ConfigError(
+            f"genesis: objection_bond_micro is worth more than {MAX_BOUGHT_NOTES} of the largest notes, {most} micro;"
+            " have more notes.denominations or a larger notes.unit_micro"
+        )
 
 
 def _note_fields(rules: NoteRules) -> dict[str, object]:

@@ -19,12 +19,15 @@ from pile_coordinator.keys import load_key
 from pile_coordinator.note_choice import (
     Choice,
     Weakness,
+    bought_after_order,
     choose,
     denominations_for,
+    is_change,
     is_ready,
     judge,
     meetings,
     owners_left,
+    redeeming_tells,
     spendable,
 )
 from pile_coordinator.paying import Payer
@@ -136,6 +139,7 @@ def _buy(access: Access, options: argparse.Namespace) -> object:
         found = meetings(market, own, counts)
     else:
         counts, found = denominations_for(market, own, options.amount)
+    found = [*found, *bought_after_order(market, payer.purse.last_order_ms())]
     _accept(options, found, "buy")
     with access.named() as named:
         tx_id, height = payer.buy(named, counts, market.time_ms)
@@ -196,6 +200,9 @@ def _redeem(access: Access, options: argparse.Namespace) -> object:
     done, worth, last = [], 0, b""
     market, own = _look(payer, options)
     need = options.amount
+    if not options.change:
+        own = [note for note in own if not is_change(market, note)]
+    _accept(options, redeeming_tells(market, spendable(market, own, payer.purse.reserved())), "redeem them")
     for _ in range(MAX_BATCHES):
         ready = spendable(market, own, payer.purse.reserved())
         if not ready or (need is not None and worth >= need):
@@ -205,7 +212,8 @@ def _redeem(access: Access, options: argparse.Namespace) -> object:
         done += [note.value_micro for note in choice.notes]
         worth += choice.worth_micro
     if not done:
-        raise PurseError("no note can be spent now; see `notes`", "funds_notes")
+        hint = "" if options.change else "; notes left over from anonymous orders only with --change"
+        raise PurseError(f"no note can be redeemed now; see `notes`{hint}", "funds_notes")
     return {"transaction": last, "redeemed_micro": worth, "notes_micro": done, "anonymity": not_anonymous(access.party)}
 
 
@@ -221,6 +229,12 @@ def _redeem_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--amount", type=values.money, metavar="CURRENCY", help="at least so much (default: all that can)"
     )
+    parser.add_argument(
+        "--change",
+        action="store_true",
+        help="also notes left over from anonymous orders: that tells everybody which orders were yours",
+    )
+    _weak_argument(parser)
 
 
 # --- an order ----------------------------------------------------------------------------------------------------------
