@@ -24,7 +24,10 @@ pytestmark = pytest.mark.timeout(300)
 def network(tmp_path):
     require(has_cometbft(), "cometbft is not installed; run tools/servers")
     require(find_mosquitto() is not None, "mosquitto is not installed; run tools/servers")
-    with Mosquitto(tmp_path / "broker") as broker, Network(tmp_path / "network", broker.port) as network:
+    with (
+        Mosquitto(tmp_path / "broker") as broker,
+        Network(tmp_path / "network", broker.port, notes={"bin_age_ms": 200}) as network,
+    ):
         network.start()
         yield network
 

@@ -161,6 +161,19 @@ def test_what_gossip_brings_is_checked_as_far_as_there_is_time(chain, monkeypatc
     assert app.check(good).code == 0
 
 
+def test_no_more_rings_wait_than_a_few_blocks_can_take(chain, monkeypatch):
+    """Each transaction is looked at again after every block. What waits already is asked about as often as one likes."""
+    market, app = chain
+    several = [bids(market, 1, f"user-{number}")[0] for number in range(6, 9)]
+    each = len(market.enough("user-6", 15_000_000))
+    monkeypatch.setattr(pool, "MAX_WAITING_RINGS", 2 * each)
+    assert [app.check(tx).codespace for tx in several] == ["", "", "crowded"]
+    assert [app.check(tx).codespace for tx in several[:2]] == ["", ""]
+    app.decide(app.ledger.comet_height + 1, market.time_ms + 5, several[:1])
+    assert app.check(several[1], again=True).code == 0
+    assert app.check(several[2]).code == 0
+
+
 def test_a_proposal_holds_as_many_rings_as_others_have_time_for(chain, monkeypatch):
     market, app = chain
     several = [bids(market, 1, f"user-{number}")[0] for number in range(6, 11)]

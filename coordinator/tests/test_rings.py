@@ -128,6 +128,20 @@ def test_when_the_process_is_killed_everything_is_checked_here(here):
     assert (doomed.is_away, doomed.room) == (True, 0)
 
 
+def test_what_a_killed_process_was_told_of_is_checked_here(here):
+    doomed = RingProcesses(1)
+    doomed.tell_ahead([claim(0)])
+    assert doomed(*claim(0))
+    (process,) = doomed._pool._processes.values()
+    os.kill(process.pid, signal.SIGSTOP)  # so that it is killed with work in hand
+    asked = [claim(1), claim(2, good=False), claim(3)]
+    doomed.tell_ahead(asked)
+    os.kill(process.pid, signal.SIGKILL)
+    assert [doomed(*one) for one in asked] == [True, False, True]
+    assert here == asked
+    assert doomed.is_away
+
+
 def test_processors_are_left_for_the_chain():
     assert [processes_for(cpus) for cpus in (None, 1, 2, 3, 4, 6, 64)] == [1, 1, 1, 1, 2, 4, 4]
 
