@@ -173,7 +173,7 @@ def test_the_wallets_commands_do_what_the_page_says(tmp_path, monkeypatch, capsy
             words = [known.get(word, moment(word, site)) for word in words]
             run_until_done(words, capsys, known)
             if "buy-notes" in words:
-                Neighbours(site).buy([1] * 7)  # so that the reader's notes share bins with theirs
+                Neighbours(site).buy([0] * 7 + [1])  # so that the bin is full of others
         assert known["verified"] == ["order.cbor", "anonymous.cbor", "anonymous.cbor", "ruled.cbor"]
         assert known["quoted"]["outcome"] == "fills"
         assert known["answered"]["phase"] == known["ruled"]["phase"] == "resolved"
