@@ -276,7 +276,7 @@ def _charge(story: _Story, wallet: Wallet, who: str, pile: str, watched: list[Si
             found = story.contract(wallet, who)
             progress.update(bar, completed=cast("int", found["measured_wh"]))
     truth_wh = cast("int", site.rig.truth(pile)["energy_wh"]) - before_wh
-    why = "the car is full" if found["cause"] == "user" else "as contracted"
+    why = {"user": "the car is full", "pile": "the pile could not go on"}.get(str(found["cause"]), "as contracted")
     story.say(f"   {found['measured_wh']} Wh metered, proven and chained ({why}); the car drew {truth_wh} Wh")
 
 
