@@ -13,11 +13,15 @@ from pathlib import Path
 
 import pytest
 
+from pile_coordinator.chain.transactions import BuyNotes, Deposit, RegisterParty
 from pile_coordinator.cli import _parser as pilechain_parser
 from pile_coordinator.cli import main as pilechain
 from pile_coordinator.config import load_config
 from pile_coordinator.engines.comet.supervise import RESTART_S
+from pile_coordinator.ring.keys import base_public, base_secret
+from pile_coordinator.ring.signature import RING_SIZE
 from pile_coordinator.serving import serving_topic
+from pile_coordinator.wallet import Wallet
 from pile_coordinator.wallet_cli.command import GROUPS
 from pile_edge.chargers import KINDS
 from pile_edge.cli import _parser as pile_edge_parser
@@ -171,10 +175,24 @@ def test_the_wallets_commands_do_what_the_page_says(tmp_path, monkeypatch, capsy
                 words[1:1] = ["--broker", f"127.0.0.1:{site.port}", "--json"]
             words = [known.get(word, moment(word, site)) for word in words]
             run_until_done(words, capsys, known)
-        assert known["verified"] == ["order.cbor", "ruled.cbor"]
-        assert known["quote"]["outcome"] == "fills"
+            if "buy-notes" in words:
+                fill_bins(site, [1] * 7)
+        assert known["verified"] == ["order.cbor", "anonymous.cbor", "anonymous.cbor", "ruled.cbor"]
+        assert known["quoted"]["outcome"] == "fills"
         assert known["answered"]["phase"] == known["ruled"]["phase"] == "resolved"
         assert (known["answered"]["cause"], known["ruled"]["measured_wh"]) == ("user", 700)
+
+
+def fill_bins(site: Site, counts: list[int]) -> None:
+    """Fifteen others buy the same notes, so that the reader's share bins with them."""
+    with site.wallet("operator") as operator, site.wallet("grid") as grid:
+        for i in range(1, RING_SIZE):
+            other, secret = f"neighbour-{i}", sha256(f"neighbour-{i}".encode())
+            signer = SoftwareSigner(secret)
+            operator.send(RegisterParty(other, "ev-owner", signer.public))
+            grid.send(Deposit(other, 20_000_000, other))
+            with Wallet(site.genesis, other, signer, site.broker_spec) as wallet:
+                wallet.send(BuyNotes(base_public(base_secret(secret, site.genesis.chain_id, 0)), counts))
 
 
 def moment(word: str, site: Site) -> str:
@@ -218,7 +236,7 @@ def learn(words: list[str], answer, known: dict) -> None:
     if "withdraw" in words:
         known["WITHDRAWAL"] = answer["transaction"]
     if "quote" in words:
-        known["quote"] = answer
+        known["quoted"] = answer
     for action, name in (("answer", "answered"), ("rule", "ruled")):
         if action in words:
             show = [*words[: words.index(action)], "show", words[words.index(action) + 1]]

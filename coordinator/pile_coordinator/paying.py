@@ -102,14 +102,12 @@ class Payer:
         with self.purse.locked():
             if {note.image for note in choice.notes} & self.purse.reserved():
                 raise PurseError("another wallet has just taken one of these notes; do it again", "busy")
-            number = self.purse.take_order_key()
-            signer = self.purse.order_signer(number)
+            signer = self.purse.order_signer(choice.notes[0].image)
             body, refund = body_of(rows, signer.public)
             until = market.height + VALID_BLOCKS
             with_ring = self.purse.sign_all(list(choice.notes), market)
             raw = signed(with_ring, self.purse.chain_id, signer, body, until)
             spending = Spending(
-                key=number,
                 kind="redeem" if bid is None else "bid",
                 transaction=sha256(raw).hex(),
                 raw=raw.hex(),
@@ -127,7 +125,7 @@ class Payer:
 
     def send(self, spending: Spending, signer: SoftwareSigner | None = None) -> Spending:
         """Send what was written, over a connection of its own; what is remembered of it then."""
-        with self._connect(signer or self.purse.order_signer(spending.key), self.purse.sign_for(spending)) as guest:
+        with self._connect(signer or self.purse.signer_of(spending), self.purse.sign_for(spending)) as guest:
             try:
                 guest.submit(bytes.fromhex(spending.raw))
             except Rejection as rejection:

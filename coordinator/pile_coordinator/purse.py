@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import cast
 
 from pile_coordinator.chain import notes
 from pile_coordinator.chain.records import NoteRules
@@ -114,13 +115,12 @@ class Spending:
     """A transaction that spends notes: an order, or notes turned into money. All bytes in hex.
 
     Attributes:
-        key: number of its order key. what: the words of the order, to know it again. notes: as in NOTE_ROW. ring: the keys
+        what: the words of the order, to know it again. notes: as in NOTE_ROW. ring: the keys
         of the leading note's bin. refund: number of the base key of what is left. owners: how many the ledger leaves
         possible. raw: the transaction, until its fate is known.
     """
 
-    key: int
-    kind: str
+    kind: str  # "bid" or "redeem"
     transaction: str
     raw: str
     until: int
@@ -141,7 +141,6 @@ class _Memory:
     version: int
     chain_id: str
     next_base: int
-    next_order: int
     bought_ms: dict[str, int] = field(default_factory=dict)  # by base key number: when it was bought
     spendings: list[Spending] = field(default_factory=list)
 
@@ -157,9 +156,10 @@ class Purse:
         self._lock_file = folder / f"{party}.{chain_id}.purse.lock"
         self._seed = b""
         self._publics: list[bytes] = []
-        self._memory = _Memory(VERSION, chain_id, 0, 0)
+        self._memory = _Memory(VERSION, chain_id, 0)
         self.is_new = True  # nothing was remembered: where there are notes, the file is lost
-        self._signers: dict[int, SoftwareSigner] = {}
+        self._signers: dict[bytes, SoftwareSigner] = {}
+        self._made_now = False
 
     @property
     def exists(self) -> bool:
@@ -174,6 +174,7 @@ class Purse:
         """
         if not self.exists:
             _write_new(self.seed_file, random_bytes(SEED_BYTES).hex() + "\n")
+            self._made_now = True
         self._seed = _read_seed(self.seed_file)
         self._load()
         return self
@@ -234,20 +235,22 @@ class Purse:
         self._memory.next_base += 1
         return self._memory.next_base - 1
 
-    def take_order_key(self) -> int:
-        """The same of an order key."""
-        self._memory.next_order += 1
-        return self._memory.next_order - 1
+    def order_signer(self, image: bytes) -> SoftwareSigner:
+        """The P-256 key of the order that a note leads: names its pseudonym, starts and stops its session.
 
-    def order_signer(self, number: int) -> SoftwareSigner:
-        """The P-256 key of an order: names its pseudonym, starts and stops its session."""
+        A note leads one order, so no two have a key in common, and it takes the seed alone to find it again.
+        """
         tries = 0
-        while number not in self._signers:
+        while image not in self._signers:
             with contextlib.suppress(PilechainError):  # outside [1, n - 1]: one in 2^32
-                secret = sha256(encode([_ORDER_KEY, self._seed, self.chain_id, number, tries]))
-                self._signers[number] = SoftwareSigner(secret)
+                secret = sha256(encode([_ORDER_KEY, self._seed, self.chain_id, image, tries]))
+                self._signers[image] = SoftwareSigner(secret)
             tries += 1
-        return self._signers[number]
+        return self._signers[image]
+
+    def signer_of(self, one: Spending) -> SoftwareSigner:
+        """The same of what is remembered."""
+        return self.order_signer(_note_of(one.notes[0]).image)
 
     def secret_of(self, base: int, source: bytes, number: int) -> bytes:
         """The secret of a note of one's own."""
@@ -276,8 +279,8 @@ class Purse:
                 found[self.base(number)] = number
                 end = max(end, number + 1)
             number += 1
-        if end > self._memory.next_base:  # beyond what is spent and gone, too
-            self._memory.next_base = end + (GAP if self.is_new else 0)
+        is_lost = self.is_new and not self._made_now
+        self._memory.next_base = end + (GAP if is_lost else 0)  # beyond what is spent and gone, too
         return found
 
     def _own(self, market: Market, one: Bin, place: int, base: int) -> Note:
@@ -352,34 +355,18 @@ class Purse:
         """Take up open orders that the file does not know; how many there were. Only while locked."""
         by_image = {note.image: note for note in own}
         known = {one.transaction for one in self.spendings}
-        rows = [row for row in market.open_orders if row[2] in by_image and bytes(row[4]).hex() not in known]  # type: ignore[call-overload]
-        numbers = self._order_numbers({str(row[0]) for row in rows})
         found = 0
-        for party, name, image, refund, order in rows:
-            if str(party) not in numbers or not isinstance(order, bytes) or not isinstance(name, bytes):
+        for party, name, image, refund, order in market.open_orders:
+            note = by_image.get(cast("bytes", image))
+            if note is None or not isinstance(order, bytes) or order.hex() in known or note.bin not in market.bins:
                 continue
-            note = by_image[image]  # type: ignore[index]
-            refund_number = next((n for n in range(len(self._publics)) if self.base(n) == refund), -1)
-            ring = market.bins[name].ring.hex()
-            rows_ = [note_row(note)]
-            self._memory.spendings.append(
-                Spending(numbers[str(party)], "bid", order.hex(), "", 0, TAKEN, [], rows_, ring, refund_number, 0, 0)
-            )
-            self._memory.next_base = max(self._memory.next_base, refund_number + 1)
+            if note.bin != name or pseudonym(self.order_signer(note.image).public) != party:
+                continue  # another wallet's, of the same seed and another release
+            number = next((n for n, base in enumerate(self._publics) if base == refund), -1)
+            self._memory.next_base = max(self._memory.next_base, number + 1)
+            ring = market.bins[note.bin].ring.hex()
+            self.remember(Spending("bid", order.hex(), "", 0, TAKEN, [], [note_row(note)], ring, number, 0, 0))
             found += 1
-        return found
-
-    def _order_numbers(self, wanted: set[str]) -> dict[str, int]:
-        found: dict[str, int] = {}
-        end = self._memory.next_order
-        number = 0
-        while len(found) < len(wanted) and number < end + RESTORE_GAP:
-            name = pseudonym(self.order_signer(number).public)
-            if name in wanted:
-                found[name] = number
-                end = max(end, number + 1)
-            number += 1
-        self._memory.next_order = end
         return found
 
 

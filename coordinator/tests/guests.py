@@ -57,12 +57,17 @@ class Purse:
 
 
 def answer(guest: Wallet, tx: bytes) -> str:
-    """What became of a transaction: "ok" or why not."""
-    try:
-        guest.submit(tx)
-    except Rejection as refusal:
-        return refusal.code
-    return "ok"
+    """What became of a transaction: "ok" or why not; it is sent again while another in its place waits for a block."""
+    deadline = time.monotonic() + 40
+    while True:
+        try:
+            guest.submit(tx)
+        except Rejection as refusal:
+            if refusal.code != "busy" or time.monotonic() > deadline:
+                return refusal.code
+            time.sleep(0.1)
+        else:
+            return "ok"
 
 
 def when_ripe(guest: Wallet, tx: bytes, seconds: float = 40) -> str:

@@ -13,7 +13,6 @@ from note_world import NOTES, Note, NoteMarket
 from observer import Payment, View
 from world import HOUR, NOW, Market, key
 
-from pile_coordinator.chain.env import Env
 from pile_coordinator.chain.notes import LEAF_BIN
 from pile_coordinator.chain.records import Contract, NoteBin
 from pile_coordinator.chain.settlement import decode_statement
@@ -188,7 +187,9 @@ class Months(Market):
         if event == END_EVENT:
             self.registers[terms.pile] += terms.energy_wh * self.chance.randrange(70, 101) // 100
         reason = REASON_ENERGY_REACHED if event == END_EVENT else 0
-        return self.prove(terms.pile, event, [(time_ms, self.registers[terms.pile])], contract=contract.id, reason=reason)
+        return self.prove(
+            terms.pile, event, [(time_ms, self.registers[terms.pile])], contract=contract.id, reason=reason
+        )
 
     def _bid(self, driver: str, notes: list[Note], pile: str, energy: int, at: int) -> tuple[str, bytes]:
         public = key(f"order {len(self.truth)}").public
@@ -237,7 +238,9 @@ class Months(Market):
                 self.known.add(found.id)
                 for place, (public, base, source) in enumerate(found.notes):
                     owner, secret = self.bases[base]
-                    mine = next(s for s in (note_secret(secret, source, n) for n in range(64)) if base_public(s) == public)
+                    mine = next(
+                        s for s in (note_secret(secret, source, n) for n in range(64)) if base_public(s) == public
+                    )
                     self.purse[owner].append(Note(owner, mine, found.id, place, NOTES["unit_micro"] << found.id[0]))
 
     # Blocks --------------------------------------------------------------------------------------------------------
@@ -245,9 +248,8 @@ class Months(Market):
     def advance(self, time_ms: int, *extra: bytes) -> None:
         """A block with all that is queued. Everything in it is accepted."""
         self.time_ms = time_ms
-        env: Env = self.env()
         sent = self.queue + list(extra)
-        outcome = apply_block(self.state, env, sent)
+        outcome = apply_block(self.state, self.env(), sent)
         assert {result.code for result in outcome.results} <= {"ok"}, outcome.results
         self.blocks.append((time_ms, sent, list(outcome.leaves)))
         self.queue.clear()

@@ -41,20 +41,16 @@ class Note:
         return key_image(self.secret, notes.context(chain_id, self.bin))
 
 
-class NoteMarket(Market):
-    """Sixteen users, each with `each` notes of every denomination, all sealed and old enough."""
+class NoteHolders(Market):
+    """A market some of whose parties have notes."""
 
-    def __init__(self, piles: int = 1, users: int = 16, *, each: int = 1, **params: object) -> None:
-        super().__init__(piles, users, notes=NOTES, **params)
+    def __init__(self, piles: int, users: int, **params: object) -> None:
         self.bases: dict[bytes, tuple[str, bytes]] = {}  # base key -> whose, and its secret
         self.secrets: dict[bytes, bytes] = {}  # of the one-time keys that were looked up already
         self.images: dict[bytes, bytes] = {}  # by one-time key: its image, in the one bin that it is in
         self.orders: dict[str, Note] = {}  # by pseudonym: the note that leads
         self.made = 0
-        for i in range(1, users + 1):
-            self.buy(f"user-{i}", [each] * 8)
-        self.ok()
-        self.ok(time_ms=self.time_ms + AGE_MS)
+        super().__init__(piles, users, **{"notes": NOTES, **params})  # type: ignore[arg-type]
 
     def base(self, owner: str) -> bytes:
         """A fresh base key of somebody's."""
@@ -200,6 +196,17 @@ class NoteMarket(Market):
         return chosen
 
 
+class NoteMarket(NoteHolders):
+    """Sixteen users, each with `each` notes of every denomination, all sealed and old enough."""
+
+    def __init__(self, piles: int = 1, users: int = 16, *, each: int = 1, **params: object) -> None:
+        super().__init__(piles, users, **params)
+        for i in range(1, users + 1):
+            self.buy(f"user-{i}", [each] * 8)
+        self.ok()
+        self.ok(time_ms=self.time_ms + AGE_MS)
+
+
 @lru_cache(8)
 def _made(piles: int, users: int, each: int, params: tuple[tuple[str, object], ...]) -> NoteMarket:
     return NoteMarket(piles, users, each=each, **dict(params))
@@ -210,4 +217,4 @@ def note_market(piles: int = 1, users: int = 16, *, each: int = 1, **params: obj
     return deepcopy(_made(piles, users, each, tuple(sorted(params.items()))))
 
 
-__all__ = ["AGE_MS", "HOUR", "NOTES", "NOW", "Funding", "Note", "NoteMarket", "Spend", "note_market"]
+__all__ = ["AGE_MS", "HOUR", "NOTES", "NOW", "Funding", "Note", "NoteHolders", "NoteMarket", "Spend", "note_market"]

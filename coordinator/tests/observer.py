@@ -77,9 +77,7 @@ class Observer:
             if payment.payee:
                 heard["payee", payment.order] = {payment.payee: 1.0}
             elif self.view.prior:
-                heard["prior", payment.order] = {
-                    p: self.view.prior(payment, p) for p in product(list(heard.values()))
-                }
+                heard["prior", payment.order] = {p: self.view.prior(payment, p) for p in product(list(heard.values()))}
 
     def _owner(self, owner: str, but: tuple[object, ...] | None = None) -> Belief:
         """Who has a note, with what the observer believes but for one message."""
@@ -122,7 +120,7 @@ class Observer:
                 moved = max(moved, self._tell(self.who[order], (name, order, at), told))
             for j, (owner, _) in enumerate(notes):
                 if owner in self.who:
-                    told = {party: spare for party in owners[j]}
+                    told = dict.fromkeys(owners[j], spare)
                     for i, (order, _) in enumerate(spends):
                         timing = self._timing(order, notes[j])
                         if self._is_own(order, owner):
@@ -205,10 +203,8 @@ def allowed(fits: list[list[float]], notes: int) -> list[list[float]]:
     for middle in range(notes):
         for row in reach:
             if middle in row:
-                row |= reach[middle]
-    return [
-        [f if f and (at[i] == j or i in reach[taker[j]]) else 0.0 for j, f in enumerate(fits[i])] for i in range(n)
-    ]
+                row.update(reach[middle])
+    return [[f if f and (at[i] == j or i in reach[taker[j]]) else 0.0 for j, f in enumerate(fits[i])] for i in range(n)]
 
 
 def _place(i: int, can: list[list[int]], taker: list[int], seen: list[bool]) -> bool:

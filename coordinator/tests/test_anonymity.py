@@ -76,11 +76,13 @@ def test_with_several_notes_in_a_bin_it_is_as_often_right_as_there_are_notes(hel
 
 
 def test_change_that_pays_alone_gives_little_away_and_the_observer_knows_what_it_knows() -> None:
-    months = Months(Habits(32, 6, ONE_EACH, one_note))
+    months = Months(Habits(32, 6, (*LARGEST, 1), one_note, every_weeks=2, energies_wh=(3000, 4000, 5000)))
+    change = {payment.order for payment in months.view.payments if payment.bins[0][0] < 7}
     beliefs = Observer(months.view).run()
     right, orders = hits(months, beliefs)
-    assert orders > 150
-    assert at_least(right, orders, 0.12) > ALPHA, f"{right} of {orders}"
+    assert orders == 192
+    assert len(change) > 40, "change did not pay"
+    assert at_least(right, orders, 1 / RING) > ALPHA, f"{right} of {orders}"
     assert misfit(months, beliefs) < 3.5
 
 

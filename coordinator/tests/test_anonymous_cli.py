@@ -195,6 +195,7 @@ def test_an_order_is_paid_with_notes_from_quote_to_receipt(street, tmp_path):
     assert b"dan" not in file.read_bytes()
     told = street.ask("dan", "disclose", order, "--to", "the tax office, trips of 2026", "--out", str(mine))
     disclosed(mine.read_bytes(), verified, street, told["fingerprint"])
+    shown_to_the_auditor(file, mine, street, told["fingerprint"])
     street.ask("olga", "unlist", listing)
 
 
@@ -217,6 +218,24 @@ def disclosed(data, verified, street, fingerprint):
     for i in range(len(data)):
         with pytest.raises(DisclosureError):
             check(data[:i] + bytes([data[i] ^ 1]) + data[i + 1 :], verified, street.site.genesis)
+
+
+def shown_to_the_auditor(file, mine, street, fingerprint):
+    """`pilechain verify` says whose it was with the disclosure, and not without."""
+    words = ["verify", str(file), "--genesis", str(street.site.folder / "genesis.json")]
+    assert "dan" not in printed(words)
+    told = printed([*words, "--disclosure", str(mine)])
+    assert "dan shows that it was theirs, for: the tax office, trips of 2026" in told
+    assert fingerprint in told
+    mine.write_bytes(mine.read_bytes()[:-1])
+    assert "REJECTED" in printed([*words, "--disclosure", str(mine)], status=1)
+
+
+def printed(words: list[str], status: int = 0) -> str:
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        assert main(words) == status
+    return out.getvalue()
 
 
 def test_what_is_sent_after_a_crash_is_what_was_written_before(street, monkeypatch):

@@ -12,6 +12,7 @@ from pile_coordinator.engines import rings
 from pile_coordinator.engines.comet import pool
 from pile_coordinator.engines.comet.bundle import pack
 from pile_coordinator.engines.rings import CachingRings
+from pile_coordinator.replay import Replay, ReplayError
 from pile_coordinator.ring.signature import verify
 
 
@@ -221,3 +222,22 @@ def test_a_block_caught_up_with_is_shared_with_other_processes(chain, monkeypatc
     monkeypatch.setattr(rings, "MAX_BLOCK_RINGS", 1)  # more are in no block
     app.decide(app.ledger.comet_height + 1, market.time_ms + 5, several)
     assert shared == [len(market.enough("user-6", 15_000_000))]
+
+
+def test_a_replay_checks_rings_unless_it_is_told_that_they_were(chain):
+    """A node that took a forged one as good is found out by who computes its ledger again."""
+    market, app = chain
+    (good,), (bad,) = bids(market, 1), bids(market, 1, "user-2")
+    app.decide(app.ledger.comet_height + 1, market.time_ms + 5, [good])
+    app.ledger.verify.rings = CachingRings(lambda *_: True)
+    app.decide(app.ledger.comet_height + 1, market.time_ms + 6, [forge(bad)])
+    *before, last = app.blocks
+    for trusts in (False, True):
+        replay = Replay(market.genesis, trust_signatures=trusts)
+        for block in before:
+            replay.apply(block, is_certified=False)
+        if trusts:
+            replay.apply(last, is_certified=False)
+        else:
+            with pytest.raises(ReplayError, match="bad_signature"):
+                replay.apply(last, is_certified=False)

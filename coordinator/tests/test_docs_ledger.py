@@ -8,10 +8,18 @@ from test_settlement import terms_of
 
 from pile_coordinator.chain import proofs
 from pile_coordinator.chain.clearing import MAX_FILLS
+from pile_coordinator.chain.notes import MAX_REFUNDED_NOTES
 from pile_coordinator.chain.orders import MAX_OPEN_ORDERS
-from pile_coordinator.chain.records import ROLES, Params
+from pile_coordinator.chain.records import ANONYMOUS, ROLES, NoteRules, Params
 from pile_coordinator.chain.rejections import CODES
-from pile_coordinator.chain.transactions import BODIES, MAX_BATCH_PROOFS, MAX_TX_BYTES, MAX_VALIDITY_BLOCKS
+from pile_coordinator.chain.transactions import (
+    BODIES,
+    MAX_BATCH_PROOFS,
+    MAX_BOUGHT_NOTES,
+    MAX_SPENT_NOTES,
+    MAX_TX_BYTES,
+    MAX_VALIDITY_BLOCKS,
+)
 from pile_shared.proof import REASON_NAMES, USER_REASONS
 
 ROOT = Path(__file__).parents[2]
@@ -48,7 +56,7 @@ def test_the_outcomes_of_proofs_are_those_of_the_code_in_their_order() -> None:
 
 
 def test_roles_and_transactions_are_those_of_the_code() -> None:
-    assert first_column("Roles") == list(ROLES)
+    assert first_column("Roles") == [*ROLES, ANONYMOUS]
     assert first_column("Roles", 1) == list(BODIES)
     for kind, body in BODIES.items():
         assert set(body.ROLES) == senders(kind), kind
@@ -58,7 +66,9 @@ def senders(kind: str) -> set[str]:
     """The roles that the guide's table lets send a transaction: those it names, or all where it says "any"."""
     (row,) = [row for row in section("Roles").splitlines() if row.startswith(f"| `{kind}` |")]
     said = row.split("|")[2]
-    return set(ROLES) if "any" in said else set(re.findall("|".join(ROLES), said))
+    return (
+        set(ROLES) if "any" in said.split() or "any," in said else set(re.findall("|".join([*ROLES, ANONYMOUS]), said))
+    )
 
 
 def test_causes_are_those_of_the_code() -> None:
@@ -69,8 +79,11 @@ def test_causes_are_those_of_the_code() -> None:
 
 def test_parameters_and_bounds_that_the_guide_names_exist() -> None:
     for name in re.findall(r"`([a-z_]+_(?:permille|ms|wh|hours|numerator|denominator))`", TEXT):
-        assert name in Params.__match_args__, name
-    for number in (MAX_TX_BYTES, MAX_VALIDITY_BLOCKS, MAX_OPEN_ORDERS, MAX_FILLS):
+        assert name in {*Params.__match_args__, *NoteRules.__match_args__}, name
+    for name in re.findall(r"`([a-z_]+_micro|denominations)`", section("Notes")):
+        assert name in NoteRules.__match_args__, name
+    assert (MAX_BOUGHT_NOTES, MAX_SPENT_NOTES) == (64, 12)
+    for number in (MAX_TX_BYTES, MAX_VALIDITY_BLOCKS, MAX_OPEN_ORDERS, MAX_FILLS, MAX_REFUNDED_NOTES):
         assert f"{number:,}" in TEXT
     assert f"up to {MAX_BATCH_PROOFS}" in TEXT
 

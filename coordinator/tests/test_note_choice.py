@@ -24,7 +24,9 @@ class Shelf:
         self.own: list[Note] = []
         self.bought: dict[bytes, int] = {}
 
-    def bin(self, k: int, number: int, owners: list[str], *, sealed_ms: int = OLD, spent: int = 0, bought: str = "") -> Bin:
+    def bin(
+        self, k: int, number: int, owners: list[str], *, sealed_ms: int = OLD, spent: int = 0, bought: str = ""
+    ) -> Bin:
         """A full bin; `bought` names one purchase for all notes of mine, else each is a purchase of its own."""
         name = bin_id(k, number)
         sources = []
@@ -47,7 +49,7 @@ class Shelf:
         return Market(rules, NOW, 1, 5_000_000, kinds, self.bins, self.senders)
 
     def choose(self, need_micro: int, reserved: set[bytes] | None = None) -> Choice | None:
-        return choose(self.market, self.own, reserved or set(), need_micro, lambda note: OLD)
+        return choose(self.market, self.own, reserved or set(), need_micro, lambda _: OLD)
 
     def codes(self, need_micro: int) -> set[str]:
         found = self.choose(need_micro)
@@ -133,7 +135,7 @@ def test_each_weakness_is_told():
     assert shelf.codes(UNIT) == {"fresh-refund"}
     shelf = Shelf()
     shelf.bin(0, 0, ["me", *OTHERS])
-    soon = judge(shelf.market, shelf.own, shelf.own, lambda note: NOW - HOUR)
+    soon = judge(shelf.market, shelf.own, shelf.own, lambda _: NOW - HOUR)
     assert {weakness.code for weakness in soon.weaknesses} == {"fresh-purchase"}
     assert all(weakness.text.endswith((".", "right is so much more often.")) for weakness in soon.weaknesses)
 

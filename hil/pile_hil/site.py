@@ -402,13 +402,22 @@ class Site:
         """Register parties (role, deposit in micro) and every pile."""
         with self.wallet("operator") as operator, self.wallet("grid") as grid:
             for party, (role, amount_micro) in parties.items():
-                operator.send(RegisterParty(party, role, make_key(self.key_file(party)).public))
-                if amount_micro:
-                    grid.send(Deposit(party, amount_micro, f"opening-{party}"))
+                self._admit(operator, grid, party, role, amount_micro)
             for pile in self.piles.values():
                 public = self.prepare_pile(pile.id)
                 row = (pile.model, str(pile.serial), "north", pile.rated_power_w)
                 operator.send(RegisterPile(pile.id, pile.owner, public, *row))
+
+    def admit_drivers(self, parties: list[str], amount_micro: int) -> None:
+        """Register drivers, each with so much money."""
+        with self.wallet("operator") as operator, self.wallet("grid") as grid:
+            for party in parties:
+                self._admit(operator, grid, party, "ev-owner", amount_micro)
+
+    def _admit(self, operator: Wallet, grid: Wallet, party: str, role: str, amount_micro: int) -> None:
+        operator.send(RegisterParty(party, role, make_key(self.key_file(party)).public))
+        if amount_micro:
+            grid.send(Deposit(party, amount_micro, f"opening-{party}"))
 
 
 def wait_for(condition: Callable[[], bool], seconds: float, what: str, *watched: SiteProcess) -> None:

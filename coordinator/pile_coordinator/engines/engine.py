@@ -198,7 +198,7 @@ def has_work(state: State, time_ms: int) -> bool:
     """Whether a block at `time_ms` would do anything without a transaction in it."""
     deadline_ms = state.next_deadline_ms()
     is_due = deadline_ms is not None and deadline_ms <= time_ms
-    return is_due or any(zone.dirty for zone in state.each(Zone))
+    return is_due or bool(state.ended_fundings(1)) or any(zone.dirty for zone in state.each(Zone))
 
 
 def header_of(

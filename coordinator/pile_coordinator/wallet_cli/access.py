@@ -45,4 +45,4 @@ class Access:
 
     def for_order(self, purse: Purse, order: Spending) -> Guest:
         """The connection of an order that notes pay for."""
-        return self.guest(purse.order_signer(order.key), purse.sign_for(order))
+        return self.guest(purse.signer_of(order), purse.sign_for(order))

@@ -119,7 +119,7 @@ def _kind_line(row: dict[str, int]) -> dict[str, object]:
 def _order_line(purse: Purse, one: Spending) -> dict[str, object]:
     return {
         "id": bytes.fromhex(one.transaction),
-        "party": pseudonym(purse.order_signer(one.key).public),
+        "party": pseudonym(purse.signer_of(one).public),
         "sent": {SENT: "not known whether it arrived", VOID: "refused", OVER: "ended"}.get(one.status, "yes"),
         "owners": one.owners,
     }
@@ -314,7 +314,7 @@ def _placed(payer: Payer, one: Spending, warnings: list[str]) -> dict[str, objec
     spent = sum(cast("int", row[-1]) for row in one.notes)
     return {
         "transaction": bytes.fromhex(one.transaction),
-        "party": pseudonym(payer.purse.order_signer(one.key).public),
+        "party": pseudonym(payer.purse.signer_of(one).public),
         "paid": ANONYMOUS,
         "anonymity": one_of(one.owners),
         "owners": one.owners,
