@@ -296,5 +296,6 @@ def test_a_data_folder_is_exported_traced_and_replayed(chain, tmp_path, capsys):
     call = ["evidence", "stats", "user", ANONYMOUS_USERS, "--per", "year"]
     assert main([*call, "--evidence", str(chain.folder / "evidence.sqlite"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["contracts"] == 11
-    assert main(["replay", str(chain.folder / "ledger.sqlite"), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["height"] == chain.engine.height
+    for trusting in ([], ["--trust-signatures"]):
+        assert main(["replay", str(chain.folder / "ledger.sqlite"), "--json", *trusting]) == 0
+        assert json.loads(capsys.readouterr().out)["height"] == chain.engine.height
