@@ -5,6 +5,7 @@ import socket
 import struct
 import threading
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ CONFIG = {
         {"id": "pile-2", "bus": "west", "profile": "abb-b23", "start_energy_wh": 7_654_321, "plugged": True},
     ],
 }
+SILENCES = 40  # of 7 ms
 SIDES = [("east", "pile-1", "eastron-sdm630"), ("west", "pile-2", "abb-b23")]
 
 
@@ -196,6 +198,23 @@ def test_on_the_board_too_each_unit_has_its_own_pace_and_patience(script):
     times = [at for _, at in slave.requests]
     assert times[1] - times[0] < 0.3 <= times[2] - times[1]
     assert took_s < 4
+
+
+def test_a_board_is_never_silent_for_less_than_it_should_be(script):
+    """It counts whole milliseconds: if the one that has begun were taken for a whole one, some of these would be too short."""
+    with PtyBus() as line:
+        slave = LineSlave(line.server_device, [(answer(number), 0) for number in range(SILENCES)])
+        spec = {
+            "kind": "rtu",
+            "device": line.master_device,
+            "baud": 115200,
+            "timeout_ms": 5000,
+            "paces": {"1": [7, 5000, 0]},
+        }
+        results = script(spec, ["raw"] * SILENCES)["results"]
+        slave.join(20)
+    assert len(set(results)) == SILENCES
+    assert min(later - at for (_, at), (_, later) in pairwise(slave.requests)) >= 0.007
 
 
 def test_what_it_leaves_of_the_heap(board):
