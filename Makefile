@@ -32,7 +32,9 @@ check: $(READY)
 servers: $(READY)
 	@tools/servers
 
+# The tests start hundreds of processes; compiled once, even where PYTHONDONTWRITEBYTECODE keeps each from keeping it.
 test: servers check
+	@$(BIN)/python -m compileall -q shared edge coordinator hil
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 bench: servers

@@ -3,13 +3,18 @@
 import hashlib
 import importlib.util
 import json
+import os
+import select
 import struct
 import subprocess
 import sys
+import threading
+import time
+import tty
 
 import pytest
 
-from pile_edge.board import flash, partitions
+from pile_edge.board import flash, partitions, tools
 from pile_edge.board.bundle import find_micropython, find_tool
 from pile_edge.board.software import build_software
 from pile_edge.board.tools import Console, ToolError
@@ -103,6 +108,41 @@ def test_from_an_empty_chip_to_the_first_signed_heartbeat(chip, board, case, tmp
     assert main([*FLASH_WORDS, *again]) == 0
     second = json.loads(capsys.readouterr().out)
     assert (second["public"], second["key_was_there"]) == (found["public"], True)
+
+
+def test_a_board_that_misses_the_first_interrupt_is_interrupted_again(monkeypatch):
+    """A program on the board can lose a Ctrl-C; as long as it talks on, mpremote waits for ever."""
+    monkeypatch.setattr(tools, "_PROMPT_SECONDS", 4)
+    board_end, cable_end = os.openpty()
+    tty.setraw(cable_end)
+    ended, interrupts = threading.Event(), []
+
+    def talk():
+        answers = {b"\x01": b"raw REPL; CTRL-B to exit\r\n>", b"\x05A\x01": b"R\x00", b"pass\x04": b"OK\x04\x04>"}
+        heard = b""
+        while not ended.is_set():
+            if select.select([board_end], [], [], 0.1)[0]:
+                heard += os.read(board_end, 100)
+            elif len(interrupts) < 2:
+                os.write(board_end, b"proof 53 heartbeat\r\n")
+            if b"\x03" in heard:
+                interrupts.append(time.monotonic())
+                heard = heard.rpartition(b"\x03")[2]
+            for ending, answer in answers.items():
+                if len(interrupts) > 1 and heard.endswith(ending):
+                    os.write(board_end, answer)
+                    heard = b""
+
+    thread = threading.Thread(target=talk)
+    thread.start()
+    try:
+        Console(os.ttyname(cable_end)).wait_for_prompt(30)
+    finally:
+        ended.set()
+        thread.join(10)
+        os.close(board_end)
+        os.close(cable_end)
+    assert len(interrupts) == 2
 
 
 def test_a_meter_that_is_not_there_is_said(board, case, capsys):

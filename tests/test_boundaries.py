@@ -44,6 +44,8 @@ CHAIN_STDLIB = {
 }
 # The one exact integer function of a module that is otherwise floating point.
 CHAIN_IMPORTS = {"math.isqrt"}
+# Ours that a pure function can use: the arithmetic of ring signatures, which has no state either.
+CHAIN_PACKAGES = ("pile_shared.", "pile_coordinator.chain.", "pile_coordinator.ring.")
 # By name: what reads the world, depends on the process (hash seeds, addresses), or is no integer.
 CHAIN_NAMES = {
     *("open", "print", "input", "eval", "exec", "compile", "__import__", "breakpoint", "globals", "vars"),
@@ -135,7 +137,7 @@ def layers(tree: ast.AST, package: str) -> Iterator[tuple[int, str]]:
 def pure(tree: ast.AST) -> Iterator[tuple[int, str]]:
     """Nothing that could differ between two computers that apply the same block."""
     for line, name in imports(tree):
-        ours = name.startswith(("pile_shared.", "pile_coordinator.chain.")) or name in CHAIN_IMPORTS
+        ours = name.startswith(CHAIN_PACKAGES) or name in CHAIN_IMPORTS
         if not ours and top(name) not in CHAIN_STDLIB:
             yield line, f"chain imports {name}"
     for node in ast.walk(tree):

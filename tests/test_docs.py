@@ -23,6 +23,7 @@ from pile_edge.chargers import KINDS
 from pile_edge.cli import _parser as pile_edge_parser
 from pile_edge.config_file import load_config as load_pile_config
 from pile_edge.ocmf import make_record
+from pile_hil.neighbours import Neighbours
 from pile_hil.site import PARAMS, PileSpec, Site
 from pile_shared.cose import SoftwareSigner
 from pile_shared.platform import sha256
@@ -142,7 +143,7 @@ def number(text: str) -> str:
 ACTIONS = {action.name for _, group in GROUPS for action in group}
 
 
-@pytest.mark.parametrize("page", ["wallet.md", "operator.md"])
+@pytest.mark.parametrize("page", ["wallet.md", "operator.md", "anonymity.md"])
 def test_every_action_a_page_names_exists(page):
     words = re.findall(r"`([a-z]+-[a-z-]+|[a-z]+)(?: [^`]*)?`", (DOCS / page).read_text())
     called = re.findall(r"wallet --key \S+(?: --party \S+)? ([a-z-]+)", (DOCS / page).read_text())
@@ -171,8 +172,10 @@ def test_the_wallets_commands_do_what_the_page_says(tmp_path, monkeypatch, capsy
                 words[1:1] = ["--broker", f"127.0.0.1:{site.port}", "--json"]
             words = [known.get(word, moment(word, site)) for word in words]
             run_until_done(words, capsys, known)
-        assert known["verified"] == ["order.cbor", "ruled.cbor"]
-        assert known["quote"]["outcome"] == "fills"
+            if "buy-notes" in words:
+                Neighbours(site).buy([0] * 7 + [1])  # so that the bin is full of others
+        assert known["verified"] == ["order.cbor", "anonymous.cbor", "anonymous.cbor", "ruled.cbor"]
+        assert known["quoted"]["outcome"] == "fills"
         assert known["answered"]["phase"] == known["ruled"]["phase"] == "resolved"
         assert (known["answered"]["cause"], known["ruled"]["measured_wh"]) == ("user", 700)
 
@@ -218,7 +221,7 @@ def learn(words: list[str], answer, known: dict) -> None:
     if "withdraw" in words:
         known["WITHDRAWAL"] = answer["transaction"]
     if "quote" in words:
-        known["quote"] = answer
+        known["quoted"] = answer
     for action, name in (("answer", "answered"), ("rule", "ruled")):
         if action in words:
             show = [*words[: words.index(action)], "show", words[words.index(action) + 1]]

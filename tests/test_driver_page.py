@@ -143,12 +143,14 @@ def test_a_driver_charges_on_a_phone_and_keeps_a_receipt(home, phone, tmp_path, 
     before = home.sequence()
     quote(phone, home)
     shot(phone, "quote")
+    assert "Not anonymous: your account pays" in phone.inner_text("[data-test=quote]")
     phone.dblclick("[data-test=place]")  # an order however often it is pressed
     phone.wait_for_url("**/order/*")
     number = phone.url.rsplit("/", 1)[1]
     assert home.sequence() == before + 1
     phone.wait_for_selector("[data-test=start]")
     shot(phone, "reserved")
+    assert "not anonymous" in phone.inner_text("body")
     phone.reload()  # nothing that counts was in the browser
     phone.click("[data-test=start]")
     phone.wait_for_selector("[data-test=metered]")
@@ -306,6 +308,7 @@ def test_it_is_there_in_chinese(home, phone):
     phone.click("[data-test=item]:has-text('已确认') >> nth=0")
     phone.wait_for_selector("[data-test=verified]")
     shot(phone, "zh-receipt")
+    assert "非匿名" in phone.inner_text("body")
     phone.click("[data-test=language]")
     phone.wait_for_selector("text=Verified on this machine")
 

@@ -84,6 +84,7 @@ class Market:
     zones: int = 1
     signed: bool = False
     params: dict[str, object] = field(default_factory=dict)
+    notes: dict[str, int] | None = None
     blocks: list[RecordedBlock] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -105,7 +106,8 @@ class Market:
         parties = [{"id": p, "role": r, "public": self.key(p).public.hex()} for p, r in FOUNDERS.items()]
         validators = [{"party": p, "public": attester(p).public.hex(), "power": 1} for p in FOUNDERS]
         document = {"name": "bench", "time_ms": NOW_MS, "params": PARAMS | quiet | self.params, "tariff": TARIFF}
-        return genesis_from_json({**document, "parties": parties, "validators": validators})
+        notes = {} if self.notes is None else {"notes": self.notes}
+        return genesis_from_json({**document, "parties": parties, "validators": validators, **notes})
 
     def key(self, name: str) -> cose.SoftwareSigner:
         """The key of a party or pile."""
@@ -123,9 +125,13 @@ class Market:
         """Queue a transaction; its id."""
         sequence = self._sequences[sender] = self._sequences.get(sender, 0) + 1
         tx = sign_transaction(self.key(sender), self.chain_id, sender, sequence, VALID_BLOCKS, body)
-        self._queue.append(tx)
         if isinstance(body, SubmitProofs):
             self._proofs += len(body.proofs)
+        return self.queue(tx)
+
+    def queue(self, tx: bytes) -> bytes:
+        """Queue a transaction that is signed already; its id."""
+        self._queue.append(tx)
         return sha256(tx)
 
     def block(self, time_ms: int | None = None) -> RecordedBlock:
@@ -191,18 +197,28 @@ class Market:
             start_ms = NOW_MS + HOUR_MS + number * (minutes + 30) * 60_000
             for i in range(piles):
                 self.offer(i)
-                energy_wh = POWER_W * minutes // 60 // 100 * 100
-                end_ms = start_ms + (minutes + 15) * 60_000
-                self.bid(i, start_ms, end_ms, zone=i, energy_wh=energy_wh, pile=f"pile-{i}")
+                self._order(i, start_ms, minutes)
             self.block()
             self._sessions(start_ms, minutes)
             for contract in self.state.each(Contract):
                 assert contract.phase == MEASURED
                 terms = self.state.terms_of(contract)
-                for party in (terms.user, terms.owner):
-                    self.send(party, Confirm(contract.id, decode_statement(contract.statement).digest()))
+                confirm = Confirm(contract.id, decode_statement(contract.statement).digest())
+                self._confirm(terms.user, confirm)
+                self.send(terms.owner, confirm)
             self.block()
         return self.blocks[first:]
+
+    def _order(self, pile: int, start_ms: int, minutes: int) -> None:
+        """Queue the bid of the user whom a pile is to serve."""
+        energy_wh = POWER_W * minutes // 60 // 100 * 100
+        self.bid(
+            pile, start_ms, start_ms + (minutes + 15) * 60_000, zone=pile, energy_wh=energy_wh, pile=f"pile-{pile}"
+        )
+
+    def _confirm(self, user: str, confirm: Confirm) -> None:
+        """Queue the user's confirmation."""
+        self.send(user, confirm)
 
     def _sessions(self, start_ms: int, minutes: int) -> None:
         contracts = [self.state.terms_of(contract) for contract in self.state.each(Contract)]
@@ -261,7 +277,8 @@ def engine(market: Market, path: Path) -> SoloEngine:
 
 def env(chain_id: str, height: int, time_ms: int) -> Env:
     """The block being applied, with all signatures accepted; the seed is any, as long as it is the same each time."""
-    return Env(chain_id, height, time_ms, sha256(str(height).encode()), accept_all)
+    seed = sha256(str(height).encode())
+    return Env(chain_id, height, time_ms, seed, accept_all, verify_ring=lambda *_: True)
 
 
 def replay(genesis: Genesis, blocks: list[RecordedBlock]) -> State:

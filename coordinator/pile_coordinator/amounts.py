@@ -11,6 +11,11 @@ def money(amount_micro: int) -> str:
     return f"{sign}{abs(amount_micro) // 1_000_000}.{abs(amount_micro) % 1_000_000:06d}"
 
 
+def short_money(amount_micro: int) -> str:
+    """The same with two decimals where the others are zeros."""
+    return money(amount_micro).removesuffix("0000")
+
+
 def parse_money(text: str) -> int:
     """What `money` writes, or shorter, to micro; ValueError for anything else, for a sign, or beyond 10^12."""
     whole, point, part = text.partition(".")

@@ -3,21 +3,25 @@
 It carries what the parties signed, the contract and the clearing that priced it, every metering proof, the settlement and
 its closing, and what else it took to get there: signatures under a proposal, a tariff, new keys, a cancellation, a dispute;
 all that the chain wrote with Merkle paths and quorum signatures (docs/wire-format.cddl, `order-certificate`). `verify.py`
-checks it.
+checks it. Of an order that notes paid for it carries the rings that its user signed over, and nothing of who that was.
 """
 
 from dataclasses import dataclass
 
 from pile_coordinator.chain.orders import MAX_PIECES
 from pile_coordinator.chain.settlement import MAX_ARBITERS
-from pile_coordinator.chain.transactions import MAX_TX_BYTES
+from pile_coordinator.chain.transactions import MAX_SPENT_NOTES, MAX_TX_BYTES
 from pile_shared.certificate import MAX_HANDOVER_BYTES, Inclusion, inclusion_from
 from pile_shared.codec import array, decode, encode, items
 from pile_shared.errors import CodecError
 from pile_shared.proof import MAX_PROOF_BYTES
 from pile_shared.units import check_bytes, check_id, check_int
 
-VERSION = 3
+VERSION = 4
+WITHOUT_RINGS = (
+    3  # the version before: the same but for `rings`; people keep certificates for years, so it is read still
+)
+_ITEMS = 18
 MAX_CERTIFICATE_BYTES = 16 << 20  # a week of proofs, one a minute, is 2 MB; the longest row of key changes as much
 MAX_PROOFS = 50_000
 MAX_HANDOVERS = 1000  # of the accounting nodes since genesis: one a day for three years
@@ -80,7 +84,8 @@ class OrderCertificate:
         pile from the one that began the session to the last of it. confirmations: the parties' signatures under the
         digest of the (first) settlement. cancellation: the `cancel-contract` transaction, or None. dispute: None for a
         contract that nobody disputed. handovers: the messages that lead from the accounting nodes of genesis to those of
-        the closing, in order of height.
+        the closing, in order of height. rings: the leaves of the bins whose notes paid, each once, in the order in which the
+        bid names them; none for an order that a named party paid for.
     """
 
     chain_id: str
@@ -99,6 +104,7 @@ class OrderCertificate:
     cancellation: bytes | None
     dispute: DisputeRecord | None
     handovers: tuple[bytes, ...] = ()
+    rings: tuple[Inclusion, ...] = ()
 
     def encoded(self) -> bytes:
         """Deterministic CBOR."""
@@ -121,15 +127,17 @@ class OrderCertificate:
                 self.cancellation,
                 self.dispute.fields() if self.dispute else None,
                 list(self.handovers),
+                [ring.fields() for ring in self.rings],
             ]
         )
 
 
 def decode_order_certificate(data: bytes) -> OrderCertificate:
-    """A certificate from its bytes; typed errors for anything else. Nothing in it is checked yet."""
-    row = array(decode(data, MAX_CERTIFICATE_BYTES), 17)
-    if type(row[0]) is not int or row[0] != VERSION:  # true would equal 1
-        raise CodecError(f"not a version {VERSION} order certificate")
+    """A certificate from its bytes, of this version or the one before; typed errors for anything else.
+
+    Nothing in it is checked yet. `encoded` gives the present version.
+    """
+    row = _row(data)
     return OrderCertificate(
         chain_id=check_id("chain_id", row[1]),
         signing=inclusion_from(row[2]),
@@ -147,7 +155,19 @@ def decode_order_certificate(data: bytes) -> OrderCertificate:
         cancellation=None if row[14] is None else _tx("cancellation", row[14]),
         dispute=None if row[15] is None else _dispute(row[15]),
         handovers=tuple(check_bytes("handover", h, 1, MAX_HANDOVER_BYTES) for h in items(row[16], MAX_HANDOVERS)),
+        rings=tuple(inclusion_from(ring) for ring in items(row[17], MAX_SPENT_NOTES)),
     )
+
+
+def _row(data: bytes) -> list[object]:
+    """As of the present version."""
+    row = items(decode(data, MAX_CERTIFICATE_BYTES), _ITEMS)
+    version = row[0] if row else None
+    if type(version) is int and version == WITHOUT_RINGS and len(row) == _ITEMS - 1:  # true would equal 1
+        return [VERSION, *row[1:], []]
+    if type(version) is not int or version != VERSION or len(row) != _ITEMS:
+        raise CodecError(f"not a version {WITHOUT_RINGS} or {VERSION} order certificate")
+    return row
 
 
 def _tariff(value: object) -> TariffChange:

@@ -1,28 +1,27 @@
 """`pilechain`: run a coordinator, use a wallet, verify certificates, see the demo."""
 
 import argparse
-import json
+import importlib
 import sys
 from collections.abc import Sequence
-from importlib.metadata import entry_points, version
 from pathlib import Path
-from typing import NoReturn, cast
+from typing import NoReturn
 
-from rich.console import Console
-from rich.table import Table
-
-from pile_coordinator import evidence_cli, export_cli, network_cli, replay_cli, web_cli
-from pile_coordinator.amounts import money
-from pile_coordinator.chain.settlement import USER
-from pile_coordinator.config import COMET, SOLO, CoordinatorConfig, load_config, load_genesis
-from pile_coordinator.driver import receipt
-from pile_coordinator.engines.comet.home import Home
-from pile_coordinator.engines.comet.supervise import Supervisor, on_signals
-from pile_coordinator.service import Coordinator, log
-from pile_coordinator.verify import Verified, VerifyError
-from pile_coordinator.wallet_cli import command as wallet
+from pile_coordinator.config import COMET, SOLO, CoordinatorConfig, load_config
+from pile_coordinator.log_line import log
 from pile_shared.errors import ConfigError, PilechainError
 
+# What a command is in, by its name; each module has an add_command(subparsers).
+COMMANDS = {
+    "init": "network_cli",
+    "network": "network_cli",
+    "wallet": "wallet_cli.command",
+    "verify": "verify_cli",
+    "replay": "replay_cli",
+    "evidence": "evidence_cli",
+    "export": "export_cli",
+    "web": "web_cli",
+}
 EXIT_FAILED, EXIT_USAGE = 1, 2
 
 
@@ -34,7 +33,9 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """End with status 2."""
         if _Parser.wants_json:
-            wallet.tell("usage", f"{self.prog}: {message}", as_json=True)
+            from pile_coordinator.wallet_cli.command import tell  # noqa: PLC0415 - what only a mistake needs
+
+            tell("usage", f"{self.prog}: {message}", as_json=True)
             self.exit(EXIT_USAGE)
         super().error(message)
 
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; the exit status is 0, 1 if the thing asked for failed, 2 if it was asked wrongly."""
     words = sys.argv[1:] if arguments is None else arguments
     _Parser.wants_json = "--json" in words
-    options = _parser().parse_args(words)
+    options = _parser(words).parse_args(words)
     try:
         status: int = options.run(options)
     except ConfigError as error:
@@ -57,25 +58,46 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = _Parser(
         prog="pilechain",
         description="Settle charging on shared private piles: signed meter readings become money both sides can recompute.",
         epilog="Start with: pilechain demo",
     )
-    parser.add_argument("--version", action="version", version=f"pilechain {version('pilechain')}")
+    parser.add_argument("--version", action=_Version, nargs=0, help="show program's version number and exit")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_run(commands)
-    network_cli.add_commands(commands)
-    wallet.add_command(commands)
-    _add_verify(commands)
-    replay_cli.add_command(commands)
-    evidence_cli.add_command(commands)
-    export_cli.add_command(commands)
-    web_cli.add_command(commands)
-    for entry in entry_points(group="pilechain.commands"):
+    # Most of the time of a start would go to what other commands need, and a node of a network starts two processes.
+    first = words[0] if words else ""
+    if first in commands.choices:
+        return parser
+    if first in COMMANDS:
+        _add(commands, COMMANDS[first])
+        return parser
+    from importlib.metadata import entry_points  # noqa: PLC0415 - takes as long as a small command
+
+    others = entry_points(group="pilechain.commands")
+    if first not in others.names:
+        for name in dict.fromkeys(COMMANDS.values()):
+            _add(commands, name)
+    for entry in others.select(name=first) or others:
         entry.load()(commands)
     return parser
+
+
+def _add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", module: str) -> None:
+    importlib.import_module("pile_coordinator." + module).add_command(commands)
+
+
+class _Version(argparse.Action):
+    """Reads the version when it is asked for: `importlib.metadata` takes as long to load as a small command."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        """Print it and end."""
+        from importlib.metadata import version  # noqa: PLC0415
+
+        print(f"pilechain {version('pilechain')}")
+        parser.exit()
 
 
 def _add_run(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -105,6 +127,9 @@ def _run(options: argparse.Namespace) -> int:
     if options.engine not in {None, config.engine}:
         raise ConfigError(f'{options.config}: engine = "{config.engine}"; expected "{options.engine}", as you ask for')
     if config.comet is not None and not options.without_node:
+        from pile_coordinator.engines.comet.home import Home  # noqa: PLC0415 - see _run_here
+        from pile_coordinator.engines.comet.supervise import Supervisor, on_signals  # noqa: PLC0415
+
         supervisor = Supervisor(options.config, Home(config.comet.home), log)
         on_signals(supervisor.stop)
         supervisor.run()
@@ -113,114 +138,13 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _run_here(config: CoordinatorConfig, parent: int | None) -> int:
+    from pile_coordinator.engines.comet.supervise import on_signals  # noqa: PLC0415
+    from pile_coordinator.service import Coordinator  # noqa: PLC0415 - heavy, and a supervisor needs none of it
+
     coordinator = Coordinator(config)
     on_signals(coordinator.stop)
     coordinator.run(while_parent=parent)
     return 0
-
-
-def _add_verify(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    verify = commands.add_parser(
-        "verify",
-        help="check order certificates offline",
-        description="Check order certificates: signatures, inclusion, proof chain, price and every posting are recomputed."
-        " Nothing is trusted but the genesis file; compare its fingerprint with one you got from somebody you trust.",
-        epilog="Example: pilechain verify demo-out/*.cbor",
-    )
-    verify.add_argument("certificates", nargs="+", type=Path, metavar="FILE", help="order certificates (.cbor)")
-    verify.add_argument(
-        "--genesis", type=Path, metavar="FILE", help="the genesis to pin (default: genesis.json beside the certificate)"
-    )
-    verify.add_argument(
-        "--receipt",
-        metavar="TEXT",
-        help="what the QR code of a receipt says: the certificate must be of this contract, ended in this very block",
-    )
-    verify.add_argument("--json", action="store_true", help="one JSON object per certificate")
-    verify.set_defaults(run=_verify)
-
-
-def _verify(options: argparse.Namespace) -> int:
-    console, failed = Console(highlight=False, soft_wrap=True), 0
-    told = receipt.parse(options.receipt) if options.receipt else None
-    for path in options.certificates:
-        genesis = load_genesis(options.genesis or path.parent / "genesis.json")
-        try:
-            proven = receipt.prove(path.read_bytes(), genesis)
-            same_file = receipt.check(told, proven) if told else None
-            verified = proven.verified
-        except OSError as error:
-            raise ConfigError(f"{path}: {error.strerror}") from error
-        except VerifyError as error:
-            failed += 1
-            if options.json:
-                console.print_json(
-                    json.dumps({"file": str(path), "valid": False, "link": error.link, "reason": str(error)})
-                )
-            else:
-                console.print(f"[red]REJECTED[/] {path}: {error}")
-            continue
-        if options.json:
-            match = {} if same_file is None else {"receipt": "same file" if same_file else "another copy"}
-            console.print_json(json.dumps({"file": str(path), "valid": True, **_summary(verified), **match}))
-        else:
-            _print_verified(console, path, verified, genesis.params.currency)
-            if same_file is not None:
-                console.print(f"  what the receipt speaks of; {'the very file' if same_file else 'another copy of it'}")
-            console.print(f"  pinned genesis {genesis.chain_id}, fingerprint {genesis.hash().hex()}")
-    return EXIT_FAILED if failed else 0
-
-
-def _summary(verified: Verified) -> dict[str, object]:
-    terms, statement = verified.terms, verified.statement
-    return {
-        "contract": terms.contract_id().hex(),
-        "pile": terms.pile,
-        "user": terms.user,
-        "owner": terms.owner,
-        "contracted_wh": terms.energy_wh,
-        "measured_wh": statement.measured_wh,
-        "price_micro_per_kwh": terms.price_micro_per_kwh,
-        "cause": statement.cause,
-        "outcome": verified.outcome,
-        "proofs": verified.proofs,
-        "confirmed_by": list(verified.confirmed_by),
-        "dispute": _dispute(verified),
-        "postings": [[p.debit, p.credit, p.amount_micro] for p in statement.postings],
-    }
-
-
-def _dispute(verified: Verified) -> dict[str, object] | None:
-    """Who objected, and how it ended."""
-    verdict = verified.statement.verdict
-    if verdict is None:
-        return None
-    objector = verified.terms.user if verdict.objector == USER else verified.terms.owner
-    return {
-        "objector": objector,
-        "basis": verdict.basis,
-        "arbiters": [arbiter for arbiter, _ in verdict.arbiters],
-        "bond_micro": verdict.bond_micro,
-    }
-
-
-def _print_verified(console: Console, path: Path, verified: Verified, currency: str) -> None:
-    terms, statement = verified.terms, verified.statement
-    names = {"U": terms.user, "H": terms.owner, "G": "grid", "F": "fees", "E": "escrow", "B": "bond", "D": "objection"}
-    console.print(
-        f"[green]VALID[/] {path}: {statement.measured_wh} Wh of {terms.energy_wh} Wh at"
-        f" {money(terms.price_micro_per_kwh)} {currency}/kWh on {terms.pile}, {verified.outcome}"
-        f" (blocks {verified.signed_height} to {verified.closed_height}, {verified.proofs} metering proofs)"
-    )
-    dispute = _dispute(verified)
-    if dispute is not None:
-        arbiters = "".join(f" of {arbiter}" for arbiter in cast("list[str]", dispute["arbiters"]))
-        console.print(f"  disputed by {dispute['objector']}, ended by {dispute['basis']}{arbiters}")
-    table = Table(box=None, pad_edge=False, show_header=False)
-    for posting in statement.postings:
-        row = (f"  {names[posting.debit]}", "->", names[posting.credit], f"{money(posting.amount_micro)} {currency}")
-        table.add_row(*row)
-    console.print(table)
 
 
 if __name__ == "__main__":

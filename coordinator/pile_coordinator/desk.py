@@ -2,8 +2,12 @@
 
 A query is a COSE_Sign1 over `[party, nonce, question, arguments]`; the answer repeats the nonce. Only a party itself can
 ask about its own account and orders; prices are everybody's. Every answer is bounded: lists by MAX_LISTED rows.
+
+Who pays with notes asks as a guest, `[pseudonym, nonce, question, arguments, public key]`: the key names it before its order is
+made and after it has ended, when the chain knows no such party.
 """
 
+import time
 from collections.abc import Callable
 from dataclasses import fields, replace
 from itertools import islice
@@ -15,6 +19,7 @@ from pile_coordinator.chain import settlement, tariff
 from pile_coordinator.chain.accounts import FEES, party_account
 from pile_coordinator.chain.epochs import EPOCH
 from pile_coordinator.chain.records import (
+    ANONYMOUS,
     DISPUTED,
     GRID,
     MEASURED,
@@ -32,11 +37,12 @@ from pile_coordinator.chain.records import (
     Withdrawal,
 )
 from pile_coordinator.chain.settlement import Statement, decode_statement
-from pile_coordinator.chain.transactions import PlaceBid
+from pile_coordinator.chain.transactions import PSEUDONYM, PlaceBid, pseudonym
 from pile_coordinator.engines.engine import Engine
 from pile_coordinator.evidence import queries
 from pile_coordinator.evidence.exporter import Exporter
 from pile_coordinator.market_view import offers_answer, zones_answer
+from pile_coordinator.notes_view import NotesView, open_answer
 from pile_coordinator.quote import Quote, quote
 from pile_coordinator.stake_view import stake_answer
 from pile_coordinator.stops import KeptStops
@@ -50,6 +56,10 @@ from pile_shared.units import MAX_PRICE_MICRO_PER_KWH, check_bytes, check_id, ch
 MAX_QUERY_BYTES = 1024
 MAX_LISTED = 500  # rows in one answer: some 150 kB
 NONCE_BYTES = 16
+_OF_GUESTS = "account certificate contract contracts history notes offers open-notes order orders quote tariff zones"
+GUEST_QUESTIONS = frozenset(_OF_GUESTS.split(" "))
+GUESTS_PER_S = 50  # answers to all guests together: a page of notes or a quote takes some 2 ms of the engine's thread
+GUESTS_AT_ONCE = 200  # after a pause: one wallet's look at 100,000 notes
 _QUOTE_FIELDS = tuple(field.name for field in fields(PlaceBid))
 
 
@@ -57,6 +67,25 @@ class QueryError(PilechainError):
     """A question that cannot be answered; the asker is told why."""
 
     code = "query"
+
+
+class Bucket:
+    """A token bucket: so many at once, and so many a second after that."""
+
+    def __init__(self, per_s: int, at_once: int, now_s: Callable[[], float] = time.monotonic) -> None:
+        """Begin full; `now_s` is a clock that only runs forward."""
+        self._per_s, self._most, self._now_s = per_s, at_once, now_s
+        self._left, self._seen_s = float(at_once), now_s()
+
+    def take(self) -> bool:
+        """Whether there was one left."""
+        now_s = self._now_s()
+        self._left = min(self._most, self._left + (now_s - self._seen_s) * self._per_s)
+        self._seen_s = now_s
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
 
 
 class QueryDesk:
@@ -86,6 +115,8 @@ class QueryDesk:
         self._troubles = troubles or Troubles()
         self._now_ms = now_ms
         self._chain_id = engine.genesis.chain_id
+        self._guests = Bucket(GUESTS_PER_S, GUESTS_AT_ONCE)
+        self._bins = NotesView()
         self._questions: dict[str, Callable[[Party, object], object]] = {
             "account": lambda party, _: self._account(party),
             "orders": lambda party, _: self._orders(party),
@@ -96,6 +127,8 @@ class QueryDesk:
             "stop": lambda party, given: self._stop(party, self._one(party, given)),
             "history": lambda party, _: queries.history(self._evidence, party.id, MAX_LISTED),
             "order": self._order,
+            "notes": lambda _, given: self._notes(*array(given, 2)),
+            "open-notes": lambda _, given: open_answer(self._engine.state, *array(given, 1)),
             "zones": lambda _, __: zones_answer(self._engine.state),
             "offers": lambda _, given: offers_answer(self._engine.state, check_id("zone", array(given, 1)[0])),
             "tariff": lambda _, __: self._tariff(),
@@ -107,25 +140,52 @@ class QueryDesk:
 
     def answer(self, party_id: str, payload: bytes) -> list[object] | str:
         """The answer `[nonce, code, value]`, or the reason why there is nobody to answer."""
-        party = self._engine.state.find(Party, party_id)
-        if party is None:
-            return "unknown_sender"
         try:
-            signed = cose.parse1(payload, MAX_QUERY_BYTES)
-            signed.verify(party.public, cose.purpose(cose.QUERY, self._chain_id))
-            asker, nonce, question, arguments = array(decode(signed.payload, MAX_QUERY_BYTES), 4)
-            check_bytes("nonce", nonce, NONCE_BYTES, NONCE_BYTES)
+            if self._names_guest(party_id):
+                party, row = self._guest(party_id, payload)
+            else:
+                party, row = self._party(party_id, payload)
+            nonce = check_bytes("nonce", row[1], NONCE_BYTES, NONCE_BYTES)
         except PilechainError as error:
             return error.code
-        if asker != party_id:
+        if row[0] != party_id:
             return "not_yours"
-        answer = self._questions.get(question) if isinstance(question, str) else None
+        open_to = GUEST_QUESTIONS if party.role == ANONYMOUS else self._questions.keys()
+        question = row[2] if isinstance(row[2], str) and row[2] in open_to else ""
+        answer = self._questions.get(question)
         try:
             if answer is None:
-                raise QueryError(f"there are questions about {', '.join(self._questions)}")
-            return [nonce, "ok", answer(party, arguments)]
+                raise QueryError(f"there are questions about {', '.join(sorted(open_to))}")
+            return [nonce, "ok", answer(party, row[3])]
         except PilechainError as error:
             return [nonce, error.code, str(error)]
+
+    def _party(self, party_id: str, payload: bytes) -> tuple[Party, list[object]]:
+        """Who asks, and the row that its key signed."""
+        party = self._engine.state.find(Party, party_id)
+        if party is None:
+            raise QueryError(f"no party {party_id}", "unknown_sender")
+        signed = cose.parse1(payload, MAX_QUERY_BYTES)
+        signed.verify(party.public, cose.purpose(cose.QUERY, self._chain_id))
+        return party, array(decode(signed.payload, MAX_QUERY_BYTES), 4)
+
+    def _names_guest(self, party_id: str) -> bool:
+        return party_id.startswith(PSEUDONYM) and self._engine.state.note_rules is not None
+
+    def _guest(self, party_id: str, payload: bytes) -> tuple[Party, list[object]]:
+        """The same for somebody without a name. Whatever is dear comes after the bucket: anybody can be a guest.
+
+        A guest that has to wait hears nothing, and asks again.
+        """
+        signed = cose.parse1(payload, MAX_QUERY_BYTES)
+        row = array(decode(signed.payload, MAX_QUERY_BYTES), 5)
+        public = check_bytes("public", row[4], cose.PUBLIC_BYTES, cose.PUBLIC_BYTES)
+        if party_id != pseudonym(public):
+            raise QueryError("this key is another guest's", "unknown_sender")
+        if not self._guests.take():
+            raise QueryError("guests ask too much", "busy")
+        signed.verify(public, cose.purpose(cose.QUERY, self._chain_id))
+        return self._engine.state.find(Party, party_id) or Party(party_id, ANONYMOUS, public, 0, 0), row
 
     @property
     def _time_ms(self) -> int:
@@ -159,6 +219,7 @@ class QueryDesk:
         return {
             "id": contract.id,
             "kind": "contract",
+            "anonymous": self._names_guest(terms.user),
             "awaits": self._awaited(contract),
             "deadline_ms": contract.deadline_ms,
             "energy_wh": terms.energy_wh,
@@ -174,13 +235,16 @@ class QueryDesk:
     # --- prices --------------------------------------------------------------------------------------------------
 
     def _quote(self, party: Party, values: list[object]) -> object:
-        """Arguments are those of a bid; a limit of 0 asks for the least at which it fills now."""
+        """Arguments are those of a bid; a limit of 0 asks for the least at which it fills now.
+
+        A guest hears what would become of it if its notes cover the hold: which they are is nobody's business yet.
+        """
         bid = PlaceBid(*values)  # type: ignore[arg-type]
         limit = check_int("limit_micro_per_kwh", bid.limit_micro_per_kwh, 0, MAX_PRICE_MICRO_PER_KWH)
         replace(bid, limit_micro_per_kwh=max(limit, 1)).check()
         env = self._engine.env(self._time_ms)
         order = sha256(self._chain_id.encode() + party.id.encode())  # no transaction has these bytes
-        return _quote_answer(quote(self._engine.state, env, party.id, order, bid), env.time_ms)
+        return _quote_answer(quote(self._engine.state, env, party, order, bid), env.time_ms)
 
     def _tariff(self) -> object:
         state = self._engine.state
@@ -193,6 +257,9 @@ class QueryDesk:
             "now": _tariff_answer(state.get(Tariff, tariff.NOW)),
             "time_ms": self._time_ms,
         }
+
+    def _notes(self, denomination: object, number: object) -> object:
+        return self._bins.page(self._engine.state, self._engine.height, self._evidence, denomination, number)
 
     # --- contracts -----------------------------------------------------------------------------------------------
 
@@ -228,7 +295,7 @@ class QueryDesk:
         names = ("id", "zone", "pile", "user", "owner", "energy_wh", "price_micro_per_kwh", "fee_micro", "escrow_micro")
         began_ms, proven_ms = queries.metered_times(self._evidence, cast("bytes", row["id"]))
         view = {name: row[name] for name in (*names, "window_start_ms", "window_end_ms")}
-        view |= {"began_ms": began_ms, "proven_ms": proven_ms}
+        view |= {"began_ms": began_ms, "proven_ms": proven_ms, "anonymous": bool(row["anonymous"])}
         if contract is None:
             postings = [list(p) for p in queries.postings(self._evidence, cast("bytes", row["id"]))]
             settled = {name: row[name] for name in ("measured_wh", "cause", "digest")} | {"postings": postings}

@@ -137,7 +137,9 @@ def _show(rows: Iterable[dict[str, object]], options: argparse.Namespace) -> Non
             if writer is None:
                 writer = csv.DictWriter(sys.stdout, list(row), lineterminator="\n")
                 writer.writeheader()
-            writer.writerow(row)
+            writer.writerow(
+                {key: str(value).lower() if isinstance(value, bool) else value for key, value in row.items()}
+            )
     else:
         _print_table(list(rows), prices=options.prices)
 

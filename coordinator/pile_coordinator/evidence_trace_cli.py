@@ -74,7 +74,8 @@ def _print(found: Trace) -> None:
         console.print(_table(found.steps))
     for story in found.stories:
         console.print(f"\ncontract {story.contract}: {story.outcome or story.state}", style="bold")
-        console.print(f"  {story.user} on {story.pile} of {story.owner}, zone {story.zone}")
+        payer = "anonymous, one of 16" if story.anonymous else "not anonymous"
+        console.print(f"  {story.user} ({payer}) on {story.pile} of {story.owner}, zone {story.zone}")
         console.print(f"  order {story.order}, listing {story.listing}")
         console.print(_table(story.steps))
         if story.next_proof is not None:

@@ -18,7 +18,7 @@ from pile_coordinator.engines.comet.network import FIRST_PORT, Pace, Stake, all_
 from pile_coordinator.engines.comet.rpc import Rpc
 from pile_coordinator.engines.store import Store
 from pile_coordinator.keys import make_key
-from pile_coordinator.new_chain import FOUNDERS, STAKE_RULES, founding_document
+from pile_coordinator.new_chain import FOUNDERS, NOTES, STAKE_RULES, founding_document
 from pile_shared.errors import ConfigError, LinkError
 
 PARTIES = "parties"  # the folder with the founders' keys
@@ -42,7 +42,18 @@ compare it with one you got from somebody you trust. Blocks from before its snap
 it has them all it serves no piles and wallets. `pilechain network status` says how far it is."""
 
 
-def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+_NOTE_OPTIONS = (
+    (
+        "--note-unit",
+        "unit_micro",
+        "what the least note is worth, in 10^-6 of the currency; each further one twice as much",
+    ),
+    ("--denominations", "denominations", "how many kinds of notes there are, 1 to 32"),
+    ("--bin-age", "bin_age_ms", "for how long a full bin's notes cannot be spent yet, in milliseconds"),
+)
+
+
+def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add `init` and `network` to the command line."""
     _add_init(commands)
     network = commands.add_parser("network", help="look at a network of accounting nodes")
@@ -93,7 +104,7 @@ def _add_init(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         "--genesis",
         type=Path,
         metavar="FILE",
-        help="take name, parameters, tariff and parties from this genesis; then every party has its key already,"
+        help="take name, parameters, tariff, parties and notes from this genesis; then every party has its key already,"
         " and a node that is to serve needs party and key in its coordinator.toml",
     )
     init.add_argument(
@@ -103,6 +114,10 @@ def _add_init(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         help="elect the nodes by stake: each founder puts up this much, in 10^-6 of the currency (docs/stake.md);"
         " without it the nodes stay as they are for ever",
     )
+    notes = init.add_argument_group("anonymous payment", "notes of a new chain (docs/anonymity.md)")
+    notes.add_argument("--without-notes", action="store_true", help="nobody pays anonymously on this chain")
+    for option, key, what in _NOTE_OPTIONS:
+        notes.add_argument(option, type=int, metavar="N", dest=key, help=f"{what} (default: {NOTES[key]})")
     init.add_argument("--chain", default="pilechain", metavar="NAME", help="name of the chain (default: pilechain)")
     init.add_argument(
         "--address",
@@ -187,9 +202,10 @@ def _document(
     options: argparse.Namespace, out: Path, serving: dict[str, str], names: Sequence[str]
 ) -> dict[str, object]:
     """The genesis to begin with: that which was given, or a new one."""
+    notes = _note_rules(options)
     if options.genesis is not None:
         return _read_genesis(options.genesis)
-    return _found(out, options.chain, serving, names if options.bond is not None else [])
+    return _found(out, options.chain, serving, names if options.bond is not None else [], notes)
 
 
 def _read_genesis(path: Path) -> dict[str, object]:
@@ -199,7 +215,9 @@ def _read_genesis(path: Path) -> dict[str, object]:
         raise ConfigError(f"{path}: {error}; expected a genesis file, see docs/operator.md") from error
 
 
-def _found(out: Path, chain: str, serving: dict[str, str], candidates: Sequence[str]) -> dict[str, object]:
+def _found(
+    out: Path, chain: str, serving: dict[str, str], candidates: Sequence[str], notes: dict[str, int] | None
+) -> dict[str, object]:
     """A genesis of new parties, whose keys are written; `candidates` are nodes that stand for election."""
     parties = {party: (role, make_key(out / PARTIES / f"{party}.key").public.hex()) for party, role in FOUNDERS.items()}
     for node, party in serving.items():
@@ -208,7 +226,17 @@ def _found(out: Path, chain: str, serving: dict[str, str], candidates: Sequence[
         if node in parties:
             raise ConfigError(f"a node cannot be called {node} where nodes are elected: a founder is")
         parties[node] = ("operator", make_key(out / node / "keys" / "party.key").public.hex())
-    return founding_document(chain, Clock().now_ms(), dict(sorted(parties.items())))
+    return founding_document(chain, Clock().now_ms(), dict(sorted(parties.items())), notes)
+
+
+def _note_rules(options: argparse.Namespace) -> dict[str, int] | None:
+    """Rules of notes as asked for; ConfigError if they are asked for where there are none to choose."""
+    asked = {key: getattr(options, key) for _, key, _ in _NOTE_OPTIONS if getattr(options, key) is not None}
+    if (asked or options.without_notes) and options.genesis is not None:
+        raise ConfigError("notes are of a new chain; with --genesis its file says what they are")
+    if asked and options.without_notes:
+        raise ConfigError("--without-notes leaves nothing to choose about notes; leave it or the others out")
+    return None if options.without_notes else {**NOTES, **asked}
 
 
 # --- join ----------------------------------------------------------------------------------------------------------------

@@ -1,4 +1,6 @@
-"""What a new network starts from unless its founders say otherwise: parameters, tariff, parties."""
+"""What a new chain starts from unless its founders say otherwise: parameters, tariff, notes, parties."""
+
+from collections.abc import Mapping
 
 HOUR_MS = 3_600_000
 
@@ -46,18 +48,26 @@ STAKE_RULES: dict[str, object] = {
     "downtime_window_blocks": 10_000,
     "jail_ms": HOUR_MS // 6,
 }
+# Notes of 0.10 to 51.20: what an order costs is a few of them. Spent the moment its bin is full, a note would likely be that of
+# who just filled the bin; an hour later it may be anybody's.
+NOTES: Mapping[str, int] = {"unit_micro": 100_000, "denominations": 10, "bin_age_ms": HOUR_MS}
 FOUNDERS = {"auditor": "third-party", "grid": "grid", "operator": "operator"}
 
 
-def founding_document(name: str, time_ms: int, parties: dict[str, tuple[str, str]]) -> dict[str, object]:
+def founding_document(
+    name: str, time_ms: int, parties: dict[str, tuple[str, str]], notes: Mapping[str, int] | None = NOTES
+) -> dict[str, object]:
     """A genesis in its JSON form, without validators.
 
     Args:
         name: of the chain.
         time_ms: when it begins, unix milliseconds.
         parties: role and public key in hex, by party.
+        notes: their rules; None for a chain on which nobody pays anonymously.
     """
+    issued = {} if notes is None else {"notes": dict(notes)}
     return {
+        **issued,
         "name": name,
         "time_ms": time_ms,
         "params": dict(PARAMS),

@@ -11,7 +11,7 @@ from typing import cast
 from pile_coordinator.chain import accounts, epochs, orders, tariff
 from pile_coordinator.chain.contracts import piece_name
 from pile_coordinator.chain.env import Env
-from pile_coordinator.chain.records import Account, Listing, Pile, Tariff, Zone
+from pile_coordinator.chain.records import ANONYMOUS, EV_OWNER, Account, Listing, Party, Pile, Tariff, Zone
 from pile_coordinator.chain.rejections import Rejection
 from pile_coordinator.chain.settlement import contract_escrow_micro
 from pile_coordinator.chain.state import State
@@ -77,10 +77,11 @@ class Quote:
     fee_micro: int
 
 
-def quote(state: State, env: Env, party: str, order: bytes, bid: PlaceBid) -> Quote:
+def quote(state: State, env: Env, party: Party, order: bytes, bid: PlaceBid) -> Quote:
     """What would become of a bid of `party` in the block `env`; limit 0 asks for the least limit at which it fills now.
 
-    `order` is the bid's id, which decides ties; any will do where there are none. The state is left as it was.
+    `order` is the bid's id, which decides ties; any will do where there are none. The state is left as it was. A party whose
+    role is anonymous need not be there yet, and is taken to have notes enough.
 
     Raises:
         Rejection: the bid would be refused for anything but money.
@@ -104,8 +105,9 @@ class _View:
 class _Asker:
     """Asks the chain about one bid, several times."""
 
-    def __init__(self, state: State, env: Env, party: str, order: bytes, bid: PlaceBid) -> None:
-        self._state, self._env, self._party, self._order, self._bid = state, env, party, order, bid
+    def __init__(self, state: State, env: Env, party: Party, order: bytes, bid: PlaceBid) -> None:
+        self._state, self._env, self._party, self._order, self._bid = state, env, party.id, order, bid
+        self._guest = [lambda state: self._admit(state, party)] if party.role == ANONYMOUS else []
         self._names = [order, *(piece_name(order, i) for i in range(orders.MAX_PIECES))]
 
     def answer(self) -> Quote:
@@ -159,7 +161,8 @@ class _Asker:
         body = replace(self._bid, limit_micro_per_kwh=limit)
         unsigned = cose.Sign1(b"", b"", b"")
         tx = Transaction(self._order, b"", unsigned, self._env.chain_id, self._party, 0, 0, body)
-        leaves = preview(self._state, self._env, tx, lambda state: [what_if(state) for what_if in what_ifs])
+        all_of_it = [*self._guest, *what_ifs]
+        leaves = preview(self._state, self._env, tx, lambda state: [what_if(state) for what_if in all_of_it])
         rows = [cast("list[object]", decode(leaf, _EVERY_LEAF_BYTES)) for leaf in leaves]
         matched = [
             (decode_terms(cast("bytes", row[1])), row[0] == LEAF_PROPOSED)
@@ -222,6 +225,11 @@ class _Asker:
             zone.paused_until_ms if zone.paused_until_ms > self._env.time_ms else 0,
             any(listing.ask_micro_per_kwh != AT_MARKET for listing in state.listings_in(zone.id)),
         )
+
+    def _admit(self, state: State, guest: Party) -> None:
+        """As one who has money: what becomes of it in the end is no part of a quote."""
+        state.put(Party(guest.id, EV_OWNER, guest.public, 0, 0))
+        self._rich(state)
 
     def _rich(self, state: State) -> None:
         state.put(Account(accounts.party_account(self._party), _PLENTY_MICRO))

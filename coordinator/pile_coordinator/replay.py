@@ -16,6 +16,7 @@ from pile_coordinator.chain.rejections import BrokenInvariantError
 from pile_coordinator.chain.transition import Outcome, TxResult, apply_block
 from pile_coordinator.chain.tree import StateTree
 from pile_coordinator.engines.engine import Block, CachingVerifier, set_hashes, validators_at
+from pile_coordinator.engines.rings import CachingRings, share_rings
 from pile_coordinator.engines.store import Store, StoreError
 from pile_shared import merkle
 from pile_shared.certificate import Header
@@ -61,13 +62,14 @@ class Replay:
         state: after the last block applied, sealed. height, time_ms: of that block; before the first, 0 and genesis'.
     """
 
-    def __init__(self, genesis: Genesis, *, trust_signatures: bool = False) -> None:
+    def __init__(self, genesis: Genesis, *, trust_signatures: bool = False, rings: CachingRings | None = None) -> None:
         """Start from genesis.
 
         Args:
             genesis: the chain's, as the reader pins it.
             trust_signatures: take attestations, and signatures in blocks that refuse none for a false one, as checked
                 before. What a block computes is compared all the same.
+            rings: checks ring signatures, of each block with as many processes as it has; without it they are checked here.
         """
         self.genesis = genesis
         self.state = genesis.state()
@@ -76,7 +78,7 @@ class Replay:
         self.time_ms = genesis.time_ms
         self._previous = NO_PREVIOUS
         self._trusts = trust_signatures
-        self._verify = CachingVerifier(es256_verify)
+        self._verify = CachingVerifier(es256_verify, rings)
 
     def apply(self, block: Block, *, is_certified: bool = True) -> list[tuple[bytes, bytes | None]]:
         """Compute the next block again.
@@ -94,7 +96,9 @@ class Replay:
         header = self._header(block, is_certified=is_certified)
         signed, misbehaviour = self._engine_report(block)
         verify = self._verifier(block)
-        env = Env(header.chain_id, header.height, header.time_ms, self._previous, verify, signed, misbehaviour)
+        time_ms, rings = header.time_ms, verify.rings
+        env = Env(header.chain_id, header.height, time_ms, self._previous, verify, signed, misbehaviour, rings)
+        share_rings(self.state, env, rings, block.txs)
         try:
             outcome = apply_block(self.state, env, block.txs)
         except BrokenInvariantError as error:
@@ -134,7 +138,7 @@ class Replay:
 
     def _verifier(self, block: Block) -> CachingVerifier:
         if self._trusts and not any(_is_unsigned(result) for result in block.results):
-            return CachingVerifier(lambda *_: True)
+            return CachingVerifier(lambda *_: True, CachingRings(lambda *_: True))
         return self._verify
 
 
@@ -195,6 +199,7 @@ def audit(
     genesis: Genesis,
     *,
     trust_signatures: bool = False,
+    rings: CachingRings | None = None,
     on_block: Callable[[Block], None] = lambda _: None,
 ) -> Audit:
     """Compute a whole ledger again, and compare the state it keeps with the one its blocks lead to.
@@ -203,13 +208,14 @@ def audit(
         store: the ledger.
         genesis: what it is held against.
         trust_signatures: see `Replay`.
+        rings: see `Replay`.
         on_block: called after each block, for a progress bar.
 
     Raises:
         ReplayError: the first block that differs, or that has no certificate though a later one has. StoreError: the state
             kept beside the blocks is another one.
     """
-    replay = Replay(genesis, trust_signatures=trust_signatures)
+    replay = Replay(genesis, trust_signatures=trust_signatures, rings=rings)
     certified = certified_height(store)  # of a ledger in use it may grow meanwhile
     transactions = accepted = 0
     last_root = StateTree().root

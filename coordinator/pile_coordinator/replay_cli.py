@@ -2,12 +2,14 @@
 
 import argparse
 import json
+import os
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pile_coordinator.config import load_genesis
+from pile_coordinator.engines.rings import RingProcesses, processes_for
 from pile_coordinator.replay import Audit, audit, open_ledger
 
 _DESCRIPTION = """\
@@ -44,15 +46,23 @@ def _replay(options: argparse.Namespace) -> int:
     genesis = load_genesis(options.genesis or options.ledger.parent / "genesis.json")
     store = open_ledger(options.ledger, genesis)
     trusts: bool = options.trust_signatures
+    rings = RingProcesses(processes_for(os.cpu_count()))  # none of them starts before there is something to do
     try:
         if options.json:
-            found = audit(store, genesis, trust_signatures=trusts)
+            found = audit(store, genesis, trust_signatures=trusts, rings=rings)
         else:
             columns = TextColumn("blocks"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
             with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
                 task = progress.add_task("", total=store.height())
-                found = audit(store, genesis, trust_signatures=trusts, on_block=lambda _: progress.advance(task))
+                found = audit(
+                    store,
+                    genesis,
+                    trust_signatures=trusts,
+                    rings=rings,
+                    on_block=lambda _: progress.advance(task),
+                )
     finally:
+        rings.close()
         store.close()
     _show(found, genesis.chain_id, genesis.hash(), trusts=trusts, as_json=options.json)
     return 0

@@ -11,7 +11,6 @@ broker, one of them speaks to each pile and wallet (serving.py).
 
 import gc
 import os
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -24,13 +23,12 @@ from pile_coordinator.chain.contracts import UNSIGNED
 from pile_coordinator.chain.records import Pile, Zone
 from pile_coordinator.chain.rejections import Rejection
 from pile_coordinator.chain.settlement import USER
-from pile_coordinator.chain.transactions import SubmitProofs, sign_transaction
+from pile_coordinator.chain.transactions import SubmitProofs, decode_transaction, sign_transaction
 from pile_coordinator.config import CoordinatorConfig
 from pile_coordinator.desk import QueryDesk
 from pile_coordinator.engines.attesting import only_attester
-from pile_coordinator.engines.comet.engine import CometEngine
-from pile_coordinator.engines.comet.home import Home
 from pile_coordinator.engines.engine import Block, BusyError, Engine, validators_at
+from pile_coordinator.engines.rings import ring_claims
 from pile_coordinator.engines.solo import SoloEngine
 from pile_coordinator.engines.verifier import (
     BATCH_CLAIMS,
@@ -44,10 +42,12 @@ from pile_coordinator.evidence.exporter import Exporter
 from pile_coordinator.evidence.queries import last_receipt
 from pile_coordinator.ingest import FORK, READY, REPLAYED, WAITING, ProofDesk
 from pile_coordinator.keys import load_key
+from pile_coordinator.log_line import log
 from pile_coordinator.mqtt import RECONNECTED, Connection, Kept
 from pile_coordinator.only_one import OnlyOne
 from pile_coordinator.records import KNOWN as RECORD_KNOWN
 from pile_coordinator.records import LATER, RECORDS, UNWRITTEN, RecordDesk
+from pile_coordinator.ring_queue import RingQueue
 from pile_coordinator.serving import SERVING, Heard, Servers, Unsaid, serving_topic
 from pile_coordinator.stake_view import node_event
 from pile_coordinator.stops import KEPT, KNOWN, PASSED_BY, KeptStops
@@ -135,6 +135,7 @@ class Coordinator:
         self.desk = ProofDesk(self.chain_id, self.engine.verify, self.servers.wait_s)
         self.stops = KeptStops(config.data / "stops.sqlite", self.engine.state)
         self.records = RecordDesk(config.data / RECORDS, self.chain_id, config.clock.now_ms)
+        self.rings = RingQueue(self._verifier.rings)
         self._answers: list[tuple[str, bytes, str]] = []  # to records of this step: pile, message, outcome
         self.troubles = Troubles()
         self.queries = QueryDesk(
@@ -157,6 +158,9 @@ class Coordinator:
         config, attesters = self.config, self._attesters
         if config.comet is None:
             return SoloEngine(config.data / "ledger.sqlite", config.genesis, attesters, self._verifier)
+        from pile_coordinator.engines.comet.engine import CometEngine  # noqa: PLC0415 - who runs alone needs no protobuf
+        from pile_coordinator.engines.comet.home import Home  # noqa: PLC0415
+
         return CometEngine(
             config.data,
             config.genesis,
@@ -200,6 +204,7 @@ class Coordinator:
         will = serving_topic(self.chain_id, self.config.party) if self._may_share else ""
         self.connection = Connection(self.config.broker, client_id, up, watched=tuple(watched), will=will)
         self.engine.connect(self.connection.publish, self.connection.wake)
+        self._verifier.rings.on_answer = self.connection.wake
 
     @property
     def _may_share(self) -> bool:
@@ -222,6 +227,7 @@ class Coordinator:
         for message in before:
             self.handle(*message)
             self._make_block_if_due()  # between messages too: a quote on a large zone takes tens of milliseconds
+        self._take_rings()
         self._answer_records()
         self._make_block_if_due()
         if self._may_share:
@@ -327,7 +333,7 @@ class Coordinator:
         """Close network and files."""
         self.connection.close()
         self.engine.close()  # before the verifier: CometBFT's thread may be waiting for an answer of it
-        self._verifier.close()
+        self._verifier.end()
         self.evidence.close()
         self.stops.close()
         self.records.close()
@@ -449,23 +455,48 @@ class Coordinator:
         return self._lead(pile_id, believed)
 
     def _take_transaction(self, party: str, payload: bytes) -> None:
+        """Answer for a transaction, now or when it is in a block; its ring signatures are checked elsewhere before."""
         tx_id = sha256(payload)
         committed = self.engine.find_tx(tx_id)
         if committed is not None:
             height, position = committed
             result = self.engine.block(height).results[position]
             return self._reply(party, "result", [tx_id, height, result.code, result.message])
-        if tx_id in self._awaited and self.engine.waits(tx_id):
+        if self.rings.holds(tx_id) or (tx_id in self._awaited and self.engine.waits(tx_id)):
             return None
+        try:
+            tx = decode_transaction(payload)
+            claims = ring_claims(self.engine.state, self.engine.env(self.config.clock.now_ms()), tx)
+        except Rejection as refusal:
+            return self._refuse(party, tx_id, refusal)
+        if not claims:
+            return self._enter(party, payload)
+        if not self.rings.offer(party, payload, tx, claims):
+            self._refuse(
+                party, tx_id, BusyError("too many anonymous transactions came at once; send again in a moment")
+            )
+        return None
+
+    def _take_rings(self) -> None:
+        """Hand over those whose ring signatures were checked meanwhile."""
+        if len(self.rings):
+            with self.engine.turn():
+                for party, payload in self.rings.take():
+                    self._enter(party, payload)
+
+    def _enter(self, party: str, payload: bytes) -> None:
         if len(self._awaited) >= MAX_AWAITED:  # those that the engine gave up nobody will hear of
             self._awaited = {waiting: sender for waiting, sender in self._awaited.items() if self.engine.waits(waiting)}
         try:
             tx = self.engine.submit(payload)
         except (Rejection, BusyError) as refusal:
-            self._note(refusal.code, f"transaction from {party}: {refusal}")
-            return self._reply(party, "result", [tx_id, 0, refusal.code, str(refusal)])
-        self._awaited[tx_id] = tx.sender
+            return self._refuse(party, sha256(payload), refusal)
+        self._awaited[tx.id] = tx.sender
         return None
+
+    def _refuse(self, party: str, tx_id: bytes, refusal: Rejection | BusyError) -> None:
+        self._note(refusal.code, f"transaction from {party}: {refusal}")
+        self._reply(party, "result", [tx_id, 0, refusal.code, str(refusal)])
 
     def _answer_query(self, party: str, payload: bytes) -> None:
         answer = self.queries.answer(party, payload)
@@ -747,9 +778,3 @@ def _short(order: object) -> str:
 
 def _moment(time_ms: int) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(time_ms // 1000))
-
-
-def log(text: str) -> None:
-    """One line for people, with the time of day."""
-    sys.stderr.write(f"{time.strftime('%H:%M:%S')} {text}\n")
-    sys.stderr.flush()

@@ -3,8 +3,8 @@
 Links are checked from the outside in, and the first that breaks is named: `format` (the bytes are one certificate),
 `signature` (quorum, parties and pile signed what they seem to have signed), `inclusion` (it stands in certified blocks),
 `chain` (orders, contract, proofs, settlement and dispute belong together and follow each other in time), `price` (tariff,
-curve, band and limits give this price), `posting` (the terms and the metered energy give these postings). Pure: no clock,
-file or network.
+curve, band and limits give this price), `posting` (the terms and the metered energy give these postings). What the user of an
+order that notes paid for signed is signed by rings (verify_rings.py). Pure: no clock, file or network.
 """
 
 from dataclasses import dataclass
@@ -32,7 +32,8 @@ from pile_coordinator.chain.settlement import (
     decode_statement,
     settle,
 )
-from pile_coordinator.chain.transactions import CancelContract, Confirm, List, PlaceBid, Sign
+from pile_coordinator.chain.transactions import AnonymousBid, CancelContract, Confirm, List, PlaceBid, Sign
+from pile_coordinator.ring.signature import RING_SIZE
 from pile_coordinator.verify_delivery import MEASURED_CAUSES, check_metered, check_not_begun, read_proofs
 from pile_coordinator.verify_dispute import DisputeCheck
 from pile_coordinator.verify_price import (
@@ -43,7 +44,8 @@ from pile_coordinator.verify_price import (
     check_tariff,
     read_clearing,
 )
-from pile_coordinator.verify_signed import LINKS, Notary, VerifyError, breaking
+from pile_coordinator.verify_rings import funding
+from pile_coordinator.verify_signed import LINKS, Notary, SpentNote, VerifyError, breaking
 from pile_shared.certificate import MAX_LEAF_BYTES, Header, Inclusion
 from pile_shared.errors import PilechainError
 from pile_shared.platform import sha256
@@ -58,7 +60,7 @@ from pile_shared.terms import (
 )
 from pile_shared.units import check_bytes
 
-__all__ = ["LINKS", "Verified", "VerifyError", "verify_order"]
+__all__ = ["LINKS", "SpentNote", "Verified", "VerifyError", "verify_order"]
 
 # How a contract may end, and who or what may have caused it. One that was proposed and never signed has no certificate.
 _CAUSES = {
@@ -79,6 +81,7 @@ class Verified:
         terms: of the contract. statement: the settlement that closed it, with its verdict if it was disputed.
         outcome: how it ended. signed_height, closed_height: of the blocks. proofs: how many metering proofs were checked.
         confirmed_by: who signed the settlement (of a dispute, the one objected to). disputed: that one, or None.
+        order: id of the bid's transaction. notes: that paid for it, the one that leads first; none where a named party did.
     """
 
     terms: Terms
@@ -89,6 +92,18 @@ class Verified:
     proofs: int
     confirmed_by: tuple[str, ...]
     disputed: Statement | None
+    order: bytes
+    notes: tuple[SpentNote, ...] = ()
+
+    @property
+    def anonymous(self) -> bool:
+        """Whether notes paid, so that the user is a pseudonym of this order only."""
+        return bool(self.notes)
+
+    @property
+    def set_size(self) -> int:
+        """Of how many owners anyone may have paid, for all that the certificate says: 16, or 1 for a named party."""
+        return RING_SIZE if self.notes else 1
 
 
 def verify_order(data: bytes, genesis: Genesis) -> Verified:
@@ -127,8 +142,9 @@ class _Check:
         if not matched.height <= signed.height <= written_at.height <= settled.height <= closed.height:
             raise VerifyError("chain", "match, contract, settlement and closing do not follow each other")
 
-        self.notary.trust(terms, shown.key_changes)
-        bid, listing = self._orders(terms, matched)
+        spent = funding(self.notary, terms, shown.order, shown.rings, matched)
+        self.notary.trust(terms, shown.key_changes, spent[0] if spent else None)
+        bid, listing = self._orders(terms, matched, spent)
         signers = self._signatures(terms, bid, listing, matched)
         if kind == LEAF_CONTRACT:
             self._check_signed(terms, bid, listing, signers, matched, signed)
@@ -157,6 +173,8 @@ class _Check:
             proofs=len(proofs),
             confirmed_by=confirmed,
             disputed=written if shown.dispute else None,
+            order=sha256(shown.order),
+            notes=spent,
         )
 
     # --- what stands in blocks ---
@@ -183,8 +201,14 @@ class _Check:
 
     # --- what the parties signed ---
 
-    def _orders(self, terms: Terms, matched: Header) -> tuple[PlaceBid, List]:
-        bid = self.notary.by_key(self.shown.order, PlaceBid, terms.user, [terms.user_public], not_before=1)
+    def _orders(self, terms: Terms, matched: Header, spent: tuple[SpentNote, ...]) -> tuple[PlaceBid, List]:
+        """Bid and listing; the notes' signatures under an anonymous bid were checked when these were found."""
+        if spent:
+            told = self.notary.body(self.shown.order)
+            assert isinstance(told, AnonymousBid)
+            bid = told.as_bid()
+        else:
+            bid = self.notary.by_key(self.shown.order, PlaceBid, terms.user, [terms.user_public], not_before=1)
         listing = self.notary.by_key(self.shown.listing, List, terms.owner, [terms.owner_public], not_before=1)
         check_order_name(terms, sha256(self.shown.order), bid, self.shown.piece)
         if sha256(self.shown.listing) != terms.listing:

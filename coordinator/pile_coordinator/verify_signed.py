@@ -7,11 +7,14 @@ contract's terms. A party may have had another key since; the transactions that 
 from bisect import bisect_left
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TypeVar
 
+from pile_coordinator.chain import notes
 from pile_coordinator.chain.genesis import Genesis
 from pile_coordinator.chain.records import EV_OWNER, GRID, OPERATOR, PILE_OWNER
 from pile_coordinator.chain.transactions import Body, RestoreKey, RotateKey, Transaction, decode_transaction
+from pile_coordinator.ring import signature as ring
 from pile_shared import cose
 from pile_shared.certificate import (
     MAX_HANDOVER_BYTES,
@@ -44,6 +47,21 @@ class VerifyError(PilechainError):
         self.link = link
 
 
+@dataclass(frozen=True, slots=True)
+class SpentNote:
+    """A note that paid, as everybody sees it: one of the 16 of its bin.
+
+    Attributes:
+        bin: 9 bytes, `notes.bin_id`. image: its key image there, 32 bytes. ring: the bin's keys, 512 bytes. value_micro:
+        what it was worth.
+    """
+
+    bin: bytes
+    image: bytes
+    ring: bytes
+    value_micro: int
+
+
 @contextmanager
 def breaking(link: str) -> Iterator[None]:
     """Whatever typed error rises inside is this link's: a quorum may have signed bytes that are no leaf at all."""
@@ -67,6 +85,7 @@ class Notary:
         self._roles = {party: role for party, role, _ in genesis.parties}
         self._founders = {party: [public] for party, _, public in genesis.parties}
         self._parties: dict[str, list[bytes]] = {}
+        self._nobodies: dict[str, SpentNote] = {}
 
     # --- blocks ---
 
@@ -114,12 +133,17 @@ class Notary:
 
     # --- keys ---
 
-    def trust(self, terms: Terms, key_changes: tuple[bytes, ...]) -> None:
-        """Take user and owner by the keys in the terms, then follow the changes of keys, in order."""
-        for party, role, public in (
-            (terms.user, EV_OWNER, terms.user_public),
-            (terms.owner, PILE_OWNER, terms.owner_public),
-        ):
+    def trust(self, terms: Terms, key_changes: tuple[bytes, ...], lead: SpentNote | None = None) -> None:
+        """Take user and owner by the keys in the terms, then follow the changes of keys, in order.
+
+        With the note that leads, the user is nobody: that note signs what the user sends, and no key does.
+        """
+        sides = [(terms.owner, PILE_OWNER, terms.owner_public)]
+        if lead is None:
+            sides.append((terms.user, EV_OWNER, terms.user_public))
+        else:
+            self._nobodies[terms.user] = lead
+        for party, role, public in sides:
             if self._roles.get(party, role) != role:
                 raise VerifyError("chain", f"{party} is no {role}")
             self._parties[party] = [public]
@@ -135,7 +159,7 @@ class Notary:
 
     def _rotate(self, tx: Transaction, body: RotateKey) -> None:
         for known in (self._parties, self._founders):
-            if any(cose.key_id(public) == tx.signed.kid for public in known.get(tx.sender, ())):
+            if tx.signed and any(cose.key_id(public) == tx.signed.kid for public in known.get(tx.sender, ())):
                 self._check_signed(tx, known[tx.sender])
                 known[tx.sender].append(body.public)
                 return
@@ -166,7 +190,9 @@ class Notary:
     # --- transactions ---
 
     def by_party(self, data: bytes, kind: type[B], sender: str, not_before: int) -> B:
-        """What user or owner sent; see `by_key`."""
+        """What user or owner sent; see `by_key` and `by_notes`."""
+        if sender in self._nobodies:
+            return self.by_notes(data, kind, sender, (self._nobodies[sender],), not_before)
         return self.by_key(data, kind, sender, self._parties[sender], not_before)
 
     def by_key(self, data: bytes, kind: type[B], sender: str, publics: list[bytes], not_before: int) -> B:
@@ -176,11 +202,29 @@ class Notary:
         """
         tx = self._decoded(data, f"what {sender} signed")
         self._check_signed(tx, publics)
+        return self._meant(tx, kind, sender, not_before)
+
+    def by_notes(self, data: bytes, kind: type[B], sender: str, spent: tuple[SpentNote, ...], not_before: int) -> B:
+        """As `by_key`, of a transaction that has a ring signature of each of these notes, in order, and no other."""
+        tx = self._decoded(data, f"what {sender} signed")
+        if len(tx.rings) != len(spent):
+            raise VerifyError("signature", f"a {tx.body.TYPE} not signed by the notes that paid for {sender}")
+        for note, signature in zip(spent, tx.rings, strict=True):
+            if not ring.verify(note.ring, notes.context(self.chain_id, note.bin), note.image, tx.message, signature):
+                raise VerifyError("signature", f"a {tx.body.TYPE} not signed by the note of image {note.image.hex()}")
+        return self._meant(tx, kind, sender, not_before)
+
+    def _meant(self, tx: Transaction, kind: type[B], sender: str, not_before: int) -> B:
+        """The body, if it is of this chain, kind and sender, and had not expired."""
         if tx.chain_id != self.chain_id or tx.sender != sender or type(tx.body) is not kind:
             raise VerifyError("chain", f"this is no {kind.TYPE} of {sender} on {self.chain_id}")
         if tx.valid_until_height < not_before:
             raise VerifyError("chain", f"the {kind.TYPE} of {sender} expired before block {not_before}")
         return tx.body
+
+    def body(self, data: bytes) -> Body:
+        """What a transaction says; its signature is not checked."""
+        return self._decoded(data, "a transaction").body
 
     def sender(self, data: bytes) -> str:
         """Who a transaction says it is from; its signature is not checked."""
@@ -194,7 +238,7 @@ class Notary:
 
     def _check_signed(self, tx: Transaction, publics: list[bytes]) -> None:
         for public in publics:
-            if cose.key_id(public) == tx.signed.kid:
+            if tx.signed and cose.key_id(public) == tx.signed.kid:
                 with breaking("signature"):
                     tx.signed.verify(public, cose.purpose(cose.TRANSACTION, self.chain_id))
                 return

@@ -39,8 +39,12 @@ class Wallet:
         broker: Broker,
         *,
         timeout_s: float = DEFAULT_TIMEOUT_S,
+        client_id: str = "",
     ) -> None:
-        """Act as `party`; answers must be signed by a grid or operator party of `genesis` and come within `timeout_s`."""
+        """Act as `party`; answers must be signed by a grid or operator party of `genesis` and come within `timeout_s`.
+
+        `client_id` is what the broker knows the connection by; made from the party's name if it is empty.
+        """
         self._timeout_s = timeout_s
         self.chain_id = genesis.chain_id
         self.party = party
@@ -49,7 +53,7 @@ class Wallet:
             cose.key_id(public): public for _, role, public in genesis.parties if role in {"grid", "operator"}
         }
         down = [topics.party_topic(self.chain_id, party, kind) for kind in topics.PARTY_DOWN]
-        client_id = f"wallet-{party}-{random_bytes(4).hex()}"
+        client_id = client_id or f"wallet-{party}-{random_bytes(4).hex()}"
         self._connection = Connection(broker, client_id, down, persistent=False)
         self._coordinator: bytes | None = None  # the key of the one that answered last
 
@@ -81,7 +85,7 @@ class Wallet:
             LinkError: nobody answers.
         """
         nonce = random_bytes(16)
-        payload = encode([self.party, nonce, question, list(arguments)])
+        payload = encode(self._row(nonce, question, list(arguments)))
         message = cose.sign1(payload, self._signer, cose.purpose(cose.QUERY, self.chain_id))
 
         def ours(kind: str, row: list[object]) -> bool:
@@ -91,6 +95,9 @@ class Wallet:
         if code != "ok":
             raise WalletError(str(value), str(code))
         return value
+
+    def _row(self, nonce: bytes, question: str, arguments: list[object]) -> list[object]:
+        return [self.party, nonce, question, arguments]
 
     def quote(self, bid: PlaceBid) -> dict[str, object]:
         """What would become of a bid if nothing else arrived (desk.py); limit 0 asks for the least at which it fills now."""

@@ -6,27 +6,36 @@ hold, and how to tell that a transaction left no trace.
 
 from dataclasses import dataclass
 
+from note_world import NOTES
 from world import HOUR, NOW, START, Market, consensus, key, stake_json
 
+from pile_coordinator.chain import notes
 from pile_coordinator.chain.env import Journal, Misbehaviour
-from pile_coordinator.chain.records import Bid, Candidate, Contract, Listing, Zone
+from pile_coordinator.chain.records import Bid, Candidate, Contract, Listing, NoteBin, Zone
 from pile_coordinator.chain.settlement import decode_statement
 from pile_coordinator.chain.stake import address_of
 from pile_coordinator.chain.state import State, _deadline_ms
 from pile_coordinator.chain.transactions import (
     GROUND_CAUSE,
+    BuyNotes,
     CollectFees,
     Confirm,
     Delegate,
     Deposit,
     Object,
+    RedeemNotes,
     RegisterParty,
     RestoreKey,
     RevokeKey,
     SetTariff,
     Withdraw,
+    pseudonym,
+    ring_message,
+    ring_sign_transaction,
 )
 from pile_coordinator.chain.transition import TxResult, apply_tx
+from pile_coordinator.ring.keys import base_public, base_secret, note_secret
+from pile_coordinator.ring.signature import key_image, sign
 from pile_shared import cose
 from pile_shared.certificate import Header, attest
 from pile_shared.codec import encode
@@ -37,6 +46,8 @@ ROLES = ("grid", "operator", "pile-owner", "ev-owner", "third-party")
 NODES = ("arbiter-2", "auditor", "false-node", "grid", "operator")  # that genesis elects
 AT = START + HOUR // 2  # the time of the last block
 FAR = NOW + 6 * HOUR  # the window of the contract that is still only signed
+BASE = base_secret(bytes(32), "test", 0)  # of user-6, whose are all notes
+FULL, FILLING = notes.bin_id(7, 0), notes.bin_id(0, 0)
 CLOCK = 1_700_000_000  # what a stop command was given at, by the user's own clock
 
 
@@ -68,6 +79,22 @@ class EveryPhase:
         finally:
             self.market.proofs = made
 
+    def note(self, place: int) -> list[bytes]:
+        """[bin, key image] of one of the sealed notes. The first is spent already."""
+        return [FULL, key_image(self._secret(place), notes.context(self.market.chain_id, FULL))]
+
+    def _secret(self, place: int) -> bytes:
+        return note_secret(BASE, self.market.state.get(NoteBin, FULL).notes[0][2], place)
+
+    def ring(self, message: bytes, place: int = 1) -> bytes:
+        """A ring signature by one of the sealed notes."""
+        ring = notes.ring_of(self.market.state.get(NoteBin, FULL))
+        return sign(self._secret(place), ring, place, notes.context(self.market.chain_id, FULL), message)
+
+    def of_nobody(self, payload: bytes, place: int = 1) -> bytes:
+        """A transaction with one ring signature."""
+        return encode([payload, [self.ring(ring_message(self.market.chain_id, payload), place)]])
+
     def digest(self, phase: str) -> bytes:
         contract = self.market.state.get(Contract, self.contracts[phase])
         return decode_statement(contract.statement).digest()
@@ -77,6 +104,8 @@ class EveryPhase:
         c, at = self.contracts, self.market.time_ms
         tariff = [[0, "valley", 300_000, 100_000], [480, "peak", 900_000, 500_000]]
         proof = self.proof("pile-7", HEARTBEAT, [(at, 5)])
+        base, nobody = base_public(BASE), key("nobody's order").public
+        wish = ["north", "", 1000, FAR, FAR + HOUR, 700_000, False, FAR + HOUR]
         return {
             "register-party": ("operator", ["eve", "ev-owner", key("eve").public]),
             "rotate-key": ("user-1", [key("user-1, later").public]),
@@ -108,6 +137,9 @@ class EveryPhase:
             "unjail": ("operator", []),
             "double-attestation": ("user-3", ["auditor", *twice_attested(self.market, "auditor", 2)]),
             "vote-upgrade": ("grid", ["reporter-part", 1000]),
+            "buy-notes": ("user-6", [base, [3, 0, 1]]),
+            "anonymous-bid": (pseudonym(nobody), [[self.note(1)], nobody, base, *wish]),
+            "redeem-notes": (pseudonym(nobody), [[self.note(1)], nobody, "owner-1"]),
         }
 
 
@@ -131,8 +163,10 @@ def every_phase() -> EveryPhase:
         cancel_cutoff_ms=100 * HOUR,
         stake=stake_json(dict.fromkeys(NODES, 10_000_000), max_validators=5, **rules),
         upgrades=[{"name": "decided", "height": 1_000_000}],
+        notes=NOTES,
         more=[("arbiter-2", "third-party"), ("false-node", "third-party")],
     )
+    _buy_notes(market)
     market.absent = {"operator"}
     market.ok()
     market.ok()
@@ -151,12 +185,14 @@ def every_phase() -> EveryPhase:
     listing = market.offer("pile-7", ask=1_000_000, end=FAR)
     withdrawal = market.send("user-1", Withdraw(1_000_000, "bank"))
     market.ok(time_ms=AT)
+    every = EveryPhase(market, contracts, resting, listing, withdrawal)
+    _spend_note(every)
     phases = {phase: market.state.find(Contract, contracts[phase]) for phase in PHASES}
     assert {phase: c.phase for phase, c in phases.items() if c} == {phase: phase for phase in PHASES[:-1]}
     assert phases["closed"] is None
     assert market.state.find(Bid, resting)
     assert market.state.find(Listing, listing)
-    return EveryPhase(market, contracts, resting, listing, withdrawal)
+    return every
 
 
 def _sessions(market: Market, contracts: dict[str, bytes]) -> None:
@@ -209,6 +245,22 @@ def _stake(market: Market) -> None:
     assert [member[0] for member in voted.members] == ["auditor", "grid"]
 
 
+def _buy_notes(market: Market) -> None:
+    """A bin that is full, and one that is not."""
+    market.send("user-6", BuyNotes(base_public(BASE), [0] * 7 + [16]))
+    market.send("user-6", BuyNotes(base_public(BASE), [1]))
+    market.ok()
+
+
+def _spend_note(every: EveryPhase) -> None:
+    """The first of the bin."""
+    public = key("spent").public
+    body = RedeemNotes([every.note(0)], public, "user-6")
+    until = every.market.height + 9
+    tx = ring_sign_transaction(lambda m: [every.ring(m, 0)], every.market.chain_id, pseudonym(public), 1, until, body)
+    every.market.ok(tx, time_ms=AT)
+
+
 def twice_attested(market: Market, node: str, height: int, **over: object) -> list[bytes]:
     """Two headers of one height, each with a node's attestation."""
     signer, parts = key(str(over.get("signer", node + "/attest"))), []
@@ -256,6 +308,7 @@ def indexes(state: State) -> dict[str, object]:
         },
         "_stakes_by_candidate": _keys(state._stakes_by_candidate),  # type: ignore[arg-type]
         "_set_heights": list(state._set_heights),
+        "_ended": list(state._ended),
         "_terms": {contract: terms.encoded() for contract, terms in state._terms.items()},
         "totals": _sums(state.totals),
         "owed": _sums(state.owed),

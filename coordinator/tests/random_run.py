@@ -9,7 +9,8 @@ from collections import Counter
 from pathlib import Path
 
 from every_phase import twice_attested
-from world import Market, consensus, key, stake_json
+from note_world import Note, NoteHolders
+from world import consensus, key, stake_json
 
 from pile_coordinator.chain.env import Env, Misbehaviour
 from pile_coordinator.chain.invariants import check_in_full
@@ -19,6 +20,7 @@ from pile_coordinator.chain.records import (
     Contract,
     Dispute,
     Listing,
+    NoteBin,
     Party,
     Pile,
     Stake,
@@ -31,6 +33,7 @@ from pile_coordinator.chain.transactions import (
     AT_MARKET,
     Answer,
     Body,
+    BuyNotes,
     CancelBid,
     CancelContract,
     CollectFees,
@@ -42,6 +45,7 @@ from pile_coordinator.chain.transactions import (
     Object,
     PayOut,
     PlaceBid,
+    RedeemNotes,
     RefuseWithdrawal,
     RegisterCandidate,
     RegisterParty,
@@ -60,6 +64,7 @@ from pile_coordinator.chain.transactions import (
     Unlist,
     VoteUpgrade,
     Withdraw,
+    pseudonym,
 )
 from pile_coordinator.chain.transition import Outcome, apply_block
 from pile_coordinator.engines.engine import Block, handover_after, set_hashes, validators_at
@@ -107,7 +112,7 @@ PARAMS: dict[str, object] = {
 }
 
 
-class RecordedMarket(Market):
+class RecordedMarket(NoteHolders):
     """A market whose blocks are written into a ledger file, as the solo engine writes them."""
 
     def __init__(self, path: Path, *, piles: int, users: int, **params: object) -> None:
@@ -191,12 +196,14 @@ class RandomRun:
         self.rotated: dict[str, str] = {}  # in this block: party -> name of its new key
         self.meters: dict[str, int] = {}
         self.counter = 0
+        self.spent: list[Note] = []  # or tried to
         self.late: list[bytes] = []  # transactions kept back, to be sent again when it is too late
         self.acts = [
             (6, self.offer), (16, self.bid), (1, self.unlist), (3, self.cancel), (6, self.sign), (3, self.call_off),
             (2, self.withdraw), (2, self.pay), (3, self.deposit), (1, self.collect), (1, self.set_tariff),
             (1, self.register), (1, self.rotate), (1, self.revoke), (2, self.restore), (1, self.retire), (2, self.nonsense),
             (2, self.delegate), (2, self.undelegate), (1, self.commission), (1, self.vote),
+            (3, self.buy_notes), (4, self.bid_as_nobody), (1, self.redeem),
         ]  # fmt: skip
 
     # --- how it runs ---
@@ -220,7 +227,10 @@ class RandomRun:
 
     def send(self, sender: str, body: Body) -> None:
         market = self.market
-        data = market.tx(sender, body, signer=self.signer_of(sender))
+        if sender in market.orders and self.rng.random() < 0.95:
+            data = market.act(sender, body)
+        else:
+            data = market.tx(sender, body, signer=self.signer_of(sender))
         market.sequences[sender] = market.sequences.get(sender, 0) + 1
         market.queue.append(data)
         if self.rng.random() < 0.02:
@@ -410,6 +420,43 @@ class RandomRun:
         payload = encode([contract.id, 2, b"\x01" * 8, self.market.time_ms // 1000])
         signer = key(self.keys[public] if self.rng.random() < 0.8 else "eve")
         return cose.sign1(payload, signer, cose.purpose(cose.SESSION, self.market.chain_id))
+
+    # --- notes ---
+
+    def buy_notes(self) -> None:
+        user = self.any_party("ev-owner")
+        self.send("grid", Deposit(user, 8_000_000, self.fresh("for notes")))
+        self.send(user, BuyNotes(self.market.base(user), [0, 0, 0, 2, 0, 2]))
+
+    def some_notes(self) -> list[Note]:
+        """One or two that can be spent, or very nearly; now and then one that was, if its bin is still there."""
+        if self.spent and self.rng.random() < 0.2:
+            return [note for note in [self.rng.choice(self.spent)] if self.market.state.find(NoteBin, note.bin)]
+        found = self.market.notes_of()
+        chosen = self.rng.sample(found, min(len(found), self.rng.randint(1, 2)))
+        self.spent += chosen
+        return chosen
+
+    def bid_as_nobody(self) -> None:
+        rng, spent, at = self.rng, self.some_notes(), self.market.time_ms
+        if spent:
+            name, start = self.fresh("nobody"), at + rng.randint(1, 4) * STEP
+            self.keys[key(name).public] = name
+            _, data = self.market.pay(
+                spent, name, energy=100 * rng.randint(3, 25), limit=rng.randint(600, 1300) * 1000,
+                market=rng.random() < 0.3, start=start, end=start + rng.randint(2, 6) * STEP,
+                expires=at + rng.randint(1, 6) * STEP,
+            )  # fmt: skip
+            self.market.queue.append(data)
+
+    def redeem(self) -> None:
+        spent = self.some_notes()
+        if spent:
+            public, rows = key(self.fresh("redeemer")).public, self.market.spent_rows(spent)
+            if self.rng.random() < 0.2:
+                rows[0][0] = rows[0][0][:1] + bytes([255]) * 8  # a bin that is not there
+            body = RedeemNotes(rows, public, self.any_party("ev-owner", "pile-owner"))
+            self.market.queue.append(self.market.nobody(body, spent, pseudonym(public)))
 
     # --- money, tariff, parties ---
 

@@ -3,6 +3,7 @@
 Nothing here is imported from the chain. Orders go by short names ("b1", "l1"), a contract by the name of its bid, the pieces of
 a divisible bid as "b1.0", "b1.1"; keys are names too, and money lies in one dict. Proofs are those an honest clock and meter
 make, so anomalies are not part of this model, and neither are the bounds on how many orders there may be or how far ahead.
+Stake has a model of its own (stake_model.py), and what is paid with notes two ledgers (test_notes_money.py).
 """
 
 from dataclasses import dataclass, field

@@ -21,7 +21,7 @@ from pile_coordinator.chain.transactions import (
     SubmitProofs,
     decode_transaction,
 )
-from pile_coordinator.engines.engine import Block
+from pile_coordinator.engines.engine import Block, CachingVerifier
 from pile_coordinator.evidence.exporter import Exporter
 from pile_shared import terms as wire
 from pile_shared.codec import decode
@@ -80,7 +80,7 @@ def chain(tmp_path_factory):
         step()
     folder = tmp_path_factory.mktemp("year")
     solo = engine(market, folder / "ledger")
-    solo.verify = accept_all
+    solo.verify = CachingVerifier(accept_all)
     for block in market.blocks:
         commit(solo, block)
     exporter = Exporter(folder / "evidence.sqlite")

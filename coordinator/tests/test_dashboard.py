@@ -309,7 +309,7 @@ def _texts(page, selector):
     return page.locator(selector).all_inner_texts()
 
 
-_RECORDS = ["Orders", "Settlements", "Statistics", "Network"]
+_RECORDS = ["Orders", "Settlements", "Statistics", "Anonymity", "Network"]
 
 
 def test_the_navigation_has_what_the_role_may_see(visitor):

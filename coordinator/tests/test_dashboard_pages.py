@@ -8,6 +8,8 @@ import sys
 
 import httpx
 import pytest
+from anonymous_world import USERS, AnonymousWorld
+from note_world import NOTES
 from settled import JUDGES
 from test_dashboard import SIZES, chromium, make_world, visitor, world  # noqa: F401 - fixtures
 from web_world import NASTY, WebWorld
@@ -15,9 +17,11 @@ from world import HOUR, key
 
 from pile_coordinator.chain import settlement, transactions
 from pile_coordinator.chain.proofs import parse_proof
+from pile_coordinator.chain.records import Denomination
 from pile_coordinator.chain.settlement import decode_statement
 from pile_coordinator.chain.transactions import RegisterPile, Rule, SubmitProofs, decode_transaction
 from pile_coordinator.dashboard import details, words, written
+from pile_coordinator.dashboard.pages import anonymity
 from pile_coordinator.dashboard.pages.orders import OUTCOMES
 from pile_coordinator.evidence import alarms, trace
 from pile_coordinator.evidence.calendar import PERIODS
@@ -41,12 +45,13 @@ TITLES = {
     "en-US": {
         "/orders": "Orders", "/settlements": "Settlements", "/deviations": "Deviations", "/disputes": "Disputes",
         "/statistics": "Statistics", "/statistics?by=pile&per=year": "Statistics", "/network": "Network", "/alarms": "Alarms",
+        "/anonymity": "Anonymity",
         "/search": "Search", "/search?q=nothing-like-it": "Search", "/blocks/4": "block 4", "/trace/dan": "Party dan",
         "/trace/pile:pile-1": "Pile pile-1",
     },
     "zh-CN": {
         "/orders": "订单", "/settlements": "结算", "/deviations": "偏差", "/disputes": "争议", "/statistics": "统计",
-        "/statistics?by=pile&per=year": "统计", "/network": "网络", "/alarms": "告警", "/search": "查找",
+        "/statistics?by=pile&per=year": "统计", "/network": "网络", "/alarms": "告警", "/search": "查找", "/anonymity": "匿名性",
         "/search?q=nothing-like-it": "查找", "/blocks/4": "区块 4", "/trace/dan": "参与方 dan", "/trace/pile:pile-1": "充电桩 pile-1",
     },
 }  # fmt: skip
@@ -103,6 +108,8 @@ def test_every_page_in_both_languages_on_desk_and_phone(world, visitor, size, lo
         assert page.inner_text("h1") == title, path
         width, inner = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
         assert width <= inner, f"{path} scrolls sideways"
+        if path == "/anonymity":
+            assert words.text(locale[:2], "anonymity.no_notes") in _text(page)
         if locale == "zh-CN":
             page.wait_for_selector("[data-test=alarms]:has-text('告警')")
 
@@ -315,7 +322,7 @@ def test_settlements_and_statistics_say_what_the_certificate_proves(world, visit
     line, total = _cells(visit.open("/settlements"), ".pc-scroll")
     assert line[-4:] == total[-4:] == shown
     measured = written.energy(order.verified.statement.measured_wh).split(" ")[0]
-    assert line[7] == measured
+    assert line[8] == measured
     page = visit.open("/statistics?per=month")
     line, total = _cells(page, ".pc-scroll")
     assert line[:4] == ["2023-11", "1", "5.000", measured]
@@ -350,6 +357,81 @@ def test_the_network_page_says_that_a_solo_chain_is_one(visitor, world):
     newest = _cells(page, ".pc-card >> nth=7")[0]
     assert newest[0] == str(world.chain.engine.height)
     assert newest[4] == "3 / 3"
+
+
+# --- anonymous orders ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def hidden(tmp_path_factory):
+    """A world with a named and two anonymous orders."""
+    require(has_browser(), MISSING)
+    world = AnonymousWorld(tmp_path_factory.mktemp("hidden"))
+    yield world
+    world.close()
+
+
+PAYERS = {"en-US": ("anonymous", "not anonymous"), "zh-CN": ("匿名", "非匿名")}
+
+
+@pytest.mark.parametrize(
+    ("locale", "size", "lists"),
+    [
+        ("en-US", "desk", {"/settlements": 2, "/deviations": 3, "/disputes": 2, "/trace/pile:pile-1": 3}),
+        ("zh-CN", "phone", {"/orders": 3, "/disputes": 2}),
+    ],
+)
+def test_every_order_says_whether_its_payer_is_anonymous(hidden, visitor, locale, size, lists):
+    chain, (nobody, named) = hidden.chain, PAYERS[locale]
+    visit = visitor(world=hidden, locale=locale, size=size)
+    payers = {chain.named.hex(): named, chain.anonymous.hex(): nobody, chain.disputed.hex(): nobody}
+    for path, count in lists.items():
+        page = visit.open(path)
+        lines = page.locator(".pc-table tbody tr:has(a[href^='/orders/'])").all()
+        assert len(lines) == count, path
+        for line in lines:
+            contract = line.locator("a[title]").first.get_attribute("title")
+            assert line.locator(".pc-mark").all_inner_texts()[-1] == payers[contract], path
+        width, inner = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
+        assert width <= inner, f"{path} scrolls sideways"
+        assert chain.nobody not in _text(page)  # only as much of it as tells it from others
+    page = visit.open(f"/orders/{chain.named.hex()}")
+    assert page.locator(".pc-bar .pc-mark").all_inner_texts()[-1] == named
+
+
+def test_a_user_s_confirmation_is_that_of_one_of_sixteen(hidden, visitor):
+    chain, visit = hidden.chain, visitor(world=hidden)
+    page = visit.open(f"/orders/{chain.anonymous.hex()}")
+    assert page.locator(".pc-bar .pc-mark").all_inner_texts()[-1] == "anonymous"
+    owners, users = page.locator("[data-step=confirmation]").all_inner_texts()
+    assert "olga" in owners
+    assert users.startswith("Confirmed by one of 16")
+    worth = written.money(sum(note.value_micro for note in chain.paid), "CNY")
+    assert f"notes: {len(chain.paid)}, worth {worth}" in _text(page, "[data-step=bid]")
+    assert "one of 16: nobody can tell which" in _text(page, ".pc-rows")
+    assert "user-1" not in _text(page)
+    page.click(".pc-rows a:has-text('Anonymity')")
+    page.wait_for_selector("h1:has-text('Anonymity')")
+    assert "one of 16" in _text(visit.open(f"/orders/{chain.disputed.hex()}"), "[data-step=dispute]")
+    page = visit.open("/statistics?by=user")
+    assert [row[:2] for row in _cells(page, ".pc-scroll")[:-1]] == [["all anonymous orders", "1"], ["dan", "1"]]
+    assert "1\nof them anonymous" in _text(visit.open("/statistics"), ".pc-cards")
+
+
+def test_the_page_on_anonymity_counts_what_the_chain_has(hidden, visitor):
+    kinds = hidden.chain.engine.state.each(Denomination)
+    page = visitor("other-user", world=hidden).open("/anonymity")
+    page.wait_for_function("document.querySelectorAll('canvas').length === 2")
+    rows = _cells(page, ".pc-scroll")
+    assert [row[:3] for row in rows] == [
+        [written.money(kind.value_micro), str(kind.issued - kind.spent), str(kind.spent)] for kind in kinds
+    ]
+    assert [row[5:] for row in rows] == [
+        [f"{kind.issued - 16} / 16", str(USERS), "2", str(16 - kind.spent)] for kind in kinds
+    ]
+    assert written.money(hidden.chain.engine.state.balance_micro("N"), "CNY") in _text(page, ".pc-cards")
+    assert written.span(NOTES["bin_age_ms"]) in _text(page, ".pc-cards")
+    assert page.locator("[data-test=hides] li").count() == len(anonymity._SAYS)
 
 
 # --- who sees what ---------------------------------------------------------------------------------------------------------
@@ -465,7 +547,8 @@ def test_deviations_in_percent_are_rounded_half_away_from_zero(off_wh, of_wh, te
         ("cause", settlement.CAUSES), ("ground", transactions.GROUNDS), ("basis", settlement.BASES), ("step", _TOLD_STEPS),
         ("contract", (*STATES, *OUTCOMES)), ("alarm", alarms.KINDS), ("todo", alarms.KINDS), ("needs", _NEEDED),
         ("thing", trace.KINDS), ("period", PERIODS), ("dimension", DIMENSIONS), ("tx", _TX_TYPES), ("format", FORMATS[1:]),
-        ("side", "UHEBDGF"), ("check", ("signature", "place", "register")),
+        ("side", "UHEBDGF"), ("check", ("signature", "place", "register")), ("funding", ("anonymous", "named")),
+        ("hides", anonymity._SAYS),
     ],
 )  # fmt: skip
 def test_every_word_that_pages_show_has_a_word(family, names):

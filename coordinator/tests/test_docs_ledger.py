@@ -4,16 +4,27 @@ import doctest
 import re
 from pathlib import Path
 
+from bench.support.note_growth import growth, open_order
 from test_settlement import terms_of
 
 from pile_coordinator.chain import proofs
 from pile_coordinator.chain.clearing import MAX_FILLS
+from pile_coordinator.chain.notes import MAX_REFUNDED_NOTES
 from pile_coordinator.chain.orders import MAX_OPEN_ORDERS
-from pile_coordinator.chain.records import ROLES, Params
+from pile_coordinator.chain.records import ANONYMOUS, ROLES, NoteRules, Params
 from pile_coordinator.chain.rejections import CODES
-from pile_coordinator.chain.transactions import BODIES, MAX_BATCH_PROOFS, MAX_TX_BYTES, MAX_VALIDITY_BLOCKS
+from pile_coordinator.chain.transactions import (
+    BODIES,
+    MAX_BATCH_PROOFS,
+    MAX_BOUGHT_NOTES,
+    MAX_SPENT_NOTES,
+    MAX_TX_BYTES,
+    MAX_VALIDITY_BLOCKS,
+)
 from pile_shared.proof import REASON_NAMES, USER_REASONS
 
+OPEN = "state: beside bid or contract, while an anonymous order is open"
+ANONYMOUS_ORDER = "ledger: an anonymous order of four notes"
 ROOT = Path(__file__).parents[2]
 GUIDE = ROOT / "docs" / "ledger.md"
 TEXT = GUIDE.read_text()
@@ -48,7 +59,7 @@ def test_the_outcomes_of_proofs_are_those_of_the_code_in_their_order() -> None:
 
 
 def test_roles_and_transactions_are_those_of_the_code() -> None:
-    assert first_column("Roles") == list(ROLES)
+    assert first_column("Roles") == [*ROLES, ANONYMOUS]
     assert first_column("Roles", 1) == list(BODIES)
     for kind, body in BODIES.items():
         assert set(body.ROLES) == senders(kind), kind
@@ -58,7 +69,9 @@ def senders(kind: str) -> set[str]:
     """The roles that the guide's table lets send a transaction: those it names, or all where it says "any"."""
     (row,) = [row for row in section("Roles").splitlines() if row.startswith(f"| `{kind}` |")]
     said = row.split("|")[2]
-    return set(ROLES) if "any" in said else set(re.findall("|".join(ROLES), said))
+    return (
+        set(ROLES) if "any" in said.split() or "any," in said else set(re.findall("|".join([*ROLES, ANONYMOUS]), said))
+    )
 
 
 def test_causes_are_those_of_the_code() -> None:
@@ -69,8 +82,11 @@ def test_causes_are_those_of_the_code() -> None:
 
 def test_parameters_and_bounds_that_the_guide_names_exist() -> None:
     for name in re.findall(r"`([a-z_]+_(?:permille|ms|wh|hours|numerator|denominator))`", TEXT):
-        assert name in Params.__match_args__, name
-    for number in (MAX_TX_BYTES, MAX_VALIDITY_BLOCKS, MAX_OPEN_ORDERS, MAX_FILLS):
+        assert name in {*Params.__match_args__, *NoteRules.__match_args__}, name
+    for name in re.findall(r"`([a-z_]+_micro|denominations)`", section("Notes")):
+        assert name in NoteRules.__match_args__, name
+    assert (MAX_BOUGHT_NOTES, MAX_SPENT_NOTES) == (64, 12)
+    for number in (MAX_TX_BYTES, MAX_VALIDITY_BLOCKS, MAX_OPEN_ORDERS, MAX_FILLS, MAX_REFUNDED_NOTES):
         assert f"{number:,}" in TEXT
     assert f"up to {MAX_BATCH_PROOFS}" in TEXT
 
@@ -85,3 +101,13 @@ def test_headings_that_others_refer_to_are_there() -> None:
             assert f"# {heading}\n" in TEXT, heading
         for anchor in re.findall(r"ledger\.md#([a-z-]+)", text):
             assert anchor in anchors
+
+
+def test_the_growth_that_the_guide_tells_is_what_is_measured() -> None:
+    found = {what: f"{size:,.0f}" for what, size in (growth() | {OPEN: open_order()}).items()}
+    found["ledger: an anonymous order that four notes pay for and that ends in four"] = found[ANONYMOUS_ORDER]
+    rows = [line.split("|")[1:3] for line in section("Notes").splitlines() if re.match(r"\| (ledger|state): ", line)]
+    assert len(rows) == 6
+    assert {what.strip(): size.strip() for what, size in rows}.items() <= found.items()
+    assert found["notes that an order ends in"] == "4"
+    assert found["state: all bins before sixteen orders"] == found["state: all bins after them"] == "7,176"

@@ -488,7 +488,7 @@ def test_what_quote_finds_missing_has_a_drivers_word():
 
 # What only those meet who do other things than drivers, and what the page cannot send.
 FOREIGN = {"exists", "unknown_candidate", "unknown_withdrawal", "unknown_party", "evidence", "band", "unknown_type"}
-FOREIGN |= {"malformed", "wrong_chain"}
+FOREIGN |= {"malformed", "wrong_chain", "unknown_note", "spent"}
 
 
 def test_every_refusal_that_a_driver_can_meet_says_what_to_do():

@@ -7,6 +7,7 @@ from evidence_rows import content
 from settled import Chain, deliver
 
 from pile_coordinator.cli import main
+from pile_coordinator.evidence.database import HEAD
 from pile_coordinator.evidence.exporter import Exporter
 from pile_shared.proof import REASON_VEHICLE_FULL
 
@@ -61,7 +62,7 @@ def test_a_lost_database_is_rebuilt(site, capsys):
 
 def test_migrate_says_from_where_to_where(site, capsys):
     config, _ = site
-    assert call(capsys, "migrate", "--config", config)[:2] == (0, "schema 0001 -> 0001\n")
+    assert call(capsys, "migrate", "--config", config)[:2] == (0, f"schema {HEAD} -> {HEAD}\n")
 
 
 def test_a_server_that_is_away_is_told_and_nothing_is_lost(site, capsys):

@@ -16,6 +16,8 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from evidence_rows import content
+from note_chain import NoteChain
+from note_chain import live as pay_with_notes
 from served import Served
 from settled import Chain, deliver
 from test_evidence import live
@@ -30,12 +32,18 @@ from pile_coordinator.evidence.schema import (
     contract,
     metadata,
     movement,
+    note_bin,
+    note_purchase,
+    note_spend,
     proof,
+    pseudonym,
     receipt,
     settled_contract,
     views,
     withdrawal,
 )
+from pile_coordinator.evidence.scopes import EVERYTHING
+from pile_coordinator.evidence.timeline import timeline
 from pile_coordinator.evidence.trace import trace
 from pile_coordinator.evidence.writer import make_writer
 from pile_coordinator.replay import open_ledger
@@ -47,6 +55,7 @@ from pile_shared import topics
 from pile_shared.certificate import decode_inclusion
 from pile_shared.codec import decode, encode
 from pile_shared.errors import ConfigError
+from pile_shared.platform import sha256
 from pile_shared.proof import REASON_VEHICLE_FULL
 from pile_shared.terms import LEAF_CLOSED
 
@@ -102,6 +111,26 @@ def test_mariadb_holds_the_same_rows_and_answers_the_same(chain, url):
         exporter.write(chain.engine.block(height))
     assert content(exporter.db) == content(chain.evidence.db)
     exporter.close()
+
+
+def test_orders_that_notes_paid_for_are_the_same_there(url, tmp_path):
+    chain = NoteChain(tmp_path, each=20, rulings_needed=2)
+    chain.admit()
+    lives = pay_with_notes(chain)
+    exporter = Exporter(url)
+    exporter.catch_up(chain.engine)
+    assert content(exporter.db) == content(chain.evidence.db)
+    for view in (movement, settled_contract):
+        here, there = (sorted(map(repr, db.execute(sa.select(view)))) for db in (exporter.db, chain.evidence.db))
+        assert here == there
+    for certificate, who in lives.values():
+        shown = order_certificate(exporter.db, chain.engine, sha256(certificate.order))
+        assert shown.encoded() == certificate.encoded()
+        assert trace(exporter.db, who) == trace(chain.evidence.db, who)
+        contract = bytes.fromhex(trace(exporter.db, who).stories[0].contract)
+        assert timeline(exporter.db, EVERYTHING, contract) == timeline(chain.evidence.db, EVERYTHING, contract)
+    exporter.close()
+    chain.close()
 
 
 def test_a_connection_cut_at_any_statement_loses_and_repeats_nothing(chain, url):
@@ -291,8 +320,29 @@ def test_migrations_come_to_the_schema_of_the_program(kind, request, tmp_path):
         assert set(sa.inspect(db).get_view_names()) == shown
         db.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
     engine.dispose()
-    with pytest.raises(EvidenceError, match="schema 9999, this program knows 0001"):
+    with pytest.raises(EvidenceError, match="schema 9999, this program knows 0002"):
         Exporter(where)
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "mariadb"])
+def test_evidence_from_before_notes_is_migrated_as_it_is(kind, chain, request, tmp_path):
+    deliver(chain, delivered_wh=2000, reason=REASON_VEHICLE_FULL)
+    where = tmp_path / "e.sqlite" if kind == "sqlite" else request.getfixturevalue("url")
+    exporter = Exporter(where)
+    exporter.catch_up(chain.engine)
+    whole = content(exporter.db)
+    quote = exporter.db.dialect.identifier_preparer.quote
+    for view in reversed(views):
+        exporter.db.exec_driver_sql(f"DROP VIEW {quote(view.table.name)}")
+    for table in (pseudonym, note_purchase, note_bin, note_spend):
+        exporter.db.exec_driver_sql(f"DROP TABLE {quote(table.name)}")
+    exporter.db.exec_driver_sql("UPDATE alembic_version SET version_num = '0001'")
+    exporter.close()
+    migrated = Exporter(where)
+    assert (migrated.height, database.revision(migrated.db)) == (chain.engine.height, "0002")
+    assert content(migrated.db) == whole
+    assert find_contract(migrated.db, chain.evidence.db.execute(sa.select(contract.c.id)).scalar())["anonymous"] == 0
+    migrated.close()
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "mariadb"])

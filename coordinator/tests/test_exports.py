@@ -45,6 +45,7 @@ from pile_coordinator.exports.operator import load_operator
 from pile_coordinator.exports.order import ExportError, Order
 from pile_coordinator.exports.sources import DataFolder
 from pile_coordinator.exports.tables import ORDER_COLUMNS, POSTING_COLUMNS, order_row, posting_rows
+from pile_coordinator.verify import Verified
 from pile_edge.ocmf_records import list_records
 from pile_edge.ocmf_records import safe_xml as piles_xml
 from pile_shared import cose
@@ -176,8 +177,16 @@ def orders(draw):
             statement,
             Statement("c", terms.contract_id(), bytes(32), ruled_wh, ruled_cause, tuple(rows), verdict),
         )
-    verified = SimpleNamespace(
-        terms=terms, statement=statement, disputed=written, outcome="x", signed_height=1, closed_height=2, proofs=0
+    verified = Verified(
+        terms=terms,
+        statement=statement,
+        outcome="x",
+        signed_height=1,
+        closed_height=2,
+        proofs=0,
+        confirmed_by=(),
+        disputed=written,
+        order=bytes(32),
     )
     return Order(b"", "c", "EUR", verified, (), 0, 0, 0)
 

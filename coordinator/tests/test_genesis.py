@@ -132,3 +132,73 @@ def test_the_first_state_is_parameters_parties_tariff_epoch_and_an_empty_tally()
         party: cose.key_id(key(party).public) for party in ("auditor", "grid", "operator")
     }
     assert World().root == world.root != World(fee_micro=1).root
+
+
+# --- notes ---------------------------------------------------------------------------------------------------------------
+
+NOTES = {"unit_micro": 100_000, "denominations": 10, "bin_age_ms": 3_600_000}
+
+
+def with_notes(**over: object) -> dict[str, Any]:
+    return document() | {"notes": NOTES | over}
+
+
+def test_notes_are_part_of_the_hash_and_a_chain_without_them_has_the_hash_it_had() -> None:
+    """The first two were computed by the release before there were notes."""
+    assert genesis().hash().hex() == "f7eef31e88fc8edba16342c205133737797470f7094cfb932b9d1a739a343501"
+    assert (
+        genesis(upgrades=[{"name": "a", "height": 9}]).hash().hex()
+        == "211516480c368467be33254aaafafa278549f6cbbedcbcf8d4d5ad5b6ee5d648"
+    )
+    found = genesis_from_json(with_notes())
+    assert genesis_from_json(json.loads(json.dumps(found.to_json()))).encoded() == found.encoded()
+    assert found.to_json()["notes"] == NOTES
+    changed = [with_notes(**{name: value - 1}) for name, value in NOTES.items()]
+    assert len({genesis_from_json(each).hash() for each in [document(), with_notes(), *changed]}) == 5
+
+
+@pytest.mark.parametrize("name", NOTES)
+@pytest.mark.parametrize("value", [-1, 10**19, 1.5, True, None, "5"])
+def test_a_rule_of_notes_out_of_range_is_named(name: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=f"notes.{name}"):
+        genesis_from_json(with_notes(**{name: value}))
+
+
+@pytest.mark.parametrize("notes", [None, [], {}, "x", 1, {"unit_micro": 1}, NOTES | {"more": 1}])
+def test_notes_are_their_three_rules(notes: object) -> None:
+    with pytest.raises(ConfigError, match="notes has the keys"):
+        genesis_from_json(document() | {"notes": notes})
+
+
+def test_the_bounds_of_notes() -> None:
+    free = document() | {"params": document()["params"] | {"objection_bond_micro": 0}}
+    for over in ({"unit_micro": 1}, {"denominations": 1}, {"bin_age_ms": 0}):
+        genesis_from_json(free | {"notes": NOTES | over})
+    genesis_from_json(with_notes(unit_micro=7_000_000, denominations=32))
+    for over in ({"unit_micro": 0}, {"denominations": 0}, {"denominations": 33}, {"unit_micro": 1_000_000_001}):
+        with pytest.raises(ConfigError, match="notes"):
+            genesis_from_json(with_notes(**over))
+    with pytest.raises(ConfigError, match="more than a chain may hold"):
+        genesis_from_json(with_notes(unit_micro=8_000_000, denominations=32))
+
+
+def test_a_bond_that_is_won_comes_in_no_more_notes_than_one_can_buy() -> None:
+    bond = 64 * (100_000 << 9)
+    for micro, is_refused in ((bond, False), (bond + 1, True)):
+        changed = with_notes()
+        changed["params"]["objection_bond_micro"] = micro
+        if is_refused:
+            with pytest.raises(ConfigError, match="objection_bond_micro"):
+                genesis_from_json(changed)
+        else:
+            genesis_from_json(changed)
+        del changed["notes"]
+        genesis_from_json(changed)
+
+
+def test_on_a_chain_with_notes_no_founder_is_called_like_nobody() -> None:
+    named = document()
+    named["parties"].append({"id": "anon-1", "role": "grid", "public": key("anon-1").public.hex()})
+    genesis_from_json(named)
+    with pytest.raises(ConfigError, match="anonymous orders"):
+        genesis_from_json(named | {"notes": NOTES})

@@ -58,7 +58,12 @@ def test_a_genesis_file_is_kept_but_for_its_nodes(tmp_path):
     assert pilechain(words) == 0
     made = load_genesis(tmp_path / "net" / "a" / "genesis.json")
     assert [validator.party for validator in made.validators] == ["a", "b"]
-    assert (made.params, made.tariff, made.parties) == (given.params, given.tariff, given.parties)
+    assert (made.params, made.tariff, made.parties, made.notes) == (
+        given.params,
+        given.tariff,
+        given.parties,
+        given.notes,
+    )
 
 
 def test_a_node_that_comes_later_knows_the_chain_and_has_keys_of_its_own(network, capsys, tmp_path):
@@ -116,6 +121,20 @@ def test_a_wrong_addition_is_told_and_leaves_nothing(network, capsys, tmp_path, 
     assert not list((tmp_path / name).glob("*"))
 
 
+@pytest.mark.parametrize(
+    ("words", "rules"),
+    [
+        ("", (100_000, 10, 3_600_000)),
+        ("--note-unit 50000 --denominations 3 --bin-age 60000", (50_000, 3, 60_000)),
+        ("--without-notes", None),
+    ],
+)
+def test_a_new_chain_issues_notes_unless_told_otherwise(tmp_path, words, rules):
+    assert pilechain(["init", str(tmp_path / "net"), *words.split()]) == 0
+    made = load_genesis(tmp_path / "net" / "node-1" / "genesis.json").notes
+    assert (made and (made.unit_micro, made.denominations, made.bin_age_ms)) == rules
+
+
 def test_bonds_make_a_chain_that_elects(tmp_path):
     assert pilechain(["init", str(tmp_path / "net"), "--bond", "2000000000"]) == 0
     made = load_genesis(tmp_path / "net" / "node-1" / "genesis.json")
@@ -140,6 +159,10 @@ WRONG = {
     "--bond 5": "min_self_bond",
     "--bond 2000000000 --names grid,b,c,d": "a founder is",
     "--genesis nowhere.json": "nowhere.json",
+    "--without-notes --denominations 3": "nothing to choose",
+    "--genesis some.json --bin-age 1": "its file says",
+    "--denominations 33": "notes.denominations",
+    "--note-unit 0": "notes.unit_micro",
 }
 
 

@@ -55,7 +55,7 @@ def bid(**over: object) -> PlaceBid:
 
 def ask(market: Market, body: PlaceBid, *, user: str = "user-1", time_ms: int | None = None, order: bytes = b"?" * 32):
     env = market.env(time_ms or market.time_ms + 1000)
-    return quote(market.state, env, user, order, body)
+    return quote(market.state, env, market.state.get(Party, user), order, body)
 
 
 def everything(state: State) -> object:

@@ -17,7 +17,7 @@ from random_run import BLOCKS, RecordedMarket, record
 from settled import Chain, deliver
 from world import leaf_of
 
-from pile_coordinator.chain import election, proofs, stake
+from pile_coordinator.chain import election, notes, proofs, stake
 from pile_coordinator.chain.records import Account, Bid
 from pile_coordinator.chain.rejections import CODES
 from pile_coordinator.chain.settlement import BASES, CAUSES, decode_statement
@@ -87,7 +87,10 @@ def test_the_run_is_worth_replaying(run: Recorded) -> None:
         proofs.UNCHAINED,
     }
     assert set(leaves) == {
-        value for module in (terms, election, stake) for name, value in vars(module).items() if name.startswith("LEAF_")
+        value
+        for module in (terms, election, stake, notes)
+        for name, value in vars(module).items()
+        if name.startswith("LEAF_")
     }
     assert run.market.seen.keys() >= {
         "proposed",

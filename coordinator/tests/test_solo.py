@@ -18,7 +18,7 @@ from pile_coordinator.chain import transition
 from pile_coordinator.chain.env import Journal
 from pile_coordinator.chain.records import Bid, Listing, Party, Zone
 from pile_coordinator.chain.rejections import Rejection
-from pile_coordinator.chain.state import State
+from pile_coordinator.chain.state import State, store_key
 from pile_coordinator.chain.transactions import (
     AT_MARKET,
     Body,
@@ -32,7 +32,7 @@ from pile_coordinator.chain.transactions import (
 from pile_coordinator.engines import solo as solo_module
 from pile_coordinator.engines.engine import Block
 from pile_coordinator.engines.solo import BusyError, SoloEngine
-from pile_coordinator.engines.store import StoreError
+from pile_coordinator.engines.store import Store, StoreError
 from pile_shared.errors import ConfigError
 
 LOOP = Path(__file__).with_name("commit_loop.py")
@@ -318,3 +318,22 @@ def test_a_rejected_transaction_is_in_the_block_with_its_code_but_not_found_as_a
     block = solo.make_block(NOW)
     assert [r.code for r in block.results] == ["ok", "exists"]
     assert (solo.find_tx(first.id), solo.find_tx(second.id)) == ((1, 0), None)
+
+
+def test_a_reader_s_snapshot_stays_at_one_block_while_others_are_made(solo, tmp_path):
+    reader = Store(tmp_path / "ledger.sqlite", solo.genesis.hash(), read_only=True)
+    name = store_key(Party, "grid")
+    solo.submit(tx(solo, "grid", Deposit("operator", 5, "first")))
+    solo.make_block(NOW + 1000)
+    with reader.snapshot():
+        height, (before,) = reader.height(), reader.state_between(name, name, 5)
+        solo.submit(tx(solo, "grid", Deposit("operator", 5, "second")))
+        solo.make_block(NOW + 2000)
+        assert (reader.height(), reader.state_between(name, name, 5)) == (height, [before])
+    assert reader.height() == height + 1
+    assert reader.state_between(name, name, 5) == [solo.state.get(Party, "grid").encoded()] != [before]
+    parties = [store_key(Party, party.id) for party in solo.state.each(Party)]
+    first, last = min(parties), max(parties)
+    assert len(reader.state_between(first, last, 100)) == len(parties)
+    assert reader.state_between(first, last, 1) == reader.state_between(last, last, 1)  # the last of them
+    reader.close()

@@ -4,13 +4,26 @@ import csv
 import io
 import json
 import re
+import time
 import zipfile
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
+import sqlalchemy as sa
+from anonymous_world import USERS, WAITING, AnonymousWorld
+from note_world import NOTES
 from web_world import NASTY, ROLES, WebWorld
 
+from pile_coordinator.chain.notes import bin_id
+from pile_coordinator.chain.records import Denomination, NoteBin, NoteRules
+from pile_coordinator.chain.state import store_key
+from pile_coordinator.chain.transactions import BuyNotes
+from pile_coordinator.evidence import schema
+from pile_coordinator.evidence.note_queries import anonymity
 from pile_coordinator.verify import verify_order
 from pile_coordinator.web.csvtext import as_text
+from pile_coordinator.web.tokens import TokenError
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -199,6 +212,130 @@ def test_others_things_look_like_nothing(world):
     assert "olga" not in json.dumps(orders)
 
 
+# --- anonymous orders -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def hidden(tmp_path_factory):
+    """A world with a named and two anonymous orders."""
+    world = AnonymousWorld(tmp_path_factory.mktemp("anonymous"), pages=False)
+    yield world
+    world.close()
+
+
+def test_whatever_names_a_user_says_whether_it_is_nobody(hidden):
+    chain = hidden.chain
+    names = {chain.named.hex(): False, chain.anonymous.hex(): True, chain.disputed.hex(): True}
+    users = {"dan": False, chain.nobody: True, chain.objector: True, "olga": False}
+    for path, key, expected in (
+        ("/v1/contracts", "id", names), ("/v1/deviations", "contract", names), ("/v1/orders", "party", users),
+        ("/v1/postings", "user", users), ("/v1/disputes", "party", users), ("/v1/pile-states", "user", users),
+        ("/v1/statistics/user", "name", {"anon-all": True, "dan": False}),
+    ):  # fmt: skip
+        rows = hidden.get(path).json()["items"]
+        assert rows, path
+        assert [row["anonymous"] for row in rows] == [expected[row[key]] for row in rows], path
+    for name, anonymous in names.items():
+        trace = hidden.get(f"/v1/contracts/{name}/trace").json()
+        assert [trace[part]["anonymous"] for part in ("contract", "bid", "listing")] == [anonymous, anonymous, False]
+        assert all(said["anonymous"] == users[said["party"]] for said in trace["confirmations"])
+        assert hidden.get(f"/v1/contracts/{name}/timeline").json()["anonymous"] == anonymous
+        assert [s["anonymous"] for s in hidden.get(f"/v1/trace/contract/{name}").json()["stories"]] == [anonymous]
+
+
+def test_an_anonymous_order_is_its_pile_owner_s_and_nobody_else_s(hidden):
+    path = f"/v1/contracts/{hidden.chain.anonymous.hex()}"
+    found = {party: hidden.get(path, party).status_code for party in ROLES}
+    assert found == {"operator": 200, "grid": 200, "olga": 200, "dan": 404, "judge-1": 404, "other-owner": 404, "other-user": 404}  # fmt: skip
+    assert hidden.get(f"/v1/contracts/{hidden.chain.disputed.hex()}", "judge-1").json()["anonymous"] is True
+    for name in (hidden.chain.nobody, "anon-all"):
+        with pytest.raises(TokenError, match="nobody"):
+            hidden.store.add(name, "ev-owner", now_ms=1, days=1)
+
+
+def test_everybody_is_told_among_how_many_a_payer_hides(hidden):
+    answers = [hidden.get("/v1/anonymity", party) for party in ROLES]
+    assert {answer.text for answer in answers} == {answers[0].text}
+    told = answers[0].json()
+    height = hidden.chain.engine.height
+    assert (told["ledger_height"], told["ring"], told["issues_notes"]) == (height, 16, True)
+    assert (told["unit_micro"], told["bin_age_ms"]) == (NOTES["unit_micro"], NOTES["bin_age_ms"])
+    state = hidden.chain.engine.state
+    for row, kind in zip(told["denominations"], state.each(Denomination), strict=True):
+        assert (row["value_micro"], row["issued"], row["spent"]) == (kind.value_micro, kind.issued, kind.spent)
+        assert (row["outstanding"], row["sealed"], row["live"], row["is_whole"]) == (
+            kind.issued - kind.spent,
+            1,
+            1,
+            True,
+        )
+        assert row["filling"] == kind.issued - 16 == 16 - row["missing"]
+        assert row["by_unspent"] == [{"size": 16 - kind.spent, "bins": 1}]
+        assert row["by_origins"] == [{"size": USERS, "bins": 1}]
+        assert row["by_largest"] == [{"size": 2, "bins": 1}]  # each bought two of the sixteen
+    assert told["denominations"][0]["filling"] == WAITING
+    assert sum(row["outstanding_micro"] for row in told["denominations"]) == state.balance_micro("N")
+
+
+def test_bins_tell_who_bought_and_not_who_was_refunded():
+    """A bin of one buyer, and one that refunds of ended orders fill: each is an origin of its own."""
+    note = [bytes(32), bytes(32)]
+    buyer, other, orders = bytes([1]) * 32, bytes([2]) * 32, [bytes([3, n]) * 16 for n in range(10)]
+    sources = [buyer] * 4 + [other] * 2 + orders
+    bins = [
+        NoteBin(bin_id(0, 7), [[*note, buyer]] * 16, [b"i"] * 15, 1000, 0),
+        NoteBin(bin_id(0, 8), [[*note, source] for source in sources], [], 60_500, 0),
+        NoteBin(bin_id(0, 9), [[*note, buyer]] * 5, [], 0, 0),
+    ]
+    spent = NoteBin(bin_id(0, 3), [[*note, buyer]] * 16, [b"i"] * 16, 1000, 1)  # an open order still confirms over it
+    kind = Denomination(bytes((0,)), 100_000, 9, 149, 128)
+    rules = NoteRules("note-rules", 100_000, 1, 60_000)
+    row_of = {store_key(type(one), one.key): one.encoded() for one in (spent, *bins, kind)}
+    ledger = SimpleNamespace(
+        height=lambda: 5,
+        snapshot=nullcontext,
+        state_between=lambda a, b, most: [row_of[key] for key in sorted(row_of) if a <= key <= b][-most:],
+    )
+    engine = sa.create_engine("sqlite://")
+    schema.metadata.create_all(engine)
+    with engine.connect() as db:
+        bought = [(1, n, name, BuyNotes.TYPE, "dan", "ok") for n, name in enumerate((buyer, other))]
+        sent = [(2, n, name, "anonymous-bid", f"anon-{n}", "ok") for n, name in enumerate(orders)]
+        db.execute(schema.tx.insert(), [dict(zip(schema.tx.c.keys(), row, strict=True)) for row in bought + sent])
+        db.execute(schema.block.insert().values((1, 61_000, bytes(32), "solo", 12, 12)))
+        db.execute(schema.note_bin.insert().values((0, 8, 1, 1)))
+        told = anonymity(db, SimpleNamespace(notes=rules), ledger)
+        alone = anonymity(db, None, None)
+        nothing = anonymity(db, SimpleNamespace(notes=None), ledger)
+    engine.dispose()
+    assert (nothing["issues_notes"], nothing["denominations"][0]["issued"]) == (False, None)
+    assert (alone["issues_notes"], [row["sealed"] for row in alone["denominations"]]) == (None, [9])
+    (row,) = told["denominations"]
+    assert (row["live"], row["aging"], row["filling"], row["missing"]) == (2, 1, 5, 11)
+    assert row["by_unspent"] == [{"size": 1, "bins": 1}, {"size": 16, "bins": 1}]
+    assert row["by_origins"] == [{"size": 1, "bins": 1}, {"size": 11, "bins": 1}]  # dan bought twice, and ten refunds
+    assert row["by_largest"] == [{"size": 6, "bins": 1}, {"size": 16, "bins": 1}]
+
+
+def test_metrics_count_notes_and_what_closed_while_the_server_ran(hidden):
+    """The arbiters let the time of the dispute pass: the anonymous contract closes, and its escrow becomes notes."""
+    chain = hidden.chain
+    chain.tick(chain.genesis.params.dispute_window_ms + 1000)
+    chain.block(chain.tick())
+    wanted = {
+        'pilechain_contracts_closed_total{user="anonymous"} 1.0',
+        'pilechain_contracts_closed_total{user="named"} 0.0',
+    }
+    for kind in chain.engine.state.each(Denomination):
+        left, label = kind.issued - kind.spent, f'{{denomination="{kind.id[0]}"}}'
+        wanted.add(f"pilechain_notes_outstanding{label} {float(left)}")
+    give_up_s = time.monotonic() + 20
+    while wanted - set(hidden.get("/metrics").text.splitlines()):
+        assert time.monotonic() < give_up_s, wanted - set(hidden.get("/metrics").text.splitlines())
+    worth = re.findall(r"^pilechain_notes_outstanding_micro{.*} (\S+)$", hidden.get("/metrics").text, re.MULTILINE)
+    assert sum(map(float, worth)) == chain.engine.state.balance_micro("N")
+
+
 # --- statistics ----------------------------------------------------------------------------------------------------------
 
 
@@ -252,7 +389,9 @@ def test_statistics_have_pages_and_the_same_rows_as_csv(world):
         assert answer.headers["content-type"] == "text/csv; charset=utf-8"
         assert "attachment" in answer.headers["content-disposition"]
         told = list(csv.DictReader(io.StringIO(answer.text)))
-        assert told == [{name: "" if value is None else str(value) for name, value in row.items()} for row in rows]
+        assert told == [
+            {name: "" if value is None else str(as_text(value)) for name, value in row.items()} for row in rows
+        ]
     assert world.get(path, accept="text/csv, application/json").headers["content-type"] == "application/json"
     too_many = world.get("/v1/statistics/all?per=hour&since=2001&until=2199&format=csv")
     assert (too_many.status_code, too_many.json()["code"]) == (422, "too_many_rows")
@@ -263,7 +402,7 @@ def test_statistics_have_pages_and_the_same_rows_as_csv(world):
 def test_no_cell_is_a_formula():
     for text in ("=1+1", "+1", "-cmd", "@SUM(A1)", "\t=1", "\r=1"):
         assert as_text(text) == "'" + text
-    assert [as_text(value) for value in ("olga", -5, None, "")] == ["olga", -5, None, ""]
+    assert [as_text(value) for value in ("olga", -5, None, "", True)] == ["olga", -5, None, "", "true"]
 
 
 # --- exports -------------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from test_web_boards import everything
 from web_world import ROLES, WebWorld
 
 from pile_coordinator.evidence.exporter import Exporter
-from pile_coordinator.web.reading import open_database
+from pile_coordinator.web.reading import Reading, open_database
 from pile_hil.mariadb import MariaDb, find_mariadb
 from pile_hil.requirements import require
 
@@ -99,6 +99,9 @@ def test_every_route_answers_as_over_sqlite(world, reader):
     there = answers(world, paths)
     assert {key: there[key] for key in here if there[key] != here[key]} == {}
     assert {status for status, _ in there.values()} == {200, 403, 404}
+    reading = Reading(open_database(reader, world.folder))
+    assert reading.closed_between(0, world.chain.engine.height) == (0, 1)  # which is asked when blocks come
+    reading.close()
 
 
 def test_nothing_can_be_written(server, reader, tmp_path):

@@ -117,6 +117,7 @@ def genesis(
     tariff: dict[str, object] | None = None,
     stake: dict[str, object] | None = None,
     upgrades: list[dict[str, object]] | None = None,
+    notes: dict[str, int] | None = None,
     powers: dict[str, int] | None = None,
     more: list[tuple[str, str]] | None = None,
     **params: object,
@@ -130,7 +131,9 @@ def genesis(
         flat[name] = params.pop(f"catalog_{name}", flat[name])
     founders = [("grid", "grid"), ("operator", "operator"), ("auditor", "third-party"), *(more or [])]
     attesting = powers or (elected(stake, founders) if stake else {p: 1 for p, _ in founders})
-    optional = {name: given for name, given in (("stake", stake), ("upgrades", upgrades)) if given is not None}
+    optional = {
+        name: given for name, given in (("stake", stake), ("upgrades", upgrades), ("notes", notes)) if given is not None
+    }
     return genesis_from_json(
         {
             "name": "test",

@@ -7,7 +7,7 @@ as a process of its own, two drivers. What is printed is what happened: every nu
 import shutil
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -17,9 +17,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from pile_coordinator.amounts import money
 from pile_coordinator.certificates import decode_order_certificate
 from pile_coordinator.chain.transactions import AT_MARKET, List, PlaceBid
+from pile_coordinator.guest import Guest
 from pile_coordinator.verify import Verified, verify_order
 from pile_coordinator.wallet import START, Wallet
 from pile_edge.board.bundle import find_micropython
+from pile_hil.demo_anonymous import NEIGHBOURS, NOTE_MICRO, Payments, fill_a_bin
 from pile_hil.life import live_on
 from pile_hil.network_site import NetworkSite
 from pile_hil.site import HOUR_MS, PileSpec, Site, SiteError, SiteProcess, wait_for
@@ -31,7 +33,11 @@ ZONE = "north"
 SETTLE_SECONDS = 40 * RATE  # of the site's time
 
 DAN_WH, EVA_WH, EVA_BATTERY_WH = 4000, 3000, 1500
+AGAIN_WH = 1000  # of dan's second order, which a note pays for
 DAN_CAP, EVA_LIMIT = 800_000, 680_000  # micro per kWh: above and below the price under both orders' load
+
+
+ANON = "anon"  # who the user is to the ledger, but for the number
 
 
 @dataclass
@@ -41,6 +47,13 @@ class _Story:
     site: Site
     console: Console
     orders: dict[str, bytes]
+    chapter: int = 0
+    notes_micro: int = 0  # of all purses, when the story last looked
+
+    def head(self, text: str) -> None:
+        """The first line of the next chapter; its bold part ends with [/]."""
+        self.chapter += 1
+        self.say(f"[bold]{self.chapter}. {text}")
 
     def say(self, text: str) -> None:
         self.console.print(text)
@@ -68,9 +81,10 @@ def run(out: Path, *, network: bool = False, keep: bool = False) -> int:
                 NetworkSite(Path(folder), piles, rate=NETWORK_RATE) if network else Site(Path(folder), piles, rate=RATE)
             )
             with make as site:
-                _tell(_Story(site, console, {}), out)
+                story = _Story(site, console, {})
+                _tell(story, out)
                 if keep:
-                    live_on(site, site.start_web("operator", "operator"), console)
+                    live_on(site, site.start_web("operator", "operator"), console, chapter=story.chapter + 1)
         finally:
             logs = (*Path(folder).glob("*.log"), *Path(folder).glob("network/*.log"))
             ledgers = (
@@ -106,19 +120,31 @@ def _tell(story: _Story, out: Path) -> None:
     piles = _open_site(story)
     with site.wallet("dan") as dan, site.wallet("eva") as eva, site.wallet("olga") as olga, site.wallet("otto") as otto:
         _list_piles(story, olga, otto)
+        has_notes = not isinstance(site, NetworkSite)  # whose blocks take a second: sixteen purchases would be a minute
+        if has_notes:
+            _sell_notes(story, {"dan": dan, "eva": eva})
         _order(story, dan, eva)
         _charge(story, dan, "dan", "pile-1", piles)
         _settle(story, "dan", dan, olga)
         _fill_resting(story, eva)
         _charge(story, eva, "eva", "pile-2", piles)
         _settle(story, "eva", eva, otto)
-        _certificates(story, {"dan": dan, "eva": eva}, out)
+        asked = {"dan": dan, "eva": eva}
+        if has_notes:
+            anon = _order_anonymously(story)
+            with anon:
+                _charge(story, anon, ANON, "pile-1", piles)
+                _settle(story, ANON, anon, olga)
+                _change(story)
+                _certificates(story, asked | {ANON: anon}, out)
+        else:
+            _certificates(story, asked, out)
         _balances(story, {"dan": dan, "eva": eva, "olga": olga, "otto": otto}, out)
 
 
 def _open_site(story: _Story) -> list[SiteProcess]:
     site = story.site
-    story.say(f"[bold]1. A site opens[/] (time runs {site.clock.rate} times as fast)")
+    story.head(f"A site opens[/] (time runs {site.clock.rate} times as fast)")
     broker = site.start_broker()
     site.start_rig()
     coordinator = site.start_coordinator()
@@ -147,6 +173,40 @@ def _list_piles(story: _Story, olga: Wallet, otto: Wallet) -> None:
     story.say("   olga and otto list their piles at market: the load sets the price")
 
 
+def _sell_notes(story: _Story, drivers: dict[str, Wallet]) -> None:
+    count = fill_a_bin(story.site, drivers)
+    story.notes_micro = count * NOTE_MICRO
+    story.say(
+        f"   {count} drivers buy a note of {money(NOTE_MICRO)} CNY each:"
+        f" dan, eva, and {len(NEIGHBOURS)} neighbours without a car"
+    )
+
+
+def _order_anonymously(story: _Story) -> Guest:
+    """A bid that a note of dan's pays for; the connection on which it is confirmed."""
+    story.head("dan orders once more, and pays with a note[/] (which of 16 paid is nowhere in the ledger)")
+    payments = Payments(story.site, "dan")
+    bid = replace(_bid(story, AGAIN_WH, DAN_CAP, pile="pile-1", market=True), expires_ms=0)
+    market, choice = payments.quote(bid)
+    spending = payments.payer.bid(market, choice, bid)
+    story.orders[ANON] = bytes.fromhex(spending.transaction)
+    story.say(
+        f"   one note of {money(choice.worth_micro)} CNY pays; it hides among {choice.owners} owners,"
+        f" of whom {len(NEIGHBOURS)} have no car here: who saw the car knows better"
+    )
+    anon = payments.order(spending)
+    story.say(f"   to the ledger the user is {anon.party}, who has never ordered before and never will again")
+    return anon
+
+
+def _change(story: _Story) -> None:
+    left = Payments(story.site, "dan").waiting_micro()
+    story.notes_micro += left - NOTE_MICRO
+    story.say(
+        f"   what is left became notes again, {money(left)} CNY, of keys that only dan has; less than 0.1 went to the fees"
+    )
+
+
 def _show_price(story: _Story, wallet: Wallet, when: str) -> None:
     quote = wallet.quote(_bid(story, LOT_WH, DAN_CAP, market=True))
     load_wh, price = cast("int", quote["load_wh"]), cast("int", quote["now_micro_per_kwh"])
@@ -170,7 +230,7 @@ def _bid(story: _Story, energy_wh: int, limit: int, *, pile: str = "", market: b
 
 
 def _order(story: _Story, dan: Wallet, eva: Wallet) -> None:
-    story.say("[bold]2. Two orders meet a curve[/] (P = B / (S x CRR), CRR = 4/5)")
+    story.head("Two orders meet a curve[/] (P = B / (S x CRR), CRR = 4/5)")
     _show_price(story, dan, "(nobody charges: the catalog price)")
     order = _bid(story, DAN_WH, DAN_CAP, pile="pile-1", market=True)
     quote = dan.quote(order)
@@ -194,11 +254,11 @@ def _order(story: _Story, dan: Wallet, eva: Wallet) -> None:
 def _charge(story: _Story, wallet: Wallet, who: str, pile: str, watched: list[SiteProcess]) -> None:
     site, found = story.site, story.contract(wallet, who)
     assert site.rig is not None
-    chapter = "3" if who == "dan" else "5"
-    story.say(f"[bold]{chapter}. {who} charges on {pile}[/] (contract checked by the pile itself, then energised)")
+    story.head(f"{who} charges on {pile}[/] (contract checked by the pile itself, then energised)")
     contract, energy_wh = cast("bytes", found["id"]), cast("int", found["energy_wh"])
     reserved = next(process for process in watched if process.name == pile)
     wait_for(lambda: f"contract {contract.hex()[:8]}" in reserved.text(), 20, "the pile to be reserved", *watched)
+    before_wh = cast("int", site.rig.truth(pile)["energy_wh"])
     site.rig.command(do="plug", pile=pile)
     wallet.command(pile, contract, START, site.clock.now_ms(), energy_wh)
     with Progress(
@@ -215,8 +275,8 @@ def _charge(story: _Story, wallet: Wallet, who: str, pile: str, watched: list[Si
             time.sleep(0.2)
             found = story.contract(wallet, who)
             progress.update(bar, completed=cast("int", found["measured_wh"]))
-    truth_wh = cast("int", site.rig.truth(pile)["energy_wh"]) - site.piles[pile].start_energy_wh
-    why = "the car is full" if found["cause"] == "user" else "as contracted"
+    truth_wh = cast("int", site.rig.truth(pile)["energy_wh"]) - before_wh
+    why = {"user": "the car is full", "pile": "the pile could not go on"}.get(str(found["cause"]), "as contracted")
     story.say(f"   {found['measured_wh']} Wh metered, proven and chained ({why}); the car drew {truth_wh} Wh")
 
 
@@ -225,8 +285,7 @@ def _settle(story: _Story, who: str, user: Wallet, owner: Wallet) -> None:
     for wallet in (user, owner):
         wallet.confirm(cast("bytes", found["id"]))
     names = {"U": who, "H": owner.party, "G": "grid", "F": "fees", "E": "escrow", "B": "bond"}
-    chapter = "4" if who == "dan" else "6"
-    story.say(f"[bold]{chapter}. {who} and {owner.party} confirm, the contract settles itself[/]")
+    story.head(f"{who} and {owner.party} confirm, the contract settles itself[/]")
     for debit, credit, amount in cast("list[tuple[str, str, int]]", found["postings"]):
         story.say(f"   {names[debit]:<6} -> {names[credit]:<6} {money(amount):>10} CNY  {_why(debit, credit)}")
     _show_price(story, user, "(the load fell, and so did the price)")
@@ -253,7 +312,7 @@ def _fill_resting(story: _Story, eva: Wallet) -> None:
 
 
 def _certificates(story: _Story, wallets: dict[str, Wallet], out: Path) -> None:
-    story.say("[bold]7. One certificate per order, checked offline against the genesis alone[/]")
+    story.head("One certificate per order, checked offline against the genesis alone[/]")
     (out / "genesis.json").write_bytes((story.site.folder / "genesis.json").read_bytes())
     for who, wallet in wallets.items():
         data = cast("bytes", wallet.ask("certificate", story.orders[who]))
@@ -269,12 +328,14 @@ def _certificates(story: _Story, wallets: dict[str, Wallet], out: Path) -> None:
 
 
 def _balances(story: _Story, wallets: dict[str, Wallet], out: Path) -> None:
-    story.say("[bold]8. Balances[/]")
-    deposits = 20_000_000 * len(wallets)
+    story.head("Balances[/]")
+    deposits = 20_000_000 * len(wallets) + (NOTE_MICRO * len(NEIGHBOURS) if story.notes_micro else 0)
     with story.site.wallet("grid") as grid:
         rows = {who: cast("dict[str, int]", w.ask("account"))["balance_micro"] for who, w in wallets.items()}
         rows["grid"] = cast("dict[str, int]", grid.ask("account"))["balance_micro"]
         rows["fees"] = cast("dict[str, int]", grid.ask("account"))["fees_micro"]
+    if story.notes_micro:
+        rows["notes"] = story.notes_micro
     rows["outside"] = -deposits
     for who, balance in rows.items():
         story.say(f"   {who:<8} {money(balance):>12} CNY")

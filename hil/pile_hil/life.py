@@ -148,12 +148,12 @@ class Life:
         return False
 
 
-def live_on(site: Site, web: Web, console: Console) -> None:
+def live_on(site: Site, web: Web, console: Console, chapter: int) -> None:
     """Let the drivers of a demo's site go on, its dashboard open, until Ctrl-C or SIGTERM."""
     assert site.rig is not None
     drivers = ("dan", "eva")
     regulars = [Regular(driver, pile.owner, pile.id) for driver, pile in zip(drivers, site.piles.values(), strict=True)]
-    console.print("[bold]9. The site lives on: dan and eva keep charging[/]")
+    console.print(f"[bold]{chapter}. The site lives on: dan and eva keep charging[/]")
     console.print(f"   dashboard: {web.url}/ with the token {web.token}")
     console.print(f"   dan's own page: .venv/bin/pilechain wallet {_of(site, 'dan')} page")
     console.print("   Ctrl-C ends it")

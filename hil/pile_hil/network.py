@@ -28,7 +28,7 @@ from pile_coordinator.mqtt import Broker
 from pile_coordinator.network_cli import node_status
 from pile_coordinator.new_chain import FOUNDERS, PARAMS, founding_document
 from pile_coordinator.wallet import Wallet
-from pile_hil.site import SiteError, SiteProcess
+from pile_hil.site import SiteError, SiteProcess, note_rules
 from pile_shared.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -82,6 +82,7 @@ class Network:
         prefix: Mapping[str, list[str]] | None = None,
         stake: Stake | None = None,
         params: Mapping[str, object] | None = None,
+        notes: Mapping[str, int] | None = None,
     ) -> None:
         """Write everything below `folder`; nothing runs yet.
 
@@ -97,6 +98,7 @@ class Network:
             environment: more environment variables, by node.
             stake: how nodes are elected; None for nodes that stay.
             params: of the chain, that differ.
+            notes: rules of notes, that differ from those of a `Site`.
             prefix: words before a node's command, by node: what runs it in a namespace.
         """
         self.folder = folder
@@ -114,7 +116,8 @@ class Network:
             for node in self.names:
                 parties[node] = ("operator", make_key(folder / node / "keys" / "party.key").public.hex())
         began_ms = self.clock.origin_ms or Clock().now_ms()
-        document = founding_document("network", began_ms, dict(sorted(parties.items())))
+        rules = note_rules(self.clock.rate) | dict(notes or {})
+        document = founding_document("network", began_ms, dict(sorted(parties.items())), rules)
         document["params"] = PARAMS | dict(params or {})
         self.genesis: Genesis = write_network(
             folder, document, self.plans, pace, broker=(broker_host, broker_port), serving=serving, stake=stake

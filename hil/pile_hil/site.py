@@ -22,7 +22,7 @@ from pile_coordinator.chain.transactions import Deposit, RegisterParty, Register
 from pile_coordinator.clock import Clock
 from pile_coordinator.keys import load_key, make_key
 from pile_coordinator.mqtt import Broker
-from pile_coordinator.new_chain import HOUR_MS, PARAMS, TARIFF
+from pile_coordinator.new_chain import HOUR_MS, NOTES, PARAMS, TARIFF
 from pile_coordinator.wallet import Wallet
 from pile_edge.board.bundle import build_romfs, find_micropython, link_bundle
 from pile_edge.board.unix_flash import board_command
@@ -36,7 +36,13 @@ ACCOUNTING_NODES = ("auditor", "grid", "operator")
 FOUNDERS = {"auditor": "third-party", "coordinator": "operator", "grid": "grid", "operator": "operator"}
 __all__ = ["HOUR_MS", "PARAMS", "TARIFF", "PileSpec", "Site", "SiteError", "SiteProcess", "Web", "wait_for"]
 BOARD_HEAP = "60k"  # 64 kB, and what boards differ by
+BIN_AGE_MS = 2000  # of real time: nobody waits an hour for a demo
 BOND_MICRO = 10_000_000  # of each accounting node, where they are elected
+
+
+def note_rules(rate: int) -> dict[str, int]:
+    """Rules of notes for a chain whose time runs `rate` times as fast."""
+    return {**NOTES, "bin_age_ms": BIN_AGE_MS * rate}
 
 
 class SiteError(PilechainError):
@@ -149,11 +155,14 @@ class Site:
         rate: int,
         port: int | None = None,
         stake_rules: Mapping[str, int] | None = None,
+        notes: Mapping[str, int] | None = None,
     ) -> None:
         """Write everything below `folder`; nothing runs yet. Time runs `rate` times as fast from now on.
 
-        With `stake_rules`, those of a genesis file, the accounting nodes are elected.
+        With `stake_rules`, those of a genesis file, the accounting nodes are elected. `notes` are rules of notes that differ
+        from `note_rules`.
         """
+        self.notes = note_rules(rate) | dict(notes or {})
         self.folder = folder
         self.stake_rules = stake_rules
         folder.mkdir(parents=True, exist_ok=True)
@@ -201,6 +210,7 @@ class Site:
                 {"party": node, "public": load_key(self.key_file(f"{node}-attest")).public.hex(), "power": power}
                 for node in ACCOUNTING_NODES
             ],
+            "notes": self.notes,
         }
         if self.stake_rules:
             document["stake"] = {
@@ -392,13 +402,22 @@ class Site:
         """Register parties (role, deposit in micro) and every pile."""
         with self.wallet("operator") as operator, self.wallet("grid") as grid:
             for party, (role, amount_micro) in parties.items():
-                operator.send(RegisterParty(party, role, make_key(self.key_file(party)).public))
-                if amount_micro:
-                    grid.send(Deposit(party, amount_micro, f"opening-{party}"))
+                self._admit(operator, grid, party, role, amount_micro)
             for pile in self.piles.values():
                 public = self.prepare_pile(pile.id)
                 row = (pile.model, str(pile.serial), "north", pile.rated_power_w)
                 operator.send(RegisterPile(pile.id, pile.owner, public, *row))
+
+    def admit_drivers(self, parties: list[str], amount_micro: int) -> None:
+        """Register drivers, each with so much money."""
+        with self.wallet("operator") as operator, self.wallet("grid") as grid:
+            for party in parties:
+                self._admit(operator, grid, party, "ev-owner", amount_micro)
+
+    def _admit(self, operator: Wallet, grid: Wallet, party: str, role: str, amount_micro: int) -> None:
+        operator.send(RegisterParty(party, role, make_key(self.key_file(party)).public))
+        if amount_micro:
+            grid.send(Deposit(party, amount_micro, f"opening-{party}"))
 
 
 def wait_for(condition: Callable[[], bool], seconds: float, what: str, *watched: SiteProcess) -> None:

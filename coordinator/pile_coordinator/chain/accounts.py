@@ -2,8 +2,9 @@
 
 Names: `X` the world outside (deposits come from it), `F` fees, `P:<party>` a party's money, `E:<hex id>` the escrow of a
 bid or contract, `B:<hex id>` the owner's bond in a contract, `D:<hex id>` the bond of an objection to its settlement,
-`W:<hex id>` a withdrawal that has not been paid out, `S:<candidate>` what all have put up for a candidate. The grid party may
-owe: what it provides or takes is balanced outside the chain. No other account but X falls below zero.
+`W:<hex id>` a withdrawal that has not been paid out, `N` what outstanding notes are worth, `S:<candidate>` what all have put
+up for a candidate. The grid party may owe: what it provides or takes is balanced outside the chain. No other account but X
+falls below zero.
 """
 
 from typing import TYPE_CHECKING
@@ -27,6 +28,9 @@ SET_ASIDE = (
     STAKES,
 )  # kinds whose balance something open must account for
 _CLOSES_WHEN_EMPTY = frozenset({ESCROWS, BONDS, OBJECTIONS, WITHDRAWALS, STAKES})
+
+
+NOTE_ACCOUNT = "N"
 
 
 def party_account(party: str) -> str:
@@ -62,6 +66,15 @@ def stake_account(candidate: str) -> str:
 def kind_of(account: str) -> str:
     """X, F, N, P, E, B, D, W or S."""
     return account[0]
+
+
+def close_party(state: "State", party: str) -> None:
+    """Forget the account of a party that is one no more; it must be empty."""
+    account = state.find(Account, party_account(party))
+    if account is not None and account.balance_micro:
+        raise BrokenInvariantError(f"{account.name} is closed with {account.balance_micro} micro in it")
+    if account is not None:
+        state.drop(Account, account.name)
 
 
 def post(state: "State", debit: str, credit: str, amount_micro: int) -> None:

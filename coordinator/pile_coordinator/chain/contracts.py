@@ -345,6 +345,7 @@ def close(state: State, journal: Journal, contract: Contract, statement: settlem
     _count(state, journal, contract.id, terms, statement.measured_wh)
     state.drop(Contract, contract.id)
     orders.wake(state, terms.owner)
+    orders.leave(state, journal, terms.user)
     journal.closed.append(contract.id)
     journal.leaves.append(encode([LEAF_CLOSED, contract.id, outcome]))
 

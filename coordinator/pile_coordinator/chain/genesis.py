@@ -10,20 +10,33 @@ from typing import cast
 from pile_coordinator.chain import founding
 from pile_coordinator.chain.curve import MAX_CRR_TERM
 from pile_coordinator.chain.founding import Founding
-from pile_coordinator.chain.records import GRID, ROLES, Epoch, Params, Party, PartyKey, Tally, Tariff, Upgrade
+from pile_coordinator.chain.notes import value_micro
+from pile_coordinator.chain.records import (
+    GRID,
+    ROLES,
+    Denomination,
+    Epoch,
+    NoteRules,
+    Params,
+    Party,
+    PartyKey,
+    Tally,
+    Tariff,
+    Upgrade,
+)
 from pile_coordinator.chain.settlement import MAX_ARBITERS
 from pile_coordinator.chain.state import State
-from pile_coordinator.chain.transactions import Deposit, SetTariff
+from pile_coordinator.chain.transactions import MAX_BOUGHT_NOTES, MAX_DENOMINATIONS, PSEUDONYM, Deposit, SetTariff
 from pile_shared import cose
 from pile_shared.certificate import Validator, validators_from
 from pile_shared.codec import encode
 from pile_shared.errors import ConfigError, PilechainError
 from pile_shared.platform import sha256
-from pile_shared.units import MAX_TIME_MS, check_bytes, check_id, check_int, check_text
+from pile_shared.units import MAX_AMOUNT_MICRO, MAX_TIME_MS, check_bytes, check_id, check_int, check_text
 
 MAX_NAME_LENGTH = 20
 _KEYS = {"name", "time_ms", "params", "tariff", "parties", "validators"}
-_OPTIONAL_KEYS = {"stake", "upgrades"}
+_OPTIONAL_KEYS = {"stake", "upgrades", "notes"}
 _PERIOD_KEYS = ("from_minute", "name", "sell_micro_per_kwh", "buy_micro_per_kwh")
 _PERMILLE = 1000
 _WEEK_MS = 7 * 24 * 3600 * 1000
@@ -60,7 +73,7 @@ class Genesis:
     """A chain's beginning. `parties` are (id, role, public key).
 
     `stake` is None where nobody is elected and `validators` stay for ever; otherwise they are the set that it elects.
-    `upgrades` are changes of rules by (name, height), in order of name.
+    `upgrades` are changes of rules by (name, height), in order of name. `notes` is None where nobody pays anonymously.
     """
 
     name: str
@@ -71,16 +84,19 @@ class Genesis:
     validators: tuple[Validator, ...]
     stake: Founding | None = None
     upgrades: tuple[tuple[str, int], ...] = ()
+    notes: NoteRules | None = None
 
     def encoded(self) -> bytes:
-        """Deterministic CBOR: what the genesis hash covers. Without stake and upgrades they are left out."""
+        """Deterministic CBOR: what the genesis hash covers. Without stake, upgrades and notes they are left out."""
         params = {field.name: getattr(self.params, field.name) for field in fields(self.params)}
         rows = [list(party) for party in self.parties]
         tariff = [self.tariff.utc_offset_minutes, self.tariff.periods]
         whole: list[object] = [self.name, self.time_ms, params, tariff, rows, [v.fields() for v in self.validators]]
-        if self.stake is not None or self.upgrades:
+        if self.stake is not None or self.upgrades or self.notes is not None:
             elected = self.stake.fields() if self.stake else None
             whole += [elected, [list(upgrade) for upgrade in self.upgrades]]
+        if self.notes is not None:
+            whole.append(_note_fields(self.notes))
         return encode(whole)
 
     def hash(self) -> bytes:
@@ -106,6 +122,10 @@ class Genesis:
             state.put(Upgrade(name, height))
         if self.stake is not None:
             self.stake.put(state)
+        if self.notes is not None:
+            state.put(self.notes)
+            for k in range(self.notes.denominations):
+                state.put(Denomination(bytes((k,)), value_micro(self.notes, k), 0, 0, 0))
         return state
 
     def to_json(self) -> dict[str, object]:
@@ -117,6 +137,8 @@ class Genesis:
             more["stake"] = self.stake.to_json()
         if self.upgrades:
             more["upgrades"] = [{"name": name, "height": height} for name, height in self.upgrades]
+        if self.notes is not None:
+            more["notes"] = _note_fields(self.notes)
         return more | {
             "name": self.name,
             "time_ms": self.time_ms,
@@ -148,6 +170,7 @@ def genesis_from_json(document: object) -> Genesis:
         _check_parties(params, parties)
         founded = founding.founding_from_json(document["stake"], parties) if "stake" in document else None
         upgrades = _upgrades(document.get("upgrades", []))
+        note_rules = _notes(document["notes"]) if "notes" in document else None
     except KeyError as error:
         raise ConfigError(f"genesis lacks the key {error}") from error
     except (TypeError, ValueError) as error:
@@ -161,7 +184,11 @@ def genesis_from_json(document: object) -> Genesis:
         raise ConfigError(f"genesis: unknown keys {', '.join(sorted(map(str, unknown)))}")
     if len(name) > MAX_NAME_LENGTH:
         raise ConfigError(f"genesis: name must be at most {MAX_NAME_LENGTH} characters")
-    genesis = Genesis(name, time_ms, params, tariff, parties, validators, founded, upgrades)
+    genesis = Genesis(name, time_ms, params, tariff, parties, validators, founded, upgrades, note_rules)
+    if note_rules is not None:
+        _check_refunds(note_rules, params)
+    if note_rules is not None and any(party.startswith(PSEUDONYM) for party, _, _ in parties):
+        raise ConfigError(f"genesis: ids that begin with {PSEUDONYM} are those of anonymous orders")
     if founded is not None:
         founding.check_validators(founded, list(validators))
     return genesis
@@ -187,6 +214,39 @@ def _upgrades(rows: list[dict[str, object]]) -> tuple[tuple[str, int], ...]:
     if len({name for name, _ in found}) != len(found) or any(set(row) != {"name", "height"} for row in rows):
         raise ConfigError("genesis: upgrades are objects with the keys name and height, each name once")
     return tuple(found)
+
+
+_NOTE_RANGES = {
+    "unit_micro": (1, 1_000_000_000),
+    "denominations": (1, MAX_DENOMINATIONS),
+    "bin_age_ms": (0, 53 * _WEEK_MS),
+}
+
+
+def _notes(given: dict[str, object]) -> NoteRules:
+    if not isinstance(given, dict) or set(given) != set(_NOTE_RANGES):
+        raise ConfigError(f"genesis: notes has the keys {', '.join(_NOTE_RANGES)}")
+    for key, (low, high) in _NOTE_RANGES.items():
+        check_int(f"notes.{key}", given[key], low, high)
+    rules = NoteRules("note-rules", **given)  # type: ignore[arg-type]
+    if value_micro(rules, rules.denominations - 1) > MAX_AMOUNT_MICRO // MAX_BOUGHT_NOTES:
+        raise ConfigError("genesis: the largest of so many denominations is worth more than a chain may hold")
+    return rules
+
+
+def _check_refunds(rules: NoteRules, params: Params) -> None:
+    """Whoever wins a dispute gets a bond in notes. With notes too small for it that would be thousands."""
+    most = MAX_BOUGHT_NOTES * value_micro(rules, rules.denominations - 1)
+    if params.objection_bond_micro > most:
+        raise ConfigError(
+            f"genesis: objection_bond_micro is worth more than {MAX_BOUGHT_NOTES} of the largest notes, {most} micro;"
+            " have more notes.denominations or a larger notes.unit_micro"
+        )
+
+
+def _note_fields(rules: NoteRules) -> dict[str, object]:
+    """For the genesis hash, and for people."""
+    return {name: getattr(rules, name) for name in _NOTE_RANGES}
 
 
 def _params(given: dict[str, object]) -> Params:

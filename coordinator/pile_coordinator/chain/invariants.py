@@ -5,14 +5,19 @@ keeps running totals, and looks one by one at what this block touched; `check_in
 culprit, and is what tests and start-up use.
 """
 
-from pile_coordinator.chain import accounts, election, epochs, settlement, stake
+from pile_coordinator.chain import accounts, election, epochs, notes, settlement, stake
 from pile_coordinator.chain.env import Journal
 from pile_coordinator.chain.records import (
+    ANONYMOUS,
     Account,
     Bid,
     Contract,
+    Denomination,
     Dispute,
+    Funding,
     Listing,
+    NoteBin,
+    Party,
     Pile,
     Stake,
     Staking,
@@ -23,6 +28,7 @@ from pile_coordinator.chain.records import (
 )
 from pile_coordinator.chain.rejections import BrokenInvariantError
 from pile_coordinator.chain.state import State
+from pile_coordinator.ring.signature import RING_SIZE
 
 MAX_NAMED = 8  # accounts or orders in one message
 
@@ -45,6 +51,10 @@ def check(state: State, journal: Journal) -> None:
         _check_cover(state, zone, state.covered.get(zone.id, {}))
     for pile in state.touched(Pile):
         _check_proofs(pile)
+    for kind in state.touched(Denomination):
+        _check_notes(state, kind)
+    for one in state.touched(NoteBin):
+        _check_bin(one)
     if state.stake_rules is not None:
         for candidate in sorted({one.candidate for one in state.touched(Stake)}):
             _check_stake(state, candidate)
@@ -141,6 +151,70 @@ def _check_stake(state: State, candidate: str) -> None:
         raise BrokenInvariantError(f"{accounts.stake_account(candidate)} has a stake of {least} micro in it")
 
 
+def _check_notes(state: State, kind: Denomination) -> None:
+    """7: no more notes of a denomination were spent than issued, and those not in sealed bins are in the open one."""
+    filling = state.find(NoteBin, notes.bin_id(kind.id[0], kind.open_bin))
+    waiting = len(filling.notes) if filling else 0
+    if not 0 <= kind.spent <= kind.issued - waiting or kind.issued != kind.open_bin * RING_SIZE + waiting:
+        raise BrokenInvariantError(
+            f"denomination {kind.id[0]}: {kind.issued} notes issued and {kind.spent} spent, {kind.open_bin} bins sealed"
+            f" and {waiting} notes waiting"
+        )
+
+
+def _check_bin(one: NoteBin) -> None:
+    """7: a bin is sealed when it is full, and only then are its notes spent; it stays while it has one, or an order over it."""
+    is_full, is_spent = len(one.notes) == RING_SIZE, len(one.images) == RING_SIZE
+    if (
+        not 1 <= len(one.notes) <= RING_SIZE
+        or is_full != (one.sealed_ms > 0)
+        or len(one.images) > (RING_SIZE if is_full else 0)
+        or len(set(one.images)) != len(one.images)
+        or len({note[0] for note in one.notes}) != len(one.notes)
+        or one.in_use < (1 if is_spent else 0)
+    ):
+        raise BrokenInvariantError(
+            f"bin {one.id.hex()} has {len(one.notes)} notes and {len(one.images)} images, and {one.in_use} orders over it"
+        )
+
+
+def _check_bins(state: State) -> None:
+    """7: the unspent notes of each denomination are in its bins, and bins know how many orders are confirmed over them."""
+    unspent: dict[bytes, int] = {}
+    over: dict[bytes, int] = {}
+    for funding in state.each(Funding):
+        over[funding.bin] = over.get(funding.bin, 0) + 1
+    for one in state.each(NoteBin):
+        unspent[one.id[:1]] = unspent.get(one.id[:1], 0) + len(one.notes) - len(one.images)
+        _check_bin(one)
+        if one.in_use != over.pop(one.id, 0):
+            raise BrokenInvariantError(f"bin {one.id.hex()} is not in use by {one.in_use} orders")
+    if over:
+        raise BrokenInvariantError(
+            f"bins {_some([name.hex() for name in over])} are gone, and orders are confirmed over them"
+        )
+    for kind in state.each(Denomination):
+        _check_notes(state, kind)
+        if unspent.get(kind.id, 0) != kind.issued - kind.spent:
+            raise BrokenInvariantError(
+                f"denomination {kind.id[0]} has {unspent.get(kind.id, 0)} unspent notes in bins, should have"
+                f" {kind.issued - kind.spent}"
+            )
+
+
+def _check_anonymous(state: State) -> None:
+    """7: who pays with notes is a party as long as the order lasts, and until its rest is notes again; no longer."""
+    users = {state.terms_of(contract).user for contract in state.each(Contract)} | {bid.user for bid in state.each(Bid)}
+    open_orders = {one.party for one in state.each(Funding) if not one.ended_height}
+    ended = {one.party for one in state.each(Funding) if one.ended_height}
+    parties = {party.id for party in state.each(Party) if party.role == ANONYMOUS}
+    if open_orders != parties & users or ended != parties - users:
+        raise BrokenInvariantError(
+            f"anonymous parties {_some(sorted(parties))}: {len(parties & users)} have an order, {len(open_orders)} a funding"
+            f" of an open one and {len(ended)} of one that has ended"
+        )
+
+
 def _check_fees(state: State) -> None:
     """9: what the fee account owes to accounting nodes and treasury is there."""
     staking, fees = state.get(Staking, stake.STAKING), state.balance_micro(accounts.FEES)
@@ -197,6 +271,8 @@ def _recount(state: State) -> None:
     _check_zones(state)
     for pile in state.each(Pile):
         _check_proofs(pile)
+    _check_bins(state)
+    _check_anonymous(state)
     for elected in state.validator_sets():
         _check_set(elected)
     if state.stake_rules is not None:
@@ -221,6 +297,10 @@ def _check_set_aside(state: State) -> None:
     for one in state.each(Stake):
         name = accounts.stake_account(one.candidate)
         expected[name] = expected.get(name, 0) + one.amount_micro
+    for kind in state.each(Denomination):
+        expected[accounts.NOTE_ACCOUNT] = expected.get(accounts.NOTE_ACCOUNT, 0) + kind.value_micro * (
+            kind.issued - kind.spent
+        )
     held = {a.name: a.balance_micro for a in state.each(Account) if accounts.kind_of(a.name) in accounts.SET_ASIDE}
     for name in sorted(expected.keys() | held.keys()):
         if expected.get(name, 0) != held.get(name, 0):

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from pile_coordinator.chain import accounts, settlement, tariff
 from pile_coordinator.chain.env import Env, Journal
-from pile_coordinator.chain.records import Bid, Listing, Params, Party, Pile, Withdrawal, Zone
+from pile_coordinator.chain.records import ANONYMOUS, Bid, Listing, Params, Party, Pile, Withdrawal, Zone
 from pile_coordinator.chain.rejections import Rejection
 from pile_coordinator.chain.state import State
 from pile_coordinator.chain.transactions import AT_MARKET, CancelBid, List, PlaceBid, Transaction, Unlist
@@ -126,12 +126,7 @@ def end_listing(state: State, journal: Journal, listing: Listing, outcome: str) 
 
 def place_bid(state: State, env: Env, tx: Transaction, body: PlaceBid) -> None:
     """A user asks for energy and puts up what it may cost."""
-    if state.find(Zone, body.zone) is None:
-        raise Rejection("unknown_zone", f"no pile is registered in zone {body.zone}")
-    if body.pile:
-        pile = state.find(Pile, body.pile)
-        if pile is None or pile.retired or pile.zone != body.zone:
-            raise Rejection("unknown_pile", f"no pile {body.pile} in zone {body.zone}")
+    check_place(state, body)
     _check_bid_window(state, env, body)
     if body.energy_wh % LOT_WH:
         raise Rejection("energy", f"energy is traded in lots of {LOT_WH} Wh")
@@ -159,6 +154,16 @@ def place_bid(state: State, env: Env, tx: Transaction, body: PlaceBid) -> None:
         )
     )
     touch(state, body.zone)
+
+
+def check_place(state: State, body: PlaceBid) -> None:
+    """The zone and pile that a bid names are there."""
+    if state.find(Zone, body.zone) is None:
+        raise Rejection("unknown_zone", f"no pile is registered in zone {body.zone}")
+    if body.pile:
+        pile = state.find(Pile, body.pile)
+        if pile is None or pile.retired or pile.zone != body.zone:
+            raise Rejection("unknown_pile", f"no pile {body.pile} in zone {body.zone}")
 
 
 def _last_match_ms(state: State, body: PlaceBid) -> int:
@@ -197,12 +202,20 @@ def release_bid(state: State, journal: Journal, bid: Bid, outcome: str) -> None:
     """Placed -> expired, cancelled or unfilled: the hold goes back to the user."""
     drop_bid(state, bid)
     _note_end(journal, bid.id, outcome)
+    if bid.pieces == 0:
+        leave(state, journal, bid.user)
 
 
 def drop_bid(state: State, bid: Bid) -> None:
     """A bid ends, filled or not: what it still holds is the user's again."""
     accounts.post(state, accounts.escrow_account(bid.id), accounts.party_account(bid.user), bid.hold_micro)
     drop_order(state, Bid, bid.id, bid.user)
+
+
+def leave(state: State, journal: Journal, user: str) -> None:
+    """The order of a user has ended, and with it who came for this order only."""
+    if state.get(Party, user).role == ANONYMOUS:
+        journal.gone.append(user)
 
 
 # --- both ------------------------------------------------------------------------------------------------------------

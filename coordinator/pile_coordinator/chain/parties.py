@@ -4,10 +4,11 @@ from dataclasses import replace
 
 from pile_coordinator.chain import epochs, orders
 from pile_coordinator.chain.env import Journal
-from pile_coordinator.chain.records import GRID, OPERATOR, KeyRestore, Party, PartyKey, Pile, PileKey, Zone
+from pile_coordinator.chain.records import ANONYMOUS, GRID, OPERATOR, KeyRestore, Party, PartyKey, Pile, PileKey, Zone
 from pile_coordinator.chain.rejections import Rejection
 from pile_coordinator.chain.state import State
 from pile_coordinator.chain.transactions import (
+    PSEUDONYM,
     RegisterParty,
     RegisterPile,
     RestoreKey,
@@ -25,6 +26,8 @@ def register_party(state: State, body: RegisterParty) -> None:
     """An operator admits a party."""
     if state.find(Party, body.id) is not None:
         raise Rejection("exists", f"party {body.id} is registered")
+    if state.note_rules is not None and body.id.startswith(PSEUDONYM):
+        raise Rejection("exists", f"ids that begin with {PSEUDONYM} are those of anonymous orders")
     _take_key(state, body.id, body.public)
     state.put(Party(body.id, body.role, body.public, 0, 0))
 
@@ -81,7 +84,7 @@ def _change_key(state: State, journal: Journal, party_id: str, public: bytes) ->
 
 def _party(state: State, party_id: str) -> Party:
     party = state.find(Party, party_id)
-    if party is None:
+    if party is None or party.role == ANONYMOUS:
         raise Rejection("unknown_party", f"no party {party_id}")
     return party
 

@@ -12,6 +12,7 @@ from pile_shared.codec import encode
 
 GRID, OPERATOR, PILE_OWNER, EV_OWNER, THIRD_PARTY = "grid", "operator", "pile-owner", "ev-owner", "third-party"
 ROLES = (GRID, OPERATOR, PILE_OWNER, EV_OWNER, THIRD_PARTY)
+ANONYMOUS = "anonymous"  # who pays for one order with notes: a party until that order has ended, admitted by nobody
 
 ENTERING, BONDED, LEAVING, UNBONDING = "entering", "bonded", "leaving", "unbonding"
 PROPOSED, SIGNED, ACTIVE, MEASURED, DISPUTED = "proposed", "signed", "active", "measured", "disputed"
@@ -397,9 +398,62 @@ class UpgradeVotes(Record):
     votes: list[list[str | int]]
 
 
+@dataclass(frozen=True, slots=True)
+class NoteRules(Record):
+    """What notes there are; set by genesis. A chain without this record issues none."""
+
+    TABLE: ClassVar[int] = 26
+    name: str  # always "note-rules"
+    unit_micro: int  # the least denomination; number k is worth this times 2^k
+    denominations: int  # how many there are
+    bin_age_ms: int  # notes can be spent this long after their bin was sealed
+
+
+@dataclass(frozen=True, slots=True)
+class Denomination(Record):
+    """One denomination of notes, and what was issued and spent of it: invariant 7 holds both against account N."""
+
+    TABLE: ClassVar[int] = 27
+    id: bytes  # k, 1 byte
+    value_micro: int
+    open_bin: int  # number of the bin that is being filled
+    issued: int
+    spent: int
+
+
+@dataclass(frozen=True, slots=True)
+class NoteBin(Record):
+    """Up to 16 notes of one denomination, the ring of each of them once there are 16: sealed.
+
+    When all are spent, no ring signature over it can show a new key image, so it goes, and its images with it.
+    """
+
+    TABLE: ClassVar[int] = 28
+    id: bytes  # denomination, 1 byte, and number, 8 bytes big-endian
+    notes: list[list[bytes]]  # [one-time key, base key it was made from, id of the transaction that issued it]
+    images: list[bytes]  # key images of those that were spent, in order
+    sealed_ms: int  # 0 while it is being filled
+    in_use: int  # open orders whose user confirms over this ring
+
+
+@dataclass(frozen=True, slots=True)
+class Funding(Record):
+    """How the user of an anonymous order is known again, and where what is left goes."""
+
+    TABLE: ClassVar[int] = 29
+    party: str
+    bin: bytes  # of the note that leads: its ring and key image sign for the order from then on
+    image: bytes
+    refund: bytes  # base key of the notes for what is left
+    source: bytes  # id of the transaction that spent the notes
+    issued: int  # notes that were made of what is left, so far
+    ended_height: int  # block in which the order ended; 0 while it is open
+
+
 _KINDS: tuple[type[Record], ...] = (
     Params, Party, Pile, Zone, Listing, Bid, Contract, Account, PileKey, Payment, PartyKey, KeyRestore, Withdrawal, Tariff,
     Epoch, Dispute, Tally, StakeRules, Staking, Candidate, Stake, NodeKey, ValidatorSet, Upgrade, UpgradeVotes,
+    NoteRules, Denomination, NoteBin, Funding,
 )  # fmt: skip
 TABLES: dict[int, type[Record]] = {kind.TABLE: kind for kind in _KINDS}
 

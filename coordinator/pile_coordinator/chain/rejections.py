@@ -9,13 +9,15 @@ from pile_shared.errors import PilechainError
 
 CODES = (
     "oversized",  # longer than MAX_TX_BYTES
-    "malformed",  # not a COSE_Sign1 over the deterministic encoding of a transaction
+    "malformed",  # not a COSE_Sign1 over the deterministic encoding of a transaction, nor that with ring signatures
     "unknown_type",  # no such transaction type
     "bounds",  # a field is outside its range; the message names it
     "wrong_chain",  # signed for another chain
     "unknown_sender",  # the sender is not a registered party
+    "unknown_note",  # no such bin of notes, or it is not full or not old enough yet
+    "spent",  # a note with this key image was spent already
     "revoked",  # the sender's key was revoked
-    "bad_signature",  # not signed by the sender's key
+    "bad_signature",  # not signed by the sender's key, or by nobody of the ring with this key image
     "expired",  # valid_until_height has passed
     "too_far",  # valid_until_height is further ahead than MAX_VALIDITY_BLOCKS
     "replayed",  # this sequence was used already

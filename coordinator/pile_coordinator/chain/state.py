@@ -10,16 +10,19 @@ from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar, cast
 
-from pile_coordinator.chain.accounts import BONDS, ESCROWS, OBJECTIONS, STAKES, WITHDRAWALS, kind_of
+from pile_coordinator.chain.accounts import BONDS, ESCROWS, NOTES, OBJECTIONS, STAKES, WITHDRAWALS, kind_of
 from pile_coordinator.chain.records import (
     TABLES,
     Account,
     Bid,
     Contract,
+    Denomination,
     Dispute,
     Epoch,
+    Funding,
     Key,
     Listing,
+    NoteRules,
     Params,
     Record,
     Stake,
@@ -80,6 +83,7 @@ class State:
         self._terms: dict[bytes, Terms] = {}
         self._stakes_by_candidate: dict[str, dict[str, None]] = {}
         self._set_heights: list[int] = []  # from which a validator set is in force, ascending
+        self._ended: list[tuple[int, str]] = []  # anonymous orders that ended and were not paid back: (height, party)
         self.totals: dict[str, int] = {}  # balances by kind of account
         self.owed: dict[str, int] = {}  # what open orders say those balances must be, by kind
         self.open_wh: dict[str, int] = {}  # by zone: what its open curve contracts say its load must be
@@ -146,6 +150,15 @@ class State:
         """How accounting nodes are elected, or None on a chain that elects nobody."""
         return self.find(StakeRules, "stake-rules")
 
+    @property
+    def note_rules(self) -> NoteRules | None:
+        """What notes there are, or None on a chain that issues none."""
+        return self.find(NoteRules, "note-rules")
+
+    def ended_fundings(self, count: int) -> list[Funding]:
+        """The first so many anonymous orders that have ended and whose money is still a party's, the earliest first."""
+        return [self.get(Funding, party) for _, party in self._ended[:count]]
+
     def stakes_of(self, candidate: str) -> list[Stake]:
         """What all parties have put up for a candidate, by id."""
         return [self.get(Stake, key) for key in sorted(self._stakes_by_candidate.get(candidate, ()))]
@@ -189,7 +202,12 @@ class State:
         return [cast("R", self._tables[kind][key]) for key in keys if key in self._tables[kind]]
 
     def next_deadline_ms(self) -> int | None:
-        """When the next deadline may pass (it may already be void), or the next epoch begin; None before genesis."""
+        """When the next deadline may pass (it may already be void), or the next epoch begin; None before genesis.
+
+        0, long ago, if an anonymous order that ended is still owed notes.
+        """
+        if self._ended:
+            return 0
         epoch = self.find(Epoch, "epoch")
         edges = [] if epoch is None else [epoch.next_edge_ms]
         return min([*edges, self._deadlines[0][0]] if self._deadlines else edges, default=None)
@@ -258,6 +276,10 @@ class State:
             self._index_stake(cast("Stake | None", before), cast("Stake | None", after))
         elif kind is ValidatorSet:
             self._index_set(cast("bytes", key), before, after)
+        elif kind is Funding:
+            self._index_ended(cast("Funding | None", before), cast("Funding | None", after))
+        elif kind is Denomination:
+            self._owe(NOTES, _outstanding_micro(after) - _outstanding_micro(before))
         elif kind is Zone and after is not None and cast("Zone", after).paused_until_ms:
             self._schedule(after)
 
@@ -323,6 +345,12 @@ class State:
         elif before is not None and after is None:
             _enter(self._stakes_by_candidate, before.candidate, before.id, -1)
 
+    def _index_ended(self, before: Funding | None, after: Funding | None) -> None:
+        if before is not None and before.ended_height:
+            self._ended.remove((before.ended_height, before.party))
+        if after is not None and after.ended_height:
+            insort(self._ended, (after.ended_height, after.party))
+
     def _index_set(self, key: bytes, before: Record | None, after: Record | None) -> None:
         height = int.from_bytes(key, "big")
         if before is None and after is not None:
@@ -387,6 +415,14 @@ def _enter(index: dict[str, dict[K, None]], name: str, key: K, sign: int) -> Non
     del keys[key]
     if not keys:
         del index[name]
+
+
+def _outstanding_micro(record: Record | None) -> int:
+    """What the unspent notes of a denomination are worth."""
+    if record is None:
+        return 0
+    one = cast("Denomination", record)
+    return one.value_micro * (one.issued - one.spent)
 
 
 def _deadline_ms(record: Record) -> int:

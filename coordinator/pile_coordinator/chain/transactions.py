@@ -1,20 +1,26 @@
 """Transactions: who asks for what. COSE_Sign1 (ES256) over `[chain_id, type, sender, sequence, valid_until_height, body]`.
 
+Where nobody may know who asks, `[payload, ring signatures]` over the same: see notes.py.
+
 `decode_transaction` checks form and ranges only; `transition.check_tx` checks authority against the state.
 An order's id (bid or listing) is the SHA-256 of its transaction's bytes, so it cannot exist twice.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import ClassVar
 
-from pile_coordinator.chain.records import EV_OWNER, GRID, OPERATOR, PILE_OWNER, ROLES, THIRD_PARTY
+from pile_coordinator.chain.records import ANONYMOUS, EV_OWNER, GRID, OPERATOR, PILE_OWNER, ROLES, THIRD_PARTY
 from pile_coordinator.chain.rejections import Rejection
 from pile_coordinator.chain.settlement import CAUSE_PILE, CAUSE_USER
+from pile_coordinator.ring.group import POINT_BYTES, is_point
+from pile_coordinator.ring.signature import SIGNATURE_BYTES
 from pile_shared import cose
 from pile_shared.certificate import MAX_HEADER_BYTES
-from pile_shared.codec import decode, encode
+from pile_shared.codec import array, decode, encode, items
 from pile_shared.errors import PilechainError
+from pile_shared.p256 import is_on_curve
 from pile_shared.platform import sha256
 from pile_shared.proof import MAX_PROOF_BYTES
 from pile_shared.topics import PARTY_LEVEL
@@ -47,12 +53,21 @@ MAX_STAKE_MICRO = (
 CONSENSUS_KEY_BYTES = 32  # ed25519
 NEVER = 0  # as the height of a rule: call it off
 AT_MARKET = -1
+RING_TRANSACTION = "ring-tx"  # purpose of a ring signature, beside those of cose.py
+PSEUDONYM = "anon-"  # begins the id of who pays with notes, and nobody else's
+_HEX = frozenset("0123456789abcdef")
+PSEUDONYM_BYTES = 13  # of SHA-256 over the key: as much as an id has room for
+BIN_ID_BYTES = 9  # denomination, and number of the bin
+MAX_DENOMINATIONS = 32
+MAX_BOUGHT_NOTES = 64  # in one transaction: each is one multiplication on the curve, and a row of the state
+MAX_SPENT_NOTES = 12  # in one transaction: each is 64 multiplications, some 4 ms, and 600 bytes
 
 GROUND_ENERGY, GROUND_CAUSE = "energy", "cause"
 GROUNDS = (GROUND_ENERGY, GROUND_CAUSE)
 
 _ADMITTING = (GRID, OPERATOR)
 _TRADING = (PILE_OWNER, EV_OWNER)
+_SETTLING = (*_TRADING, ANONYMOUS)
 NODE_ROLES = (GRID, OPERATOR, THIRD_PARTY)
 
 
@@ -338,11 +353,113 @@ class PlaceBid(Body):
 
 
 @dataclass(frozen=True, slots=True)
+class BuyNotes(Body):
+    """A user turns money into notes: of denomination k, from 0, as many as `counts` says at k, of keys made from `base`."""
+
+    TYPE: ClassVar[str] = "buy-notes"
+    ROLES: ClassVar[tuple[str, ...]] = (EV_OWNER,)
+    base: bytes
+    counts: list[int]
+
+    def check(self) -> None:
+        """The base key, and how many."""
+        _check_point("base", self.base)
+        if not isinstance(self.counts, list) or not 1 <= len(self.counts) <= MAX_DENOMINATIONS:
+            raise Rejection("bounds", f"counts must be 1 to {MAX_DENOMINATIONS} counts")
+        for count in self.counts:
+            check_int("one of counts", count, 0, MAX_BOUGHT_NOTES)
+        if sum(self.counts) > MAX_BOUGHT_NOTES or self.counts[-1] == 0:
+            raise Rejection("bounds", f"counts must be of {MAX_BOUGHT_NOTES} notes at most, and end with one above 0")
+
+
+@dataclass(frozen=True, slots=True)
+class Spend(Body):
+    """Base of what notes pay for. The sender is `pseudonym(public)`; it is the first and last it sends as nobody.
+
+    notes: [bin, key image] of each, 1 to MAX_SPENT_NOTES, no image twice; the transaction has a ring signature for each, in
+    this order. public: P-256, made for this; starts and stops the session of the order.
+    """
+
+    ROLES: ClassVar[tuple[str, ...]] = (ANONYMOUS,)
+    notes: list[list[bytes]]
+    public: bytes
+
+    def check(self) -> None:
+        """Notes and key."""
+        if not isinstance(self.notes, list) or not 1 <= len(self.notes) <= MAX_SPENT_NOTES:
+            raise Rejection("bounds", f"notes must be 1 to {MAX_SPENT_NOTES} notes")
+        for row in self.notes:
+            if not isinstance(row, list) or len(row) != 2:
+                raise Rejection("bounds", "each of notes is [bin, key image]")
+            check_bytes("bin of notes", row[0], BIN_ID_BYTES, BIN_ID_BYTES)
+            check_bytes("image of notes", row[1], POINT_BYTES, POINT_BYTES)
+        if len({image for _, image in self.notes}) != len(self.notes):
+            raise Rejection("bounds", "notes must differ")
+        # Nobody admitted this party and looked at its key; a pile is told it, and must be able to work with it.
+        if not is_on_curve(check_bytes("public", self.public, cose.PUBLIC_BYTES, cose.PUBLIC_BYTES)):
+            raise Rejection("bounds", "public must be a point of P-256, uncompressed")
+
+
+@dataclass(frozen=True, slots=True)
+class AnonymousBid(Spend):
+    """A bid that notes pay for. The first of them leads: its ring signature confirms, objects and cancels.
+
+    refund: base key of the notes that what is left becomes. The others are those of a bid that is neither divisible nor signed
+    explicitly.
+    """
+
+    TYPE: ClassVar[str] = "anonymous-bid"
+    refund: bytes
+    zone: str
+    pile: str
+    energy_wh: int
+    window_start_ms: int
+    window_end_ms: int
+    limit_micro_per_kwh: int
+    market: bool
+    expires_ms: int
+
+    def check(self) -> None:
+        """Notes, keys, and the bid."""
+        Spend.check(self)
+        _check_point("refund", self.refund)
+        self.as_bid().check()
+
+    def as_bid(self) -> PlaceBid:
+        """What it asks for."""
+        return PlaceBid(
+            zone=self.zone,
+            pile=self.pile,
+            energy_wh=self.energy_wh,
+            window_start_ms=self.window_start_ms,
+            window_end_ms=self.window_end_ms,
+            limit_micro_per_kwh=self.limit_micro_per_kwh,
+            market=self.market,
+            expires_ms=self.expires_ms,
+            divisible=False,
+            explicit=False,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RedeemNotes(Spend):
+    """Notes become the money of a party again, whole."""
+
+    TYPE: ClassVar[str] = "redeem-notes"
+    party: str
+
+    def check(self) -> None:
+        """Notes, key and party."""
+        Spend.check(self)
+        check_id("party", self.party)
+
+
+@dataclass(frozen=True, slots=True)
 class CancelBid(Body):
     """A user withdraws a resting bid."""
 
     TYPE: ClassVar[str] = "cancel"
-    ROLES: ClassVar[tuple[str, ...]] = (EV_OWNER,)
+    ROLES: ClassVar[tuple[str, ...]] = (EV_OWNER, ANONYMOUS)
     bid: bytes
 
     def check(self) -> None:
@@ -368,7 +485,7 @@ class CancelContract(Body):
     """A party calls off a contract that has not begun."""
 
     TYPE: ClassVar[str] = "cancel-contract"
-    ROLES: ClassVar[tuple[str, ...]] = _TRADING
+    ROLES: ClassVar[tuple[str, ...]] = _SETTLING
     contract: bytes
 
     def check(self) -> None:
@@ -397,7 +514,7 @@ class Confirm(Body):
     """A party of a contract signs its settlement."""
 
     TYPE: ClassVar[str] = "confirm"
-    ROLES: ClassVar[tuple[str, ...]] = _TRADING
+    ROLES: ClassVar[tuple[str, ...]] = _SETTLING
     contract: bytes
     digest: bytes
 
@@ -412,7 +529,7 @@ class Object(Body):
     """A party disputes the settlement of a measured contract."""
 
     TYPE: ClassVar[str] = "object"
-    ROLES: ClassVar[tuple[str, ...]] = _TRADING
+    ROLES: ClassVar[tuple[str, ...]] = _SETTLING
     contract: bytes
     ground: str
     claimed_wh: int
@@ -570,9 +687,26 @@ _KINDS: tuple[type[Body], ...] = (
     RegisterParty, RotateKey, RevokeKey, RestoreKey, RegisterPile, RetirePile, Deposit, Withdraw, PayOut, RefuseWithdrawal,
     CollectFees, SetTariff, List, Unlist, PlaceBid, CancelBid, Sign, CancelContract, SubmitProofs, Confirm, Object, Answer,
     Rule, RegisterCandidate, Delegate, Undelegate, SetCommission, Unjail, DoubleAttestation, VoteUpgrade,
+    BuyNotes, AnonymousBid, RedeemNotes,
 )  # fmt: skip
 BODIES: dict[str, type[Body]] = {kind.TYPE: kind for kind in _KINDS}
 _FIELDS = {kind: tuple(field.name for field in fields(kind)) for kind in _KINDS}
+
+
+def pseudonym(public: bytes) -> str:
+    """What the chain calls the user of an anonymous order: its key, as far as an id has room (13 bytes of SHA-256)."""
+    return PSEUDONYM + sha256(public)[:PSEUDONYM_BYTES].hex()
+
+
+def is_pseudonym(party: str) -> bool:
+    """Whether a party id is the `pseudonym` of an anonymous order's user, by its form; named parties have none of that form."""
+    digits = party.removeprefix(PSEUDONYM)
+    return len(party) - len(digits) == len(PSEUDONYM) and len(digits) == 2 * PSEUDONYM_BYTES and set(digits) <= _HEX
+
+
+def _check_point(name: str, value: object) -> None:
+    if not is_point(check_bytes(name, value, POINT_BYTES, POINT_BYTES)):
+        raise Rejection("bounds", f"{name} must be a point of ristretto255, not the identity")
 
 
 def _check_bool(name: str, value: object) -> None:
@@ -585,26 +719,45 @@ class Transaction:
     """A decoded transaction.
 
     Attributes:
-        id: SHA-256 of its bytes. message: what `signed.signature` is to be over, on the chain that it names.
+        id: SHA-256 of its bytes. message: what the signature is to be over, on the chain that it names. signed: the COSE
+        message; None where `rings`, ring signatures of 544 bytes, take its place.
     """
 
     id: bytes
     message: bytes
-    signed: cose.Sign1
+    signed: cose.Sign1 | None
     chain_id: str
     sender: str
     sequence: int
     valid_until_height: int
     body: Body
+    rings: tuple[bytes, ...] = ()
 
 
 def sign_transaction(
     signer: cose.SoftwareSigner, chain_id: str, sender: str, sequence: int, valid_until_height: int, body: Body
 ) -> bytes:
     """The bytes of a transaction."""
-    values = [getattr(body, name) for name in _FIELDS[type(body)]]
-    payload = encode([chain_id, body.TYPE, sender, sequence, valid_until_height, values])
+    payload = _payload(chain_id, sender, sequence, valid_until_height, body)
     return cose.sign1(payload, signer, cose.purpose(cose.TRANSACTION, chain_id))
+
+
+def ring_sign_transaction(
+    sign: Callable[[bytes], list[bytes]], chain_id: str, sender: str, sequence: int, valid_until_height: int, body: Body
+) -> bytes:
+    """The bytes of a transaction of nobody: `sign` gives the ring signatures of a message, one for each note of a Spend."""
+    payload = _payload(chain_id, sender, sequence, valid_until_height, body)
+    return encode([payload, sign(ring_message(chain_id, payload))])
+
+
+def ring_message(chain_id: str, payload: bytes) -> bytes:
+    """What ring signatures are over: purpose, chain, order, digest and expiry are all in it, and the images of a Spend."""
+    return encode([cose.purpose(RING_TRANSACTION, chain_id), payload])
+
+
+def _payload(chain_id: str, sender: str, sequence: int, valid_until_height: int, body: Body) -> bytes:
+    values = [getattr(body, name) for name in _FIELDS[type(body)]]
+    return encode([chain_id, body.TYPE, sender, sequence, valid_until_height, values])
 
 
 def decode_transaction(data: bytes) -> Transaction:
@@ -618,9 +771,15 @@ def decode_transaction(data: bytes) -> Transaction:
 
 
 def _decode(data: bytes) -> Transaction:
+    signed: cose.Sign1 | None = None
+    rings: tuple[bytes, ...] = ()
     try:
-        signed = cose.parse1(data, MAX_TX_BYTES)
-        row = decode(signed.payload, MAX_TX_BYTES)
+        if data[:1] == _PAIR:
+            payload, rings = _ring_signed(data)
+        else:
+            signed = cose.parse1(data, MAX_TX_BYTES)
+            payload = signed.payload
+        row = decode(payload, MAX_TX_BYTES)
     except PilechainError as error:
         raise Rejection("malformed", str(error)) from error
     if not isinstance(row, list) or len(row) != 6 or not isinstance(row[5], list):
@@ -640,8 +799,23 @@ def _decode(data: bytes) -> Transaction:
         body.check()
     except PilechainError as error:
         raise Rejection("bounds", str(error)) from error
-    message = cose.to_be_signed(signed.kid, signed.payload, cose.purpose(cose.TRANSACTION, chain_id))
-    return Transaction(sha256(data), message, signed, chain_id, sender, sequence, valid_until_height, body)
+    if signed is None:
+        message = ring_message(chain_id, payload)
+    else:
+        message = cose.to_be_signed(signed.kid, payload, cose.purpose(cose.TRANSACTION, chain_id))
+    return Transaction(sha256(data), message, signed, chain_id, sender, sequence, valid_until_height, body, rings)
 
 
+def _ring_signed(data: bytes) -> tuple[bytes, tuple[bytes, ...]]:
+    """Payload and ring signatures of `[payload, [signature, ...]]`."""
+    payload, rows = array(decode(data, MAX_TX_BYTES), 2)
+    rings = items(rows, MAX_SPENT_NOTES)
+    if not rings:
+        raise Rejection("malformed", "a transaction without a signature")
+    for ring in rings:
+        check_bytes("ring signature", ring, SIGNATURE_BYTES, SIGNATURE_BYTES)
+    return check_bytes("payload", payload, 1, MAX_TX_BYTES), tuple(rings)
+
+
+_PAIR = b"\x82"  # an array of two; a COSE_Sign1 begins with its tag
 _decode_short, _decode_long = lru_cache(MAX_DECODED_SHORT)(_decode), lru_cache(MAX_DECODED)(_decode)

@@ -1,9 +1,9 @@
 """The law: `apply_block(state, env, txs) -> Outcome`. Read this first.
 
 A block hears what its engine says of the accounting nodes, crosses an epoch edge if there is one, runs what fell due, then
-its transactions in order, then clears the market, then acknowledges metering proofs, and ends by checking that nothing was
-made or lost. One result per transaction, in order. Only `Rejection` is caught; anything else is our mistake and stops the
-node before it can commit.
+its transactions in order, then clears the market, turns what is left of ended anonymous orders into notes, acknowledges
+metering proofs, and ends by checking that nothing was made or lost. One result per transaction, in order. Only `Rejection` is
+caught; anything else is our mistake and stops the node before it can commit.
 """
 
 from collections.abc import Callable
@@ -18,6 +18,7 @@ from pile_coordinator.chain import (
     election,
     epochs,
     invariants,
+    notes,
     orders,
     parties,
     proofs,
@@ -29,7 +30,7 @@ from pile_coordinator.chain import (
 from pile_coordinator.chain import transactions as tx_types
 from pile_coordinator.chain.clearing import clear
 from pile_coordinator.chain.env import Env, Journal
-from pile_coordinator.chain.records import DISPUTED, Bid, Listing, Party, Pile, Zone
+from pile_coordinator.chain.records import ANONYMOUS, DISPUTED, Bid, Listing, Party, Pile, Zone
 from pile_coordinator.chain.rejections import Rejection
 from pile_coordinator.chain.state import State
 from pile_coordinator.chain.transactions import (
@@ -103,6 +104,7 @@ def apply_block(state: State, env: Env, txs: list[bytes]) -> Outcome:
     _begin(state, env, journal)
     results = [apply_tx(state, env, journal, data) for data in txs]
     clear(state, env, journal)
+    notes.sweep(state, env, journal)
     _acknowledge(state, journal)
     invariants.check(state, journal)
     heads = [result.leaf(index) for index, result in enumerate(results)]
@@ -147,6 +149,8 @@ def preview(
 ) -> list[bytes]:
     """The events of a block with this one transaction in it, taken as well signed and in turn; the state stays as it is.
 
+    The notes that it spends must be there and unspent.
+
     `what_if` may look at the state or change it before the transaction. Rejection if the transaction would be refused.
     """
 
@@ -154,8 +158,11 @@ def preview(
         journal = Journal()
         _begin(state, env, journal)
         what_if(state)
+        if isinstance(tx.body, tx_types.Spend):
+            state.put(notes.spender(state, env, tx, tx.body))
         _CARRY_OUT[type(tx.body)](state, env, journal, tx, tx.body)
         clear(state, env, journal)
+        notes.sweep(state, env, journal)
         return journal.leaves
 
     return state.dry_run(act)
@@ -165,23 +172,39 @@ def authenticate(state: State, env: Env, tx: Transaction, *, waiting: bool = Fal
     """The sender, if this transaction is theirs to send now. A waiting one may be ahead of its turn, not behind."""
     if tx.chain_id != env.chain_id:
         raise Rejection("wrong_chain", f"this is {env.chain_id}")
+    sender = (
+        notes.authenticate(state, env, tx, waiting=waiting) if tx.signed is None else _by_key(state, env, tx, tx.signed)
+    )
+    if tx.valid_until_height < env.height:
+        raise Rejection("expired", f"was valid until block {tx.valid_until_height}, this is {env.height}")
+    if tx.valid_until_height > env.height + MAX_VALIDITY_BLOCKS:
+        raise Rejection("too_far", f"may be valid for {MAX_VALIDITY_BLOCKS} blocks at most")
+    _check_turn(tx, sender, waiting=waiting)
+    if sender.role not in tx.body.ROLES:
+        raise Rejection("wrong_role", f"{tx.body.TYPE} is for {' and '.join(tx.body.ROLES)}, not {sender.role}")
+    return sender
+
+
+def _check_turn(tx: Transaction, sender: Party, *, waiting: bool) -> None:
+    """Sequences count from 1 without gaps. What spends notes is a party's first: nothing it could wait for will come."""
+    is_first = tx.signed is None and isinstance(tx.body, tx_types.Spend)
+    if tx.sequence <= sender.sequence or (is_first and sender.sequence):
+        raise Rejection("replayed", f"{sender.id} is at sequence {sender.sequence}")
+    if tx.sequence > sender.sequence + 1 and (is_first or not waiting):
+        raise Rejection("sequence_gap", f"{sender.id} is at sequence {sender.sequence}")
+
+
+def _by_key(state: State, env: Env, tx: Transaction, signed: cose.Sign1) -> Party:
+    """The registered party whose key signed it."""
     sender = state.find(Party, tx.sender)
     if sender is None:
         raise Rejection("unknown_sender", f"no party {tx.sender[:32]!r}")
     if sender.public == parties.NO_KEY:
         raise Rejection("revoked", f"the key of {sender.id} was revoked")
-    if tx.signed.kid != _key_id(sender.public) or not env.verify(sender.public, tx.message, tx.signed.signature):
+    if sender.role == ANONYMOUS:
+        raise Rejection("bad_signature", "the user of an anonymous order signs with the note that funded it")
+    if signed.kid != _key_id(sender.public) or not env.verify(sender.public, tx.message, signed.signature):
         raise Rejection("bad_signature", f"not signed by the key of {sender.id}")
-    if tx.valid_until_height < env.height:
-        raise Rejection("expired", f"was valid until block {tx.valid_until_height}, this is {env.height}")
-    if tx.valid_until_height > env.height + MAX_VALIDITY_BLOCKS:
-        raise Rejection("too_far", f"may be valid for {MAX_VALIDITY_BLOCKS} blocks at most")
-    if tx.sequence <= sender.sequence:
-        raise Rejection("replayed", f"{sender.id} is at sequence {sender.sequence}")
-    if tx.sequence > sender.sequence + 1 and not waiting:
-        raise Rejection("sequence_gap", f"{sender.id} is at sequence {sender.sequence}")
-    if sender.role not in tx.body.ROLES:
-        raise Rejection("wrong_role", f"{tx.body.TYPE} is for {' and '.join(tx.body.ROLES)}, not {sender.role}")
     return sender
 
 
@@ -240,4 +263,7 @@ _CARRY_OUT: dict[type[Body], Callable[[State, Env, Journal, Transaction, Any], l
     tx_types.Unjail: lambda s, env, _, tx, __: conduct.unjail(s, env, tx.sender),
     tx_types.DoubleAttestation: lambda s, env, j, tx, body: conduct.double_attestation(s, env, j, tx.sender, body),
     tx_types.VoteUpgrade: lambda s, env, _, tx, body: upgrades.vote(s, env, tx.sender, body),
+    tx_types.BuyNotes: notes.buy,
+    tx_types.AnonymousBid: notes.bid,
+    tx_types.RedeemNotes: lambda s, _, j, tx, body: notes.redeem(s, j, tx, body),
 }

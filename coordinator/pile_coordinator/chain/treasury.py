@@ -4,7 +4,7 @@ The treasury books what happened outside. It can add money and say what was paid
 """
 
 from pile_coordinator.chain import accounts, orders, stake
-from pile_coordinator.chain.records import GRID, OPERATOR, Party, Payment, Withdrawal
+from pile_coordinator.chain.records import ANONYMOUS, GRID, OPERATOR, Party, Payment, Withdrawal
 from pile_coordinator.chain.rejections import Rejection
 from pile_coordinator.chain.state import State
 from pile_coordinator.chain.transactions import CollectFees, Deposit, PayOut, RefuseWithdrawal, Withdraw
@@ -14,7 +14,8 @@ from pile_shared.units import MAX_AMOUNT_MICRO
 def deposit(state: State, sender: str, body: Deposit) -> None:
     """Money arrived outside for a party."""
     _check_treasury(state, sender)
-    if state.find(Party, body.party) is None:
+    party = state.find(Party, body.party)
+    if party is None or party.role == ANONYMOUS:
         raise Rejection("unknown_party", f"no party {body.party}")
     _check_reference(state, body.reference)
     if body.amount_micro - state.balance_micro(accounts.OUTSIDE) > MAX_AMOUNT_MICRO:

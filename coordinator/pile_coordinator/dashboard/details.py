@@ -13,6 +13,7 @@ from urllib.parse import quote, urlencode
 from nicegui import ui
 from nicegui.elements.mixins.text_element import TextElement
 
+from pile_coordinator.chain.transactions import is_pseudonym
 from pile_coordinator.dashboard import written
 from pile_coordinator.evidence.calendar import parse_moment
 from pile_coordinator.web.models import PATTERN_HASH, PATTERN_ID
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 _DATE = r"([0-9]{4}-[0-9]{2}-[0-9]{2})?"
 ROWS = 50  # of a page of a list
+_PSEUDONYM_SHOWN = 10  # characters: 20 bits of it
 GOOD, BAD, BUSY, PLAIN = "good", "bad", "busy", "plain"
 _STATES = {"disputed": BAD, "defaulted": BAD, "no-show": BAD, "confirmed": GOOD, "settled": GOOD, "resolved": GOOD,
            "signed": BUSY, "measured": BUSY, "proposed": BUSY}  # fmt: skip
@@ -112,6 +114,17 @@ def contract_state(view: "View", state: str, outcome: str | None) -> "Cell":
     """A contract's outcome, or its state so long."""
     name = outcome or state
     return Marked(view.word("contract", name), _STATES.get(name, PLAIN))
+
+
+def funding(view: "View", party: str) -> "Marked":
+    """Whether the user of an order is nobody: notes paid, and not an account."""
+    is_nobody = is_pseudonym(party)
+    return Marked(view.word("funding", "anonymous" if is_nobody else "named"), BUSY if is_nobody else PLAIN)
+
+
+def name(party: str) -> str:
+    """A party's id; of a pseudonym, of which one is like the other, as much as tells them apart."""
+    return f"{party[:_PSEUDONYM_SHOWN]}…" if is_pseudonym(party) else party
 
 
 def hash_link(view: "View", text: str | None, path: str = "", *, whole: bool = False) -> None:

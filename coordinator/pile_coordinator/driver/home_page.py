@@ -66,7 +66,7 @@ def _open_row(view: View, row: Row) -> None:
     with _item(row):
         tag("b", row["pile"] or f"{row['zone']} · {view.text('any_pile')}")
         chip(view.state(state), state)
-        tag("small", f"{view.energy(row['energy_wh'])} · {shown}")
+        tag("small", f"{view.energy(row['energy_wh'])} · {shown} · {view.text('named')}")
         tag("small", view.span(row["window_start_ms"], row["window_end_ms"]), "pd-end")
 
 

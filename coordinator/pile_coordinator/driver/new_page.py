@@ -180,6 +180,7 @@ def _quote(view: View, offer: Offer) -> None:
     if not offer.can_be_placed:
         return
     note(view.text("most_note"))
+    note(view.text("named_say"))
     is_waiting = quote["outcome"] == "rests"
     view.button(
         view.text("place_limit" if is_waiting else "place"), lambda: _place(view, offer), main=True, test="place"

@@ -57,11 +57,17 @@ def _window(view: View, row: Row) -> tuple[str, str]:
     return view.text("window"), view.span(row["window_start_ms"], row["window_end_ms"])
 
 
+def _paid(view: View) -> tuple[str, str]:
+    """This page orders by account only."""
+    return view.text("paid"), view.text("named")
+
+
 def _terms(view: View, found: Row) -> list[tuple[str, str]]:
     return [
         (view.text("ordered"), view.energy(found["energy_wh"])),
         (view.text("price"), view.price(found["price_micro_per_kwh"])),
         (view.text("most"), view.money(found["escrow_micro"])),
+        _paid(view),
         _window(view, found),
     ]
 
@@ -78,7 +84,7 @@ def _resting(view: View, bid: Row) -> None:
             (view.text("energy"), view.energy(bid["energy_wh"])),
             (view.text("most"), view.money(bid["hold_micro"])),
         ]
-        rows([*facts, _window(view, bid)])
+        rows([*facts, _paid(view), _window(view, bid)])
 
         async def cancel() -> None:
             if await view.sure(view.text("cancel_sure"), view.text("cancel")):
@@ -221,7 +227,7 @@ def settlement(view: View, found: Row, *, bond_micro: int = 0) -> None:
             (view.text("deviation"), told),
         ]
     shown += [(view.text("cause"), view.word("cause", found["cause"]))]
-    shown += [(view.text("price"), view.price(found["price_micro_per_kwh"]))]
+    shown += [(view.text("price"), view.price(found["price_micro_per_kwh"])), _paid(view)]
     rows(shown)
     rows(_amounts(view, found, own_bond=bool(bond_micro)))
     total, is_over = paid_micro(found, bond_micro), found["phase"] not in {MEASURED, DISPUTED}

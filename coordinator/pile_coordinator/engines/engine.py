@@ -15,6 +15,7 @@ from pile_coordinator.chain.rejections import BrokenInvariantError
 from pile_coordinator.chain.state import State
 from pile_coordinator.chain.transactions import DoubleAttestation, Transaction
 from pile_coordinator.chain.transition import Outcome, TxResult
+from pile_coordinator.engines.rings import CachingRings
 from pile_shared import merkle
 from pile_shared.certificate import Certificate, Header, Inclusion, Validator, encode_handover, validators_hash
 from pile_shared.errors import PilechainError
@@ -141,7 +142,7 @@ class Engine(Protocol):
         ...
 
     def next_sequence(self, party: str) -> int:
-        """The sequence a registered party's next transaction must have, those that wait included."""
+        """The sequence a party's next transaction must have, those that wait included."""
         ...
 
     def advance(self, time_ms: int) -> Block | None:
@@ -197,7 +198,7 @@ def has_work(state: State, time_ms: int) -> bool:
     """Whether a block at `time_ms` would do anything without a transaction in it."""
     deadline_ms = state.next_deadline_ms()
     is_due = deadline_ms is not None and deadline_ms <= time_ms
-    return is_due or any(zone.dirty for zone in state.each(Zone))
+    return is_due or bool(state.ended_fundings(1)) or any(zone.dirty for zone in state.each(Zone))
 
 
 def header_of(
@@ -240,11 +241,16 @@ def load_state(source: StateSource, header: Header) -> State:
 
 
 class CachingVerifier:
-    """An ES256 verifier that remembers what it found valid, so that ingest, CheckTx and the block pay for it once."""
+    """An ES256 verifier that remembers what it found valid, so that ingest, CheckTx and the block pay for it once.
 
-    def __init__(self, verify: Callable[[bytes, bytes, bytes], bool]) -> None:
-        """Wrap a pure verify(public, message, signature)."""
+    Attributes:
+        rings: the same for ring signatures.
+    """
+
+    def __init__(self, verify: Callable[[bytes, bytes, bytes], bool], rings: CachingRings | None = None) -> None:
+        """Wrap a pure verify(public, message, signature). Without `rings`, those are checked here when they are asked for."""
         self._verify = verify
+        self.rings = rings or CachingRings()
         self._valid: dict[tuple[bytes, bytes, bytes], None] = {}
 
     def __call__(self, public: bytes, message: bytes, signature: bytes) -> bool:

@@ -14,7 +14,7 @@ from pile_coordinator.chain.genesis import Genesis
 from pile_coordinator.chain.records import Party
 from pile_coordinator.chain.rejections import Rejection
 from pile_coordinator.chain.state import State
-from pile_coordinator.chain.transactions import DoubleAttestation, Transaction
+from pile_coordinator.chain.transactions import DoubleAttestation, Transaction, decode_transaction
 from pile_coordinator.chain.transition import Outcome, apply_block, check_tx
 from pile_coordinator.engines.engine import (
     ZERO_HASH,
@@ -29,6 +29,7 @@ from pile_coordinator.engines.engine import (
     set_hashes,
     validators_at,
 )
+from pile_coordinator.engines.rings import ring_claims
 from pile_coordinator.engines.store import Store, StoreError
 from pile_shared import cose
 from pile_shared.certificate import Certificate, Validator, attest
@@ -76,6 +77,7 @@ class SoloEngine:
         self._is_stopped = False
         self.height = self._store.height()
         self.state = self._load()
+        self._now_ms = self.time_ms  # as told last: on a chain at rest the last block may be long ago
         self._attesters()
         if self.height:  # it may have been killed just before it kept this
             last = self._store.block(self.height)
@@ -115,7 +117,9 @@ class SoloEngine:
         elects = self.state.stake_rules is not None and self.height > 0
         signed = election.addresses_at(self.state, self.height, set(self._signers)) if elects else None
         time_ms = max(time_ms, self.time_ms)
-        return Env(self.chain_id, self.height + 1, time_ms, self.previous, self.verify, signed)
+        return Env(
+            self.chain_id, self.height + 1, time_ms, self.previous, self.verify, signed, verify_ring=self.verify.rings
+        )
 
     def _attesters(self) -> list[tuple[int, cose.SoftwareSigner]]:
         """Who attests the next block here; ConfigError if too few can."""
@@ -130,7 +134,9 @@ class SoloEngine:
             Rejection: it cannot succeed. BusyError: too many wait.
         """
         self._check_running()
-        checked = check_tx(self.state, self.env(self.time_ms), tx)
+        env = self.env(self._now_ms)
+        ring_claims(self.state, env, decode_transaction(tx))  # what costs least first
+        checked = check_tx(self.state, env, tx)
         due = self.next_sequence(checked.sender)
         if checked.sequence != due:
             code = "replayed" if checked.sequence < due else "sequence_gap"
@@ -148,8 +154,9 @@ class SoloEngine:
         return any(checked.id == tx_id for checked, _ in self._waiting)
 
     def next_sequence(self, party: str) -> int:
-        """The sequence a registered party's next transaction must have, those that wait included."""
-        return self._sequences.get(party, self.state.get(Party, party).sequence + 1)
+        """The sequence a party's next transaction must have, those that wait included; 1 for who comes to be by it."""
+        found = self.state.find(Party, party)
+        return self._sequences.get(party, found.sequence + 1 if found else 1)
 
     def has_work(self, time_ms: int) -> bool:
         """Whether a block made at `time_ms` would do anything."""
@@ -162,6 +169,7 @@ class SoloEngine:
 
     def advance(self, time_ms: int) -> Block | None:
         """Make a block if there is something to do."""
+        self._now_ms = max(self._now_ms, time_ms)
         return self.make_block(time_ms) if self.has_work(time_ms) else None
 
     def connect(self, publish: Publish, wake: Callable[[], None]) -> None:

@@ -148,6 +148,24 @@ class Store:
         except sqlite3.Error as error:
             raise StoreError(f"the stored state cannot be read: {error}") from error
 
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """While it lasts, all that this store is asked is of the block of the first answer, though others may be written."""
+        self._db.execute("BEGIN")
+        try:
+            yield
+        finally:
+            self._db.execute("ROLLBACK")
+
+    def state_between(self, first: bytes, last: bytes, most: int) -> list[bytes]:
+        """The values of the state from one key to another, both included, in order: the last `most` of them."""
+        query = "SELECT value FROM state WHERE key BETWEEN ? AND ? ORDER BY key DESC LIMIT ?"
+        try:
+            found = self._db.execute(query, (first, last, most)).fetchall()
+        except sqlite3.Error as error:
+            raise StoreError(f"the stored state cannot be read: {error}") from error
+        return [value for (value,) in reversed(found)]
+
     def commit(
         self, block: Block | None, changes: list[tuple[bytes, bytes | None]], notes: Mapping[str, bytes] | None = None
     ) -> None:

@@ -7,8 +7,6 @@ verified here, and the answers are the same.
 
 import multiprocessing
 import os
-import signal
-import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -18,6 +16,8 @@ from pile_coordinator.chain.records import Party, PartyKey, Pile, PileKey
 from pile_coordinator.chain.state import State
 from pile_coordinator.chain.transactions import MAX_TX_BYTES
 from pile_coordinator.engines.engine import CachingVerifier
+from pile_coordinator.engines.rings import RingProcesses, processes_for
+from pile_coordinator.engines.workers import end_with_parent
 from pile_shared import cose
 from pile_shared.errors import PilechainError, SignatureError
 from pile_shared.platform import es256_verify
@@ -52,13 +52,15 @@ class SecondCoreVerifier(CachingVerifier):
     interpreter (a fork would copy threads of MQTT), so the program's main module must do nothing when it is imported.
     """
 
+    rings: RingProcesses
+
     def __init__(self, verify: Callable[[bytes, bytes, bytes], bool] = es256_verify) -> None:
         """Wrap a pure verify(public, message, signature), a function of a module: the process imports it."""
-        super().__init__(self._answer)
+        super().__init__(self._answer, RingProcesses(processes_for(os.cpu_count())))
         self._here = verify
         self._under_way: dict[Claim, tuple[_Batch, int]] = {}  # with the place in its batch
         self._pool: ProcessPoolExecutor | None = ProcessPoolExecutor(
-            1, mp_context=multiprocessing.get_context("spawn"), initializer=_end_with_parent
+            1, mp_context=multiprocessing.get_context("spawn"), initializer=end_with_parent
         )
 
     def tell_ahead(self, claims: Iterable[Claim]) -> None:
@@ -97,6 +99,11 @@ class SecondCoreVerifier(CachingVerifier):
         self._pool = None
         self._under_way.clear()
 
+    def end(self) -> None:
+        """End this process and those of the rings."""
+        self.close()
+        self.rings.close()
+
 
 def claim_of_transaction(state: State, chain_id: str, data: bytes) -> Claim | None:
     """What a transaction claims to be signed by, if its sender's key is known; its content is not looked at."""
@@ -131,19 +138,6 @@ def _pile_key(state: State, kid: bytes) -> bytes | None:
 
 
 # --- in the other process --------------------------------------------------------------------------------------------
-
-
-def _end_with_parent() -> None:
-    """Ctrl-C is the parent's to handle; its death, however it comes, is ours."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def wait() -> None:
-        parent.join()
-        os._exit(0)
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 def _check(verify: Callable[[bytes, bytes, bytes], bool], claims: list[Claim]) -> list[bool]:

@@ -44,10 +44,10 @@ def contracts(
         limit: rows, 1 or more.
 
     Returns:
-        Rows with id, bid, listing, pile, zone, user, owner, energy_wh, price_micro_per_kwh, window_start_ms, window_end_ms,
-        state, outcome, height and time_ms (of the match, or of the closing), measured_wh, off_wh and cause (None before the
-        settlement), and user_micro (what the user paid), owner_micro, grid_micro, fee_micro (what each gained; None before
-        the closing).
+        Rows with id, bid, listing, pile, zone, user, anonymous (1 if the user paid with notes, else 0), owner, energy_wh,
+        price_micro_per_kwh, window_start_ms, window_end_ms, state, outcome, height and time_ms (of the match, or of the
+        closing), measured_wh, off_wh and cause (None before the settlement), and user_micro (what the user paid),
+        owner_micro, grid_micro, fee_micro (what each gained; None before the closing).
     """
     c = schema.settled_contract.c
     at = c.closed_height if closed else c.height
@@ -78,7 +78,8 @@ def contracts(
 def _contracts() -> Any:
     c = schema.settled_contract.c
     names = ("id", "bid", "listing", "pile", "zone", "user", "owner", "energy_wh", "price_micro_per_kwh", "window_start_ms",
-             "window_end_ms", "state", "outcome", "bond_micro", "closed_height", "number", "measured_wh", "cause")  # fmt: skip
+             "window_end_ms", "state", "outcome", "bond_micro", "closed_height", "number", "measured_wh", "cause",
+             "anonymous")  # fmt: skip
     off_wh = (c.measured_wh - c.energy_wh).label("off_wh")
     return select(*(c[name] for name in names), off_wh).select_from(schema.settled_contract)
 

@@ -18,7 +18,7 @@ from pile_coordinator.evidence.schema import mark, metadata, views
 from pile_coordinator.evidence.tallies import tally  # noqa: F401 - its tables are part of the schema
 from pile_shared.errors import ConfigError, PilechainError
 
-REVISIONS = ("0001",)  # of migrations/versions, in order
+REVISIONS = ("0001", "0002")  # of migrations/versions, in order
 HEAD = REVISIONS[-1]
 CONNECT_S = 2  # a server that does not answer: blocks wait so long at each try
 ANSWER_S = 20  # for one statement; the longest writes a block of 20,000 rows in a second

@@ -14,7 +14,7 @@ from typing import Protocol, cast
 
 import sqlalchemy as sa
 
-from pile_coordinator.chain import election, stake
+from pile_coordinator.chain import accounts, election, notes, stake
 from pile_coordinator.chain import transactions as tx_types
 from pile_coordinator.chain.contracts import piece_name
 from pile_coordinator.chain.orders import MAX_PIECES
@@ -310,6 +310,8 @@ class _Page:
             self._batch.add(schema.announcement, *at, announced, body.from_ms, body.utc_offset_minutes)
             for period in body.periods:
                 self._batch.add(schema.tariff_period, announced, *period)
+        elif isinstance(body, tx_types.Spend | tx_types.BuyNotes):
+            self._write_notes(at, tx, body)
         else:
             self._write_party(at, tx)
             self._write_payment(at, tx)
@@ -329,6 +331,20 @@ class _Page:
             name = piece_name(tx.id, number)
             self._batch.add(schema.piece, name, tx.id, number)
             self._pieces[name] = tx.id, number
+
+    def _write_notes(self, at: Where, tx: Transaction, body: tx_types.Spend | tx_types.BuyNotes) -> None:
+        """Notes that were bought; or that were spent, who came to be by it, and for what."""
+        if isinstance(body, tx_types.BuyNotes):
+            for denomination, count in enumerate(body.counts):
+                if count:
+                    self._batch.add(schema.note_purchase, *at, denomination, count)
+            return
+        gone = at[0] if isinstance(body, tx_types.RedeemNotes) else None
+        self._batch.add(schema.pseudonym, tx.sender, body.public, *at, tx.id, gone)
+        for item, (name, image) in enumerate(body.notes):
+            self._batch.add(schema.note_spend, tx.id, item, *_bin_of(name), image, *at)
+        if isinstance(body, tx_types.AnonymousBid):
+            self._write_order(at, tx, body.as_bid())
 
     def _write_party(self, at: Where, tx: Transaction) -> None:
         body = tx.body
@@ -434,6 +450,18 @@ class _Page:
         elif row[0] == stake.LEAF_POSTING:
             _, debit, credit, amount_micro = row
             self._write_stake((at[0], "leaf", at[1], 0), debit, credit, amount_micro)
+            if credit in {accounts.NOTE_ACCOUNT, accounts.FEES}:
+                self._write_gone(cast("str", debit).removeprefix("P:"), at[0])
+        elif row[0] == notes.LEAF_BIN:
+            self._batch.add(schema.note_bin, *_bin_of(cast("bytes", row[1])), *at)
+
+    def _write_gone(self, user: str, height: int) -> None:
+        """If this user is nobody, the order has ended, and here is the end or one more part of what was left of it.
+
+        A bid of which nothing came is told by that alone: its money becomes notes, in this block or, of many, in later ones.
+        """
+        if user.startswith(tx_types.PSEUDONYM):
+            self._batch.change(schema.pseudonym, user, gone_height=height)
 
     def _write_stake(self, key: tuple[int, str, int, int], debit: object, credit: object, amount_micro: object) -> None:
         self._batch.add(schema.stake_posting, *key, debit, credit, amount_micro)
@@ -514,11 +542,18 @@ class _Page:
         self._batch.change(schema.contract, contract, state="measured")
 
     def _write_closing(self, at: Where, order: bytes, outcome: str) -> None:
-        if self._known(order) is None:
+        known = self._known(order)
+        if known is None:
             self._batch.change(schema.orders, order, outcome=outcome, ended_height=at[0])
-        else:
-            ending = {"closed_height": at[0], "closed_leaf": at[1], "outcome": outcome}
-            self._batch.change(schema.contract, order, state="closed", **ending)
+            return
+        ending = {"closed_height": at[0], "closed_leaf": at[1], "outcome": outcome}
+        self._batch.change(schema.contract, order, state="closed", **ending)
+        self._write_gone(terms_of(known[1]).user, at[0])
+
+
+def _bin_of(name: bytes) -> tuple[int, int]:
+    """Denomination and number of a bin, as `notes.bin_id` puts them together."""
+    return name[0], int.from_bytes(name[1:], "big")
 
 
 def _shared_out(keys: set[bytes]) -> Iterator[list[bytes]]:

@@ -60,6 +60,13 @@ def find_order(db: sa.Connection, order: bytes) -> dict[str, object]:
     return rows[0]
 
 
+def senders(db: sa.Connection, transactions: set[bytes]) -> dict[bytes, str]:
+    """Who sent each of these transactions, 512 at most; those that are not there are left out."""
+    t = schema.tx.c
+    rows = db.execute(sa.select(t.id, t.sender).where(t.id.in_(transactions)))
+    return {row.id: row.sender for row in rows}
+
+
 def postings(db: sa.Connection, contract: bytes) -> list[tuple[str, str, int]]:
     """(debit, credit, amount in micro) of the last settlement that was written for a contract, in order."""
     p, st = schema.posting.c, schema.statement.c
@@ -243,6 +250,7 @@ class _Maker:
             cancellation=next(iter(self._txs(schema.cancellation)), None),
             dispute=dispute,
             handovers=self._handovers(),
+            rings=self._rings(),
         )
 
     # --- where things stand ---
@@ -263,6 +271,17 @@ class _Maker:
         decided, leaf = self._db.execute(sa.select(n.height, n.leaf).where(n.from_height == height + 1).limit(1)).one()
         _, _, members = array(decode(self._engine.block(decided).leaves[leaf], MAX_LEAF_BYTES), 3)
         return encode_handover(self._engine.block(height).certificate, certified(members))
+
+    def _rings(self) -> tuple[Inclusion, ...]:
+        """The bins whose notes paid, each once, the one that leads first."""
+        if not self._row["anonymous"]:
+            return ()
+        s, b = schema.note_spend.c, schema.note_bin.c
+        of_bin = sa.and_(b.denomination == s.denomination, b.number == s.number)
+        query = sa.select(b.height, b.leaf).join_from(schema.note_spend, schema.note_bin, of_bin)
+        rows = self._db.execute(query.where(s.source == self._row["bid"]).order_by(s.item))
+        places = dict.fromkeys((height, leaf) for height, leaf in rows)
+        return tuple(self._engine.block(height).inclusion(leaf) for height, leaf in places)
 
     def _tx(self, height: object, position: object) -> bytes:
         return self._engine.block(cast("int", height)).txs[cast("int", position)]

@@ -23,6 +23,7 @@ from sqlalchemy import (
     Table,
     and_,
     case,
+    exists,
     func,
     literal,
     null,
@@ -41,6 +42,7 @@ from pile_coordinator.evidence.widths import (
     TEXT,
     WORD,
 )
+from pile_coordinator.ring.group import POINT_BYTES
 from pile_shared.cose import KID_BYTES, PUBLIC_BYTES
 from pile_shared.proof import MAX_PROOF_BYTES
 from pile_shared.terms import MAX_TERMS_BYTES
@@ -61,7 +63,7 @@ def _bytes(most: int) -> TypeEngine[bytes]:
     return LargeBinary(most).with_variant(mysql.VARBINARY(most), "mysql", "mariadb")
 
 
-_HASH, _KID, _PUBLIC = _fixed(HASH_BYTES), _fixed(KID_BYTES), _fixed(PUBLIC_BYTES)
+_HASH, _KID, _PUBLIC, _IMAGE = _fixed(HASH_BYTES), _fixed(KID_BYTES), _fixed(PUBLIC_BYTES), _fixed(POINT_BYTES)
 _NAME, _WORD, _ACCOUNT = String(NAME), String(WORD), String(ACCOUNT)
 _PRINTED, _TEXT = String(PRINTED), String(TEXT)
 _FLAG = SmallInteger()
@@ -389,8 +391,44 @@ ruling = _table(
     Index("ruling_at", "height"),
 )
 
-# Where accounting nodes are elected: every set as it was decided, what nodes did and what it cost, and all money of stake;
-# source and item tell apart what one transaction or leaf moved.
+# Who pays with notes, and is a party for one order; `source`: the transaction that spent them, so the order's id. gone_height:
+# when the order ended and the last of what was left became notes; who only redeemed notes came and went in one block.
+pseudonym = _table(
+    "pseudonym",
+    _key("id", _NAME),
+    _must("public", _PUBLIC),
+    *_at(),
+    _must("source", _HASH),
+    _may("gone_height", _BIG),
+    Index("pseudonym_source", "source"),
+)
+# Notes that parties bought. Those that came of what was left are money of stake_posting, from the pseudonym to N.
+note_purchase = _table("note_purchase", *_key_at(), _key("denomination", Integer()), _must("notes", Integer()))
+# Full bins. Their keys stand in the leaf; here they would be two thirds of all there is.
+note_bin = _table(
+    "note_bin",
+    _key("denomination", Integer()),
+    _key("number", _BIG),
+    _must("height", _BIG),
+    _must("leaf", Integer()),
+    Index("note_bin_at", "height"),
+)
+# The bin is one of note_bin; item 0 is the note that leads, whose ring signs for the order from then on.
+note_spend = _table(
+    "note_spend",
+    _key("source", _HASH),
+    _key("item", Integer()),
+    _must("denomination", Integer()),
+    _must("number", _BIG),
+    _must("image", _IMAGE),
+    *_at(),
+    Index("note_spend_image", "image"),
+    Index("note_spend_bin", "denomination", "number"),
+    Index("note_spend_at", "height"),
+)
+
+# Where accounting nodes are elected: every set as it was decided, what nodes did and what it cost, and all money of stake and
+# notes that has a leaf; source and item tell apart what one transaction or leaf moved.
 accounting_node = _table(
     "accounting_node",
     _key("from_height", _BIG),
@@ -441,7 +479,7 @@ def _of_order(kind: str, column: ColumnElement[bytes]) -> ColumnElement[str]:
 
 
 def _settled() -> Select[Any]:
-    """A contract and the statement that counts for it: the last one written."""
+    """A contract and the statement that counts for it, the last one written; and whether its user is nobody (1 or 0)."""
     s, other = statement.alias("s"), statement.alias("other")
     last = select(func.max(other.c.number)).where(other.c.contract == contract.c.id).scalar_subquery()
     of_statement: list[ColumnElement[Any]] = [
@@ -451,7 +489,13 @@ def _settled() -> Select[Any]:
         *(s.c[name] for name in ("measured_wh", "contracted_wh", "grid_wh", "unpaid_wh", "cause", "digest", "basis")),
     ]
     joined = contract.outerjoin(s, and_(s.c.contract == contract.c.id, s.c.number == last))
-    return select(*contract.c, *of_statement).select_from(joined)
+    return select(*contract.c, *of_statement, paid_anonymously(contract.c.user)).select_from(joined)
+
+
+def paid_anonymously(user: ColumnElement[str]) -> ColumnElement[int]:
+    """The column `anonymous`: 1 if this user came to be by spending notes, else 0."""
+    found = exists(select(pseudonym.c.id).where(pseudonym.c.id == user))
+    return case((found, literal(1, literal_execute=True)), else_=literal(0, literal_execute=True)).label("anonymous")
 
 
 settled_contract = _view("settled_contract", _settled())

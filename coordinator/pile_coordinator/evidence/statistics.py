@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, Connection, bindparam, case, func, select
 
 from pile_coordinator.evidence import schema
 from pile_coordinator.evidence.calendar import SLOT_MS, Period, periods, slot_of
-from pile_coordinator.evidence.tallies import MEASURES, SPANS, tallied, tally
+from pile_coordinator.evidence.tallies import ANONYMOUS_USERS, MEASURES, SPANS, tallied, tally
 
 MAX_ROWS = 1000  # of a page: each costs a query
 MAX_PRICES = 10_000  # clearings of a page
@@ -34,6 +34,11 @@ class Row:
         return max(0, 1000 * (listed_ms - self.sums["used_ms"]) // listed_ms) if listed_ms else None
 
     @property
+    def anonymous(self) -> bool:
+        """Whether it is of the users of all anonymous orders together."""
+        return self.name == ANONYMOUS_USERS
+
+    @property
     def mean_delay_ms(self) -> int | None:
         """From the first settlement in a block to the closing; None without contracts."""
         contracts = self.sums["contracts"]
@@ -43,7 +48,7 @@ class Row:
         """A flat row, for JSON and CSV."""
         when = {"name": self.name, "period": self.period.label, "start_ms": self.period.start_ms}
         more = {"idle_permille": self.idle_permille, "mean_delay_ms": self.mean_delay_ms}
-        return when | {"end_ms": self.period.end_ms} | self.sums | more
+        return when | {"end_ms": self.period.end_ms, "anonymous": self.anonymous} | self.sums | more
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from sqlalchemy.dialects import mysql, sqlite
 from sqlalchemy.sql import ClauseElement
 
 from pile_coordinator.chain.settlement import OVER, UNDER, deviation
-from pile_coordinator.chain.transactions import List, RegisterPile, Transaction
+from pile_coordinator.chain.transactions import PSEUDONYM, List, RegisterPile, Transaction
 from pile_coordinator.engines.engine import Block
 from pile_coordinator.evidence import schema
 from pile_coordinator.evidence.calendar import SLOT_MS, slot_of
@@ -36,6 +36,10 @@ from pile_coordinator.evidence.writer import Shape, Writer
 from pile_shared import terms as wire
 
 ALL, ZONE, OPERATOR, OWNER, PILE, USER = DIMENSIONS = ("all", "zone", "operator", "owner", "pile", "user")
+
+# All users who paid with notes, in one name: each is somebody for one order only, so a row for each would count nothing. No
+# party has a name that begins so on a chain with notes, and no pseudonym is so short.
+ANONYMOUS_USERS = PSEUDONYM + "all"
 
 # What is counted, and in which unit; docs/statistics.md says what each is.
 MEASURES = (
@@ -267,7 +271,8 @@ class _Counting:
         self._find_places(row["pile"] for row in rows)
         for row in rows:
             key = row["id"]
-            names = {ALL: ""} | {name: row[name] for name in (ZONE, OPERATOR, OWNER, PILE, USER)}
+            names = {ALL: ""} | {name: row[name] for name in (ZONE, OPERATOR, OWNER, PILE)}
+            names[USER] = ANONYMOUS_USERS if row["anonymous"] else row[USER]
             served = row["measured_wh"] > 0
             counted = {name: row[name] for name in ("measured_wh", "contracted_wh", "grid_wh", "unpaid_wh")}
             counted |= {"contracts": 1, "agreed_wh": row["energy_wh"], "sessions": int(served)}

@@ -46,11 +46,13 @@ def timeline(
         limit: proofs, 1 to MAX_PROOFS.
 
     Returns:
-        contract (hex), pile, zone, user, owner, state, outcome, next_sequence (None after the last proof), and steps. Each has
-        kind (STEPS), height, time_ms, position or leaf (the other is None), and its own facts: all integers, words and ids as
-        the schema has them. A proof has sequence, hash, event, reason, first_time_ms, last_time_ms, last_energy_wh and checks:
-        signature, place (it follows the proof before it, by hash and number), register (it does not fall), each True, False
-        or None where it cannot be told.
+        contract (hex), pile, zone, user, anonymous (whether notes paid, so that the user is a pseudonym of this order only),
+        owner, state, outcome, next_sequence (None after the last proof), and steps. Each has kind (STEPS), height, time_ms,
+        position or leaf (the other is None), and its own facts: all integers, words and ids as the schema has them. The bid
+        of an anonymous order has notes, each [denomination, bin, key image in hex], the one that leads first; what that one
+        signed has ring, True. A proof has sequence, hash, event, reason, first_time_ms, last_time_ms, last_energy_wh and
+        checks: signature, place (it follows the proof before it, by hash and number), register (it does not fall), each
+        True, False or None where it cannot be told.
 
     Raises:
         UnknownIdError: there is no such contract in view.
@@ -67,6 +69,7 @@ def timeline(
     return {
         "contract": contract.hex(),
         **{name: found[name] for name in names},
+        "anonymous": teller.anonymous,
         "steps": _timed(db, steps),
         "next_sequence": following,
     }
@@ -97,6 +100,8 @@ class _Teller:
     def __init__(self, db: Connection, view: View, row: _Row, chain_id: str | None) -> None:
         self._db, self._view, self._row, self._chain_id = db, view, row, chain_id
         self._terms: Terms = decode_terms(row["terms"])
+        nobody = schema.pseudonym.c.id
+        self.anonymous = db.execute(select(nobody).where(nobody == row["user"])).first() is not None
 
     def steps(self) -> list[_Row]:
         """Everything but the proofs."""
@@ -114,9 +119,20 @@ class _Teller:
             which = (o.id == self._row[kind], orders_seen(self._view.orders, self._view.party))
             row = self._db.execute(select(schema.orders).where(*which).limit(1)).mappings().first()
             if row is not None:
-                facts = {name: row[name] for name in names}
+                facts = {name: row[name] for name in names} | self._by_ring(row["party"])
+                if kind == "bid" and self.anonymous:
+                    facts["notes"] = self._notes(row["id"])
                 steps.append(_step(kind, row["height"], row["position"], None, **facts))
         return steps
+
+    def _by_ring(self, party: str) -> _Row:
+        """That the note which leads signed it, where it did."""
+        return {"ring": True} if self.anonymous and party == self._row["user"] else {}
+
+    def _notes(self, order: bytes) -> list[list[int | str]]:
+        n = schema.note_spend.c
+        query = select(n.denomination, n.number, n.image).where(n.source == order).order_by(n.item).limit(_MOST)
+        return [[denomination, number, image.hex()] for denomination, number, image in self._db.execute(query)]
 
     def _match(self) -> list[_Row]:
         row, c, p = self._row, schema.clearing.c, schema.price.c
@@ -141,7 +157,7 @@ class _Teller:
 
     def _said(self) -> list[_Row]:
         return [
-            _step(table.name, row["height"], row["position"], None, party=row["party"])
+            _step(table.name, row["height"], row["position"], None, party=row["party"], **self._by_ring(row["party"]))
             for table in (schema.signature, schema.cancellation, schema.confirmation)
             for row in self._all(table)
         ]
@@ -150,6 +166,7 @@ class _Teller:
         steps = []
         for row in self._all(schema.dispute):
             facts = {name: row[name] for name in ("party", "ground", "claimed_wh", "text", "bond_micro")}
+            facts |= self._by_ring(row["party"])
             steps.append(_step("dispute", row["height"], row["position"], None, **facts))
             if row["answer_height"] is not None:
                 steps.append(

@@ -52,6 +52,8 @@ _HASH_HEX = 64
 _AT_ONCE = 100  # places of transactions looked up by one query
 
 BY_SENDER = "signature of its sender; its result is a leaf under the block's result root"
+BY_NOTES = "ring signatures of the notes it names, each over the 16 keys of a sealed bin"
+BY_RING = "ring signature of the note that paid; its result is a leaf under the block's result root"
 BY_LEAF = "leaf under the block's result root, which the accounting nodes certified"
 BY_PILE = "signature of the pile's key, its sequence and the hash of the proof before it"
 BY_HEADER = "signatures of the accounting nodes; it names the hash of the block before it"
@@ -95,7 +97,10 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """One contract and whom and what it links. `next_proof`: the sequence after which more proofs follow, or None."""
+    """One contract and whom and what it links. `next_proof`: the sequence after which more proofs follow, or None.
+
+    anonymous: notes paid, so `user` is a pseudonym of this order only, and nobody can tell which of 16 owners it stands for.
+    """
 
     contract: str
     order: str
@@ -103,6 +108,7 @@ class Story:
     pile: str
     zone: str
     user: str
+    anonymous: bool
     owner: str
     state: str
     outcome: str | None
@@ -214,10 +220,7 @@ def _is_seen(db: Connection, found: Found, view: View) -> bool:
     if found.kind in {BLOCK, TRANSACTION}:  # blocks are everybody's; who sent what is not, see _sent
         return True
     if found.kind == PARTY:  # those of genesis stand in no table
-        parties = schema.party.c.id
-        return found.id == view.party or _any(
-            db, parties, and_(parties == found.id, parties_seen(view.parties, view.party))
-        )
+        return found.id == view.party or _is_party_seen(db, found.id, view)
     if found.kind == PILE:
         return _any(db, schema.pile.c.id, and_(schema.pile.c.id == found.id, piles_seen(view.piles, view.party)))
     if found.kind == ORDER:
@@ -229,6 +232,15 @@ def _is_seen(db: Connection, found: Found, view: View) -> bool:
         _any(db, c.id, and_(c.id == i, seen, c.closed_height.is_not(None) if is_posting else true()))
         for i in _contracts_of(db, found)
     )
+
+
+def _is_party_seen(db: Connection, name: str, view: View) -> bool:
+    """A party by the list of parties; a pseudonym, which is in no list, where its contract is."""
+    party, user = schema.party.c.id, schema.contract.c.user
+    if not _NOBODY.rows(db, user=name):
+        return _any(db, party, and_(party == name, parties_seen(view.parties, view.party)))
+    seen = contracts_seen(view.contracts, view.party, schema.contract)
+    return view.parties == ALL or _any(db, user, and_(user == name, seen))
 
 
 def _matches(db: Connection, name: str, wanted: str) -> Iterator[Found]:
@@ -403,7 +415,8 @@ def _ids(db: Connection, query: Select[Any]) -> list[bytes]:
 
 def _transactions(db: Connection, which: ColumnElement[bool]) -> list[Any]:
     tx, block = schema.tx, schema.block
-    query = select(tx, block.c.time_ms).join(block, block.c.height == tx.c.height).where(which)
+    columns = (tx, block.c.time_ms, schema.paid_anonymously(tx.c.sender))
+    query = select(*columns).join(block, block.c.height == tx.c.height).where(which)
     return list(db.execute(query.order_by(tx.c.height.desc(), tx.c.position).limit(MAX_OWN)))
 
 
@@ -441,8 +454,9 @@ def _own_steps(db: Connection, found: Found, view: View) -> Iterator[Step]:
 def _sent(row: Any, *, knows_sender: bool) -> Step:
     sender = row.sender or "unknown" if knows_sender else "somebody"
     what = f"{row.type or 'transaction'} of {sender}: {row.code}"
+    checked = BY_RING if row.anonymous else BY_SENDER
     return Step(
-        TRANSACTION, row.id.hex(), what, row.height, row.position, row.position, row.time_ms, row.id.hex(), BY_SENDER
+        TRANSACTION, row.id.hex(), what, row.height, row.position, row.position, row.time_ms, row.id.hex(), checked
     )
 
 
@@ -508,6 +522,12 @@ def _proof(row: _Row) -> _Happened:
 _WORDS = {"signature": "signed by", "cancellation": "called off by", "confirmation": "confirmed by"}
 _o, _c, _p, _m = schema.orders.c, schema.clearing.c, schema.proof.c, schema.posting.c
 _ORDERS = _Query(select(schema.orders).where(or_(_o.id == bindparam("bid"), _o.id == bindparam("listing"))))
+_NOTES = _Query(
+    select(schema.note_spend)
+    .where(schema.note_spend.c.source == bindparam("source"))
+    .order_by(schema.note_spend.c.item)
+)
+_NOBODY = _Query(select(schema.pseudonym.c.id).where(schema.pseudonym.c.id == bindparam("user")))
 _CLEARING = _Query(select(schema.clearing).where(_c.height == bindparam("height"), _c.zone == bindparam("zone")))
 _SAID_OF = _Query(
     union_all(
@@ -542,6 +562,7 @@ class _Teller:
     def __init__(self, db: Connection, row: _Row, proofs: int, after_proof: int, view: View) -> None:
         self._db, self._row, self._id, self._view = db, row, row["id"], view
         self._proofs, self._after_proof = proofs, after_proof
+        self._anonymous = bool(_NOBODY.rows(db, user=row["user"]))
 
     def story(self) -> Story:
         row = self._row
@@ -550,7 +571,7 @@ class _Teller:
         links = {name: row[name] for name in ("pile", "zone", "user", "owner", "state", "outcome")}
         steps = _Timed(self._db, happened).steps()
         hashes = {"contract": self._id.hex(), "order": row["bid"].hex(), "listing": row["listing"].hex()}
-        return Story(steps=steps, next_proof=following, **hashes, **links)
+        return Story(steps=steps, next_proof=following, anonymous=self._anonymous, **hashes, **links)
 
     def _all(self, table: Table) -> list[_Row]:
         return [dict(row) for row in _OF_CONTRACT[table].rows(self._db, contract=self._id)]
@@ -567,7 +588,20 @@ class _Teller:
                 f" at {row['price_micro_per_kwh']} micro per kWh" if row["price_micro_per_kwh"] >= 0 else " at market"
             )
             what = f"{row['kind']} of {row['party']}: {row['energy_wh']} Wh{price}; {row['outcome']}"
-            yield _Happened(ORDER, row["id"].hex(), what, row["height"], row["position"])
+            checked = self._signed_by(row["party"])
+            yield _Happened(ORDER, row["id"].hex(), what, row["height"], row["position"], checked=checked)
+            if checked == BY_RING:
+                yield from self._notes(row["id"])
+
+    def _signed_by(self, party: str) -> str:
+        return BY_RING if self._anonymous and party == self._row["user"] else BY_SENDER
+
+    def _notes(self, order: bytes) -> Iterator[_Happened]:
+        """What paid for it."""
+        for row in _NOTES.rows(self._db, source=order):
+            lead = ", which signs for the order from then on" if row["item"] == 0 else ""
+            what = f"note {row['item'] + 1} of denomination {row['denomination']}, bin {row['number']}: one of 16{lead}"
+            yield _Happened("note", row["image"].hex(), what, row["height"], row["position"], checked=BY_NOTES)
 
     def _match(self) -> Iterator[_Happened]:
         row = self._row
@@ -589,10 +623,12 @@ class _Teller:
         """What parties said of it."""
         for said in _SAID_OF.rows(self._db, contract=self._id):
             what = f"{_WORDS[said['kind']]} {said['party']}"
-            yield _Happened(said["kind"], self._id.hex(), what, said["height"], said["position"])
+            checked = self._signed_by(said["party"])
+            yield _Happened(said["kind"], self._id.hex(), what, said["height"], said["position"], checked=checked)
         for row in self._all(schema.dispute):
             what = f"objection of {row['party']}: {row['ground']}, {row['claimed_wh']} Wh claimed"
-            yield _Happened("dispute", self._id.hex(), what, row["height"], row["position"])
+            checked = self._signed_by(row["party"])
+            yield _Happened("dispute", self._id.hex(), what, row["height"], row["position"], checked=checked)
             if row["answer_height"] is not None:
                 yield _Happened("answer", self._id.hex(), "answered", row["answer_height"], row["answer_position"])
         for row in self._all(schema.ruling):

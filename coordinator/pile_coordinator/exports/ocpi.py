@@ -12,7 +12,7 @@ from pile_coordinator.chain.settlement import ESCROW, FEES, Statement
 from pile_coordinator.exports.exact import decimal, dumps, rounded_div
 from pile_coordinator.exports.ocmf import Record, public_key_info
 from pile_coordinator.exports.operator import Operator
-from pile_coordinator.exports.order import ExportError, Order
+from pile_coordinator.exports.order import NAMED, ExportError, Order
 
 MAX_ID, MAX_CREDIT_ID = 36, 39  # CDR.id, of a credit note
 CONTRACT_DIGITS = 34  # of the contract id; "-1" or "-2" for the settlement follows, and "-C" on a credit note
@@ -114,16 +114,24 @@ class _Maker:
         if self._records:
             record["signed_data"] = self._signed_data()
         record |= self._costs(statement)
+        ended = f"{order.verified.outcome}, cause {statement.cause}"
         record |= {
-            "remark": f"{order.verified.outcome}, cause {statement.cause}; Pilechain contract {order.contract}",
+            "remark": f"{ended}; Pilechain contract {order.contract}; {self._payer()}",
             "home_charging_compensation": order.terms.user in operator.home_of.get(order.terms.pile, ()),
             "last_updated": date_time(made_ms),
         }
         return record
 
+    def _payer(self) -> str:
+        if self._order.funding == NAMED:
+            return "not anonymous"
+        return f"paid anonymously by one of {self._order.verified.set_size}"
+
     def _token(self) -> Json:
+        """Of who paid with notes it is of one use: their next order has another (section "TokenType")."""
         user = self._order.terms.user
-        return {**self._operator.token, "uid": user, "type": "APP_USER", "contract_id": user}
+        kind = "APP_USER" if self._order.funding == NAMED else "AD_HOC_USER"
+        return {**self._operator.token, "uid": user, "type": kind, "contract_id": user}
 
     def _location(self) -> Json:
         terms = self._order.terms

@@ -28,6 +28,8 @@ from pile_shared.platform import sha256
 from pile_shared.proof import Proof, parse, proof_hash
 from pile_shared.terms import Terms
 
+ANONYMOUS, NAMED = "anonymous", "named"
+
 
 class ExportError(PilechainError):
     """An order that cannot be said in a format, or a record that does not belong to it; the message names what to check."""
@@ -78,6 +80,11 @@ class Order:
     def contract(self) -> str:
         """The contract id in hexadecimal, 64 digits."""
         return self.terms.contract_id().hex()
+
+    @property
+    def funding(self) -> str:
+        """Who paid: ANONYMOUS, so that the user's id is of this order only, or NAMED."""
+        return ANONYMOUS if self.verified.anonymous else NAMED
 
     @property
     def first(self) -> Statement:

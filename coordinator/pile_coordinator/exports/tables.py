@@ -50,6 +50,8 @@ ORDER_COLUMNS: dict[str, bool] = {
     "signed_height": True,
     "closed_height": True,
     "proofs": True,
+    "funding": False,
+    "set_size": True,
 }
 POSTING_COLUMNS: dict[str, bool] = {
     "contract": False,
@@ -80,6 +82,7 @@ def order_row(order: Order) -> Row:
         order.session[-1].readings[-1].time_ms if order.session else None,
         *(order.signed_ms, order.written_ms, order.closed_ms),
         *(order.verified.signed_height, order.verified.closed_height, order.verified.proofs),
+        *(order.funding, order.verified.set_size),
     )
     return dict(zip(ORDER_COLUMNS, values, strict=True))
 

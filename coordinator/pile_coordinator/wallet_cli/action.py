@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pile_coordinator.chain.transactions import Body
 from pile_coordinator.wallet import Wallet
 from pile_coordinator.wallet_cli import values
+from pile_coordinator.wallet_cli.access import Access
 
 Act = Callable[[Wallet, argparse.Namespace], object]
+Alone = Callable[[Access, argparse.Namespace], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,13 +20,16 @@ class Action:
     Attributes:
         name: of the subcommand. text: one sentence of help. act: does it, and returns what to print.
         arguments: adds its options. example: the words after `wallet`, for its help.
+        alone: does it over connections of its own, so that nobody sees the party's beside one that names nobody; None from it
+        means that these options need the party's after all, and `act` is called.
     """
 
     name: str
     text: str
-    act: Act
+    act: Act | None
     arguments: Callable[[argparse.ArgumentParser], object]
     example: str = ""
+    alone: Alone | None = None
 
 
 def no_arguments(parser: argparse.ArgumentParser) -> None:

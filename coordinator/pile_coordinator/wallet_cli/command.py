@@ -8,10 +8,11 @@ from pathlib import Path
 
 from pile_coordinator.advice import next_step
 from pile_coordinator.config import load_genesis
-from pile_coordinator.keys import load_key, make_key
+from pile_coordinator.keys import make_key
 from pile_coordinator.mqtt import Broker
-from pile_coordinator.wallet import DEFAULT_TIMEOUT_S, Wallet
-from pile_coordinator.wallet_cli import everybody, officials, page, show, staking, trading
+from pile_coordinator.wallet import DEFAULT_TIMEOUT_S
+from pile_coordinator.wallet_cli import anonymous, everybody, officials, page, show, staking, trading
+from pile_coordinator.wallet_cli.access import Access
 from pile_coordinator.wallet_cli.action import Action
 from pile_shared.errors import ConfigError, PilechainError
 from pile_shared.platform import sha256
@@ -22,6 +23,7 @@ EXIT_FAILED, EXIT_USAGE = 1, 2
 GROUPS: tuple[tuple[str, tuple[Action, ...]], ...] = (
     ("everybody", everybody.ACTIONS),
     ("drivers (ev-owner)", (*trading.DRIVERS, *page.ACTIONS)),
+    ("drivers who pay anonymously (ev-owner)", anonymous.ACTIONS),
     ("owners of piles (pile-owner)", trading.OWNERS),
     ("drivers and owners", trading.BOTH),
     ("operators and the grid", officials.OPERATORS),
@@ -115,10 +117,15 @@ def _connected(options: argparse.Namespace, action: Action) -> object:
     host, _, port = options.broker.rpartition(":")
     if not host or not port.isdigit():
         raise ConfigError("--broker must be HOST:PORT")
-    genesis, signer = load_genesis(options.genesis), load_key(key)
     party = _party(options.party or key.name.partition(".")[0])
-    with Wallet(genesis, party, signer, Broker(host, int(port)), timeout_s=options.timeout) as wallet:
-        return action.act(wallet, options)
+    access = Access(load_genesis(options.genesis), key, party, Broker(host, int(port)), options.timeout)
+    told = action.alone(access, options) if action.alone else None
+    if told is None:
+        told = anonymous.by_itself(access, action, options)
+    if told is None and action.act is not None:
+        with access.named() as wallet:
+            told = action.act(wallet, options)
+    return told
 
 
 def _party(text: str) -> str:

@@ -8,7 +8,8 @@ from pile_coordinator.chain.rejections import Rejection
 from pile_coordinator.chain.transactions import RevokeKey, RotateKey, Withdraw
 from pile_coordinator.keys import make_key
 from pile_coordinator.wallet import Wallet
-from pile_coordinator.wallet_cli import values
+from pile_coordinator.wallet_cli import anonymous, values
+from pile_coordinator.wallet_cli.access import Access
 from pile_coordinator.wallet_cli.action import Action, no_arguments, order_argument, sent
 from pile_shared.errors import ConfigError
 
@@ -30,8 +31,28 @@ def _certificate_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _show(wallet: Wallet, options: argparse.Namespace) -> object:
-    found = cast("list[dict[str, object]]", wallet.ask("contracts", options.order))
+    found = [_labelled(row) for row in cast("list[dict[str, object]]", wallet.ask("contracts", options.order))]
     return found[0] if len(found) == 1 else found
+
+
+def _labelled(view: dict[str, object]) -> dict[str, object]:
+    """A contract, and whether the ledger says who paid."""
+    if view["anonymous"]:
+        return view | {"anonymity": "anonymous: paid with notes"}
+    return view | {"anonymity": anonymous.not_anonymous(cast("str", view["user"]))}
+
+
+def _orders(access: Access, _: argparse.Namespace) -> object:
+    """The party's own, each with how it is paid for, and those of its purse."""
+    with access.named() as wallet:
+        rows = cast("list[dict[str, object]]", wallet.ask("orders"))
+    return [*map(_with_paid, rows), *anonymous.orders(access)]
+
+
+def _with_paid(row: dict[str, object]) -> dict[str, object]:
+    """How the order is paid for; a listing pays nothing."""
+    is_anonymous = row.pop("anonymous", False)
+    return row if row["kind"] == "listing" else row | {"paid": anonymous.ANONYMOUS if is_anonymous else anonymous.NAMED}
 
 
 def _withdraw_arguments(parser: argparse.ArgumentParser) -> None:
@@ -81,9 +102,10 @@ ACTIONS = (
     Action("account", "Show your balance, and where the chain stands.", lambda w, _: w.ask("account"), no_arguments),
     Action(
         "orders",
-        "Show your resting bids, open listings and open contracts.",
-        lambda w, _: w.ask("orders"),
+        "Show your resting bids, open listings and open contracts, and which of them notes pay for.",
+        None,
         no_arguments,
+        alone=_orders,
     ),
     Action(
         "history",

@@ -54,7 +54,7 @@ _NAMES = {
 }
 _DURATIONS = {"evidence_age_ms", "jail_ms"}
 _LAST = ("id", "transaction", "digest", "next")
-_ROW_WIDTH = 240  # ids are shown whole, so that they can be copied; a narrow terminal wraps the line
+_ROW_WIDTH = 320  # ids are shown whole, so that they can be copied; a narrow terminal wraps the line
 _UNITS = (("_micro_per_kwh", " per kWh"), ("_micro", ""), ("_wh", " (Wh)"), ("_ms", " (UTC)"))
 
 

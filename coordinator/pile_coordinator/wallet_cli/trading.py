@@ -18,7 +18,8 @@ from pile_coordinator.chain.transactions import (
 )
 from pile_coordinator.keys import load_key
 from pile_coordinator.wallet import START, STOP, Wallet
-from pile_coordinator.wallet_cli import values
+from pile_coordinator.wallet_cli import anonymous, values
+from pile_coordinator.wallet_cli.access import Access
 from pile_coordinator.wallet_cli.action import Action, id_argument, no_arguments, order_argument, sent
 from pile_shared.errors import ConfigError
 
@@ -63,6 +64,7 @@ def _bid_arguments(parser: argparse.ArgumentParser, *, is_quote: bool) -> None:
     )
     parser.add_argument("--divisible", action="store_true", help="may be split over several piles")
     parser.add_argument("--explicit", action="store_true", help="you sign each contract yourself, with `sign`")
+    anonymous.order_arguments(parser, is_quote=is_quote)
 
 
 def _bid_of(options: argparse.Namespace) -> PlaceBid:
@@ -78,6 +80,23 @@ def _bid_of(options: argparse.Namespace) -> PlaceBid:
         options.divisible,
         options.explicit,
     )
+
+
+def _quote(wallet: Wallet, options: argparse.Namespace) -> object:
+    return wallet.quote(_bid_of(options)) | {"anonymity": anonymous.not_anonymous(wallet.party)}
+
+
+def _bid(wallet: Wallet, options: argparse.Namespace) -> object:
+    label = {"paid": anonymous.NAMED, "anonymity": anonymous.not_anonymous(wallet.party)}
+    return sent(wallet, _bid_of(options)) | label
+
+
+def _quote_alone(access: Access, options: argparse.Namespace) -> object:
+    return anonymous.quote(access, options, _bid_of(options)) if options.anonymous else None
+
+
+def _bid_alone(access: Access, options: argparse.Namespace) -> object:
+    return anonymous.bid(access, options, _bid_of(options)) if options.anonymous else None
 
 
 # --- sessions --------------------------------------------------------------------------------------------------------
@@ -158,16 +177,18 @@ DRIVERS = (
     Action(
         "quote",
         "Show the price before the order: what it would fill at, or why it would rest, and what it can cost.",
-        lambda w, o: w.quote(_bid_of(o)),
+        _quote,
         lambda p: _bid_arguments(p, is_quote=True),
         "quote --zone north --energy 5000 --start 2026-11-23T08:30 --end 2026-11-23T10:00",
+        alone=_quote_alone,
     ),
     Action(
         "bid",
         "Ask for energy.",
-        lambda w, o: sent(w, _bid_of(o)),
+        _bid,
         lambda p: _bid_arguments(p, is_quote=False),
         "bid --zone north --energy 5000 --start 2026-11-23T08:30 --end 2026-11-23T10:00 --limit 0.80",
+        alone=_bid_alone,
     ),
     Action(
         "cancel",

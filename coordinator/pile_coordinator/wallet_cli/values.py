@@ -40,6 +40,17 @@ def money(text: str) -> int:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
+def notes(text: str) -> list[tuple[int, int]]:
+    """Which notes, and how many of each: [(value in micro, count)]."""
+    found = []
+    for part in text.split(","):
+        value, _, count = part.partition("x")
+        if not (count.isascii() and count.isdigit()) or int(count) == 0:
+            raise argparse.ArgumentTypeError("notes are like 6.40x2,0.10x5")
+        found.append((money(value), int(count)))
+    return found
+
+
 def name(text: str) -> str:
     """The id of a party, pile or zone."""
     try:

@@ -51,6 +51,7 @@ RULES: dict[str, dict[str, str]] = {
     "trace": _BY_KIND,
     "pile_states": _STANDING,
     "network": _PUBLIC,
+    "anonymity": _PUBLIC,  # all of it stands on the ledger
     "alarms": _BY_KIND,
     "postings": _CONTRACTS,
     "piles": _STANDING,
@@ -71,6 +72,7 @@ COSTS = {
     "price_history": 5,
     "pile_states": 3,
     "network": 3,
+    "anonymity": 3,
     "alarms": 5,
     "export": 20,
     "exports": 100,

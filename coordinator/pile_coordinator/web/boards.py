@@ -145,6 +145,14 @@ def _standing(router: APIRouter) -> None:
         with web.reading.connect() as db, web.ledger() as ledger:
             return network(db, now_ms(), web.config.genesis, ledger)
 
+    @router.get("/anonymity", name="anonymity", response_model=m.AnonymityOut)
+    def how_well_hidden(web: Here) -> dict[str, Any]:
+        """By denomination: notes issued, spent and outstanding, how full bins are, and among how many a payer hides.
+
+        A ring signature tells that one of the 16 notes of a bin paid, never which: the last of a bin hides as the first.
+        """
+        return web.anonymity()
+
     @router.get("/alarms", name="alarms", response_model=m.AlarmsOut)
     def list_alarms(web: Here, grant: Allowed) -> dict[str, Any]:
         """What somebody should look at now, the gravest first; and what cannot be judged here, with what would know."""

@@ -45,4 +45,6 @@ def _chunks(columns: list[str], pages: Iterable[Iterable[dict[str, Any]]]) -> It
 
 def as_text(value: object) -> object:
     """A cell. Numbers stay numbers, negative ones too; text that begins like a formula gets an apostrophe (OWASP)."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
     return f"'{value}" if isinstance(value, str) and value[:1] in {"=", "+", "-", "@", "\t", "\r"} else value

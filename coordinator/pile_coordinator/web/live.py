@@ -30,9 +30,9 @@ MAX_BACKLOG = 10_000  # blocks that a stream may ask to hear again; older ones a
 class Watch:
     """Knows the newest block, and hands every stream the events after its place. Used on the event loop."""
 
-    def __init__(self, reading: Reading, metrics: Metrics) -> None:
-        """Watch this database."""
-        self._reading = reading
+    def __init__(self, reading: Reading, metrics: Metrics, then: Callable[[], None] = lambda: None) -> None:
+        """Watch this database; `then` is called in a thread after every look at it."""
+        self._reading, self._then = reading, then
         self._metrics = metrics
         self._kept: OrderedDict[int, bytes] = OrderedDict()
         self._news = asyncio.Event()
@@ -66,12 +66,16 @@ class Watch:
         self.seen_s = time.monotonic()
         if height < self.height:  # it was emptied and is being made again from the chain, which says the same
             return
+        before = self.height
         while height > self.height:
             rows = await run_in_threadpool(self._reading.blocks_after, self.height, BATCH)
             for row in rows:
                 self._take(row)
             if not rows:
-                return
+                break
+        if self.height > before:
+            self._metrics.show_closed(*await run_in_threadpool(self._reading.closed_between, before, self.height))
+        await run_in_threadpool(self._then)
 
     def _take(self, row: Row) -> None:
         self.height = row["height"]

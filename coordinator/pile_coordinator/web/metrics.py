@@ -1,5 +1,7 @@
 """What the server counts, for Prometheus. Every label has few values: routes, roles and zones, never ids or addresses."""
 
+from typing import Any
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 MAX_ZONES = 200  # that have series of their own; zones beyond it are in the API alone
@@ -47,7 +49,31 @@ class Metrics:
             "pilechain_zone_open_wh", "Contracted energy not delivered yet, Wh", ["zone"], registry=registry
         )
         self.capacity = Gauge("pilechain_zone_capacity_wh", "Capacity of a zone, Wh", ["zone"], registry=registry)
+        self.closed = Counter(
+            "pilechain_contracts_closed",
+            "Contracts that closed since the server began, by whether their user was anonymous or named",
+            ["user"],
+            registry=registry,
+        )
+        self.notes = Gauge(
+            "pilechain_notes_outstanding", "Notes that are not spent", ["denomination"], registry=registry
+        )
+        self.notes_micro = Gauge(
+            "pilechain_notes_outstanding_micro", "What they are worth, micro", ["denomination"], registry=registry
+        )
         self._zones: set[str] = set()
+
+    def show_closed(self, anonymous: int, named: int) -> None:
+        """So many more contracts closed."""
+        self.closed.labels("anonymous").inc(anonymous)
+        self.closed.labels("named").inc(named)
+
+    def show_notes(self, rows: list[dict[str, Any]]) -> None:
+        """Notes by denomination, 32 at most, as `note_queries.anonymity` tells them; nothing of what is not known."""
+        for row in rows:
+            if row["outstanding"] is not None:
+                self.notes.labels(str(row["denomination"])).set(row["outstanding"])
+                self.notes_micro.labels(str(row["denomination"])).set(row["outstanding_micro"])
 
     def has_zone(self, zone: str) -> bool:
         """Whether a zone has series, or may still get them."""

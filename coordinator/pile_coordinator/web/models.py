@@ -5,9 +5,10 @@ Times are unix milliseconds, energy is in Wh, money in micro (10^-6 of the curre
 
 from typing import Annotated, Any, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, ConfigDict, Field, computed_field, create_model
 
 from pile_coordinator.chain.records import ROLES
+from pile_coordinator.chain.transactions import MAX_DENOMINATIONS, is_pseudonym
 from pile_coordinator.evidence.tallies import MEASURES
 from pile_coordinator.records import MAX_OF_CONTRACT
 from pile_shared.record import MAX_RECORD_BYTES
@@ -46,10 +47,37 @@ Word = Annotated[str, Field(description="One of a few fixed words (ledger guide)
 Sequence = Annotated[int, Field(description="Number of a proof in its pile's chain.", ge=0, le=MAX_SEQUENCE)]
 
 
+_ANONYMOUS = "Whether notes paid for the order: the id is made for this order alone, and one of 16 notes signed for it."
+
+
 class Said(BaseModel):
     """Base of what is said."""
 
     model_config = ConfigDict(extra="ignore")
+
+
+class OfUser(Said):
+    """What is of a contract's user."""
+
+    user: Id
+
+    @computed_field(description=_ANONYMOUS)  # type: ignore[prop-decorator]
+    @property
+    def anonymous(self) -> bool:
+        """Of the user's id."""
+        return is_pseudonym(self.user)
+
+
+class OfParty(Said):
+    """What is of a party, who may be the user of an anonymous order."""
+
+    party: Id
+
+    @computed_field(description=_ANONYMOUS)  # type: ignore[prop-decorator]
+    @property
+    def anonymous(self) -> bool:
+        """Of the party's id."""
+        return is_pseudonym(self.party)
 
 
 class Page(Said, Generic[T]):
@@ -110,13 +138,12 @@ class PriceOut(Said):
     open_after_wh: Energy
 
 
-class OrderOut(Said):
+class OrderOut(OfParty):
     """A bid or listing."""
 
     id: Hash
     height: Height
     position: Place
-    party: Id
     kind: Word
     energy_wh: Energy
     price_micro_per_kwh: Price
@@ -147,7 +174,7 @@ class RecordsOut(Said):
     records: list[RecordOut] = Field(max_length=MAX_OF_CONTRACT)
 
 
-class ContractOut(Said):
+class ContractOut(OfUser):
     """A contract, with the statement that counts for it: the last one written, null fields before the first."""
 
     id: Hash
@@ -157,7 +184,6 @@ class ContractOut(Said):
     listing: Hash
     pile: Id
     zone: Id
-    user: Id
     owner: Id
     energy_wh: Energy
     price_micro_per_kwh: Price
@@ -199,7 +225,7 @@ class ProofOut(Said):
     last_energy_wh: Energy | None
 
 
-class PostingOut(Said):
+class PostingOut(OfUser):
     """A posting of the statement that counts for a closed contract: money that moved."""
 
     contract: Hash
@@ -208,7 +234,6 @@ class PostingOut(Said):
     debit: str = Field(description="U user, H owner, G grid, F fees, E escrow, B bond, D objection.", max_length=1)
     credit: str = Field(description="Likewise.", max_length=1)
     amount_micro: Amount
-    user: Id
     owner: Id
 
 
@@ -250,11 +275,10 @@ class StatementOut(Said):
     basis: Word | None
 
 
-class DisputeOut(Said):
-    """An objection."""
+class DisputeOut(OfParty):
+    """An objection; `anonymous` is of who objects."""
 
     height: Height
-    party: Id
     ground: Word
     claimed_wh: Energy
     text: str = Field(description="What the party wrote. A stranger's words: show them as text only.", max_length=4096)
@@ -272,10 +296,9 @@ class RulingOut(Said):
     cause: Word
 
 
-class SaidBy(Said):
+class SaidBy(OfParty):
     """A transaction of a party about the contract."""
 
-    party: Id
     height: Height
     position: Place
 
@@ -328,13 +351,12 @@ Count = Annotated[int, Field(description="How many.", ge=0, le=1 << 53)]
 Party = Annotated[str, Field(description="A party.", max_length=32)]
 
 
-class DisputeRow(Said):
+class DisputeRow(OfUser):
     """A dispute: what is objected to, until when arbiters may rule, and what it came to (`final_...`, null so long)."""
 
     contract: Hash
     pile: Id
     zone: Id
-    user: Id
     owner: Id
     state: Word
     outcome: Word | None
@@ -356,7 +378,7 @@ class DisputeRow(Said):
     basis: Word | None
 
 
-class DeviationRow(Said):
+class DeviationRow(OfUser):
     """A settlement of which the grid is a side. Money moves when the contract is closed."""
 
     contract: Hash
@@ -364,7 +386,6 @@ class DeviationRow(Said):
     time_ms: TimeMs
     pile: Id
     zone: Id
-    user: Id
     owner: Id
     state: Word
     outcome: Word | None
@@ -400,13 +421,12 @@ class StepOut(BaseModel):
     checks: Checks | None = None
 
 
-class TimelineOut(Said):
+class TimelineOut(OfUser):
     """A contract's way from meter to money."""
 
     contract: Hash
     pile: Id
     zone: Id
-    user: Id
     owner: Id
     state: Word
     outcome: Word | None
@@ -414,11 +434,10 @@ class TimelineOut(Said):
     next_sequence: Sequence | None = Field(description="`after` of the page with the next proofs; null after the last.")
 
 
-class BookRow(Said):
+class BookRow(OfParty):
     """An order that waits."""
 
     id: Hash
-    party: Id
     kind: Word
     zone: Id | None
     pile: Id | None = Field(description="Null for a bid that takes any.")
@@ -488,6 +507,12 @@ class PileState(Said):
     heard_ms: TimeMs | None = Field(description="Time of the block with its last proof.")
     last_energy_wh: Energy | None = Field(description="Register; null if it is not the caller's to see.")
 
+    @computed_field(description="Of the user; null if none is named.")  # type: ignore[prop-decorator]
+    @property
+    def anonymous(self) -> bool | None:
+        """Of the user's id."""
+        return None if self.user is None else is_pseudonym(self.user)
+
 
 class PileStatesOut(Said):
     """One page of piles."""
@@ -536,6 +561,51 @@ class NetworkOut(Said):
     nodes: list[NodeOut] = Field(description="Of the last block.", max_length=1000)
 
 
+class BinsOut(Said):
+    """How many bins there are of a size."""
+
+    size: int = Field(description="1 to 16.", ge=1, le=16)
+    bins: Count
+
+
+_SIZES = "Of the live bins, by {}; null without a ledger."
+
+
+class DenominationOut(Said):
+    """Notes of one worth. `live` bins are full ones with notes left, of which the newest 500 are counted."""
+
+    denomination: int = Field(description="k: worth the unit times 2^k.", ge=0, lt=MAX_DENOMINATIONS)
+    value_micro: Amount | None = Field(description="Null without a genesis file.")
+    sealed: Count = Field(description="Bins that were ever full.")
+    issued: Count | None
+    spent: Count | None
+    outstanding: Count | None
+    outstanding_micro: Amount | None
+    filling: int | None = Field(description="Notes that wait in the bin that is not full.", ge=0, le=15)
+    missing: int | None = Field(description="Notes until it is full.", ge=1, le=16)
+    live: Count | None
+    aging: Count | None = Field(description="Live bins that cannot be spent from yet.")
+    is_whole: bool | None = Field(description="Whether every bin with notes left is among those counted.")
+    by_unspent: list[BinsOut] | None = Field(description=_SIZES.format("notes not spent"), max_length=16)
+    by_origins: list[BinsOut] | None = Field(
+        description=_SIZES.format("how many buyers and refunded orders the 16 notes are of"), max_length=16
+    )
+    by_largest: list[BinsOut] | None = Field(
+        description=_SIZES.format("how many notes are of the one that has most"), max_length=16
+    )
+
+
+class AnonymityOut(Said):
+    """How well anonymous orders hide."""
+
+    ledger_height: Height | None = Field(description="Of the block it is told of; null without a ledger.")
+    ring: int = Field(description="Notes of a full bin, any of which may have paid.", ge=16, le=16)
+    issues_notes: bool | None = Field(description="Whether this chain has notes; null without a genesis file.")
+    unit_micro: Amount | None = Field(description="The least note.")
+    bin_age_ms: Length | None = Field(description="From when a bin is full until its notes can be spent.")
+    denominations: list[DenominationOut] = Field(description="The least first.", max_length=MAX_DENOMINATIONS)
+
+
 class AlarmOut(Said):
     """Something that somebody should look at."""
 
@@ -571,6 +641,9 @@ class _Spans(Said):
     period: str = Field(description="As people of the time zone call it.", max_length=80)
     start_ms: TimeMs
     end_ms: TimeMs
+    anonymous: bool = Field(
+        description="Whether it is of the users of all anonymous orders together; by `user` their `name` is `anon-all`."
+    )
 
 
 _FIGURES: dict[str, Any] = dict.fromkeys((*MEASURES, "user_micro", "listed_ms", "used_ms"), (Signed, ...))
@@ -616,7 +689,7 @@ class TraceStep(Said):
     checked: str = Field(description="By what it can be checked.", max_length=200)
 
 
-class StoryOut(Said):
+class StoryOut(OfUser):
     """One contract, and whom and what it links."""
 
     contract: Hash
@@ -624,7 +697,6 @@ class StoryOut(Said):
     listing: Hash
     pile: Id
     zone: Id
-    user: Id
     owner: Id
     state: Word
     outcome: Word | None

@@ -181,6 +181,15 @@ class Reading:
         query = select(_settled).where(_settled.c.id == name, contracts_seen(grant.scope, grant.party, _settled))
         return _one(connection, query, "contract")
 
+    def closed_between(self, after: int, last: int) -> tuple[int, int]:
+        """How many contracts closed in the blocks after a height up to another: of anonymous users, and of named ones."""
+        c = schema.contract.c
+        nobody = schema.paid_anonymously(c.user)
+        query = select(nobody, func.count()).where(c.closed_height > after, c.closed_height <= last).group_by(nobody)
+        with self._engine.connect() as connection:
+            found = {int(anonymous): int(count) for anonymous, count in connection.execute(query)}
+        return found.get(1, 0), found.get(0, 0)
+
     def contract_proofs(self, grant: Grant, name: bytes, cursor: str | None, limit: int) -> Rows:
         """A contract's proofs, the first ones first."""
         with self._engine.connect() as connection:

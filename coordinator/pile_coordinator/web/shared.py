@@ -4,13 +4,14 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Annotated, Any
 
 from fastapi import Depends, Query, Request
 from fastapi import Path as InPath
 
 from pile_coordinator.engines.store import Store, StoreError
+from pile_coordinator.evidence.note_queries import anonymity
 from pile_coordinator.evidence.scopes import Page, Place
 from pile_coordinator.ocmf import RecordError
 from pile_coordinator.records import RECORDS, StoredRecords
@@ -41,6 +42,7 @@ ByWord = Annotated[
     str | None, Query(description="Only these: a word of the ledger guide.", pattern=r"^[a-z_ -]{1,32}$")
 ]
 
+_NOTES_SHARE = 20  # notes are counted a twentieth of the time at most
 _FILES = 30  # of a page that no cache has
 
 
@@ -55,12 +57,15 @@ class Web:
         self.files_limit = RateLimit(_FILES * config.per_minute, _FILES * config.burst)
         self.tokens = Tokens(config.tokens, read_only=True)
         self.reading = Reading(open_database(config.database, config.base))
-        self.watch = Watch(self.reading, self.metrics)
+        self.watch = Watch(self.reading, self.metrics, self._count_notes)
         self.certificates: Certificates | None = None
         if config.ledger and config.genesis:
             self.certificates = Certificates(self.reading, config.ledger, config.genesis)
         self._streams: Counter[str] = Counter()
         self._lock = threading.Lock()
+        self._notes: dict[str, Any] | None = None
+        self._notes_height, self._notes_until_s = -1, 0.0
+        self._notes_lock = threading.Lock()
 
     @contextmanager
     def ledger(self) -> Iterator[Store | None]:
@@ -81,6 +86,32 @@ class Web:
             yield store
         finally:
             store.close()
+
+    def anonymity(self) -> dict[str, Any]:
+        """How well anonymous orders hide (evidence/note_queries.py), counted anew when there are blocks, if not too often.
+
+        It is kept 20 times as long as counting took.
+
+        Raises:
+            Refused: 503, the ledger cannot be read now.
+        """
+        with self._notes_lock:
+            begun_s, height = time.monotonic(), self.watch.height
+            if self._notes is None or (height != self._notes_height and begun_s >= self._notes_until_s):
+                with self.reading.connect() as db, self.ledger() as ledger:
+                    try:
+                        self._notes = anonymity(db, self.config.genesis, ledger)
+                    except StoreError as error:
+                        raise Refused(503, "ledger", error.message[:480], {"Retry-After": "5"}) from error
+                ended_s = time.monotonic()
+                self._notes_height, self._notes_until_s = height, ended_s + _NOTES_SHARE * (ended_s - begun_s)
+                self.metrics.show_notes(self._notes["denominations"])
+            return self._notes
+
+    def _count_notes(self) -> None:
+        """For the metrics, whether anybody asks or not."""
+        with suppress(Refused):  # it is asked again in a moment
+            self.anonymity()
 
     @contextmanager
     def records(self) -> Iterator[StoredRecords | None]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pile_coordinator.chain.records import ROLES
+from pile_coordinator.chain.transactions import PSEUDONYM
 from pile_shared.errors import ConfigError, PilechainError
 from pile_shared.platform import sha256
 from pile_shared.units import check_id, check_int
@@ -73,9 +74,11 @@ class Tokens:
         """Make a token of `party`, good for 1 to 3650 days; its text, which stands nowhere afterwards.
 
         Raises:
-            BoundsError: a value out of range. TokenError: there are too many.
+            BoundsError: a value out of range. TokenError: there are too many, or it would be of an anonymous order.
         """
         check_id("party", party)
+        if party.startswith(PSEUDONYM):
+            raise TokenError(f"{party} would be the user of an anonymous order, who is nobody here: no token is theirs")
         check_int("days", days, 1, MAX_DAYS)
         if role not in ROLES:
             raise TokenError(f"role must be one of {', '.join(ROLES)}")

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _WRITE_SECONDS = 600  # 2 MB at 115200 baud take four minutes
 _CONSOLE_SECONDS = 120  # 90 kB at 115200 baud take twenty seconds
+# For a sign of the prompt. mpremote itself gives up after 10, but not on a board that misses the Ctrl-C and talks on.
+_PROMPT_SECONDS = 20
 _RETRY_SECONDS = 0.5
 _KEPT_CHARACTERS = 1500  # of a tool's output in a message
 _BY_HAND = "hold BOOT while you press RESET, then try again with --manual-boot"
@@ -103,7 +105,7 @@ class Console:
         deadline = time.monotonic() + seconds
         while True:
             try:
-                self.run("pass")
+                self._remote("exec", "pass", seconds=_PROMPT_SECONDS)
                 return
             except ToolError as error:
                 if error.code == "missing" or time.monotonic() > deadline:
@@ -127,9 +129,9 @@ class Console:
         """Restart the board, as its RESET button does."""
         self._remote("reset")
 
-    def _remote(self, *words: str) -> str:
+    def _remote(self, *words: str, seconds: int = _CONSOLE_SECONDS) -> str:
         # resume: without a soft reset, so that nothing of the board's own starts in between
-        return _run("mpremote", ["connect", self.port, "resume", *words], _CONSOLE_SECONDS)
+        return _run("mpremote", ["connect", self.port, "resume", *words], seconds)
 
 
 def _run(tool: str, arguments: list[str], seconds: int, on_line: Callable[[str], None] = lambda _: None) -> str:

@@ -1,3 +1,15 @@
 """The pages. Each module registers its own with `shell.page`; only what is named here is served."""
 
-MODULES = ("overview", "piles", "book", "orders", "life", "disputes", "statistics", "network", "alarms", "traces")
+MODULES = (
+    "overview",
+    "piles",
+    "book",
+    "orders",
+    "life",
+    "disputes",
+    "statistics",
+    "anonymity",
+    "network",
+    "alarms",
+    "traces",
+)

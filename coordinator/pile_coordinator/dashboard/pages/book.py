@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from pile_coordinator.dashboard import board as live
-from pile_coordinator.dashboard import shell, theme, written
+from pile_coordinator.dashboard import details, shell, theme, written
 from pile_coordinator.dashboard.board import Order
 from pile_coordinator.dashboard.shell import View, page
 from pile_coordinator.evidence.scopes import ALL
@@ -26,7 +26,8 @@ async def show(view: View) -> None:
         listings = shell.LiveTable(heads, right=(0, 1, 2))
     with shell.card(view.text("book.bids")):
         bids = shell.LiveTable(
-            [heads[0], heads[1], heads[2], heads[3], heads[5], view.word("column", "kind"), heads[7]], right=(0, 1, 2)
+            [*heads[:4], view.word("column", "funding"), heads[5], view.word("column", "kind"), heads[7]],
+            right=(0, 1, 2),
         )
     shell.note(view.text("book.about"))
     if view.grant.scope != ALL:
@@ -70,12 +71,13 @@ def _listing(view: View, order: Order) -> Sequence[str]:
 
 
 def _bid(view: View, order: Order) -> Sequence[str]:
-    return *_amounts(view, order), order.zone or "", view.word("kind", order.kind), str(order.height)
+    payer = details.funding(view, order.party).text
+    return *_amounts(view, order), payer, order.zone or "", view.word("kind", order.kind), str(order.height)
 
 
 def _amounts(view: View, order: Order) -> tuple[str, str, str, str]:
     price = view.price(-1 if _is_at_market(order) else order.price_micro_per_kwh)
-    return price, view.energy(order.left_wh), view.energy(order.energy_wh), order.party
+    return price, view.energy(order.left_wh), view.energy(order.energy_wh), details.name(order.party)
 
 
 def _at_market(view: View, orders: list[Order]) -> str:

@@ -52,6 +52,7 @@ def _open(view: View, rows: list[dict[str, Any]]) -> None:
     columns = [
         Column(word("contract")),
         Column(word("left_time")),
+        Column(word("funding")),
         Column(word("deadline"), optional=True),
         Column(word("objector")),
         Column(word("ground"), optional=True),
@@ -68,8 +69,9 @@ def _open_line(view: View, row: dict[str, Any]) -> tuple[Cell, ...]:
     return (
         Hash(row["contract"], details.order_path(row["contract"])),
         _left(view, row["deadline_ms"]),
+        details.funding(view, row["user"]),
         view.time(row["deadline_ms"]),
-        row["party"],
+        details.name(row["party"]),
         view.word("ground", row["ground"]),
         row["pile"],
         view.energy(row["measured_wh"]),
@@ -97,6 +99,7 @@ def _ever(view: View, rows: list[dict[str, Any]]) -> None:
     columns = [
         Column(word("contract")),
         Column(word("state")),
+        Column(word("funding")),
         Column(word("time"), optional=True),
         Column(word("objector")),
         Column(word("ground"), optional=True),
@@ -111,8 +114,9 @@ def _ever(view: View, rows: list[dict[str, Any]]) -> None:
         (
             Hash(row["contract"], details.order_path(row["contract"])),
             details.contract_state(view, row["state"], row["outcome"]),
+            details.funding(view, row["user"]),
             view.time(row["time_ms"]),
-            row["party"],
+            details.name(row["party"]),
             view.word("ground", row["ground"]),
             row["text"],
             view.energy(row["measured_wh"]),
@@ -166,6 +170,7 @@ def _deviations(view: View, rows: list[dict[str, Any]]) -> None:
     columns = [
         Column(word("contract")),
         Column(word("state"), optional=True),
+        Column(word("funding")),
         Column(word("time"), optional=True),
         Column(word("pile"), optional=True),
         Column(word.kwh("agreed"), right=True, optional=True),
@@ -180,7 +185,7 @@ def _deviations(view: View, rows: list[dict[str, Any]]) -> None:
         name: details.total(rows, name) for name in ("expected_wh", "measured_wh", "off_wh", "grid_wh", "grid_micro")
     }
     total = [
-        view.text("details.sum", count=len(rows)), "", "", "",
+        view.text("details.sum", count=len(rows)), "", "", "", "",
         *(details.bare(view.energy(sums[name])) for name in ("expected_wh", "measured_wh")),
         details.off(view, sums["off_wh"], sums["expected_wh"], unit=False), details.bare(view.energy(sums["grid_wh"])), "", "",
         details.bare(view.money(sums["grid_micro"])),
@@ -192,6 +197,7 @@ def _deviation(view: View, row: dict[str, Any]) -> tuple[Cell, ...]:
     return (
         Hash(row["contract"], details.order_path(row["contract"])),
         details.contract_state(view, row["state"], row["outcome"]),
+        details.funding(view, row["user"]),
         view.time(row["time_ms"]),
         row["pile"],
         details.bare(view.energy(row["expected_wh"])),

@@ -7,6 +7,8 @@ from typing import Any
 
 from nicegui import ui
 
+from pile_coordinator.chain.notes import value_micro
+from pile_coordinator.chain.transactions import is_pseudonym
 from pile_coordinator.dashboard import details, shell, theme, written
 from pile_coordinator.dashboard.details import BAD, BUSY, GOOD, PLAIN, Checks, Column, Hash, Link
 from pile_coordinator.dashboard.pages.files import show_files
@@ -14,6 +16,7 @@ from pile_coordinator.dashboard.shell import View, page
 from pile_coordinator.evidence.contracts import contracts
 from pile_coordinator.evidence.timeline import MAX_PROOFS, STEPS, contracts_of_order, timeline
 from pile_coordinator.evidence.trace import UnknownIdError
+from pile_coordinator.ring.signature import RING_SIZE
 from pile_coordinator.web.access import view_of
 from pile_coordinator.web.problems import Refused
 
@@ -119,7 +122,12 @@ async def _show_order(view: View, name: str, found: list[str]) -> None:
             view,
             [
                 (view.word("column", "hash"), Hash(name)),
-                (view.word("column", "party"), row["party"]),
+                (view.word("column", "party"), details.name(row["party"])),
+                *(
+                    []
+                    if row["kind"] == "listing"
+                    else [(view.word("column", "funding"), details.funding(view, row["party"]))]
+                ),
                 (view.word("column", "energy"), view.energy(row["energy_wh"])),
                 (view.word("column", "price"), view.price(row["price_micro_per_kwh"])),
                 (view.word("column", "outcome"), view.word("outcome", row["outcome"])),
@@ -142,6 +150,7 @@ def _draw(view: View, life: Life, after: int) -> None:
     with details.element("div", "pc-bar"):
         shell.title(f"{view.text('life.title')} {written.short(row['id'])}")
         details.show(view, details.contract_state(view, row["state"], row["outcome"]))
+        details.show(view, details.funding(view, row["user"]))
     _figures(view, row)
     with details.element("div", "pc-life"):
         with shell.card(view.text("life.timeline")):
@@ -178,7 +187,8 @@ def _about(view: View, row: dict[str, Any]) -> None:
         (word("listing"), Hash(row["listing"])),
         (word("pile"), Link(row["pile"], details.trace_path(f"pile:{row['pile']}"))),
         (word("zone"), row["zone"]),
-        (word("user"), Link(row["user"], details.trace_path(f"party:{row['user']}"))),
+        (word("user"), Link(details.name(row["user"]), details.trace_path(f"party:{row['user']}"))),
+        *_hidden(view, row["user"]),
         (word("owner"), Link(row["owner"], details.trace_path(f"party:{row['owner']}"))),
         (word("window"), window),
         (word("to_owner"), view.money_exact(row["owner_micro"])),
@@ -186,6 +196,14 @@ def _about(view: View, row: dict[str, Any]) -> None:
         (word("fee"), view.money_exact(row["fee_micro"])),
     ]
     details.rows(view, pairs)
+
+
+def _hidden(view: View, user: str) -> Iterator[tuple[str, details.Cell]]:
+    """Who paid, as far as anybody knows."""
+    yield view.word("column", "funding"), details.funding(view, user)
+    if is_pseudonym(user):
+        yield view.text("life.nobody"), view.text("life.one_of", size=RING_SIZE)
+        yield view.text("life.more"), Link(view.text("anonymity.title"), "/anonymity")
 
 
 def _group(step: _Step) -> str:
@@ -205,7 +223,7 @@ def _head(view: View, title: str, step: _Step) -> None:
 def _steps(view: View, life: Life, steps: list[_Step]) -> None:
     for step in steps:
         with details.element("li", _TONES.get(step["kind"], PLAIN), **{"data-step": step["kind"]}):
-            _head(view, view.word("step", step["kind"]), step)
+            _head(view, _title(view, step), step)
             with details.element("div", "pc-facts"):
                 for name, value in _facts(view, life, step):
                     details.fact(name, value)
@@ -213,15 +231,24 @@ def _steps(view: View, life: Life, steps: list[_Step]) -> None:
                 details.words("div", step["text"], "pc-said")
 
 
+def _title(view: View, step: _Step) -> str:
+    if step["kind"] == "confirmation" and step.get("ring"):
+        return view.text("life.confirmed", size=RING_SIZE)
+    return view.word("step", step["kind"])
+
+
 def _facts(view: View, life: Life, step: _Step) -> Iterator[tuple[str, str]]:
     """What a step says, in the order of a reader's interest."""
     kind, word = step["kind"], details.Heads(view)
     if "party" in step:
-        yield word("party"), step["party"]
+        name = details.name(step["party"])
+        yield word("party"), view.text("life.by_ring", size=RING_SIZE, name=name) if step.get("ring") else name
     if kind in {"bid", "listing"}:
         yield word("energy"), view.energy(step["energy_wh"])
         yield word("price"), view.price(step["price_micro_per_kwh"])
         yield word("window"), f"{view.time(step['window_start_ms'])} – {view.time(step['window_end_ms'])}"  # noqa: RUF001
+        if "notes" in step:
+            yield word("notes"), _notes(view, step["notes"])
     elif kind == "clearing":
         yield word("zone"), step["zone"]
         yield word("load"), f"{view.energy(step['open_before_wh'])} → {view.energy(step['open_after_wh'])}"
@@ -248,6 +275,16 @@ def _facts(view: View, life: Life, step: _Step) -> Iterator[tuple[str, str]]:
         yield word("cause"), view.word("cause", step["cause"])
     elif kind == "closing":
         yield word("outcome"), view.word("contract", step["outcome"])
+
+
+def _notes(view: View, paid: list[list[Any]]) -> str:
+    """How many notes paid, and what they were worth where the unit is known."""
+    genesis = view.web.config.genesis
+    rules = genesis.notes if genesis else None
+    if rules is None:
+        return str(len(paid))
+    whole = sum(value_micro(rules, denomination) for denomination, *_ in paid)
+    return view.text("life.notes", count=len(paid), worth=view.money(whole))
 
 
 def _catalog(view: View, step: _Step) -> str:
@@ -396,7 +433,7 @@ def side(view: View, row: dict[str, Any], name: str) -> str:
     """A side of a posting in words, with whose it is."""
     party = {"U": row["user"], "H": row["owner"]}.get(name)
     word = view.word("side", name)
-    return f"{word} {party}" if party else word
+    return f"{word} {details.name(party)}" if party else word
 
 
 _GROUPS = {"step": _steps, "proofs": _metering, "postings": _postings}

@@ -114,6 +114,7 @@ def _orders(view: View, rows: list[dict[str, Any]]) -> None:
     columns = [
         Column(word("contract")),
         Column(word("state")),
+        Column(word("funding")),
         Column(word("matched"), optional=True),
         Column(word("pile")),
         Column(word("zone"), optional=True),
@@ -131,10 +132,11 @@ def _order(view: View, row: dict[str, Any]) -> Sequence[Cell]:
     return (
         Hash(row["id"], details.order_path(row["id"])),
         details.contract_state(view, row["state"], row["outcome"]),
+        details.funding(view, row["user"]),
         view.time(row["time_ms"]),
         Link(row["pile"], f"/orders?pile={row['pile']}"),
         row["zone"],
-        Link(row["user"], f"/orders?party={row['user']}"),
+        Link(details.name(row["user"]), f"/orders?party={row['user']}"),
         Link(row["owner"], f"/orders?party={row['owner']}"),
         details.bare(view.energy(row["energy_wh"])),
         details.bare(view.energy(row["measured_wh"])),
@@ -150,6 +152,7 @@ def _settlements(view: View, rows: list[dict[str, Any]]) -> None:
     columns = [
         Column(word("contract")),
         Column(word("outcome")),
+        Column(word("funding")),
         Column(word("closed"), optional=True),
         Column(word("pile"), optional=True),
         Column(word("user"), optional=True),
@@ -164,7 +167,7 @@ def _settlements(view: View, rows: list[dict[str, Any]]) -> None:
     ]
     sums = {name: details.total(rows, name) for name in ("energy_wh", "measured_wh", "off_wh", *_MONEY)}
     money = [details.bare(view.money(sums[name])) for name in _MONEY]
-    total = [view.text("details.sum", count=len(rows)), "", "", "", "", "",
+    total = [view.text("details.sum", count=len(rows)), "", "", "", "", "", "",
              *(details.bare(view.energy(sums[name])) for name in ("energy_wh", "measured_wh")),
              details.off(view, sums["off_wh"], sums["energy_wh"], unit=False), *money]  # fmt: skip
     details.grid(view, columns, [_settlement(view, row) for row in rows], total)
@@ -177,9 +180,10 @@ def _settlement(view: View, row: dict[str, Any]) -> Sequence[Cell]:
     return (
         Hash(row["id"], details.order_path(row["id"])),
         details.contract_state(view, row["state"], row["outcome"]),
+        details.funding(view, row["user"]),
         view.time(row["time_ms"]),
         row["pile"],
-        row["user"],
+        details.name(row["user"]),
         row["owner"],
         details.bare(view.energy(row["energy_wh"])),
         details.bare(view.energy(row["measured_wh"])),

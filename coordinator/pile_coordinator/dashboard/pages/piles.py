@@ -8,7 +8,7 @@ from nicegui import ui
 from nicegui.element import Element
 
 from pile_coordinator.dashboard import board as live
-from pile_coordinator.dashboard import shell, written
+from pile_coordinator.dashboard import details, shell, written
 from pile_coordinator.dashboard.board import STATES, Pile
 from pile_coordinator.dashboard.shell import View, page
 from pile_coordinator.evidence.scopes import ALL
@@ -17,6 +17,7 @@ from pile_coordinator.web.problems import Refused
 MAX_SHOWN = 2000  # cells at once; filters find the others
 ACK_S = 10  # that a browser may take to draw a batch, until it gets the next one all the same
 ROWS = 20
+_MINUTES = len("2026-03-29 12:00")
 SIGNS = dict(zip(STATES, "·○◐●!?▲✕", strict=False))  # beside the colours, which not everybody tells apart
 
 
@@ -160,9 +161,9 @@ async def _fill_about(view: View, place: ui.element, row: dict[str, Any], now: P
 async def _fill_sessions(view: View, place: ui.element, pile: str) -> None:
     grant = view.grant_of("contracts")
     found = (await view.ask(view.web.reading.contracts, grant, None, ROWS, pile=pile))[0] if grant else []
-    heads = [
-        view.word("column", name) for name in ("contract", "begin", "user", "state", "agreed", "measured", "price")
-    ]
+    word = details.Heads(view)
+    heads = [word(name) for name in ("contract", "begin", "user", "funding", "state")]
+    heads += [word.kwh("agreed"), word.kwh("measured"), word.rate("price")]
     place.clear()
     with place:
         if not found:
@@ -173,16 +174,17 @@ async def _fill_sessions(view: View, place: ui.element, pile: str) -> None:
             [
                 (
                     view.to(written.short(row["id"]), f"/contracts/{row['id']}"),
-                    view.time(row["window_start_ms"]),
-                    row["user"],
+                    view.time(row["window_start_ms"])[:_MINUTES],
+                    details.name(row["user"]),
+                    details.funding(view, row["user"]).text,
                     view.word("contract", row["outcome"] or row["state"]),
-                    view.energy(row["energy_wh"]),
-                    view.energy(row["measured_wh"]),
-                    view.price(row["price_micro_per_kwh"]),
+                    details.bare(view.energy(row["energy_wh"])),
+                    details.bare(view.energy(row["measured_wh"])),
+                    details.bare(view.price(row["price_micro_per_kwh"])),
                 )
                 for row in found
             ],
-            right=(4, 5, 6),
+            right=(5, 6, 7),
         )
 
 

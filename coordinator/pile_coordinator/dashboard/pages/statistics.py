@@ -17,7 +17,7 @@ from pile_coordinator.evidence.market import price_history
 from pile_coordinator.evidence.scopes import ALL
 from pile_coordinator.evidence.statistics import Page, Row, counted_between
 from pile_coordinator.evidence.tallies import ALL as WHOLE
-from pile_coordinator.evidence.tallies import OPERATOR, OWNER, PILE, USER, ZONE, tallied
+from pile_coordinator.evidence.tallies import ANONYMOUS_USERS, OPERATOR, OWNER, PILE, USER, ZONE, tallied
 from pile_coordinator.web import counting
 from pile_coordinator.web.access import TOTALS
 from pile_coordinator.web.paging import encode_place
@@ -71,7 +71,7 @@ async def show(
     wish = Wish(by, name.strip(), per if per in PERIODS else DAY, since, until, zone.strip(), cursor)
     shell.title(view.text("statistics.title"))
     try:
-        asked, shown = await view.ask(_read, view, wish)
+        asked, shown, anonymous = await view.ask(_read, view, wish)
     except BadFilterError as mistake:
         with shell.card():
             _form(view, wish, choices)
@@ -79,7 +79,7 @@ async def show(
         return
     with shell.card():
         _form(view, replace(wish, since=_date(view, asked.start_ms), until=wish.until), choices)
-        _figures(view, shown.rows)
+        _figures(view, shown.rows, anonymous)
     if shown.rows:
         with shell.card(view.text("statistics.chart")):
             _chart(view, wish, shown.rows)
@@ -104,7 +104,8 @@ def _date(view: View, ms: int) -> str:
     return local(ms, view.zone).strftime("%Y-%m-%d")
 
 
-def _read(view: View, wish: Wish) -> tuple[counting.Asked, Page]:
+def _read(view: View, wish: Wish) -> tuple[counting.Asked, Page, int | None]:
+    """What is asked for, and of the whole chain also how many contracts were anonymous."""
     details.a_moment(view, wish.since), details.a_moment(view, wish.until)
     name = details.an_id(view, wish.name)
     since = wish.since or _since(view, wish)
@@ -121,7 +122,10 @@ def _read(view: View, wish: Wish) -> tuple[counting.Asked, Page]:
     found = counting.read(view.web, asked, after, MOST_NAMES if is_idle else ROWS)
     if is_idle:
         found = Page(sorted(found.rows, key=lambda row: (-(row.idle_permille or -1), row.name)), found.next)
-    return asked, found
+    if wish.by != WHOLE:
+        return asked, found, None
+    of_nobody = counting.read(view.web, replace(asked, dimension=USER, name=ANONYMOUS_USERS), after, ROWS)
+    return asked, found, _sum(of_nobody.rows, "contracts")
 
 
 def _since(view: View, wish: Wish) -> str | None:
@@ -149,27 +153,31 @@ def _sum(rows: list[Row], measure: str) -> int:
     return sum(row.sums[measure] for row in rows)
 
 
-def _figures(view: View, rows: list[Row]) -> None:
+def _figures(view: View, rows: list[Row], anonymous: int | None) -> None:
     contracts = _sum(rows, "contracts")
     delay = _sum(rows, "delay_ms") // contracts if contracts else None
     listed_ms = _sum(rows, "listed_ms")
     idle = max(0, 1000 * (listed_ms - _sum(rows, "used_ms")) // listed_ms) if listed_ms else None
     with shell.cards():
         shell.Figure(view.word("measure", "contracts"), str(contracts))
+        if anonymous is not None:
+            shell.Figure(view.text("statistics.of_them"), str(anonymous))
         shell.Figure(view.word("measure", "measured_wh"), view.energy(_sum(rows, "measured_wh")))
         shell.Figure(view.word("measure", "user_micro"), view.money(_sum(rows, "user_micro")))
         shell.Figure(view.word("measure", "idle"), written.permille(idle))
         shell.Figure(view.word("measure", "delay"), written.DASH if delay is None else written.span(delay))
 
 
-def _label(wish: Wish, row: Row) -> str:
-    return row.period.label if wish.is_history else row.name
+def _label(view: View, wish: Wish, row: Row) -> str:
+    if wish.is_history:
+        return row.period.label
+    return view.text("statistics.anonymous") if row.anonymous else row.name
 
 
 def _chart(view: View, wish: Wish, rows: list[Row]) -> None:
     """Energy as bars and money as a line; of piles by name, how much of the time they stood idle."""
     shown = rows if wish.is_history else rows[:BARS]
-    labels = [_label(wish, row) for row in shown]
+    labels = [_label(view, wish, row) for row in shown]
     unit = view.currency or view.text("statistics.money")
     bars = {"type": "bar", "name": view.word("measure", "measured_wh"), "color": theme.BLUE, "barMaxWidth": 28,
             "data": [row.sums["measured_wh"] / 1000 for row in shown]}  # fmt: skip
@@ -227,7 +235,8 @@ def _line(view: View, wish: Wish, row: Row) -> tuple[Cell, ...]:
     sums, delay = row.sums, row.mean_delay_ms
     name: Cell = row.period.label
     if not wish.is_history:
-        name = Link(row.name, f"{view.path}?{urlencode({'by': wish.by, 'name': row.name, 'per': wish.per})}")
+        given = {"by": wish.by, "name": row.name, "per": wish.per}
+        name = Link(_label(view, wish, row), f"{view.path}?{urlencode(given)}")
     return (
         name,
         str(sums["contracts"]),

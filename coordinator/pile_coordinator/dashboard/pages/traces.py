@@ -9,6 +9,7 @@ from nicegui import ui
 from sqlalchemy import select
 from starlette.responses import RedirectResponse, Response
 
+from pile_coordinator.chain.transactions import is_pseudonym
 from pile_coordinator.dashboard import details, shell
 from pile_coordinator.dashboard.details import Cell, Column, Hash, Link
 from pile_coordinator.dashboard.pages.life import checks, side
@@ -31,6 +32,7 @@ from pile_coordinator.evidence.trace import (
     candidates,
     trace,
 )
+from pile_coordinator.ring.signature import RING_SIZE
 from pile_coordinator.web.access import view_of
 from pile_coordinator.web.models import MAX_HEIGHT
 from pile_coordinator.web.problems import Refused
@@ -142,7 +144,7 @@ def _transactions(view: View, rows: list[dict[str, Any]]) -> None:
             str(row["position"]),
             Hash(row["id"], details.trace_path(f"transaction:{row['id']}")),
             view.word("tx", row["type"]) if row["type"] else "",
-            row["sender"],
+            details.name(row["sender"]),
             view.word("code", row["code"]),
         )
         for row in rows
@@ -206,15 +208,23 @@ def _stories(view: View, told: Trace, after: str) -> None:
         details.nothing(view)
         return
     word = details.Heads(view)
-    columns = [Column(word("contract")), Column(word("state")), Column(word("pile")), Column(word("zone"), optional=True),
-               Column(word("user"), optional=True), Column(word("owner"), optional=True)]  # fmt: skip
+    columns = [
+        Column(word("contract")),
+        Column(word("state")),
+        Column(word("funding")),
+        Column(word("pile")),
+        Column(word("zone"), optional=True),
+        Column(word("user"), optional=True),
+        Column(word("owner"), optional=True),
+    ]
     lines = [
         (
             Hash(story.contract, details.order_path(story.contract)),
             details.contract_state(view, story.state, story.outcome),
+            details.funding(view, story.user),
             story.pile,
             story.zone,
-            story.user,
+            details.name(story.user),
             story.owner,
         )
         for story in told.stories
@@ -252,7 +262,7 @@ def _what(view: View, text: str) -> str:
     """`bid of dan: ok` in the reader's words."""
     type_, _, rest = text.partition(" of ")
     sender, _, code = rest.partition(": ")
-    return f"{view.word('tx', type_)} · {sender} · {view.word('code', code)}"
+    return f"{view.word('tx', type_)} · {details.name(sender)} · {view.word('code', code)}"
 
 
 async def _show_transaction(view: View, told: Trace) -> None:
@@ -281,7 +291,11 @@ async def _show_pile(view: View, told: Trace) -> None:
 async def _show_party(view: View, told: Trace) -> None:
     name = told.found.id
     with shell.card():
-        details.rows(view, [(view.word("column", "party"), Link(name, f"/orders?party={name}"))])
+        pairs: list[tuple[str, Cell]] = [(view.word("column", "party"), Link(name, f"/orders?party={name}"))]
+        if is_pseudonym(name):
+            pairs.append((view.word("column", "funding"), details.funding(view, name)))
+            pairs.append((view.text("life.nobody"), view.text("life.one_of", size=RING_SIZE)))
+        details.rows(view, pairs)
     await _own_transactions(view, told)
 
 

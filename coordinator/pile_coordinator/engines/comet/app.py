@@ -23,6 +23,7 @@ from pile_coordinator.engines.comet.pool import Pool, Turns, WaitsError, propose
 from pile_coordinator.engines.comet.retention import Retention
 from pile_coordinator.engines.comet.snapshots import FORMAT, Snapshot, Snapshots
 from pile_coordinator.engines.engine import Block
+from pile_coordinator.engines.rings import share_rings
 from pile_shared.errors import ConfigError
 
 APP_VERSION = 1  # stands in every header of CometBFT: rules change by height (chain/upgrades.py), and this does not
@@ -183,19 +184,23 @@ class Application:
         ledger = self._ledger
         try:
             again = request.type == abci.RECHECK
-            self._pool.enter(ledger.state, ledger.env(ledger.time_ms), request.tx, again=again)
+            self._pool.enter(ledger.state, ledger.env_now(), request.tx, again=again)
         except (Rejection, WaitsError) as refusal:
             return abci.ResponseCheckTx(code=REFUSED, log=str(refusal), codespace=refusal.code)
         return abci.ResponseCheckTx(gas_wanted=1)
 
     def _prepare_proposal(self, request: abci.RequestPrepareProposal) -> abci.ResponsePrepareProposal:
         ledger = self._ledger
-        env = ledger.env(ledger.time_ms)
+        env = ledger.env(ledger.clock.at_ms(request.time.ToMilliseconds()))
         return abci.ResponsePrepareProposal(txs=propose(ledger.state, env, list(request.txs), request.max_tx_bytes))
 
     def _process_proposal(self, request: abci.RequestProcessProposal) -> abci.ResponseProcessProposal:
-        turns = Turns(self._ledger.state, self._ledger.env(self._ledger.time_ms))
-        accepted = all(turns.take(unpack(entry)) for entry in request.txs)
+        ledger = self._ledger
+        env = ledger.env(ledger.clock.at_ms(request.time.ToMilliseconds()))
+        entries = [unpack(entry) for entry in request.txs]
+        share_rings(ledger.state, env, ledger.verify.rings, (tx for entry in entries for tx in entry))
+        turns = Turns(ledger.state, env)
+        accepted = all(turns.take(entry) for entry in entries)
         status = abci.ResponseProcessProposal.ACCEPT if accepted else abci.ResponseProcessProposal.REJECT
         return abci.ResponseProcessProposal(status=status)
 

@@ -39,7 +39,8 @@ def unpack(entry: bytes) -> list[bytes]:
     """The transactions in one of CometBFT's: those of a bundle, or the entry itself if it is none.
 
     Never raises: what only looks like a bundle is a transaction that nobody can decode, and is refused as that. A
-    transaction begins with CBOR's tag 18, a bundle with the head of an array, and one of one is none.
+    transaction begins with CBOR's tag 18 or, with ring signatures, is a string and an array in an array; a bundle is an array
+    of strings, and one of one is none.
     """
     if not entry or not 0x82 <= entry[0] <= 0x99 or len(entry) > MAX_ENTRY_BYTES:
         return [entry]

@@ -99,7 +99,7 @@ class CometEngine:
         self.verify = verify
         self._log = log
         self._ledger = CometLedger(data / "ledger.sqlite", genesis, home.consensus_keys(), verify, clock)
-        self._pool = Pool()
+        self._pool = Pool(verify.rings)
         self._snapshots = Snapshots(data / "snapshots", self._ledger, snapshot_interval, log)
         self.charges = {
             charge.candidate: charge for charge in map(_charge_from, self._ledger.store.notes(CHARGE).values())
@@ -237,12 +237,12 @@ class CometEngine:
         return tx_id in self._outbox
 
     def next_sequence(self, party: str) -> int:
-        """The sequence a registered party's next transaction must have, those handed to the node included.
+        """The sequence a party's next transaction must have, those handed to the node included.
 
         The first that is free: one that a block refused leaves a gap, for which those after it wait.
         """
         with self._ledger.lock:
-            due = self._ledger.state.get(Party, party).sequence + 1
+            due = self._committed(party) + 1
         handed = {tx.sequence for tx, _, _ in self._outbox.values() if tx.sender == party}
         while due in handed:
             due += 1
@@ -256,7 +256,7 @@ class CometEngine:
         """
         with self._ledger.lock:
             try:
-                checked = self._pool.check(self._ledger.state, self._ledger.env(self._ledger.time_ms), tx)
+                checked = self._pool.check(self._ledger.state, self._ledger.env_now(), tx)
             except WaitsError as error:
                 raise BusyError(f"{error}; send again after the next block") from error
             except Rejection as refusal:
@@ -380,18 +380,23 @@ class CometEngine:
     def _drop_after(self, tx: Transaction) -> None:
         """What its sender numbered after one that can be in no block can be in none either, but where its number is taken."""
         with self._ledger.lock:
-            if self._ledger.state.get(Party, tx.sender).sequence >= tx.sequence:
+            if self._committed(tx.sender) >= tx.sequence:
                 return
         for later, (other, _, _) in list(self._outbox.items()):
             if other.sender == tx.sender and other.sequence > tx.sequence:
                 del self._outbox[later]
+
+    def _committed(self, party: str) -> int:
+        """The sequence of a party's last transaction; 0 for who comes to be by the first, or is no more."""
+        known = self._ledger.state.find(Party, party)
+        return known.sequence if known else 0
 
     def _may_still_succeed(self, tx: Transaction, data: bytes) -> bool:
         with self._ledger.lock:
             if self._pool.holds(tx):
                 return True
             try:
-                self._pool.check(self._ledger.state, self._ledger.env(self._ledger.time_ms), data)
+                self._pool.check(self._ledger.state, self._ledger.env_now(), data)
             except (Rejection, WaitsError):
                 return False
             return True

@@ -29,6 +29,7 @@ from pile_coordinator.engines.engine import (
     set_hashes,
     validators_at,
 )
+from pile_coordinator.engines.rings import share_rings
 from pile_coordinator.engines.store import Store
 from pile_shared.certificate import Certificate, Header, Validator, decode_header
 from pile_shared.errors import ConfigError
@@ -141,7 +142,12 @@ class CometLedger:
 
     def env(self, time_ms: int) -> Env:
         """The block of ours that would be made now."""
-        return Env(self.chain_id, self.height + 1, max(time_ms, self.time_ms), self.previous, self.verify)
+        time_ms = max(time_ms, self.time_ms)
+        return Env(self.chain_id, self.height + 1, time_ms, self.previous, self.verify, verify_ring=self.verify.rings)
+
+    def env_now(self) -> Env:
+        """That block by this node's clock: the last block's time may be long ago, and the next one's is not known yet."""
+        return self.env(self.clock.now_ms())
 
     def finalize(self, decided: Decided) -> Finalized:
         """Apply a decided block in memory. Doing it again gives the same.
@@ -170,6 +176,7 @@ class CometLedger:
         elif not txs and not has_work(self.state, env.time_ms):
             return Finalized(decided, None, [], [])
         proposer = self._proposer(decided)
+        share_rings(self.state, env, self.verify.rings, txs)  # of blocks that are caught up with; else they are known
         outcome = apply_block(self.state, env, txs)
         state_root, changes = self.state.seal()
         sets = set_hashes(self.genesis, self.state, env.height)

@@ -9,9 +9,10 @@ from pile_coordinator.chain.proofs import parse_proof
 from pile_coordinator.chain.records import Candidate, Party, Pile, PileKey
 from pile_coordinator.chain.rejections import Rejection
 from pile_coordinator.chain.state import State
-from pile_coordinator.chain.transactions import DoubleAttestation, SubmitProofs, Transaction, decode_transaction
+from pile_coordinator.chain.transactions import DoubleAttestation, Spend, SubmitProofs, Transaction, decode_transaction
 from pile_coordinator.chain.transition import check_tx
 from pile_coordinator.engines.comet.bundle import pack, unpack
+from pile_coordinator.engines.rings import MAX_BLOCK_RINGS, CachingRings, images_of, ring_claims
 from pile_shared.errors import PilechainError
 from pile_shared.proof import proof_hash
 
@@ -21,7 +22,13 @@ MAX_AHEAD = 64
 
 
 # Why a transaction in a bundle is refused that an honest coordinator packed: time has passed, or another brought it.
-_LATE = frozenset({"replayed", "waits", "expired"})
+# Of an anonymous order: its notes were spent by another meanwhile, or the bin is gone with the last of them.
+_LATE = frozenset({"replayed", "waits", "expired", "spent", "unknown_note"})
+# Ring signatures of transactions that come by gossip and are checked here, between two blocks: half a second of this node,
+# which can do nothing else meanwhile. Those that its own coordinator took were checked elsewhere.
+MAX_GOSSIPED_RINGS = 128
+# Four blocks of them: each that waits is looked at again after each block, though no more at its signatures.
+MAX_WAITING_RINGS = 4 * MAX_BLOCK_RINGS
 # What a transaction takes in a block besides its bytes, at most: 3 for its length in a bundle; 3 for a bundle's, and 4 for the
 # frame around it, if it begins one.
 _PACKED_BYTES = 10
@@ -33,10 +40,21 @@ class WaitsError(PilechainError):
     code = "waits"
 
 
-class Pool:
-    """Sequences and proofs that wait. Used by who holds the ledger's lock."""
+class CrowdedError(WaitsError):
+    """More came between two blocks than can be checked. Who sent it proposes it to the others in a block, or sends it again."""
 
-    def __init__(self) -> None:
+    code = "crowded"
+
+
+class Pool:
+    """Sequences, notes and proofs that wait. Used by who holds the ledger's lock."""
+
+    def __init__(self, rings: CachingRings | None = None) -> None:
+        """`rings` checks ring signatures, and says which of them are new."""
+        self._rings = rings or CachingRings()
+        self._rings_left = MAX_GOSSIPED_RINGS
+        self._images: dict[bytes, bytes] = {}  # key image -> id of what spends this note
+        self._ringed: dict[bytes, int] = {}  # id -> ring signatures of it
         self._sequences: dict[str, dict[int, bytes]] = {}  # by party: the transaction that waits with a sequence
         self._waited = self._sequences  # the same, before the last block
         self._proofs: dict[tuple[str, int], Transaction] = {}  # (pile, sequence) -> what brings it
@@ -46,6 +64,9 @@ class Pool:
         """A block was committed: CometBFT will ask again for what is left."""
         self._waited = self._sequences
         self._sequences = {}
+        self._images.clear()
+        self._ringed.clear()
+        self._rings_left = MAX_GOSSIPED_RINGS
         self._proofs.clear()
         self._entered.clear()
 
@@ -84,7 +105,7 @@ class Pool:
             try:
                 taken.append(self.check(state, env, data, again=again))
             except (Rejection, WaitsError) as error:
-                if not is_bundle or not (again or error.code in _LATE):
+                if not is_bundle or not (again or _came_late(error, data)):
                     raise
                 refusal = error
         if is_bundle and all(tx.id in self._entered for tx in taken):
@@ -130,7 +151,26 @@ class Pool:
             raise WaitsError("every proof in it is known, or waits already")
         if isinstance(tx.body, DoubleAttestation) and _is_punished(state, tx.body.candidate):
             raise Rejection("phase", f"{tx.body.candidate} was punished for this already")
-        return check_tx(state, env, data)
+        self._check_rings(state, env, tx, again=again)
+        return tx if again and tx.signed is None else check_tx(state, env, data)
+
+    def _check_rings(self, state: State, env: Env, tx: Transaction, *, again: bool) -> None:
+        """Whether its ring signatures may be checked: nothing cheaper refuses it, and not too many were or wait already.
+
+        Raises:
+            Rejection: it cannot succeed. WaitsError: another one that waits spends a note of it. CrowdedError: too many.
+        """
+        claims = ring_claims(state, env, tx)
+        if any(self._images.get(image, tx.id) != tx.id for image in images_of(tx)):
+            raise WaitsError("another transaction that spends this note waits")
+        if again or not claims:
+            return
+        if tx.id not in self._ringed and sum(self._ringed.values()) + len(claims) > MAX_WAITING_RINGS:
+            raise CrowdedError("too many anonymous transactions wait already")
+        new = sum(not self._rings.knows(claim) for claim in claims)
+        if new > self._rings_left:
+            raise CrowdedError("too many anonymous transactions came since the last block")
+        self._rings_left -= new
 
     def _new_proofs(self, state: State, tx_id: bytes, body: SubmitProofs) -> list[tuple[str, int]]:
         """Which proofs of a batch nobody else has brought, by pile and sequence; malformed ones are none."""
@@ -160,9 +200,20 @@ class Pool:
     def add(self, state: State, tx: Transaction) -> None:
         """Note that a transaction waits."""
         self._sequences.setdefault(tx.sender, {})[tx.sequence] = tx.id
+        self._images.update(dict.fromkeys(images_of(tx), tx.id))
+        if tx.rings:
+            self._ringed[tx.id] = len(tx.rings)
         if isinstance(tx.body, SubmitProofs):
             for place in self._new_proofs(state, tx.id, tx.body):
                 self._proofs[place] = tx
+
+
+def _came_late(refusal: Rejection | WaitsError, data: bytes) -> bool:
+    """Whether a transaction may have been good when it was packed. An anonymous order's party is one no more when it ended."""
+    if refusal.code == "unknown_sender":
+        tx = decode_transaction(data)
+        return tx.signed is None and not isinstance(tx.body, Spend)
+    return refusal.code in _LATE
 
 
 def _is_punished(state: State, party: str) -> bool:
@@ -183,21 +234,42 @@ class Turns:
         self._state = state
         self._env = env
         self._next: dict[str, int] = {}
+        self._images: set[bytes] = set()
+        self._rings_left = MAX_BLOCK_RINGS
 
     def take(self, txs: list[bytes]) -> bool:
-        """Whether these may come next in the block, one after the other; if so, their senders' turns have passed."""
+        """Whether these may come next in the block, one after the other; if so, their senders' turns have passed.
+
+        A note is spent once in a block, and a block has MAX_BLOCK_RINGS ring signatures at most: so who proposes cannot make
+        the others check more of them than they have time for, with a few notes of his own.
+        """
         after: dict[str, int] = {}
+        images: set[bytes] = set()
+        rings = 0
         for data in txs:
             try:
-                tx = check_tx(self._state, self._env, data)
+                tx = decode_transaction(data)
+                spent, rings = images_of(tx), rings + len(tx.rings)
+                if rings > self._rings_left or not (images | self._images).isdisjoint(spent):
+                    return False
+                ring_claims(self._state, self._env, tx)  # whose bins may be too young for this block
+                check_tx(self._state, self._env, data)
             except Rejection:
                 return False
-            due = after.get(tx.sender) or self._next.get(tx.sender) or self._state.get(Party, tx.sender).sequence + 1
+            due = after.get(tx.sender) or self._next.get(tx.sender) or self._sequence(tx.sender) + 1
             if tx.sequence != due:
                 return False
             after[tx.sender] = due + 1
+            images.update(spent)
         self._next |= after
+        self._images |= images
+        self._rings_left -= rings
         return True
+
+    def _sequence(self, sender: str) -> int:
+        """Of its last transaction; 0 for who comes to be by the first, paying with notes."""
+        party = self._state.find(Party, sender)
+        return party.sequence if party else 0
 
 
 def propose(state: State, env: Env, waiting: list[bytes], max_bytes: int) -> list[bytes]:
