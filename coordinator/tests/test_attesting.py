@@ -72,6 +72,7 @@ def test_what_does_not_count_is_named(desk):
         said("b", block(), signer="c"): "bad_signature",
         said("b", block(), chain="other"): "bad_signature",
         said("b", block(), signature=bytes(64)): "bad_signature",
+        said("b", block(), signature=b"\xff" * 64): "bad_signature",  # an s above n, which ended the node once
         said(
             "b", block(), signature=other_form(attest(block().certificate.header_bytes, key("b"), CHAIN))
         ): "bad_signature",

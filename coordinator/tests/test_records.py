@@ -20,6 +20,7 @@ from pile_coordinator.records import FORMAT, KNOWN, LATER, UNWRITTEN, RecordDesk
 from pile_edge.ocmf import make_record
 from pile_hil.broker import Mosquitto, find_mosquitto
 from pile_hil.requirements import require
+from pile_shared.cose import low_s
 from pile_shared.errors import ConfigError
 from pile_shared.proof import BEGIN, END, Origin, Proof, parse
 from pile_shared.reading import Reading
@@ -223,6 +224,25 @@ def test_no_other_text_of_a_signed_record_is_taken(session, desk):
     ):
         forged = encode_record(session.marked[0].sequence, f"OCMF|{payload}|{other}")
         assert offer(session, desk, forged) == ("record_damaged", "record_damaged"), other
+
+
+@pytest.mark.parametrize("reading", ['["TX"]', '"TX"', '[{"TX":"B"}]', "null", '{"tx":"B"}'])
+def test_a_pile_that_signs_anything_as_its_reading_is_refused_by_name(session, desk, reading):
+    """Found by fuzzing: a list with the word TX in it passed for a reading, and ended the coordinator. The owner has the key."""
+    payload = f'{{"PG":"T1","RD":[{reading}]}}'
+    signature = low_s(key("pile-1").sign(payload.encode()))
+    der = encode_dss_signature(int.from_bytes(signature[:32], "big"), int.from_bytes(signature[32:], "big")).hex()
+    words = f'{{"SA":"ECDSA-secp256r1-SHA256","SE":"hex","SM":"application/x-der","SD":"{der}"}}'
+    message = encode_record(session.marked[0].sequence, f"OCMF|{payload}|{words}")
+    assert offer(session, desk, message) == ("record_damaged", "record_damaged")
+
+
+@pytest.mark.parametrize("s", [0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632552, (1 << 256) - 1])
+def test_a_record_that_nobody_signed_and_whose_s_is_none_is_refused_by_name(session, desk, s):
+    payload, words = session.texts[0].split("|")[1:]
+    other = words[: words.index('"SD":"') + 6] + encode_dss_signature(1, s).hex() + '"}'
+    message = encode_record(session.marked[0].sequence, f"OCMF|{payload}|{other}")
+    assert offer(session, desk, message) == ("record_damaged", "record_damaged")
 
 
 class FullDb:

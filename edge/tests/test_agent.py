@@ -145,19 +145,29 @@ def test_forged_and_misdirected_messages_change_nothing(case):
         case.user_asks(terms, 1)  # before the contract is there
         coordinator.send("contract", chain.contract(case.terms(meter_serial="1")))
         coordinator.send("contract", b"\xff" * 100)
+        coordinator.send("contract", with_no_s(chain.contract(terms)))
         coordinator.send("receipt", chain.receipt("pile-1", 1, bytes(32)))
         coordinator.send("receipt", chain.receipt("pile-1", 4_000_000, bytes(32)))
         coordinator.send("session", b"start")
-        coordinator.wait(lambda _: sum("refused" in line for line in agent.lines) >= 6)
+        coordinator.wait(lambda _: sum("refused" in line for line in agent.lines) >= 7)
         assert {line.split(": ")[1] for line in agent.lines if line.startswith("refused")} == {
             "unknown_contract",
             "meter",
             "codec",
+            "signature",
             "receipt_fork",
             "receipt_ahead",
             "malformed",
         }
         assert case.truth()["coil"] is False
+
+
+def with_no_s(message):
+    """A certificate whose first signature has an s above n: found by fuzzing, when it ended the agent."""
+    inclusion = decode_inclusion(message)
+    row = inclusion.certificate.attestations[0]
+    row[1] = row[1][:32] + b"\xff" * 32
+    return inclusion.encoded()
 
 
 def forged(case, terms):

@@ -56,10 +56,10 @@ def to_be_signed(kid: bytes, payload: bytes, aad: bytes) -> bytes:
 
 
 def low_s(signature: bytes) -> bytes:
-    """The one of the two signatures (r, s) and (r, n - s) whose s is at most n / 2."""
+    """The one of (r, s) and (r, n - s) whose s is at most n / 2; what is none of them, with s above n, is changed too."""
     if signature[32:] <= _HALF_ORDER:
         return signature
-    return signature[:32] + (_ORDER - int.from_bytes(signature[32:], "big")).to_bytes(32, "big")
+    return signature[:32] + (-int.from_bytes(signature[32:], "big") % _ORDER).to_bytes(32, "big")
 
 
 class SoftwareSigner:

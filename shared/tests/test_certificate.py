@@ -172,6 +172,13 @@ def test_the_other_s_is_refused():
     assert code(altered(other_s).verify, CHAIN, FOUR) == "signature"
 
 
+@pytest.mark.parametrize("s", [cose._ORDER, cose._ORDER + 1, (1 << 256) - 1])
+def test_an_s_that_is_none_is_refused(s):
+    """Anybody can send it; found by fuzzing."""
+    made = altered(lambda rows: [*rows[:2], [2, rows[2][1][:32] + s.to_bytes(32, "big")]])
+    assert code(made.verify, CHAIN, FOUR) == "signature"
+
+
 def test_another_chain_and_another_set():
     made = certificate(FOUR, (0, 1, 2), chain_id="demo-2")
     assert code(made.verify, CHAIN, FOUR) == "chain"

@@ -70,6 +70,14 @@ def test_the_higher_s_verifies_as_es256_but_is_not_our_message():
     assert cose.low_s(high) == good[-64:] == cose.low_s(good[-64:])
 
 
+@pytest.mark.parametrize("above", [0, 1, 5, (1 << 256) - 1 - cose._ORDER])
+def test_an_s_that_is_none_is_another_signature_and_raises_nothing(above):
+    """Found by fuzzing: one above n, which anybody can send, ended whoever looked at it. -s mod n is never s."""
+    none = bytes(32) + (cose._ORDER + above).to_bytes(32, "big")
+    assert cose.low_s(none) != none
+    assert len(cose.low_s(none)) == 64
+
+
 def test_any_signer_may_be_behind_it():
     """A secure element takes the s it likes: some of these are high, all messages verify."""
     secret = ec.derive_private_key(int.from_bytes(sha256(b"test_cose"), "big"), ec.SECP256R1())
