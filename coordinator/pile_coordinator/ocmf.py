@@ -89,10 +89,7 @@ def parse_record(text: str) -> Parsed:
         if (
             signed["SA"] != SIGNATURE_ALGORITHM
             or not re.fullmatch(r"T[0-9]{1,10}", fields["PG"])
-            or not isinstance(fields, dict)
-            or not isinstance(
-                reading, dict
-            )  # a list has keys to find, and none to look up: the pile's own key may sign it
+            or not isinstance(reading, dict)  # "TX" may be in a list, too, and the pile's own key may sign that
             or "TX" not in reading
         ):
             raise RecordError("an OCMF record of another signature algorithm or numbering than ours")
