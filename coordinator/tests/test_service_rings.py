@@ -72,9 +72,7 @@ def test_a_flood_of_forged_rings_delays_no_money_and_no_proofs(served, purse):
     who, tx = purse.bid("flood", 3, now_ms(served))
     true = int.from_bytes(tx[-2:], "little")
     for number in range(400):
-        other = (
-            true + 1 + number
-        ) % 0x1000  # another answer of the last member's, below the order as every scalar has to be
+        other = (true + 1 + number) % 0x1000  # of the last member's answer, which stays below the order
         forged.append((who, tx[:-2] + other.to_bytes(2, "little")))
     begun = time.monotonic()
     for who, tx in forged:

@@ -140,10 +140,8 @@ class WebWorld:
         deadline = time.monotonic() + 40
         while True:
             with contextlib.suppress(httpx.TransportError):
-                if (
-                    httpx.get(f"{self.url}/healthz", timeout=5, verify=NO_TLS).json()["height"]
-                    == self.chain.engine.height
-                ):
+                health = httpx.get(f"{self.url}/healthz", timeout=5, verify=NO_TLS).json()
+                if health["height"] == self.chain.engine.height:
                     return
             assert self.process.poll() is None, (self.folder / "web.log").read_text()
             assert time.monotonic() < deadline

@@ -2,6 +2,7 @@
 
 import socket
 import subprocess
+import sys
 import threading
 
 import pytest
@@ -23,9 +24,9 @@ def interfaces():
 
 def hears(spaces, number):
     """Whether what is in a namespace reaches us."""
-    script = f"import socket; socket.create_connection(('{spaces.broker_host}', 5), timeout=1)"
+    script = f"import socket; socket.create_connection(('{spaces.broker_host}', 5), timeout=3)"
     with socket.create_server((spaces.broker_host, 5)):
-        done = subprocess.run([*spaces.prefix(number), "python3", "-c", script], capture_output=True, check=False)
+        done = subprocess.run([*spaces.prefix(number), sys.executable, "-c", script], capture_output=True, check=False)
     return done.returncode == 0
 
 

@@ -449,6 +449,7 @@ def live(day):
         ("pile-status", encode([0, "pile-1", 0])),
         *node_messages(day),
         *records(day),
+        long_frame(day),
         ("serving-message", Servers(day.chain, "operator").presence(key("operator"))),
         ("validators", encode([v.fields() for v in day.genesis.validators])),
         *bundles(day),
@@ -462,6 +463,13 @@ def records(day):
     answers = [sign_answer(day.chain, "p" * 32, message, outcome, node) for outcome in (STORED, "x" * 32)]
     assert all(open_answer(answer, day.chain, "p" * 32, [node.public]) for answer in answers)
     return [("record-message", message), *(("record-answer", answer) for answer in answers)]
+
+
+def long_frame(day):
+    """A short reply in the frame of the long ones, which are too long to be altered one thing at a time."""
+    reply = encode([bytes(32), 7, "ok", ""])
+    signed = cose.sign1(sha256(reply), key("operator"), cose.purpose(cose.REPLY, day.chain))
+    return "reply-message", encode([signed, reply])
 
 
 def bundles(day):
