@@ -468,8 +468,11 @@ def records(day):
 def long_frame(day):
     """A short reply in the frame of the long ones, which are too long to be altered one thing at a time."""
     reply = encode([bytes(32), 7, "ok", ""])
-    signed = cose.sign1(sha256(reply), key("operator"), cose.purpose(cose.REPLY, day.chain))
-    return "reply-message", encode([signed, reply])
+    return "reply-message", in_long_frame(reply, sha256(reply), day.chain)
+
+
+def in_long_frame(reply, signed, chain):
+    return encode([cose.sign1(signed, key("operator"), cose.purpose(cose.REPLY, chain)), reply])
 
 
 def bundles(day):
@@ -788,6 +791,14 @@ def test_a_bundle_is_what_is_unpacked_as_one(fits, said):
         assert not fits("bundle", dump(value)), value
     for value in ([], txs[:1], [txs], [*txs, 1], [*txs, txs], {0: txs[0], 1: txs[1]}, txs[:1] * (MAX_BUNDLED + 1)):
         assert unpack(dump(value)) == [dump(value)]
+
+
+def test_the_long_frame_signs_a_hash(fits):
+    """Which is no CBOR, so nothing within it is altered below."""
+    reply = encode([bytes(32), 7, "ok", ""])
+    assert fits("reply-message", in_long_frame(reply, sha256(reply), "wire"))
+    for signed in (reply, bytes(31), bytes(33)):
+        assert not fits("reply-message", in_long_frame(reply, signed, "wire")), signed
 
 
 # --- altered -------------------------------------------------------------------------------------------------------------
