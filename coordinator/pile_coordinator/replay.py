@@ -46,6 +46,9 @@ class Audit:
     A node writes a block down when it is decided and hears the others' attestations a moment later, so one that was stopped,
     or is at work, may have such blocks at its end. They are what their transactions lead to, but nothing proves that they
     were decided: no other number here speaks of them.
+
+    `unsigned` are heights that a restored coordinator passed over without a signature (`is_passed_over`): blocks without
+    content, which the certified one behind them names by its hash.
     """
 
     height: int
@@ -53,6 +56,7 @@ class Audit:
     accepted: int
     state_root: bytes
     uncertified: int = 0
+    unsigned: int = 0
 
 
 class Replay:
@@ -169,9 +173,9 @@ def open_ledger(path: Path, genesis: Genesis) -> Store:
     return Store(path, genesis.hash(), read_only=True)
 
 
-def blocks_of(store: Store) -> Iterator[Block]:
-    """A store's blocks in order of height; ReplayError for one that is missing or cannot be decoded."""
-    for height in range(1, store.height() + 1):
+def blocks_of(store: Store, first: int = 1) -> Iterator[Block]:
+    """A store's blocks from a height on, in order; ReplayError for one that is missing or cannot be decoded."""
+    for height in range(first, store.height() + 1):
         try:
             yield store.block(height)
         except KeyError as error:
@@ -217,20 +221,39 @@ def audit(
     """
     replay = Replay(genesis, trust_signatures=trust_signatures, rings=rings)
     certified = certified_height(store)  # of a ledger in use it may grow meanwhile
-    transactions = accepted = 0
-    last_root = StateTree().root
-    held = Audit(0, 0, 0, last_root)
-    for block in blocks_of(store):
-        is_certified = replay.height < certified or bool(block.certificate.attestations)
-        replay.apply(block, is_certified=is_certified)
-        transactions += len(block.txs)
-        accepted += sum(result.code == "ok" for result in block.results)
-        last_root = block.header.state_root
-        if is_certified:
-            held = Audit(replay.height, transactions, accepted, last_root)
-        on_block(block)
+    found = held = Audit(0, 0, 0, StateTree().root)
+
+    def compute(blocks: Iterator[Block]) -> None:
+        nonlocal found, held
+        for block in blocks:
+            is_passed = is_passed_over(block, replay.time_ms)
+            is_certified = not is_passed and (replay.height < certified or bool(block.certificate.attestations))
+            replay.apply(block, is_certified=is_certified)
+            found = Audit(
+                replay.height,
+                found.transactions + len(block.txs),
+                found.accepted + sum(result.code == "ok" for result in block.results),
+                block.header.state_root,
+                unsigned=found.unsigned + is_passed,
+            )
+            held = found if is_certified else held
+            on_block(block)
+
+    compute(blocks_of(store))
+    with store.snapshot():  # of a ledger in use: the state that is kept is that of the last block of the same moment
+        compute(blocks_of(store, replay.height + 1))
+        kept = StateTree().update(list(store.state_rows()))
     invariants.check_in_full(replay.state)
-    kept = StateTree().update(list(store.state_rows()))
-    if replay.height and kept != last_root:
+    if replay.height and kept != found.state_root:
         raise StoreError(f"the blocks are whole, but the state kept beside them is not that of block {replay.height}")
     return replace(held, uncertified=replay.height - held.height)
+
+
+def is_passed_over(block: Block, before_ms: int) -> bool:
+    """Whether nothing happens in a block and nobody attests it: of the time of the one before, `before_ms`, and empty."""
+    if block.txs or block.leaves or block.certificate.attestations:
+        return False
+    try:
+        return block.header.time_ms == before_ms
+    except PilechainError:
+        return False  # damaged: whoever applies it says so
