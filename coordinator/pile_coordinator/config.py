@@ -40,6 +40,8 @@ class CoordinatorConfig:
         block_interval_ms: real time between blocks when something waits. clock: real time, or a rig's.
         engine: "solo" or "comet". comet: what that engine needs, None for solo. A node of the comet engine that serves
         nobody has no party, and no key. evidence_url: of a MariaDB database, empty for a SQLite file in `data`.
+        mirror: folder on another disk that gets a copy of each block, None for none. mirror_required: nothing is
+        acknowledged that is not there.
     """
 
     genesis: Genesis
@@ -53,6 +55,8 @@ class CoordinatorConfig:
     engine: str = SOLO
     comet: CometConfig | None = None
     evidence_url: str = ""
+    mirror: Path | None = None
+    mirror_required: bool = True
 
     @property
     def evidence(self) -> Path | str:
@@ -151,11 +155,33 @@ def load_config(path: Path) -> CoordinatorConfig:
     clock = _clock(top.section("clock", required=False))
     comet = _comet(top.section("comet"), base) if engine == COMET else None
     evidence_url = _evidence_url(top.section("evidence", required=False))
+    mirror, is_required = _mirror(top.section("mirror", required=False), base, engine)
     top.end()
     keys = base / key if key else None
     return CoordinatorConfig(
-        genesis, data, party, keys, attestation, broker, interval, clock, engine, comet, evidence_url
+        genesis,
+        data,
+        party,
+        keys,
+        attestation,
+        broker,
+        interval,
+        clock,
+        engine,
+        comet,
+        evidence_url,
+        mirror,
+        is_required,
     )
+
+
+def _mirror(section: Section, base: Path, engine: str) -> tuple[Path | None, bool]:
+    path = section.take("path", str, "the path of a folder on another disk", default="")
+    is_required = section.take("required", bool, "true or false", default=True)
+    section.end()
+    if path and engine == COMET:
+        raise ConfigError('[mirror] is for engine = "solo": the other nodes of a network hold its blocks')
+    return base / path if path else None, is_required
 
 
 def _evidence_url(section: Section) -> str:

@@ -15,11 +15,11 @@ from pile_coordinator.chain.proofs import BAD_SIGNATURE
 from pile_coordinator.chain.rejections import BrokenInvariantError
 from pile_coordinator.chain.transition import Outcome, TxResult, apply_block
 from pile_coordinator.chain.tree import StateTree
-from pile_coordinator.engines.engine import Block, CachingVerifier, set_hashes, validators_at
+from pile_coordinator.engines.engine import Block, CachingVerifier, header_of, load_state, set_hashes, validators_at
 from pile_coordinator.engines.rings import CachingRings, share_rings
 from pile_coordinator.engines.store import Store, StoreError
 from pile_shared import merkle
-from pile_shared.certificate import Header
+from pile_shared.certificate import Certificate, Header, decode_header
 from pile_shared.errors import ConfigError, PilechainError
 from pile_shared.platform import es256_verify
 
@@ -84,6 +84,21 @@ class Replay:
         self._trusts = trust_signatures
         self._verify = CachingVerifier(es256_verify, rings)
 
+    @classmethod
+    def behind(cls, store: Store, genesis: Genesis) -> "Replay":
+        """Go on behind the last block of a ledger, whose blocks before are taken as they are.
+
+        Raises:
+            StoreError: its state is not that of its last block.
+        """
+        replay = cls(genesis)
+        header_bytes = store.last_header()
+        if header_bytes is not None:
+            header = decode_header(header_bytes)
+            replay.state = load_state(store, header)
+            replay.height, replay.time_ms, replay._previous = header.height, header.time_ms, header.hash()
+        return replay
+
     def apply(self, block: Block, *, is_certified: bool = True) -> list[tuple[bytes, bytes | None]]:
         """Compute the next block again.
 
@@ -113,6 +128,24 @@ class Replay:
             raise ReplayError(header.height, "its header names other accounting nodes than were elected")
         self.height, self.time_ms, self._previous = header.height, header.time_ms, header.hash()
         return changes
+
+    def pass_over(self) -> tuple[Block, list[tuple[bytes, bytes | None]]]:
+        """The next height as nobody signs it, and the records that it changes: of the time of the last, and empty.
+
+        Raises:
+            ReplayError: something is due at it, which would have to be certified; the replay cannot go on.
+        """
+        height = self.height + 1
+        env = Env(self.genesis.chain_id, height, self.time_ms, self._previous, self._verify)
+        outcome = apply_block(self.state, env, [])
+        state_root, changes = self.state.seal()
+        sets = set_hashes(self.genesis, self.state, height)
+        if outcome.leaves or sets[0] != sets[1]:
+            raise ReplayError(height, "cannot be left unsigned: something is due at it; restore to an earlier height")
+        validators = validators_at(self.genesis, self.state, height)
+        header = header_of(env, validators[height % len(validators)].party, [], outcome, state_root, sets)
+        self.height, self._previous = height, header.hash()
+        return Block(Certificate(header.encoded(), []), [], [], []), changes
 
     def _engine_report(self, block: Block) -> tuple[tuple[bytes, ...] | None, tuple[Misbehaviour, ...]]:
         """What entered the block besides its transactions; its leaves say it, and must come of it again."""

@@ -25,12 +25,14 @@ from pile_shared.codec import decode, encode
 from pile_shared.errors import PilechainError
 from pile_shared.platform import sha256
 
-__all__ = ["BASE", "MAX_STORED_BYTES", "Store", "StoreError"]
+__all__ = ["BASE", "MAX_STORED_BYTES", "OPEN_END", "PASSED", "Store", "StoreError"]
 
 SCHEMA_VERSION = 1
 HANDOVER = "handover/"  # the notes that hold what is said when a validator set ends, by its hash
 SET = "set/"  # the notes that hold the encodings of validator sets that were followed to, by their hash
 BASE = "base"  # the note that holds the header of the snapshot that a store began with
+OPEN_END = "open_end"  # the note of a restored ledger behind whose last block others may have been signed
+PASSED = "passed_over"  # the note that holds the last height that was left unsigned by a restore
 MAX_STORED_BYTES = 1 << 28  # one column of one block; a block is bounded far below by what may wait for it
 
 _SCHEMA = """
