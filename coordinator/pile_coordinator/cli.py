@@ -21,6 +21,10 @@ COMMANDS = {
     "evidence": "evidence_cli",
     "export": "export_cli",
     "web": "web_cli",
+    "backup": "keeping.cli",
+    "restore": "keeping.cli",
+    "mirror": "keeping.cli",
+    "upgrade": "keeping.cli",
 }
 EXIT_FAILED, EXIT_USAGE = 1, 2
 

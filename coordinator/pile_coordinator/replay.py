@@ -129,6 +129,11 @@ class Replay:
         self.height, self.time_ms, self._previous = header.height, header.time_ms, header.hash()
         return changes
 
+    @property
+    def head(self) -> bytes:
+        """The hash of the last header, which the next one names."""
+        return self._previous
+
     def pass_over(self) -> tuple[Block, list[tuple[bytes, bytes | None]]]:
         """The next height as nobody signs it, and the records that it changes: of the time of the last, and empty.
 

@@ -100,27 +100,30 @@ class SoloEngine:
             return self.genesis.state()
         try:
             header = self._store.block(self.height).header
-            signed, certificate = self._last_signed()
+            signed = self._last_signed()
         except PilechainError as error:
             raise StoreError(f"block {self.height} is damaged ({error}); restore a backup") from error
         state = load_state(self._store, header)
         try:
-            certificate.verify(self.chain_id, validators_at(self.genesis, state, signed))
+            if signed is not None:
+                signed.verify(self.chain_id, validators_at(self.genesis, state, signed.header.height))
         except (PilechainError, KeyError) as error:
             raise StoreError(f"block {self.height} is damaged ({error}); restore a backup") from error
         self.previous, self.time_ms = header.hash(), header.time_ms
         return state
 
-    def _last_signed(self) -> tuple[int, Certificate]:
-        """The last signed block: the last one, unless a restore passed over heights, each of which names the one below."""
+    def _last_signed(self) -> Certificate | None:
+        """That of the last block, unless a restore passed over heights: each of those names the one below. None if all are."""
         height, passed = self.height, int(self._store.note(PASSED) or b"0")
         certificate = self._store.block(height).certificate
-        while height <= passed and height > 1 and not certificate.attestations:
-            below = self._store.block(height - 1).certificate
-            if below.header.hash() != certificate.header.previous:
-                raise StoreError(f"its header does not name block {height - 1}")
-            height, certificate = height - 1, below
-        return height, certificate
+        while height <= passed and not certificate.attestations:
+            previous, height = certificate.header.previous, height - 1
+            if height == 0:
+                return None
+            certificate = self._store.block(height).certificate
+            if certificate.header.hash() != previous:
+                raise StoreError(f"the header above it does not name block {height}")
+        return certificate
 
     def is_current(self) -> bool:
         """Always: there are no others."""

@@ -13,6 +13,12 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def sync_file(path: Path) -> None:
+    """Make what was written to a file durable."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file of mode 0600, durably, in place of what was there; OSError, and nothing changed, if that fails."""
     partial = path.with_name(path.name + ".partial")

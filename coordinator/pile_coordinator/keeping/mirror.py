@@ -192,7 +192,8 @@ class MirrorReader:
     """A mirror that is only read, by a coordinator that comes back or beside one that is at work.
 
     Attributes:
-        first: height of the first block it has or will have. end: what is known of its end once `blocks` has come there.
+        first: height of the first block it has or will have. height, digest: of the last block that `blocks` came to.
+        end: how its end was found once `blocks` has come there.
     """
 
     def __init__(self, folder: Path, genesis_hash: bytes) -> None:
@@ -200,6 +201,7 @@ class MirrorReader:
         self.claims_whole = read_mark(folder, genesis_hash)
         self._segments = segments(folder, genesis_hash)
         self.first = self._segments[0].first
+        self.height, self.digest = self.first - 1, self._segments[0].before
         self.end = Tail()
 
     def blocks(self, first: int) -> Iterator[Block]:
@@ -207,14 +209,14 @@ class MirrorReader:
         behind = [segment for segment in self._segments if segment.first <= first]
         if not behind:
             raise MirrorError(f"the mirror begins at block {self.first}, {first} is wanted: use a newer backup")
-        height, digest = behind[-1].first, behind[-1].before
+        self.height, self.digest = behind[-1].first - 1, behind[-1].before
         for segment in self._segments[len(behind) - 1 :]:
-            if (segment.first, segment.before) != (height, digest):
-                raise MirrorError(f"the mirror lacks block {height} before {segment.path.name}")
+            if (segment.first, segment.before) != (self.height + 1, self.digest):
+                raise MirrorError(f"the mirror lacks block {self.height + 1}, before {segment.path.name}")
             tail = Tail()
-            for block in _blocks_of(segment, digest, tail):
-                height, digest = block.header.height + 1, block.header.hash()
-                if block.header.height >= first:
+            for block in _blocks_of(segment, segment.before, tail):
+                self.height, self.digest = block.header.height, block.header.hash()
+                if self.height >= first:
                     yield block
             self.end = tail
 
