@@ -71,7 +71,7 @@ class ProofDesk:
 
     def _offer(self, state: State, pile_id: str, message: bytes) -> str:
         pile = state.find(Pile, pile_id)
-        if pile is None:
+        if pile is None or pile.retired:  # whoever stole it may repeat its proofs for ever
             return "unknown_pile"
         try:
             signed, proof = parse_proof(message)
