@@ -228,7 +228,7 @@ class Driver(Person):
         if pile.hardware.is_on:
             if self.chance.random() < 0.25:
                 self._commands = 0
-                self.world.after(self.chance.randint(2, 40) * MINUTE_MS, self._ask_to_stop)
+                self.world.after(self.chance.randint(2, 40) * MINUTE_MS, lambda: self._ask_to_stop(terms))
             self._wait_for_settlement()
         elif self._commands < MOST_TRIES and self.world.now_ms < terms.window_end_ms:
             self._command(START)
@@ -236,10 +236,10 @@ class Driver(Person):
         else:
             self._wait_for_settlement()
 
-    def _ask_to_stop(self) -> None:
-        if self._pile().hardware.is_on and self._commands < MOST_TRIES:
+    def _ask_to_stop(self, terms: Terms) -> None:
+        if self._terms is terms and self._pile().hardware.is_on and self._commands < MOST_TRIES:
             self._command(STOP)
-            self.world.after(MINUTE_MS, self._ask_to_stop)
+            self.world.after(MINUTE_MS, lambda: self._ask_to_stop(terms))
 
     def _command(self, action: int) -> None:
         terms, pile = self._terms, self._pile()

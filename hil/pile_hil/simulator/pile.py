@@ -164,6 +164,7 @@ class Pile:
         settings = copy.copy(self._settings)
         settings.validators = list(settings.validators)
         self._life += 1
+        self._turn_ms = 0
         try:
             agent = Agent(settings, Port(self))
         except PowerCutError:
@@ -229,7 +230,9 @@ class Pile:
             self.wake(0)
 
     def wake(self, wait_ms: int) -> None:
-        """Have the agent take a step then, or sooner."""
+        """Have the agent, if there is one, take a step then, or sooner."""
+        if self.agent is None:
+            return
         due_ms = self.world.now_ms + wait_ms
         if not self._turn_ms or due_ms < self._turn_ms:
             self._turn_ms = due_ms
