@@ -5,8 +5,9 @@ hundredth seed signs with P-256 itself.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache
+from unittest.mock import patch
 
 from pile_shared import platform
 from pile_shared.openssl import hmac_sha256
@@ -37,10 +38,5 @@ class _Modelled:
 @contextmanager
 def modelled_signatures(*, modelled: bool = True) -> Iterator[None]:
     """While it lasts, everything in this process that signs or verifies ES256 uses the stand-in, unless not `modelled`."""
-    before = platform._es256  # noqa: SLF001 - the one place where a curve is chosen
-    if modelled:
-        platform._es256 = _Modelled  # type: ignore[assignment] # noqa: SLF001
-    try:
+    with patch.object(platform, "_es256", _Modelled) if modelled else nullcontext():
         yield
-    finally:
-        platform._es256 = before  # noqa: SLF001

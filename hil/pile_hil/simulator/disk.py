@@ -40,7 +40,7 @@ class Disk:
 
     # --- as `os` ---------------------------------------------------------------------------------------------------
 
-    def makedirs(self, path: str, exist_ok: bool) -> None:  # noqa: FBT001 - as os.makedirs
+    def makedirs(self, path: str, exist_ok: bool) -> None:
         """The folder is always there."""
 
     def listdir(self, folder: str) -> list[str]:

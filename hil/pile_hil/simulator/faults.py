@@ -92,7 +92,8 @@ class Faults:
             pile.disk.cut_in, pile.disk.full = None, False
             pile.clock_off_ms, pile.clock_lost = 0, False
             hardware = pile.hardware
-            hardware.silent_until_ms = hardware.noisy_until_ms = hardware.stuck_until_ms = hardware.relay_until_ms = 0
+            hardware.silent_until_ms = hardware.noisy_until_ms = hardware.stuck_until_ms = 0
+            hardware.dip_until_ms = hardware.relay_until_ms = 0
             pile.boot()
 
     # --- of one pile -----------------------------------------------------------------------------------------------
@@ -133,6 +134,7 @@ class Faults:
 
     def _meter_dips(self, pile: Pile, draw: random.Random) -> None:
         pile.hardware.dip_wh = draw.choice((10, 50, 200, 5000))
+        pile.hardware.dip_until_ms = self.world.now_ms + draw.randint(1, 20) * MINUTE_MS
 
     def _meter_reset(self, pile: Pile, draw: random.Random) -> None:
         if draw.random() < 0.2:  # it cannot be mended: the pile is of no use from then on

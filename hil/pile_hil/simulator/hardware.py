@@ -17,7 +17,7 @@ class Hardware:
     Attributes:
         flowed_wms: energy that ever flowed, in watt milliseconds. car_w: what the car draws when it may. wanted_wms: what it
         still takes. silent_until_ms, noisy_until_ms, stuck_until_ms: faults of the meter. relay_until_ms: the relay does not
-        answer. dip_wh: how much too little the next good reading shows, once. lost_wh: what a reset register has forgotten.
+        answer. dip_until_ms, dip_wh: until when the register shows how much too little. lost_wh: what it forgot.
     """
 
     def __init__(self, world: World, chance: random.Random, serial: int) -> None:
@@ -27,7 +27,7 @@ class Hardware:
         self.car_w = 0
         self.wanted_wms = 0
         self.silent_until_ms = self.noisy_until_ms = self.stuck_until_ms = self.relay_until_ms = 0
-        self.dip_wh = self.lost_wh = 0
+        self.dip_until_ms = self.dip_wh = self.lost_wh = 0
         self._world = world
         self._chance = chance
         self._seen_ms = world.now_ms
@@ -101,10 +101,10 @@ class Hardware:
     def _shown_wh(self) -> int:
         if self._world.now_ms < self.stuck_until_ms:
             return self._stuck_wh
-        dip_wh, self.dip_wh = self.dip_wh, 0
+        dip_wh = self.dip_wh if self._world.now_ms < self.dip_until_ms else 0
         return max(0, self.flowed_wh - self.lost_wh - dip_wh)
 
-    def write_coil(self, unit: int, address: int, on: bool) -> None:  # noqa: ARG002, FBT001 - a bus
+    def write_coil(self, unit: int, address: int, on: bool) -> None:  # noqa: ARG002 - a bus
         """As pile_edge.modbus.Bus."""
         self._check_relay()
         self._switch(on=on)

@@ -1,5 +1,7 @@
-"""What must hold in every world. The rules of the chain are written down here once more, from docs/settlement.md and not from its
-code: which proofs are believed, when a session begins and ends, when evidence is too late, and how much energy is then settled.
+"""What must hold in every world.
+
+The rules of the chain are written down here once more, from docs/settlement.md and not from its code: which proofs are
+believed, when a session begins and ends, when evidence is too late, and how much energy is then settled.
 """
 
 from collections.abc import Iterable

@@ -17,7 +17,7 @@ from pile_coordinator.chain.genesis import Genesis
 from pile_coordinator.chain.state import State
 from pile_coordinator.chain.transition import apply_block
 from pile_coordinator.engines.engine import ZERO_HASH, Block, CachingVerifier
-from pile_coordinator.engines.rings import CachingRings
+from pile_coordinator.engines.rings import CachingRings, RingProcesses
 from pile_coordinator.engines.solo import SoloEngine
 from pile_coordinator.engines.store import Store
 from pile_coordinator.ingest import ProofDesk
@@ -76,7 +76,10 @@ class MemoryStore(Store):
         yield from sorted(self._rows.items())
 
     def commit(
-        self, block: Block | None, changes: list[tuple[bytes, bytes | None]], notes: object = None  # noqa: ARG002
+        self,
+        block: Block | None,
+        changes: list[tuple[bytes, bytes | None]],
+        notes: object = None,  # noqa: ARG002
     ) -> None:
         """Keep a block and the state after it."""
         assert block is not None
@@ -150,7 +153,7 @@ class Evidence:
                 self.terms[terms.contract_id()] = terms
                 self._signed[terms.contract_id()] = place
             elif row[0] == LEAF_CLOSED and row[1] in self.terms and row[2] != UNSIGNED:
-                closed = self.terms[cast("bytes", row[1])]
+                closed = self.terms[row[1]]
                 self._closed.setdefault(closed.pile, []).append((*place, closed.window_end_ms))
 
     def pile_of_contract(self, contract: bytes) -> str | None:
@@ -199,7 +202,7 @@ class Connection:
         """Send (topic, payload)."""
         self._send = send
 
-    def publish(self, topic: str, payload: bytes, retained: bool = False) -> None:  # noqa: ARG002, FBT001, FBT002
+    def publish(self, topic: str, payload: bytes, retained: bool = False) -> None:  # noqa: ARG002
         """As pile_coordinator.mqtt.Connection."""
         self._send(topic, payload)
 
@@ -207,7 +210,9 @@ class Connection:
 class Coordinator(service.Coordinator):
     """The coordinator, for one life, without its process: `handle` and `make_block` are called when it is time."""
 
-    def __init__(  # noqa: PLR0913 - what its process would have found
+    engine: Engine
+
+    def __init__(
         self,
         world: World,
         engine: Engine,
@@ -233,7 +238,7 @@ class Coordinator(service.Coordinator):
         self._online = {}
         self.desk = ProofDesk(self.chain_id, engine.verify, self.servers.wait_s)
         self.stops = stops
-        self.rings = RingQueue(cast("service.RingQueue", CachingRings()))  # type: ignore[arg-type]
+        self.rings = RingQueue(cast("RingProcesses", CachingRings()))
         self.troubles = Troubles()
         self.counts = Counter()
         self._logged_ms = {}
@@ -253,11 +258,11 @@ class Ledger:
     """The coordinator's machine: what is durable there, and the coordinator while one runs.
 
     Attributes:
-        coordinator: None while it is down. store, evidence: what it leaves. listeners: hear of each block once. told: the blocks
-        that they know. statuses: of piles, retained by the broker. troubles: kinds of faults there were on the way to it.
+        coordinator: None while it is down. store, evidence: what it leaves. listeners: hear of each block once. told: how many
+        blocks they know. statuses: of piles, retained by the broker. troubles: kinds of faults there were on the way to it.
     """
 
-    def __init__(  # noqa: PLR0913 - all of a machine
+    def __init__(
         self,
         world: World,
         genesis: Genesis,

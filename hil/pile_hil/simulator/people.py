@@ -275,4 +275,3 @@ class Driver(Person):
 
     def _rest(self) -> None:
         self.world.after(self.chance.randint(1, max(2, self._rest_ms // MINUTE_MS)) * MINUTE_MS, self._order_energy)
-

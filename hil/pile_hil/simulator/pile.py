@@ -128,8 +128,8 @@ class Pile:
 
     Attributes:
         agent: the one that runs, None while there is none. kept: proofs that are durable, by sequence. clock_off_ms: how far
-        its wall clock is off. clock_lost: whether nobody has set it since boot. troubles: kinds of faults that it had. on_proof: hears
-        of each proof that is new in `kept`. rated_w: the most that it gives.
+        its wall clock is off. clock_lost: whether nobody has set it since boot. troubles: kinds of faults that it had.
+        on_proof: hears of each proof that is new in `kept`. rated_w: the most that it gives.
     """
 
     def __init__(
@@ -285,4 +285,3 @@ class Pile:
 def secret_of(name: str) -> bytes:
     """The key of a name in every world."""
     return b"\x00" + sha256(b"simulated " + name.encode())[1:]
-

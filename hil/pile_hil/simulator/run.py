@@ -13,7 +13,6 @@ from pile_hil.simulator.world import DAY_MS, HOUR_MS, MINUTE_MS, FoundError, Wor
 
 EACH_P256 = 100  # one seed of so many signs with P-256 itself
 CHUNK = 5  # seeds that a process takes at once
-YEAR_MINUTES = 365 * 24 * 60
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,6 @@ from functools import lru_cache
 
 from pile_coordinator.chain.genesis import Genesis, genesis_from_json
 from pile_coordinator.chain.transactions import Body, Deposit, RegisterPile, sign_transaction
-from pile_coordinator.engines.engine import Block
 from pile_coordinator.new_chain import PARAMS, TARIFF
 from pile_edge.config import check_config
 from pile_edge.meters.catalogue import board_profile, profile_mapping
@@ -36,8 +35,8 @@ class Shape:
     """How large a world is.
 
     Attributes:
-        piles, drivers: how many. replicas: further accounting nodes. hours: in which orders come and things go wrong. faults: for
-        each pile and day. rest_ms: at most, between two orders of a driver. sample_ms, heartbeat_ms: of the agents.
+        piles, drivers: how many. replicas: further accounting nodes. hours: in which orders come and things go wrong.
+        faults: for each pile and day. rest_ms: at most, between two orders of a driver. sample_ms, heartbeat_ms: of the agents.
     """
 
     piles: int
@@ -114,8 +113,8 @@ class Site:
         bodies: list[tuple[str, Body]] = []
         for owner, pile in zip(owners, self.piles.values(), strict=True):
             serial = str(pile.hardware.serial)
-            body = RegisterPile(pile.id, owner, pile.signer.public, "B23", serial, ZONE, RATED_W)
-            bodies.append(("operator", body))
+            pile_of_owner = RegisterPile(pile.id, owner, pile.signer.public, "B23", serial, ZONE, RATED_W)
+            bodies.append(("operator", pile_of_owner))
         bodies += [("grid", Deposit(party, OPENING_MICRO, f"opening {party}")) for party in (*owners, *drivers)]
         assert self.ledger.coordinator is not None
         engine = self.ledger.coordinator.engine
@@ -127,7 +126,7 @@ class Site:
 
     # --- the wire --------------------------------------------------------------------------------------------------
 
-    def _from_pile(self, pile: str, topic: str, payload: bytes, retained: bool) -> None:  # noqa: FBT001 - a callback
+    def _from_pile(self, pile: str, topic: str, payload: bytes, retained: bool) -> None:
         def arrive() -> None:
             if retained:
                 self.ledger.statuses[pile] = topic, payload
@@ -152,7 +151,7 @@ class Site:
 
     def count(self) -> dict[str, int]:
         """Figures for the report."""
-        blocks: list[Block] = self.ledger.store.blocks
+        blocks = self.ledger.store.blocks
         return {
             "blocks": len(blocks),
             "proofs": self.judge.admitted,
