@@ -1,4 +1,8 @@
-"""The time that blocks are given: it never comes back, so one leap of a machine's clock must not be believed at once."""
+"""The time that blocks are given: it never comes back, so one leap of a machine's clock must not be believed at once.
+
+Forward, every deadline would pass at once, and time would stand still when the clock is right again. Back, time stands still
+at once, and what piles sign is soon too far ahead of it to be believed.
+"""
 
 import ctypes
 import time
@@ -21,7 +25,7 @@ def is_synchronised() -> bool:
 
 
 class BlockTime:
-    """A clock's time, but for a leap forward that NTP does not vouch for: then time goes on from where it was.
+    """A clock's time, but for a leap that NTP does not vouch for: then time goes on from where it was.
 
     It is the clock's again once that has come back or is synchronised. A restart believes the clock, as it must.
     """
@@ -41,12 +45,13 @@ class BlockTime:
         expected_ms = self._real_ms + steady_ms - self._steady_ms
         wall_ms = _wall_ms()
         leap_ms = wall_ms - expected_ms
-        was_held, self._is_held = self._is_held, leap_ms > self._max_leap_ms and not is_synchronised()
+        was_held, self._is_held = self._is_held, abs(leap_ms) > self._max_leap_ms and not is_synchronised()
         self._steady_ms, self._real_ms = steady_ms, expected_ms if self._is_held else wall_ms
         if self._is_held and not was_held:
+            how = f"{_duration(abs(leap_ms) * self._clock.rate)} {'forward' if leap_ms > 0 else 'back'}"
             self._log(
-                f"this machine's clock leapt {_duration(leap_ms * self._clock.rate)} forward, and NTP does not vouch for it;"
-                " blocks keep the time from before. Set the clock, or start NTP (timedatectl); if it is right, start again"
+                f"this machine's clock leapt {how}, and NTP does not vouch for it; the time of blocks goes on from before."
+                " Set the clock, or start NTP (timedatectl); if it is right, start again"
             )
         elif was_held and not self._is_held:
             self._log("the clock is believed again")

@@ -44,8 +44,8 @@ HOUR_MS = 3_600_000
 
 @pytest.fixture
 def disk(tmp_path):
-    require(has_disks(tmp_path / "try"), "no disks of our own: run as root, with mkfs.ext4 and loop devices")
-    with Disk(tmp_path) as disk:
+    require(has_disks(tmp_path), "no disks of our own: run as root, with mkfs.ext4 and loop devices")
+    with Disk(tmp_path / "disk") as disk:
         yield disk
 
 

@@ -7,6 +7,7 @@ content, the process finds errors from then on, and the next mount recovers from
 import contextlib
 import fcntl
 import os
+import shutil
 import struct
 import subprocess
 import time
@@ -18,7 +19,7 @@ from pile_hil.faults import FaultError
 _SHUTDOWN = 0x8004_587D  # EXT4_IOC_SHUTDOWN, linux/ext4.h
 _NOLOGFLUSH = 2  # lose the journal's unwritten part too
 _COMMIT_S = 300  # else ext4 syncs everything every 5 s, and a cut would lose little
-_UNMOUNT_S = 10  # a process that was killed may still be ending
+_UNMOUNT_S = 30  # a process that was killed may still be ending
 _PIECE_BYTES = 1 << 16
 MIN_MIB = 8
 
@@ -26,17 +27,17 @@ MIN_MIB = 8
 class Disk:
     """A small file system, mounted on `path`. Use as a context manager; needs root."""
 
-    def __init__(self, folder: Path, size_mib: int = 16) -> None:
-        """Plan it: image and mount point below `folder`.
+    def __init__(self, path: Path, size_mib: int = 16) -> None:
+        """Plan it.
 
         Args:
-            folder: created if needed.
+            path: where it is mounted, a folder that is empty or not there; the image is beside it.
             size_mib: at least 8, of which ext4 keeps some 2 for itself.
         """
-        self.path = folder / "disk"
-        self._image = folder / "disk.ext4"
+        self.path = path
+        self._image = path.with_name(f"{path.name}.ext4")
         self._size_bytes = max(size_mib, MIN_MIB) << 20
-        self._ballast = self.path / "ballast"
+        self._ballast = path / "ballast"
         self._is_mounted = False
 
     def __enter__(self) -> Self:
@@ -48,17 +49,27 @@ class Disk:
         self.path.mkdir(parents=True, exist_ok=True)
         with self._image.open("wb") as image:
             image.truncate(self._size_bytes)
-        _run("mkfs.ext4", "-q", "-m", "0", str(self._image))
-        self._mount()
+        try:
+            _run("mkfs.ext4", "-q", "-m", "0", str(self._image))
+            self._mount()
+        except FaultError:
+            self._image.unlink()
+            raise
+        (self.path / "lost+found").rmdir()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """Unmount it. What runs on it should have ended."""
+        """Unmount it and leave its files where it was; what runs on it should have ended."""
         if self._is_mounted:
+            self.free()
+            kept = self.path.with_name(f"{self.path.name}.kept")
+            shutil.copytree(self.path, kept)
             self._unmount()
+            self.path.rmdir()
+            kept.rename(self.path)
         self._image.unlink(missing_ok=True)
 
     # --- faults
@@ -99,7 +110,8 @@ class Disk:
 
     def free(self) -> None:
         """Take away what `fill` put there."""
-        self._ballast.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it is read-only now
+            self._ballast.unlink(missing_ok=True)
 
     def break_down(self) -> None:
         """The kernel finds an error in it and lets nobody write any more (errors=remount-ro): for a dying SD card."""
@@ -130,8 +142,8 @@ class Disk:
 
 
 def has_disks(folder: Path) -> bool:
-    """Whether this user on this machine may make them; tried below `folder`."""
-    with contextlib.suppress(FaultError, OSError), Disk(folder, MIN_MIB):
+    """Whether this user on this machine may make them; tried in `folder`."""
+    with contextlib.suppress(FaultError, OSError), Disk(folder / "try", MIN_MIB):
         return True
     return False
 

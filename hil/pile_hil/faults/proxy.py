@@ -73,10 +73,10 @@ class Proxy:
         counts: connections, resets, and messages passed, lost, twice, overtaken.
     """
 
-    def __init__(self, target_port: int, *, seed: int = 0, port: int | None = None, tls: bool = False) -> None:
-        """Plan it; what is done to messages is a matter of `seed`. With `tls` it cannot read them."""
-        self._target_port, self._tls = target_port, tls
-        self.port = port or free_port()
+    def __init__(self, target_port: int, *, host: str = "127.0.0.1", seed: int = 0, tls: bool = False) -> None:
+        """Plan it, at the broker's own `host`; what is done to messages is a matter of `seed`. With `tls` it cannot read them."""
+        self._host, self._target_port, self._tls = host, target_port, tls
+        self.port = free_port()
         self.counts: Counter[str] = Counter()
         self._chance = random.Random(seed)  # noqa: S311 - no secret
         self._weather = FAIR
@@ -148,7 +148,7 @@ class Proxy:
 
     async def _listen(self) -> None:
         if self._server is None:
-            self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
+            self._server = await asyncio.start_server(self._accept, self._host, self.port)
 
     async def _shut(self) -> None:
         server, self._server = self._server, None
@@ -183,7 +183,7 @@ class Proxy:
             self._tasks.discard(task)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        broker_reader, broker_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
+        broker_reader, broker_writer = await asyncio.open_connection(self._host, self._target_port)
         self._writers.add(broker_writer)
         up: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(_UNDER_WAY)
         down: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(_UNDER_WAY)
