@@ -6,7 +6,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import argparse
 
-MODULES = ("listing", "run")
+MODULES = (  # one a line
+    "listing",
+    "run",
+)
 
 
 def add_hil(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -17,7 +17,9 @@ from pile_hil.trials.facts import Expects
 from pile_hil.trials.trial import Trial
 from pile_shared.errors import ConfigError
 
-MODULES = ("pile_hil.scenarios.modbus",)
+MODULES = (  # one a line
+    "pile_hil.scenarios.modbus",
+)
 
 
 @dataclass(frozen=True, slots=True)
