@@ -4,7 +4,7 @@
     syscalls.py  a running process whose fsync is slow or fails (strace)
     proxy.py     between a client and a broker: delay, bandwidth, stalls, resets; MQTT packets lost, twice, out of order
     packets.py   TCP packets of one loopback port that are lost, some or all (nftables)
-    clock.py     a process whose clock leaps or drifts (libfaketime)
+    clock.py     a Python process whose wall clock leaps or drifts
     power.py     SIGKILL at a moment nobody chose, and everything again a while later
 
 None knows a scenario; all say with a `FaultError` what a machine lacks for them.

@@ -1,58 +1,42 @@
-"""A clock of its own for a process: libfaketime, preloaded, moves its wall clock and leaves the monotonic one alone.
+"""A clock of its own for a process, which leaps and drifts: only its wall clock, as when somebody sets a machine's time.
 
-Waiting, timeouts and what counts by the monotonic clock go on as they do when somebody sets a machine's time.
+Waiting, timeouts and what counts by the monotonic clock go on. Programs in Python only (own_clock.py): libfaketime, which would
+take any, lets none of them sleep (0.9.10: clock_nanosleep until a moment is EINVAL).
 """
 
-import os
-import subprocess
+import sys
 import threading
 from pathlib import Path
 
-from pile_hil.faults import FaultError
+from pile_hil.faults.own_clock import OFFSET_BYTES, offset_in
 
 _TICK_S = 0.1  # a drift is made of so small steps
-_PATTERN = "libfaketimeMT.so.1"
-
-
-def find_faketime() -> str | None:
-    """The path of the library, None if it is not installed."""
-    places = [*Path("/usr/lib").glob(f"*/faketime/{_PATTERN}"), *Path("/usr/lib/faketime").glob(_PATTERN)]
-    return str(places[0]) if places else None
 
 
 class FakeClock:
-    """The clock of the processes that are started with `environment`; all of them show the same."""
+    """The clock of the Python programs that are started with `prefix` before their command; all of them show the same."""
 
-    def __init__(self, folder: Path) -> None:
-        """A clock that is right, so far. FaultError if libfaketime is missing."""
-        library = find_faketime()
-        if library is None:
-            raise FaultError("libfaketime is missing (apt install faketime)")
-        folder.mkdir(parents=True, exist_ok=True)
-        self._file = folder / "offset"
-        self.offset_ms = 0
+    def __init__(self, path: Path) -> None:
+        """A clock that is right, so far; the file at `path` says by how much it is not."""
+        path.write_bytes(bytes(OFFSET_BYTES))
+        self._offset_ms = offset_in(path)
         self._drifting: threading.Thread | None = None
         self._stopped = threading.Event()
-        self.leap(0)
-        self.environment = {
-            "LD_PRELOAD": library,
-            "FAKETIME_TIMESTAMP_FILE": str(self._file),
-            "FAKETIME_NO_CACHE": "1",
-            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-            "DONT_FAKE_MONOTONIC": "1",
-        }
+        self.prefix = [sys.executable, "-m", "pile_hil.faults.own_clock", str(path)]
+
+    @property
+    def offset_ms(self) -> int:
+        """How far it is ahead, in milliseconds of real time."""
+        return self._offset_ms[0]
 
     def leap(self, ms: int) -> None:
         """Set it forward by so many milliseconds of real time, or back."""
-        self.offset_ms += ms
-        beside = self._file.with_suffix(".new")
-        beside.write_text(f"{self.offset_ms / 1000:+.3f}")
-        beside.replace(self._file)  # whoever reads meanwhile reads the one or the other
+        self._offset_ms[0] += ms
 
     def right(self) -> None:
         """Show the time again, at once."""
         self.stop_drift()
-        self.leap(-self.offset_ms)
+        self._offset_ms[0] = 0
 
     def drift(self, permille: int) -> None:
         """Run so much too fast, or too slow, until `stop_drift`."""
@@ -68,19 +52,9 @@ class FakeClock:
             self._drifting.join()
             self._drifting = None
 
-    close = stop_drift
-
     def _drift(self, permille: int) -> None:
-        owed_us = 0
+        owed = 0
         while not self._stopped.wait(_TICK_S):
-            owed_us += int(_TICK_S * 1000) * permille
-            ms, owed_us = divmod(owed_us, 1000)
-            if ms:
-                self.leap(ms)
-
-
-def shows_ms(clock: FakeClock) -> int:
-    """What a process that is started now takes for the time, in unix milliseconds; to see that the clock works at all."""
-    environment = {**os.environ, **clock.environment}
-    done = subprocess.run(["date", "+%s%3N"], env=environment, capture_output=True, text=True, check=True)  # noqa: S607
-    return int(done.stdout)
+            owed += int(_TICK_S * 1000) * permille
+            ms, owed = divmod(owed, 1000)
+            self.leap(ms)

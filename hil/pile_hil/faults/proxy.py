@@ -74,7 +74,7 @@ class Proxy:
     """
 
     def __init__(self, target_port: int, *, host: str = "127.0.0.1", seed: int = 0, tls: bool = False) -> None:
-        """Plan it, at the broker's own `host`; what is done to messages is a matter of `seed`. With `tls` it cannot read them."""
+        """Plan it, at the broker's own `host`; `seed` says what is done to messages. With `tls` it cannot read them."""
         self._host, self._target_port, self._tls = host, target_port, tls
         self.port = free_port()
         self.counts: Counter[str] = Counter()

@@ -39,7 +39,7 @@ def clock_of(trial: Trial, who: str) -> FakeClock:
     """A clock of somebody's own. It counts real time: see `real_ms`."""
     trial.plan()
     clock = FakeClock(trial.folder / f"clock-of-{who}")
-    trial.site.environments[who] = clock.environment
+    trial.site.prefixes[who] = clock.prefix
     return clock
 
 

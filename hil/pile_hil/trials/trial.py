@@ -138,15 +138,15 @@ class Trial:
         self.facts.orders.append(order)
         return order
 
-    def start(self, order: OrderFacts) -> None:
-        """Plug a car in with room to spare, and ask the pile to start until it has."""
+    def start(self, order: OrderFacts, until: Callable[[], bool] | None = None) -> None:
+        """Plug a car in with room to spare, and ask the pile to start until it has, or until something else is so."""
         self.meter(order.pile).plug(2 * order.energy_wh)
         contract, wallet = bytes.fromhex(order.contract), self.wallet(driver_of(order.pile))
         asked_s = 0.0
 
         def begun() -> bool:
             nonlocal asked_s
-            if self.phase(order) != "signed":
+            if until() if until is not None else self.phase(order) != "signed":
                 return True
             if (
                 time.monotonic() - asked_s > 1
