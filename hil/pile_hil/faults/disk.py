@@ -64,6 +64,7 @@ class Disk:
     def close(self) -> None:
         """Unmount it and leave its files where it was; what runs on it should have ended."""
         if self._is_mounted:
+            self.restore()  # it may be cut or broken down
             self.free()
             kept = self.path.with_name(f"{self.path.name}.kept")
             shutil.copytree(self.path, kept)
