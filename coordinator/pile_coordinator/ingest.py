@@ -63,16 +63,21 @@ class ProofDesk:
         self._ahead: dict[str, dict[int, tuple[bytes, bytes]]] = {}  # by sequence: `previous` and the message
         self.counts: Counter[str] = Counter()
 
-    def offer(self, state: State, pile_id: str, message: bytes) -> str:
-        """Take one message from a pile's topic; READY, WAITING, or the reason it was refused."""
-        outcome = self._offer(state, pile_id, message)
+    def offer(self, state: State, pile_id: str, message: bytes, *, verified: bool = False) -> str:
+        """Take one message from a pile's topic; READY, WAITING, or the reason it was refused.
+
+        `verified`: a worker vouches for its signature by this pile's key.
+        """
+        outcome = self._offer(state, pile_id, message, verified=verified)
         self.counts[outcome] += 1
         return outcome
 
-    def _offer(self, state: State, pile_id: str, message: bytes) -> str:
+    def _offer(self, state: State, pile_id: str, message: bytes, *, verified: bool) -> str:
         pile = state.find(Pile, pile_id)
         if pile is None:
             return "unknown_pile"
+        if pile.retired:
+            return "retired"
         try:
             signed, proof = parse_proof(message)
         except PilechainError as error:
@@ -86,7 +91,10 @@ class ProofDesk:
             return "too_far_ahead"
         if len(self._ready) + self._held_count >= MAX_READY:
             return "overloaded"
-        if not self._verify(pile.public, cose.to_be_signed(signed.kid, signed.payload, self._aad), signed.signature):
+        claim = pile.public, cose.to_be_signed(signed.kid, signed.payload, self._aad), signed.signature
+        if verified:
+            self._verify.believe(*claim)
+        elif not self._verify(*claim):
             return "bad_signature"
         if proof.sequence < expected:
             return FORK
