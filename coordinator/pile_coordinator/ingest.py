@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from pile_coordinator.chain.proofs import parse_proof
-from pile_coordinator.chain.records import Pile
+from pile_coordinator.chain.records import Pile, PileKey
 from pile_coordinator.chain.state import State
 from pile_coordinator.chain.transactions import MAX_BATCH_PROOFS, MAX_TX_BYTES, SubmitProofs
 from pile_coordinator.engines.engine import CachingVerifier
@@ -82,7 +82,8 @@ class ProofDesk:
             signed, proof = parse_proof(message)
         except PilechainError as error:
             return error.code
-        if signed.kid != cose.key_id(pile.public):
+        key = state.find(PileKey, signed.kid)
+        if key is None or key.pile != pile_id:
             return "unknown_key"
         expected, previous = self._next.get(pile_id, (pile.last_sequence + 1, pile.last_hash))
         if proof.sequence < expected and not _retells(pile, proof.sequence, message):

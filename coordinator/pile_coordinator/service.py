@@ -473,12 +473,14 @@ class Coordinator:
 
     def _take_proof(self, pile_id: str, payload: bytes, *, verified: bool = False) -> None:
         outcome = self.desk.offer(self.engine.state, pile_id, payload, verified=verified)
-        what = f"proof from {pile_id}, {len(payload)} bytes"
         if outcome == READY:
             self.troubles.took(pile_id)
-        elif outcome in {REPLAYED, FORK}:
+            self.counts[READY] += 1
+            return None
+        what = f"proof from {pile_id}, {len(payload)} bytes"
+        if outcome in {REPLAYED, FORK}:
             self._repeat_receipt(pile_id)
-        if outcome not in {READY, REPLAYED, "unknown_pile"}:
+        if outcome not in {REPLAYED, "unknown_pile"}:
             times = self.troubles.refused(pile_id, outcome, self.config.clock.now_ms())
             what += f", {times} of this pile since the last that was taken; see `wallet piles`"
         return self._note(outcome, what)
