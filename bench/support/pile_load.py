@@ -17,8 +17,8 @@ from pathlib import Path
 from pile_coordinator.mqtt import Broker, Tls
 from pile_coordinator.verifying.stream import Stream, publish_packet
 from pile_shared import cose, topics
-from pile_shared.certificate import decode_inclusion
-from pile_shared.codec import decode
+from pile_shared.certificate import MAX_LEAF_BYTES, decode_inclusion
+from pile_shared.codec import array, decode
 from pile_shared.platform import sha256
 from pile_shared.proof import HEARTBEAT, NO_PREVIOUS, Proof, proof_hash
 from pile_shared.reading import Reading
@@ -86,7 +86,7 @@ class Receipts:
         messages, _ = stream.receive(wait_s)
         for message in messages:
             if message.topic.endswith(b"/receipt"):
-                _, pile, sequence, _ = decode(decode_inclusion(message.payload).leaf, 1024)  # type: ignore[misc]
+                _, pile, sequence, _ = array(decode(decode_inclusion(message.payload).leaf, MAX_LEAF_BYTES), 4)
                 if sequence >= self._last:
                     self.waiting.discard(pile)
         stream.acknowledge(message.packet_id for message in messages if message.packet_id)

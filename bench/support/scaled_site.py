@@ -134,8 +134,7 @@ class ScaledSite:
             )
             self.processes[name] = site.start(name, *command, "verify-worker", "--config", str(path))
         for name, process in self.processes.items():
-            word = "at block" if name == "coordinator" else "shares the proofs"
-            wait_for(lambda process=process, word=word: word in process.text(), _START_S, f"{name} to start", process)
+            _wait_for_word(process, "at block" if name == "coordinator" else "shares the proofs")
         if workers:
             self._wait_for_keys()
 
@@ -158,7 +157,8 @@ class ScaledSite:
     def publish(self, proofs: int, connections: int) -> tuple[float, dict[str, Cost]]:
         """Have every pile publish so many proofs: seconds until the last has its receipt, and what each process took."""
         with self._load(proofs, connections) as load:
-            assert load.stdin is not None and load.stdout is not None
+            assert load.stdin is not None
+            assert load.stdout is not None
             assert load.stdout.readline() == "ready\n"
             before, began_s = self.costs(), time.perf_counter()
             load.stdin.write("go\n")
@@ -167,9 +167,7 @@ class ScaledSite:
             assert load.stdout.readline() == "done\n"
             elapsed_s, after = time.perf_counter() - began_s, self.costs()
             after["load"], before["load"] = cost_of(load.pid), told
-        return elapsed_s, {
-            name: Cost(cost.cpu_s - before[name].cpu_s, cost.rss_bytes) for name, cost in after.items()
-        }
+        return elapsed_s, {name: Cost(cost.cpu_s - before[name].cpu_s, cost.rss_bytes) for name, cost in after.items()}
 
     @contextmanager
     def _load(self, proofs: int, connections: int) -> Iterator["subprocess.Popen[str]"]:
@@ -180,7 +178,7 @@ class ScaledSite:
             genesis.chain_id, "localhost", self._broker.port, str(self._tls), self.piles, proofs, connections, time_ms
         )
         path.write_text(json.dumps(asdict(spec)))
-        load = subprocess.Popen(  # noqa: S603 - ours
+        load = subprocess.Popen(
             [sys.executable, "-m", "bench.support.pile_load", str(path)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -191,3 +189,7 @@ class ScaledSite:
         finally:
             load.kill()
             load.communicate()
+
+
+def _wait_for_word(process: SiteProcess, word: str) -> None:
+    wait_for(lambda: word in process.text(), _START_S, f"{process.name} to start", process)

@@ -141,6 +141,7 @@ class Coordinator:
         self.stops = KeptStops(config.data / "stops.sqlite", self.engine.state)
         self.records = RecordDesk(config.data / RECORDS, self.chain_id, config.clock.now_ms)
         self.rings = RingQueue(self._verifier.rings)
+        self._unheard: dict[str, None] = {}  # piles that sent again in this step what is in a block
         self._answers: list[tuple[str, bytes, str]] = []  # to records of this step: pile, message, outcome
         self.troubles = Troubles()
         self.queries = QueryDesk(
@@ -247,6 +248,7 @@ class Coordinator:
         self._take_rings()
         self._answer_records()
         self._make_block_if_due()
+        self._repeat_receipts()
         if self._may_share:
             self._share()
 
@@ -479,7 +481,7 @@ class Coordinator:
             return None
         what = f"proof from {pile_id}, {len(payload)} bytes"
         if outcome in {REPLAYED, FORK}:
-            self._repeat_receipt(pile_id)
+            self._unheard[pile_id] = None
         if outcome not in {REPLAYED, "unknown_pile"}:
             times = self.troubles.refused(pile_id, outcome, self.config.clock.now_ms())
             what += f", {times} of this pile since the last that was taken; see `wallet piles`"
@@ -809,6 +811,14 @@ class Coordinator:
             return validators_at(self.engine.genesis, self.engine.state, height)
         except KeyError:
             return None
+
+    def _repeat_receipts(self) -> None:
+        """Once for each pile, however many proofs it sent again."""
+        unheard, self._unheard = self._unheard, {}
+        if unheard:
+            with self.engine.turn():
+                for pile_id in unheard:
+                    self._repeat_receipt(pile_id)
 
     def _repeat_receipt(self, pile_id: str) -> None:
         try:
