@@ -18,6 +18,7 @@ COMMANDS = {
     "site": "site_cli",
     "wallet": "wallet_cli.command",
     "verify": "verify_cli",
+    "verify-worker": "verifying.cli",
     "replay": "replay_cli",
     "evidence": "evidence_cli",
     "export": "export_cli",
