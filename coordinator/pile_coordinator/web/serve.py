@@ -10,7 +10,6 @@ import uvicorn
 from prometheus_client import start_http_server
 
 from pile_coordinator.log_line import log
-
 from pile_coordinator.web.app import make_app
 from pile_coordinator.web.config import WebConfig
 from pile_coordinator.web.gate import MAX_HEAD_BYTES, MAX_MESSAGE_BYTES, MAX_TARGET_BYTES
