@@ -8,7 +8,7 @@ from pile_coordinator.web.config import WebConfig
 from pile_shared.errors import ConfigError
 
 MAX_CONF_BYTES = 1 << 20
-BROKER_CONFIG = Path("mosquitto", "mosquitto.conf")
+BROKER_CONFIG = Path("broker", "mosquitto.conf")
 _OF_A_LISTENER = {"cafile", "certfile", "keyfile", "crlfile", "require_certificate", "allow_anonymous", "acl_file"}
 
 

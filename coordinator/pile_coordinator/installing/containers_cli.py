@@ -48,8 +48,7 @@ _BROKER = """\
     mem_limit: 2g
     ulimits: {{nofile: {files}}}
     volumes:
-      - "{folder}:{folder}:ro"
-      - broker:/var/lib/mosquitto
+      - "{folder}:{folder}"
     healthcheck: {{test: ["CMD", "nc", "-z", "{host}", "{port}"], interval: 30s, timeout: 5s, retries: 3}}
 """
 
@@ -163,7 +162,7 @@ def _containers(options: argparse.Namespace) -> int:
 def container_files(config_file: Path, piles: int) -> dict[str, str]:
     """Text by name of the two files; ConfigError if the site is not whole."""
     config, site = load_config(config_file), config_file.parent
-    broker = site / "mosquitto" / "mosquitto.conf"
+    broker = site / "broker" / "mosquitto.conf"
     evidence = _evidence(config.evidence_url)
     owner = config_file.stat()
     parts = [_HEAD.format(owner=f"{owner.st_uid}:{owner.st_gid}")]
@@ -177,13 +176,9 @@ def container_files(config_file: Path, piles: int) -> dict[str, str]:
         listen = f"[{web.listen}]" if ":" in web.listen else web.listen
         where = {"site": site, "data": config.data}
         parts.append(_WEB.format(web=site / "web.toml", listen=listen, port=web.port, **where))
-    volumes = ["broker"] if broker.is_file() else []
     if evidence is not None:
         parts.append(_MARIADB.format(database=evidence.database, user=evidence.user))
-        volumes.append("evidence")
-    if volumes:
-        parts.append("volumes:\n" + "".join(f"  {name}: {{}}\n" for name in volumes))
-    if evidence is not None:
+        parts.append("volumes:\n  evidence: {}\n")
         parts.append(_SECRETS.format(folder=site / "keys"))
     return {"compose.yaml": "".join(parts), "Containerfile": CONTAINERFILE}
 

@@ -15,7 +15,7 @@ from pile_coordinator.installing.units import BACKUP_TIMER, BROKER, COORDINATOR,
 from pile_coordinator.web.config import load_web_config
 from pile_shared.errors import ConfigError, PilechainError
 
-BROKER_CONFIG = PurePosixPath("mosquitto", "mosquitto.conf")  # below a site, as `pilechain init site` writes it
+BROKER_CONFIG = PurePosixPath("broker", "mosquitto.conf")  # below a site, as `pilechain init site` writes it
 _COMMAND_SECONDS = 60
 MAX_PILES = 100_000  # that one broker is asked to have room for
 

@@ -1,14 +1,15 @@
 """The systemd units of a site (systemd.service(5), systemd.exec(5)): what each program may do, and that it is started again.
 
-Three users. `pilechain` has the keys and writes the ledger. `pilechain-web` talks to browsers: it reads ledger and evidence as
-a member of the group pilechain and can read no key (keys are for their owner alone) nor write anything but the file of tokens.
-The broker stays what its package made it. All of them log to the journal.
+Two users. The site's files are `pilechain`'s: its commands, coordinator and broker run as this user, each of these in a file
+system from which what it does not need is missing, the certificate authority above all. `pilechain-web` talks to browsers: it
+reads ledger and evidence as a member of the group pilechain, can read no key (they are for their owner alone), and writes
+nothing. All of them log to the journal.
 """
 
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-USER, WEB_USER, BROKER_USER = "pilechain", "pilechain-web", "mosquitto"
+USER, WEB_USER = "pilechain", "pilechain-web"
 UNITS = "/etc/systemd/system"
 COORDINATOR, WEB, WORKER = "pilechain-coordinator.service", "pilechain-web.service", "pilechain-worker@.service"
 BACKUP, BACKUP_TIMER = "pilechain-backup.service", "pilechain-backup.timer"
@@ -32,6 +33,9 @@ SystemMaxUse=2G
 SystemKeepFree=1G
 MaxRetentionSec=1year
 """
+
+# Folders of a site, as `pilechain init site` makes them: whoever needs one says so.
+_SECRET = ("authority", "broker", "coordinators", "keys", "users", "piles", "guests", "workers", "fleets", "mirrors")
 
 # systemd.exec(5). Nobody here needs a right, a device, another's process, or to see the rest of the file system change.
 _SANDBOX = """NoNewPrivileges=yes
@@ -136,7 +140,7 @@ Documentation=man:mosquitto.conf(5)
 StartLimitIntervalSec=0
 
 [Service]
-# It begins as the user it stays: nothing is read, bound or made as root.
+# It begins as the user it stays: nothing is read, bound or made as root. What it keeps lies in its folder.
 ExecStartPre=
 ExecStart=
 ExecStart=/usr/sbin/mosquitto -c {config}
@@ -145,8 +149,7 @@ Group={user}
 UMask=0077
 Restart=always
 RestartSec=2
-StateDirectory=mosquitto
-StateDirectoryMode=0700
+{writes}
 MemoryMax=2G
 LimitNOFILE={files}
 LimitCORE=0
@@ -175,6 +178,11 @@ class Place:
     def site(self) -> PurePosixPath:
         """The folder in which all of it lies."""
         return self.config.parent
+
+    def hidden(self, *needed: str) -> str:
+        """The line that takes secret folders of the site away from a program that does not need them."""
+        folders = [name for name in _SECRET if name not in needed]
+        return f"InaccessiblePaths={' '.join(f'-{self.site}/{name}' for name in folders)}"
 
     @property
     def broker_files(self) -> int:
@@ -227,7 +235,7 @@ def _coordinator(place: Place) -> str:
         site=place.site,
         memory="75%",
         files=4096,  # ledger, evidence, connections to the broker and to its verifiers: it has few open, whatever comes
-        writes=f"ReadWritePaths={place.data}",
+        writes=f"ReadWritePaths={place.data}\n{place.hidden('keys', 'coordinators', 'workers')}",
         sandbox=place.sandbox(),
     )
 
@@ -245,7 +253,7 @@ def _web(place: Place, config: PurePosixPath) -> str:
         memory="1G",
         files=4096,  # web/serve.py lets a thousand in at once
         # It reads only; the dashboard's library keeps a folder, which may be gone the next time.
-        writes="Environment=NICEGUI_STORAGE_PATH=/tmp/nicegui",
+        writes=f"Environment=NICEGUI_STORAGE_PATH=/tmp/nicegui\n{place.hidden()}",
         sandbox=place.sandbox(),
     )
 
@@ -262,7 +270,7 @@ def _worker(place: Place) -> str:
         site=place.site,
         memory="512M",
         files=1024,
-        writes="# It writes nothing at all.",
+        writes=f"# It writes nothing at all.\n{place.hidden('workers')}",
         sandbox=place.sandbox(),
     )
 
@@ -284,7 +292,8 @@ def _broker(place: Place, config: PurePosixPath) -> str:
     return _BROKER.format(
         made=MADE,
         config=config,
-        user=BROKER_USER,
+        user=USER,
+        writes=f"ReadWritePaths={config.parent}\n{place.hidden(config.parent.name)}",
         files=place.broker_files,
         # Type=notify of the package's unit: systemd hears the broker as root's process only outside a user namespace.
         sandbox=place.sandbox(private_users=False),
