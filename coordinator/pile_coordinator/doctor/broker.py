@@ -123,7 +123,7 @@ def _server_certificate(spec: Broker, where: str) -> Iterator[Finding]:
     yield _age(
         f"{where} answers, {protocol}; its certificate",
         until,
-        "pilechain site server renew, then: systemctl reload mosquitto",
+        "pilechain site broker renew",
     )
 
 
@@ -195,7 +195,7 @@ def revoked(subject: Subject) -> Iterator[Finding]:
     if following is None:
         yield ok(f"{len(list(found))} revoked; the list does not end")
     else:
-        yield _age(f"{len(list(found))} revoked; the list", following, "pilechain site revoke makes a new one")
+        yield _age(f"{len(list(found))} revoked; the list", following, "pilechain site apply writes it again")
 
 
 def access(subject: Subject) -> Iterator[Finding]:
