@@ -113,11 +113,11 @@ def test_a_dry_run_shows_all_and_writes_nothing(site, tmp_path, capsys):
     assert main([*words, "--dry-run", "--json"]) == 0
     planned = json.loads(capsys.readouterr().out)
     assert not root.exists()
-    assert planned["start"][-1] == "pilechain-backup.timer"
+    assert planned["start"][0][-1] == "pilechain-backup.timer"
     assert main(words) == 0
     for path, text in planned["files"].items():
         assert (root / path.lstrip("/")).read_text() == text
-    assert "enable --now mosquitto pilechain-coordinator pilechain-web" in capsys.readouterr().out
+    assert "restart mosquitto pilechain-coordinator pilechain-web" in capsys.readouterr().out
 
 
 def test_what_is_not_there_is_not_installed(site, capsys):
@@ -125,7 +125,7 @@ def test_what_is_not_there_is_not_installed(site, capsys):
     assert main(["install", "services", "--config", str(site), "--dry-run", "--json"]) == 0
     planned = json.loads(capsys.readouterr().out)
     assert not [path for path in planned["files"] if "web" in path or "backup" in path]
-    assert planned["start"] == ["systemctl", "enable", "--now", "mosquitto", "pilechain-coordinator"]
+    assert planned["start"][0] == ["systemctl", "enable", "mosquitto", "pilechain-coordinator"]
 
 
 def test_a_path_that_no_unit_takes_is_refused(tmp_path, capsys):

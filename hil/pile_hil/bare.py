@@ -9,6 +9,7 @@ made it.
 import contextlib
 import ctypes
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -26,6 +27,8 @@ _LEAVE_OUT = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*")
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _NO_RIGHTS = "-sys_time,-sys_module,-sys_rawio,-sys_boot,-syslog,-mac_admin,-mac_override"
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+ADDRESS = "10.77.0.1"  # its own, of a network that is in the machine alone
 
 # What a container's manager prepares for systemd (systemd.io/CONTAINER_INTERFACE).
 _BOOT = f"""
@@ -48,9 +51,14 @@ mount -t tmpfs tmpfs dev/shm
 ln -s pts/ptmx dev/ptmx
 ln -s /proc/self/fd dev/fd
 ip link set lo up
+ip link add eth0 type veth peer name wire
+ip addr add {ADDRESS}/24 dev eth0
+ip link set wire up; ip link set eth0 up
 echo bare > etc/hostname
+pivot_root . mnt
+umount --lazy mnt
 exec env -i container=pilechain PATH={_PATH} setpriv --bounding-set={_NO_RIGHTS} \\
-  chroot . /lib/systemd/systemd --system --log-target=journal --show-status=0
+  /lib/systemd/systemd --system --log-target=journal --show-status=0
 """
 
 
@@ -98,8 +106,10 @@ class BareMachine:
             self._boot = None
         shutil.rmtree(self.root, ignore_errors=True)
 
-    def type(self, command: str, *, downloads: bool = False, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run a command as root in a shell of the machine, in root's home; with `downloads` in the network around it.
+    def type(
+        self, command: str, *, folder: str = "/root", downloads: bool = False, check: bool = True
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command as root in a shell of the machine, in a folder; with `downloads` in the network around it.
 
         Raises:
             SiteError: it failed, and `check` was not turned off.
@@ -109,6 +119,7 @@ class BareMachine:
         environment = {"PATH": _PATH, "HOME": "/root", "LANG": "C.UTF-8", "COLUMNS": "160"}
         if downloads:
             environment |= self._download_settings()
+        words = " && ".join([f"cd {shlex.quote(folder)}", command])
         done = subprocess.run(  # noqa: S603 - the guide's own commands, in a machine that is thrown away
             [
                 *enter,
@@ -117,7 +128,7 @@ class BareMachine:
                 *(f"{k}={v}" for k, v in environment.items()),
                 "bash",
                 "-c",
-                f"cd /root && {command}",
+                words,
             ],
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -128,6 +139,11 @@ class BareMachine:
         if check and done.returncode:
             raise SiteError(f"{command}\n{done.stdout[-3000:]}{done.stderr[-3000:]}(exit status {done.returncode})")
         return done
+
+    @property
+    def network(self) -> list[str]:
+        """The words before a command of the machine around it that is to run in its network: what is beside a site."""
+        return ["nsenter", "--target", str(self._first), "--net"]
 
     def _wait_booted(self, log: Path) -> None:
         assert self._boot is not None

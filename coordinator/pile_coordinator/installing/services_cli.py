@@ -27,7 +27,8 @@ and nothing else. Files of the site are given to those users; the certificate au
 _EPILOG = """\
 Example: sudo pilechain install services --config /var/lib/pilechain/coordinator.toml --dry-run
          sudo pilechain install services --config /var/lib/pilechain/coordinator.toml
-         sudo systemctl enable --now mosquitto pilechain-coordinator pilechain-web
+         sudo systemctl enable mosquitto pilechain-coordinator pilechain-web
+         sudo systemctl restart mosquitto pilechain-coordinator pilechain-web
          journalctl -u pilechain-coordinator -f"""
 
 
@@ -82,7 +83,9 @@ def _services(options: argparse.Namespace) -> int:
             hand_over(place)
     names = [BROKER.removesuffix(".service")] if place.broker else []
     names += [name.removesuffix(".service") for name in (COORDINATOR, WEB) if name != WEB or place.web is not None]
-    start = ["systemctl", "enable", "--now", *names, *([BACKUP_TIMER] if place.backups else [])]
+    names += [BACKUP_TIMER] if place.backups else []
+    # A package starts its broker when it is installed: only a restart makes it this site's.
+    start = [["systemctl", word, *names] for word in ("enable", "restart")]
     if options.json:
         print(json.dumps({"files": files, "commands": commands, "start": start, "done": not options.dry_run}))
     elif options.dry_run:
@@ -90,7 +93,15 @@ def _services(options: argparse.Namespace) -> int:
             print(f"--- {path}\n{text}")
         print("\n".join(f"run {' '.join(command)}" for command in commands))
     else:
-        print("\n".join([*(f"wrote {path}" for path in files), f"start them with: {' '.join(start)}"]))
+        print(
+            "\n".join(
+                [
+                    *(f"wrote {path}" for path in files),
+                    "start them with:",
+                    *(f"  {' '.join(command)}" for command in start),
+                ]
+            )
+        )
     return 0
 
 
