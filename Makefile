@@ -3,16 +3,17 @@
 # make demo-network   the same with four accounting nodes that run CometBFT, two operators; about two minutes
 # make test   everything: style, types, tests; installs the servers the tests need
 # make check  style and types only          make bench  figures with their limits, into bench/out/
+# make wheel  what is installed elsewhere, and the versions it was tested with, into dist/
 # make lock   refresh requirements.lock     make clean  remove what the others made
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-network test check bench lock clean servers vectors
+.PHONY: help demo demo-network test check bench lock clean wheel servers vectors
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 help:
-	@sed -n '1,6s/^# //p' Makefile
+	@sed -n '1,7s/^# //p' Makefile
 
 $(READY): requirements.lock pyproject.toml tools/setup
 	@tools/setup $(VENV) $(PYTHON)
@@ -44,8 +45,14 @@ bench: servers
 vectors: $(READY)
 	@$(BIN)/python tools/make_vectors.py
 
+wheel: $(READY)
+	@rm -rf dist
+	@$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist .
+	@sed -n 's/ *\\$$//; /^[a-zA-Z0-9]/p' requirements.lock >dist/constraints.txt
+	@ls dist/*
+
 lock:
 	uv pip compile -q --universal --generate-hashes --all-extras --group dev --group firmware --python-version 3.11 --no-annotate --no-header pyproject.toml -o requirements.lock
 
 clean:
-	rm -rf $(VENV) demo-out build bench/out
+	rm -rf $(VENV) demo-out build dist bench/out

@@ -23,6 +23,8 @@ COMMANDS = {
     "evidence": "evidence_cli",
     "export": "export_cli",
     "web": "web_cli",
+    "doctor": "doctor.doctor_cli",
+    "install": "installing.services_cli",
 }
 EXIT_FAILED, EXIT_USAGE = 1, 2
 
