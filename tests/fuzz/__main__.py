@@ -4,23 +4,26 @@ A finding is written to a file, and the command that shows it again is printed; 
 """
 
 import argparse
+import contextlib
 import importlib
+import io
 import os
 import re
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 from fuzz.target import ROOT, TARGETS, Target
 
-MODULES = ("wire_targets", "abci_target", "modbus_targets")
+MODULES = ("wire_targets", "abci_target", "modbus_targets", "pile_targets", "chain_targets", "site_targets")
 INSTRUMENTED = ["pile_shared", "pile_edge", "pile_coordinator"]
 HANG_S = 25  # of one input; most take microseconds
 MAX_RSS_MB = 1536
-COMMAND = "PYTHONPATH=tests:shared:edge:coordinator:hil .venv/bin/python -m fuzz"
+COMMAND = "PYTHONPATH=tests .venv/bin/python -m fuzz"
 _NUMBERS = re.compile(r"cov: (\d+) .*corp: (\d+)/")
 _STATS = re.compile(r"stat::(\w+):\s+(\d+)")
 _ARTIFACT = re.compile(r"Test unit written to (\S+)")
@@ -46,9 +49,10 @@ def load(*, instrumented: bool) -> None:
         for module in MODULES:
             importlib.import_module(f"fuzz.{module}")
         return
-    import atheris  # noqa: PLC0415 - only where there is one
+    import atheris
 
-    with atheris.instrument_imports(include=INSTRUMENTED):
+    # Of each module that it instruments atheris says so.
+    with contextlib.redirect_stderr(io.StringIO()), atheris.instrument_imports(include=INSTRUMENTED):
         for module in MODULES:
             importlib.import_module(f"fuzz.{module}")
 
@@ -56,22 +60,35 @@ def load(*, instrumented: bool) -> None:
 def start(target: Target, folder: Path, limits: list[str]) -> int:
     """Run a target in a child of this process, which has everything imported already; its process id."""
     home = folder / target.name
-    corpus = home / "corpus"
-    corpus.mkdir(parents=True, exist_ok=True)
-    for number, seed in enumerate(target.seeds()):
-        (corpus / f"seed-{number}").write_bytes(seed)
+    (home / "corpus").mkdir(parents=True, exist_ok=True)
     child = os.fork()
     if child:
         return child
     with (home / "log").open("wb") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
-    import atheris  # noqa: PLC0415 - loaded by `load`
+    try:
+        _fuzz_here(target, home, limits)
+    except Exception:  # noqa: BLE001 - it must not go on as a second parent
+        traceback.print_exc()
+    os._exit(1)
 
-    fixed = [f"-max_len={target.max_bytes}", f"-timeout={HANG_S}", f"-rss_limit_mb={MAX_RSS_MB}", "-print_final_stats=1"]
+
+def _fuzz_here(target: Target, home: Path, limits: list[str]) -> None:
+    """Hand this process over to libFuzzer, which ends it."""
+    import atheris
+
+    corpus = home / "corpus"
+    for number, seed in enumerate(target.seeds()):
+        (corpus / f"seed-{number}").write_bytes(seed)
+    fixed = [
+        f"-max_len={target.max_bytes}",
+        f"-timeout={HANG_S}",
+        f"-rss_limit_mb={MAX_RSS_MB}",
+        "-print_final_stats=1",
+    ]
     atheris.Setup([target.name, *fixed, *limits, f"-artifact_prefix={home}/", str(corpus)], target.check)
     atheris.Fuzz()
-    os._exit(0)
 
 
 def outcome(target: Target, folder: Path, status: int) -> Run:
@@ -105,13 +122,13 @@ def tell(run: Run, folder: Path) -> None:
         print(f"  ENDED without a result; see {folder / run.name / 'log'}", flush=True)
 
 
-def fuzz(names: list[str], folder: Path, limits: list[str], jobs: int) -> bool:
-    """Run targets, `jobs` at a time; whether none found anything."""
+def fuzz(names: list[str], folder: Path, limits: Callable[[Target], list[str]], jobs: int) -> bool:
+    """Run targets, `jobs` at a time, each within its limits; whether none found anything."""
     waiting, running, good = list(names), dict[int, str](), True
     while waiting or running:
         while waiting and len(running) < jobs:
             name = waiting.pop(0)
-            running[start(TARGETS[name], folder, limits)] = name
+            running[start(TARGETS[name], folder, limits(TARGETS[name]))] = name
         child, status = os.wait()
         run = outcome(TARGETS[running.pop(child)], folder, status)
         tell(run, folder)
@@ -137,6 +154,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("targets", nargs="*", metavar="TARGET", help="default: all")
     parser.add_argument("--seconds", type=int, default=60, help="for each target; default: %(default)s")
     parser.add_argument("--runs", type=int, help="inputs for each target, instead of seconds; the same ones each time")
+    parser.add_argument("--short", action="store_true", help="a few hundred or thousand inputs, as in `make test`")
     parser.add_argument("--jobs", type=int, default=1, help="targets at a time; default: %(default)s")
     parser.add_argument("--folder", type=Path, default=ROOT / "build/fuzz", help="of corpora, logs and findings")
     parser.add_argument("--replay", type=Path, metavar="FILE", help="give the target this input, and no other")
@@ -156,7 +174,11 @@ def main(arguments: list[str]) -> int:
         if len(options.targets) != 1:
             parser.error("--replay needs the one target that the file is for")
         return replay(TARGETS[names[0]], options.replay)
-    limits = [f"-runs={options.runs}", "-seed=1"] if options.runs else [f"-max_total_time={options.seconds}"]
+
+    def limits(target: Target) -> list[str]:
+        runs = target.short_runs if options.short else options.runs
+        return [f"-runs={runs}", "-seed=1"] if runs else [f"-max_total_time={options.seconds}"]
+
     return 0 if fuzz(names, options.folder, limits, options.jobs) else 1
 
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from fuzz.target import attempt, target
 from google.protobuf.message import DecodeError
 
+from fuzz.target import attempt, target
 from pile_coordinator.engines.comet.bundle import MAX_BUNDLED, MAX_ENTRY_BYTES, pack, unpack
 from pile_coordinator.engines.comet.framing import Deframer, frame
 from pile_coordinator.engines.comet.messages import abci_pb2 as abci

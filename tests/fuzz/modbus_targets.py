@@ -3,10 +3,10 @@
 import logging
 from collections.abc import Callable, Iterator
 
-from fuzz.target import attempt, target
 from pymodbus.framer import FramerRTU, FramerSocket
 from pymodbus.pdu import DecodePDU
 
+from fuzz.target import attempt, target
 from pile_edge import modbus
 from pile_edge.meters import catalogue
 from pile_edge.meters.decode import Profile, decode, load_profile, requests
@@ -99,7 +99,7 @@ def answered(asked: bytes, pdu: bytes, by_pymodbus: Callable[[], object]) -> Non
 def read_in_pieces(stream: bytes, missing: Callable[[bytes], int]) -> None:
     """A port reads as many bytes as are missing until none are: it ends, and never holds more than the longest frame."""
     held = 0
-    while (wants := attempt(lambda: missing(stream[:held]))) and held < len(stream):
+    while (wants := attempt(lambda held=held: missing(stream[:held]))) and held < len(stream):
         assert wants > 0
         held = min(held + wants, len(stream))
         assert held <= modbus.MAX_FRAME_BYTES

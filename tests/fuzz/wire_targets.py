@@ -4,9 +4,9 @@ import json
 from collections.abc import Iterator
 
 import cbor2
-from fuzz.target import ROOT, attempt, target, vectors
 from pycose.messages import Sign1Message
 
+from fuzz.target import ROOT, attempt, target, vectors
 from pile_shared import cbor_small, certificate, codec, cose, merkle, proof, record, terms, topics
 from pile_shared.reading import decode_readings, encode_readings
 
@@ -77,22 +77,15 @@ def is_ours(data: bytes) -> bool:
         return False
 
 
-def signers() -> Iterator[tuple[bytes, bytes, bytes]]:
-    """(public key, external_aad, message) of every good vector."""
-    text = (ROOT / "shared/pile_shared/vectors/cose.jsonl").read_text()
-    for row in map(json.loads, text.splitlines()):
-        if row["kind"] == "good":
-            signer = cose.SoftwareSigner(bytes.fromhex(row["secret"]))
-            yield signer.public, bytes.fromhex(row["aad"]), bytes.fromhex(row["message"])
-
-
-SIGNERS = [row for row in signers() if len(row[2]) <= MAX_COSE_BYTES]
-KEYS = {cose.key_id(public): public for public, _, _ in SIGNERS}
-SIGNED = set(vectors("cose", "message"))  # a bad one may be well signed for another purpose
-PURPOSES = sorted({aad for _, aad, _ in SIGNERS})
+SIGNER = cose.SoftwareSigner(b"\x07" * 32)
+PURPOSES = [cose.purpose(kind, CHAIN) for kind in (cose.PROOF, cose.TRANSACTION, cose.SESSION)]
+SIGNED = {
+    cose.sign1(payload, SIGNER, aad) for aad in PURPOSES for payload in (b"", b"\x82\x01\x02", bytes(24), bytes(300))
+}
 
 
 def cose_seeds() -> Iterator[bytes]:
+    yield from sorted(SIGNED)
     yield from (message for message in vectors("cose", "message") if len(message) <= MAX_COSE_BYTES)
 
 
@@ -111,8 +104,7 @@ def cose_sign1(data: bytes) -> None:
     for aad in PURPOSES:
         theirs.external_aad = aad
         assert theirs._create_sig_structure() == cose.to_be_signed(message.kid, message.payload, aad)
-        public = KEYS.get(message.kid, SIGNERS[0][0])
-        verified = attempt(lambda aad=aad, public=public: (message.verify(public, aad),))
+        verified = attempt(lambda aad=aad: (message.verify(SIGNER.public, aad),))
         assert verified is None or data in SIGNED
 
 
@@ -209,8 +201,6 @@ def contract_terms(data: bytes) -> None:
 
 # --- topics and records ----------------------------------------------------------------------------------------------
 
-ANSWERING = cose.SoftwareSigner(b"\x07" * 32)
-
 
 def topic_seeds() -> Iterator[bytes]:
     for kind in (*topics.PILE_UP, *topics.PILE_DOWN, *topics.PILE_TOOL, record.RECORD, record.RECORDED):
@@ -219,7 +209,7 @@ def topic_seeds() -> Iterator[bytes]:
         yield topics.party_topic(CHAIN, "dan", kind).encode()
     message = record.encode_record(7, "OCMF|{}|{}")
     yield message
-    yield record.sign_answer(CHAIN, "pile-1", message, record.STORED, ANSWERING)
+    yield record.sign_answer(CHAIN, "pile-1", message, record.STORED, SIGNER)
 
 
 @target("record", seeds=topic_seeds, max_bytes=record.MAX_MESSAGE_BYTES)
@@ -234,6 +224,4 @@ def topic_or_record(data: bytes) -> None:
             assert make(chain, who, kind) == text
     taken = attempt(lambda: record.decode_record(data))
     assert taken is None or record.encode_record(*taken) == data
-    attempt(lambda: record.open_answer(data, CHAIN, "pile-1", [ANSWERING.public]))
-
-
+    attempt(lambda: record.open_answer(data, CHAIN, "pile-1", [SIGNER.public]))
