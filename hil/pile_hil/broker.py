@@ -83,6 +83,7 @@ class Mosquitto:
         persistence: bool = False,
         tls: dict[str, Path] | None = None,
         inside_port: int | None = None,
+        host: str = "127.0.0.1",
         extra_config: tuple[str, ...] = (),
     ) -> None:
         """Write the configuration; nothing runs yet.
@@ -93,6 +94,7 @@ class Mosquitto:
             persistence: Keep sessions and their messages over `kill()`, too: written after every change.
             tls: PEM files "ca", "cert" and "key"; clients must then show a certificate of that ca.
             inside_port: Another TCP port, without TLS, as a broker offers it to what runs beside it.
+            host: The address of this machine at which it listens.
             extra_config: Further lines for mosquitto.conf.
 
         Raises:
@@ -106,6 +108,7 @@ class Mosquitto:
         self._tls = tls
         self._persistence = persistence
         self._inside_port = inside_port
+        self._host = host
         self._extra = extra_config
         self._process: subprocess.Popen[bytes] | None = None
         self.port = port or free_port()
@@ -114,7 +117,7 @@ class Mosquitto:
     @property
     def spec(self) -> dict[str, object]:
         """The link spec of a client on this machine; without TLS files, which differ by client."""
-        return {"host": "localhost" if self._tls else "127.0.0.1", "port": self.port, "keepalive_s": 60}
+        return {"host": "localhost" if self._tls else self._host, "port": self.port, "keepalive_s": 60}
 
     @property
     def log(self) -> str:
@@ -160,7 +163,7 @@ class Mosquitto:
         lines = ["allow_anonymous true", "user root"]
         if self._inside_port is not None:
             lines.append(f"listener {self._inside_port} 127.0.0.1")  # first: open when the other one is
-        lines.append(f"listener {self.port} 127.0.0.1")
+        lines.append(f"listener {self.port} {self._host}")
         if self._persistence:
             lines += [
                 "persistence true",
@@ -175,7 +178,7 @@ class Mosquitto:
 
     def _accepts(self) -> bool:
         try:
-            socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+            socket.create_connection((self._host, self.port), timeout=1).close()
         except OSError:
             return False
         return True

@@ -61,7 +61,7 @@ class BusServers:
 
     async def _serve_tcp(self, spec: Mapping[str, Any], units: Sequence[SimMeter | SimRelay]) -> dict[str, Any]:
         host = spec.get("host", "127.0.0.1")
-        devices, trace = _devices(units, None)
+        devices, trace = _devices(units, None, serial=False)
         server = ModbusTcpServer(devices, address=(host, spec.get("port", 0)), trace_packet=trace)
         await server.serve_forever(background=True)
         self._servers.append(server)
@@ -70,13 +70,14 @@ class BusServers:
         return {**spec, "host": host, "port": port}
 
     async def _serve_rtu(self, spec: Mapping[str, Any], units: Sequence[SimMeter | SimRelay]) -> dict[str, Any]:
-        pty = PtyBus()
-        self._ptys.append(pty)
-        devices, trace = _devices(units, pty)
+        pty = None if "device" in spec else PtyBus()
+        if pty:
+            self._ptys.append(pty)
+        devices, trace = _devices(units, pty, serial=True)
         line = {"baud": spec.get("baud", 9600), "parity": spec.get("parity", "N"), "stopbits": spec.get("stopbits", 1)}
         server = ModbusSerialServer(
             devices,
-            port=pty.server_device,
+            port=pty.server_device if pty else spec["device"],
             baudrate=line["baud"],
             parity=line["parity"],
             stopbits=line["stopbits"],
@@ -84,11 +85,11 @@ class BusServers:
         )
         await server.serve_forever(background=True)
         self._servers.append(server)
-        return {**spec, **line, "device": pty.master_device}
+        return {**spec, **line, **({"device": pty.master_device} if pty else {})}
 
 
 def _devices(
-    listed: Sequence[SimMeter | SimRelay], pty: PtyBus | None
+    listed: Sequence[SimMeter | SimRelay], pty: PtyBus | None, *, serial: bool
 ) -> tuple[list[Any], Callable[[bool, bytes], bytes]]:
     """The pymodbus devices of one bus, and the hook through which their faults act on outgoing frames."""
     units: dict[int, SimMeter | SimRelay] = {}
@@ -98,14 +99,14 @@ def _devices(
         units[unit.unit] = unit
 
     def trace(sending: bool, frame: bytes) -> bytes:
-        unit = units.get(frame[0 if pty else 6]) if sending else None
+        unit = units.get(frame[0 if serial else 6]) if sending else None
         if not sending:
             return frame
         # Nobody answers for a unit that is not on a serial line; a TCP gateway says so in exception 11.
         if unit is None:
-            return b"" if pty else frame[:8] + b"\x0b"
+            return b"" if serial else frame[:8] + b"\x0b"
         if pty and unit.baud is not None and unit.baud != pty.master_baud():
             return b""  # at another speed it saw no frame
-        return unit.faults.on_answer(frame, serial=pty is not None)
+        return unit.faults.on_answer(frame, serial=serial)
 
     return [unit.device() for unit in units.values()], trace

@@ -1,16 +1,20 @@
-"""Adds `demo` to `pilechain`. Imports nothing heavy, so that a coordinator without the rig extra starts as ever."""
+"""Adds `demo` and `hil` to `pilechain`. Imports nothing heavy, so that a coordinator without the rig extra starts as ever."""
 
 import argparse
 from importlib.util import find_spec
 from pathlib import Path
 
+from pile_hil.commands import add_hil
 from pile_shared.errors import ConfigError
 
 _NEEDED = ("amqtt", "paho", "pymodbus", "serial")
 
 
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the subcommand."""
+    """Add both; the second of their entry points finds them there."""
+    if "demo" in commands.choices:
+        return
+    add_hil(commands)
     demo = commands.add_parser(
         "demo",
         help="see the whole path once: from two meters to settled money, half a minute",

@@ -6,6 +6,7 @@ import json
 import selectors
 import subprocess
 import sys
+import threading
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ class RigProcess:
         Raises:
             RuntimeError: it ended or said nothing in time.
         """
+        self._lock = threading.Lock()
         path = folder / "rig.json"
         path.write_text(json.dumps(config))
         self._process = subprocess.Popen(  # noqa: S603 - our own module, under our own interpreter
@@ -43,13 +45,16 @@ class RigProcess:
     def command(self, **order: object) -> dict[str, Any]:
         """One command, e.g. `command(do="fault", pile="pile-1", kind="silence")`; the pile's truth after it.
 
+        Threads may ask; the rig answers one at a time.
+
         Raises:
             ValueError: the rig refused it.
         """
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(order) + "\n")
-        self._process.stdin.flush()
-        answer = self._line(_ANSWER_SECONDS)
+        with self._lock:
+            self._process.stdin.write(json.dumps(order) + "\n")
+            self._process.stdin.flush()
+            answer = self._line(_ANSWER_SECONDS)
         if "error" in answer:
             raise ValueError(answer["error"])
         return answer

@@ -67,6 +67,8 @@ class PileSpec:
     interpreter: str = "cpython"
     heap: str = BOARD_HEAP  # of a MicroPython one
     timing: Mapping[str, int] = field(default_factory=dict)
+    simulated: bool = True  # its meter is one of the site's rig; else `bus` is what the pile itself opens
+    far_bus: Mapping[str, Any] = field(default_factory=dict)  # what of the bus is different at the pile's end
 
 
 class SiteProcess:
@@ -154,13 +156,18 @@ class Site:
         *,
         rate: int,
         port: int | None = None,
+        host: str = "127.0.0.1",
         stake_rules: Mapping[str, int] | None = None,
         notes: Mapping[str, int] | None = None,
     ) -> None:
         """Write everything below `folder`; nothing runs yet. Time runs `rate` times as fast from now on.
 
         With `stake_rules`, those of a genesis file, the accounting nodes are elected. `notes` are rules of notes that differ
-        from `note_rules`.
+        from `note_rules`. `host` is where this machine's broker listens.
+
+        Between a process and what it needs something may be put before it is started, by its name: `broker_ports` says
+        through which port it reaches the broker, `prefixes` what stands before its command, `environments` what is added
+        to its environment.
         """
         self.notes = note_rules(rate) | dict(notes or {})
         self.folder = folder
@@ -169,7 +176,11 @@ class Site:
         self.piles = {pile.id: pile for pile in piles}
         self.clock = Clock(rate, time.time_ns() // 1_000_000)
         self.port = port or free_port()
-        self.broker_spec = Broker("127.0.0.1", self.port)
+        self.host = host
+        self.broker_spec = Broker(host, self.port)
+        self.broker_ports: dict[str, int] = {}
+        self.prefixes: dict[str, list[str]] = {}
+        self.environments: dict[str, dict[str, str]] = {}
         for party in (*FOUNDERS, *(f"{node}-attest" for node in ACCOUNTING_NODES)):
             make_key(self.key_file(party))
         self.genesis = self._write_genesis()
@@ -238,15 +249,15 @@ class Site:
         path.write_text(
             f'genesis = "genesis.json"\ndata = "coordinator"\nparty = "coordinator"\nkey = "keys/coordinator.key"\n'
             f"block_interval_ms = 100\n\n[attestation]\n{attestation}\n\n"
-            f'[mqtt]\nhost = "127.0.0.1"\nport = {self.port}\n\n'
+            f'[mqtt]\nhost = "{self.host}"\nport = {self.broker_ports.get("coordinator", self.port)}\n\n'
             f"[clock]\nrate = {self.clock.rate}\norigin_ms = {self.clock.origin_ms}\n"
         )
         return path
 
-    def _write_pile(self, pile: PileSpec) -> Path:
-        assert self.rig is not None
-        folder = self.folder / pile.id
-        folder.mkdir(exist_ok=True)
+    def pile_config(self, pile_id: str) -> str:
+        """The configuration of a pile's agent, as text of a pile.toml."""
+        pile = self.piles[pile_id]
+        bus = dict(pile.bus) if self.rig is None or not pile.simulated else self.rig.bus_specs[pile.id]
         timing = {
             "sample_ms": 30_000,
             "report_ms": 120_000,
@@ -258,8 +269,8 @@ class Site:
             **pile.timing,
         }
         sections = {
-            "mqtt": {"host": "127.0.0.1", "port": self.port, "keepalive_s": 10},
-            "bus": self.rig.bus_specs[pile.id],
+            "mqtt": {"host": self.host, "port": self.broker_ports.get(pile.id, self.port), "keepalive_s": 10},
+            "bus": {**bus, **pile.far_bus},
             "meter": {
                 "profile": pile.profile,
                 "unit": 1,
@@ -282,8 +293,13 @@ class Site:
         for name, values in sections.items():
             lines += ["", f"[{name}]"]
             lines += [f"{key} = {json.dumps(value)}" for key, value in values.items()]
+        return "\n".join(lines) + "\n"
+
+    def _write_pile(self, pile: PileSpec) -> Path:
+        folder = self.folder / pile.id
+        folder.mkdir(exist_ok=True)
         path = folder / "pile.toml"
-        path.write_text("\n".join(lines) + "\n")
+        path.write_text(self.pile_config(pile.id))
         return path
 
     # --- processes -----------------------------------------------------------------------------------------------
@@ -303,17 +319,20 @@ class Site:
                 "battery_wh": pile.battery_wh,
             }
             for pile in self.piles.values()
+            if pile.simulated
         ]
         config = {
             "clock": {"rate": self.clock.rate, "origin_ms": self.clock.origin_ms},
-            "buses": {pile.id: dict(pile.bus) for pile in self.piles.values()},
+            "buses": {pile.id: dict(pile.bus) for pile in self.piles.values() if pile.simulated},
             "piles": piles,
         }
         self.rig = RigProcess(config, self.folder)
 
     def start(self, name: str, *command: str, environment: Mapping[str, str] | None = None) -> SiteProcess:
         """Start a program of the site under a name."""
-        process = SiteProcess(name, list(command), self.folder / f"{name}.log", environment)
+        words = [*self.prefixes.get(name, []), *command]
+        added = {**(environment or {}), **self.environments.get(name, {})}
+        process = SiteProcess(name, words, self.folder / f"{name}.log", added)
         self.processes[name] = process
         process.start()
         return process
@@ -398,13 +417,13 @@ class Site:
         """A party's wallet, connected."""
         return Wallet(self.genesis, party, load_key(self.key_file(party)), self.broker_spec, timeout_s=30.0)
 
-    def admit(self, parties: Mapping[str, tuple[str, int]]) -> None:
-        """Register parties (role, deposit in micro) and every pile."""
+    def admit(self, parties: Mapping[str, tuple[str, int]], *, prepare: Callable[[str], bytes] | None = None) -> None:
+        """Register parties (role, deposit in micro) and every pile, whose key `prepare` gives, else `prepare_pile`."""
         with self.wallet("operator") as operator, self.wallet("grid") as grid:
             for party, (role, amount_micro) in parties.items():
                 self._admit(operator, grid, party, role, amount_micro)
             for pile in self.piles.values():
-                public = self.prepare_pile(pile.id)
+                public = (prepare or self.prepare_pile)(pile.id)
                 row = (pile.model, str(pile.serial), "north", pile.rated_power_w)
                 operator.send(RegisterPile(pile.id, pile.owner, public, *row))
 

@@ -1,0 +1,1 @@
+"""The fault catalogue: scenarios that a rig runs. Read `registry` first."""
