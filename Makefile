@@ -2,18 +2,19 @@
 #             make demo KEEP=1 goes on with the dashboard open
 # make demo-network   the same with four accounting nodes that run CometBFT, two operators; about two minutes
 # make test   everything: style, types, tests; installs the servers the tests need
+# make fuzz   every decoder under libFuzzer, SECONDS=60 each, JOBS=1 at a time, or TARGETS="cbor cose"; see docs/fuzz.md
 # make check  style and types only          make bench  figures with their limits, into bench/out/
 # make wheel  what is installed elsewhere, and the versions it was tested with, into dist/
 # make lock   refresh requirements.lock     make clean  remove what the others made
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-network test check bench lock clean wheel servers vectors
+.PHONY: help demo demo-network test fuzz check bench lock clean wheel servers vectors
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 help:
-	@sed -n '1,7s/^# //p' Makefile
+	@sed -n '1,8s/^# //p' Makefile
 
 $(READY): requirements.lock pyproject.toml tools/setup
 	@tools/setup $(VENV) $(PYTHON)
@@ -37,6 +38,10 @@ servers: $(READY)
 test: servers check
 	@$(BIN)/python -m compileall -q shared edge coordinator hil
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# Coverage, corpora and findings stay in build/fuzz/.
+fuzz: $(READY)
+	@PYTHONPATH=tests $(BIN)/python -m fuzz --seconds $(or $(SECONDS),60) --jobs $(or $(JOBS),1) $(TARGETS)
 
 bench: servers
 	@$(BIN)/python -m bench

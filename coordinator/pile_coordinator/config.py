@@ -125,7 +125,7 @@ def load_toml(path: Path) -> dict[str, object]:
         return tomllib.loads(path.read_text())
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not TOML: {error}") from error
 
 
@@ -135,7 +135,7 @@ def load_genesis(path: Path) -> Genesis:
         return genesis_from_json(json.loads(path.read_text()))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; a genesis file pins the chain you trust") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not JSON: {error}") from error
     except PilechainError as error:
         raise ConfigError(f"{path}: {error}") from error
