@@ -72,15 +72,9 @@ class SoloEngine:
             _attesters(list(genesis.validators), signers)
         self.topics: tuple[str, ...] = ()
         self.charges: dict[str, DoubleAttestation] = {}
-        self._store = Store(path, genesis.hash())
         self._mirror = mirror
-        if mirror is not None:
-            mirror.meet(self._store)
-        if self._store.note(OPEN_END) is not None:
-            raise StoreError(
-                f"{path} was restored up to block {self._store.height()}, and blocks behind it may have been signed: no height"
-                " is signed twice. Restore with the mirror, or with --accept-loss (docs/keeping.md)"
-            )
+        self._store = self._open_store(path)
+        self._be_whole(path)
         self._listeners: list[Callable[[Block], None]] = []
         self._waiting: list[tuple[Transaction, bytes]] = []
         self._waiting_bytes = 0
@@ -93,6 +87,19 @@ class SoloEngine:
         if self.height:  # it may have been killed just before it kept this
             last = self._store.block(self.height)
             self._store.hand_over(handover_after(genesis, self.state, last), last.header)
+
+    def _open_store(self, path: Path) -> Store:
+        return Store(path, self.genesis.hash())
+
+    def _be_whole(self, path: Path) -> None:
+        """Let the ledger and the mirror have the same blocks; StoreError if others may have been signed behind them."""
+        if self._mirror is not None:
+            self._mirror.meet(self._store)
+        if self._store.note(OPEN_END) is not None:
+            raise StoreError(
+                f"{path} was restored up to block {self._store.height()}, and blocks behind it may have been signed: no height"
+                " is signed twice. Restore with the mirror, or with --accept-loss (docs/keeping.md)"
+            )
 
     def _load(self) -> State:
         if self.height == 0:
