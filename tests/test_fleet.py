@@ -139,6 +139,7 @@ def test_every_pile_gets_it_wave_by_wave_and_once(yard, capsys, monkeypatch):
     offers = [board.offers for board in yard.boards.values()]
     assert set(yard.roll().values()) == {"runs it already"}
     assert [board.offers for board in yard.boards.values()] == offers
+    capsys.readouterr()
     assert main(["fleet", "show", "--fleet", str(yard.fleet), "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [(row["pile"], row["online"], row["firmware"]) for row in rows] == [
