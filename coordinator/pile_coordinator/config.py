@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from pile_coordinator.chain.genesis import Genesis, genesis_from_json
 from pile_coordinator.clock import Clock
-from pile_coordinator.mqtt import Broker
+from pile_coordinator.mqtt import Broker, Tls
 from pile_shared.errors import ConfigError, PilechainError
 from pile_shared.units import check_id
 
@@ -85,12 +85,17 @@ class Section:
             raise ConfigError(f"{self._file}: {full} = {value!r} is wrong; expected {form}")
         return value
 
+    def __contains__(self, key: str) -> bool:
+        """Whether this key is there and was not taken yet."""
+        return key in self._left
+
     def section(self, key: str, *, required: bool = True) -> "Section":
         """The table of this name; an empty one if it is missing and not `required`."""
+        full = f"{self._name}.{key}" if self._name else key
         values = self._left.pop(key, None if required else {})
         if values is None:
-            raise ConfigError(f"{self._file}: the table [{key}] is missing")
-        return Section(self._file, key, values)
+            raise ConfigError(f"{self._file}: the table [{full}] is missing")
+        return Section(self._file, full, values)
 
     def rest(self, form: str) -> dict[str, str]:
         """All remaining keys, as text by text."""
@@ -147,7 +152,7 @@ def load_config(path: Path) -> CoordinatorConfig:
         "block_interval_ms", int, "milliseconds from 10 to 60000", default=1000, ok=lambda v: 10 <= v <= 60_000
     )
     attestation = {p: base / f for p, f in top.section("attestation").rest("the path of a key file").items()}
-    broker = _broker(top.section("mqtt"))
+    broker = broker_of(top.section("mqtt"), base)
     clock = _clock(top.section("clock", required=False))
     comet = _comet(top.section("comet"), base) if engine == COMET else None
     evidence_url = _evidence_url(top.section("evidence", required=False))
@@ -183,16 +188,28 @@ def _is_id(value: str) -> bool:
     return True
 
 
-def _broker(section: Section) -> Broker:
+def broker_of(section: Section, base: Path) -> Broker:
+    """Where the broker is, of a table [mqtt]; files of TLS are relative to the folder `base`."""
     broker = Broker(
         host=section.take("host", str, "a host name or address"),
         port=section.take("port", int, "a port from 1 to 65535", default=1883, ok=lambda v: 1 <= v <= 65_535),
         username=section.take("username", str, "text", default=""),
         password=section.take("password", str, "text", default=""),
         keepalive_s=section.take("keepalive_s", int, "seconds from 5 to 3600", default=30, ok=lambda v: 5 <= v <= 3600),
+        tls=tls_of(section.section("tls"), base) if "tls" in section else None,
     )
     section.end()
     return broker
+
+
+def tls_of(section: Section, base: Path) -> Tls:
+    """The files of a TLS connection, of a table {ca, cert, key}, the last two together or not at all."""
+    ca = section.take("ca", str, "the path of a PEM file", ok=bool)
+    shown = "cert" in section or "key" in section
+    certificate = section.take("cert", str, "the path of a PEM file, with key", ok=bool) if shown else None
+    key = section.take("key", str, "the path of a PEM file, with cert", ok=bool) if shown else None
+    section.end()
+    return Tls(base / ca, base / certificate if certificate else None, base / key if key else None)
 
 
 def _clock(section: Section) -> Clock:

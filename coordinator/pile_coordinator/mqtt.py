@@ -4,15 +4,18 @@ A full queue blocks the network thread instead of dropping: the broker then keep
 """
 
 import queue
+import ssl
+import sys
 import threading
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from paho.mqtt import client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
-from pile_shared.errors import LinkError
+from pile_shared.errors import ConfigError, LinkError
 
 MAX_QUEUED = 10_000  # messages taken from the broker and not yet looked at: a block's worth at the highest rate
 MAX_MESSAGE_BYTES = 16 << 20  # of an answer; an order certificate of a week is 2 MB
@@ -22,14 +25,44 @@ _FULL_PAUSE_S = 0.01  # while the queue is full the broker waits with us
 
 
 @dataclass(frozen=True, slots=True)
+class Tls:
+    """PEM files: the authority that vouches for the broker; our certificate and its key, if the broker wants to see one."""
+
+    ca: Path
+    certificate: Path | None = None
+    key: Path | None = None
+
+    def context(self) -> ssl.SSLContext:
+        """TLS 1.2 or newer to a broker whose certificate is of this authority and names the host that we asked for.
+
+        Raises:
+            ConfigError: a file is missing, unreadable or no PEM, the key is not the certificate's, or others can read it.
+        """
+        if (self.certificate is None) is not (self.key is None):
+            raise ConfigError("mqtt.tls needs cert and key, or neither: one is of no use without the other")
+        if self.key is not None and self.key.exists() and self.key.stat().st_mode & 0o077:
+            raise ConfigError(f"{self.key} can be read by others; run: chmod 600 {self.key}")
+        try:
+            context = ssl.create_default_context(cafile=self.ca)
+            context.minimum_version = ssl.TLSVersion.TLSv1_2
+            if self.certificate is not None:
+                context.load_cert_chain(self.certificate, self.key, password="")  # never asks on a terminal
+        except (OSError, ValueError) as error:
+            files = ", ".join(str(path) for path in (self.ca, self.certificate, self.key) if path is not None)
+            raise ConfigError(f"mqtt.tls: expected PEM files that belong together ({files}): {error}") from error
+        return context
+
+
+@dataclass(frozen=True, slots=True)
 class Broker:
-    """Where the broker is and who we are to it."""
+    """Where the broker is and who we are to it; without `tls` whoever is on the way reads along."""
 
     host: str
     port: int
     username: str = ""
     password: str = ""
     keepalive_s: int = 30
+    tls: Tls | None = None
 
 
 class Kept(bytes):
@@ -52,7 +85,9 @@ class Connection:
         watched: tuple[str, ...] = (),
         will: str = "",
     ) -> None:
-        """Start connecting to `broker` and subscribing to `topics`; never raises for a broker that is away.
+        """Start connecting to `broker` and subscribing to `topics`; ConfigError for TLS files that are of no use.
+
+        Never raises for a broker that is away.
 
         Args:
             broker: where to connect.
@@ -74,6 +109,8 @@ class Connection:
         )
         if broker.username:
             client.username_pw_set(broker.username, broker.password)
+        if broker.tls is not None:
+            client.tls_set_context(broker.tls.context())
         if will:
             client.will_set(will, b"", qos=1, retain=True)
         client.max_inflight_messages_set(MAX_INFLIGHT)
@@ -106,7 +143,8 @@ class Connection:
         self._subscribed.set()
 
     def _failed(self, _client: paho.Client, _data: Any) -> None:
-        self.last_error = "no connection to the broker"
+        error = sys.exc_info()[1]  # paho calls this while it handles what went wrong
+        self.last_error = f"no connection to the broker ({error})" if error else "no connection to the broker"
 
     def _disconnected(self, _client: paho.Client, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
         self._subscribed.clear()

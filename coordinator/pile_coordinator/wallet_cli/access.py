@@ -10,25 +10,36 @@ from pile_coordinator.mqtt import Broker
 from pile_coordinator.purse import Purse, Spending
 from pile_coordinator.wallet import Wallet
 from pile_shared.cose import SoftwareSigner
+from pile_shared.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """A party's key file and the way to a chain."""
+    """A party's key file and the way to a chain; `guests` is how guests meet the broker, None if they cannot."""
 
     genesis: Genesis
     key: Path
     party: str
     broker: Broker
     timeout_s: float
+    guests: Broker | None
 
     def named(self) -> Wallet:
         """The party's own connection. Use as a context manager."""
         return Wallet(self.genesis, self.party, load_key(self.key), self.broker, timeout_s=self.timeout_s)
 
     def guest(self, signer: SoftwareSigner | None = None, sign: RingSigner | None = None) -> Guest:
-        """A connection that names nobody, under an order's key or one thrown away. Use as a context manager."""
-        return Guest(self.genesis, signer or throwaway_key(), self.broker, sign=sign, timeout_s=self.timeout_s)
+        """A connection that names nobody, under an order's key or one thrown away. Use as a context manager.
+
+        Raises:
+            ConfigError: the broker could only be met with a certificate that names the party.
+        """
+        if self.guests is None:
+            raise ConfigError(
+                "your certificate tells the broker who you are: to pay anonymously give the certificate of guests, which"
+                " your operator has, as --guest-cert and --guest-key or in the profile (docs/wallet.md)"
+            )
+        return Guest(self.genesis, signer or throwaway_key(), self.guests, sign=sign, timeout_s=self.timeout_s)
 
     @property
     def _purse(self) -> Purse:

@@ -9,9 +9,8 @@ from pathlib import Path
 from pile_coordinator.advice import next_step
 from pile_coordinator.config import load_genesis
 from pile_coordinator.keys import make_key
-from pile_coordinator.mqtt import Broker
 from pile_coordinator.wallet import DEFAULT_TIMEOUT_S
-from pile_coordinator.wallet_cli import anonymous, everybody, officials, page, show, staking, trading
+from pile_coordinator.wallet_cli import anonymous, everybody, officials, page, profile, show, staking, trading
 from pile_coordinator.wallet_cli.access import Access
 from pile_coordinator.wallet_cli.action import Action
 from pile_shared.errors import ConfigError, PilechainError
@@ -54,14 +53,7 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         epilog=f"{_grouped()}\n\n{_EPILOG}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    wallet.add_argument("--key", type=Path, metavar="FILE", help="the party's key file (mode 0600)")
-    wallet.add_argument(
-        "--party", metavar="ID", help="the party's id (default: the key file's name up to its first dot)"
-    )
-    wallet.add_argument(
-        "--genesis", type=Path, default=Path("genesis.json"), metavar="FILE", help="of the chain (default: %(default)s)"
-    )
-    wallet.add_argument("--broker", default="127.0.0.1:1883", metavar="HOST:PORT", help="default: %(default)s")
+    profile.add_options(wallet)
     wallet.add_argument(
         "--timeout", type=float, default=DEFAULT_TIMEOUT_S, metavar="S", help="seconds to wait for an answer"
     )
@@ -94,6 +86,7 @@ def _add_new(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     _add_json(new)
 
     def run(options: argparse.Namespace) -> object:
+        profile.settle(options)
         public = make_key(_key_file(options)).public
         return {"public": public, "fingerprint": sha256(public)}
 
@@ -113,12 +106,10 @@ def _key_file(options: argparse.Namespace) -> Path:
 
 def _connected(options: argparse.Namespace, action: Action) -> object:
     """Do an action with a connected wallet; what to print."""
+    broker, guests = profile.settle(options)
     key = _key_file(options)
-    host, _, port = options.broker.rpartition(":")
-    if not host or not port.isdigit():
-        raise ConfigError("--broker must be HOST:PORT")
     party = _party(options.party or key.name.partition(".")[0])
-    access = Access(load_genesis(options.genesis), key, party, Broker(host, int(port)), options.timeout)
+    access = Access(load_genesis(options.genesis), key, party, broker, options.timeout, guests)
     told = action.alone(access, options) if action.alone else None
     if told is None:
         told = anonymous.by_itself(access, action, options)
