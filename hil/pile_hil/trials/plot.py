@@ -104,9 +104,9 @@ def _draw(axes: Axes, record: Record, pile: str) -> None:
         )
     top, end = max(1, *(wh for _, wh in found.flowed)), found.flowed[-1][0]
     if found.lost_wh:
-        axes.annotate(
-            f"{found.lost_wh} Wh not signed", (end, found.signed[-1][1]), ha="right", va="top", color="#b2182b"
-        )
+        middle = (found.flowed[-1][1] + found.signed[-1][1]) / 2
+        lost = f"  {found.lost_wh} Wh not signed"
+        axes.annotate(lost, (end, middle), va="center", color="#b2182b", annotation_clip=False)
     origin_ms = record.facts.series[pile][0][0]
     for time_ms, what in record.facts.events:
         minute = (time_ms - origin_ms) / MINUTE_MS
