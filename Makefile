@@ -3,16 +3,17 @@
 # make demo-network   the same with four accounting nodes that run CometBFT, two operators; about two minutes
 # make test   everything: style, types, tests; installs the servers the tests need
 # make check  style and types only          make bench  figures with their limits, into bench/out/
+# make hil    the whole fault catalogue on simulated piles, a report in hil-out/; HIL="--rig mine.yaml" for another rig
 # make lock   refresh requirements.lock     make clean  remove what the others made
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-network test check bench lock clean servers vectors
+.PHONY: help demo demo-network test check hil bench lock clean servers vectors
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 help:
-	@sed -n '1,6s/^# //p' Makefile
+	@sed -n '1,7s/^# //p' Makefile
 
 $(READY): requirements.lock pyproject.toml tools/setup
 	@tools/setup $(VENV) $(PYTHON)
@@ -37,6 +38,9 @@ test: servers check
 	@$(BIN)/python -m compileall -q shared edge coordinator hil
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
+hil: servers
+	@$(BIN)/pilechain hil run --keep-going --out hil-out $(HIL)
+
 bench: servers
 	@$(BIN)/python -m bench
 
@@ -48,4 +52,4 @@ lock:
 	uv pip compile -q --universal --generate-hashes --all-extras --group dev --group firmware --python-version 3.11 --no-annotate --no-header pyproject.toml -o requirements.lock
 
 clean:
-	rm -rf $(VENV) demo-out build bench/out
+	rm -rf $(VENV) demo-out hil-out build bench/out
