@@ -10,6 +10,7 @@ MODULES = (  # one a line
     "listing",
     "run",
     "report",
+    "simulate",
 )
 
 

@@ -14,9 +14,9 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from typing import Self, cast
+from typing import Self, TypeVar, cast
 
 from labgrid import Target
 from labgrid.protocol import PowerProtocol
@@ -32,6 +32,7 @@ from pile_shared.errors import LinkError
 
 LIMIT_S = 120.0  # for anything that has to happen; a scenario takes seconds, a busy machine takes its time
 POLL_S = 0.05
+T = TypeVar("T")
 SAMPLE_S = 0.2  # between two looks at the truth, for the plots
 ORDER_WH = 3000
 LIMIT_MICRO_PER_KWH = 900_000
@@ -60,6 +61,7 @@ class Trial:
         self.facts = Facts(scenario, rig.path.stem, rate=self.bench.rate)
         self._wallets: dict[str, Wallet] = {}
         self._began_s = time.monotonic()
+        self._between = ExitStack()
         self._stop = threading.Event()
         self._recorder = threading.Thread(target=self._record, name="truth", daemon=True)
 
@@ -105,7 +107,7 @@ class Trial:
     # --- its course ----------------------------------------------------------------------------------------------
 
     def plan(self) -> None:
-        """Write keys, genesis and ports: the last moment to put something between processes (Site.broker_ports, ...)."""
+        """Write keys, genesis and ports, once: the last moment to put something between processes (Site.broker_ports, ...)."""
         self.strategy.transition("planned")
         self.facts.origin_ms = self.site.clock.origin_ms
         self.facts.chain_id = self.site.genesis.chain_id
@@ -143,14 +145,14 @@ class Trial:
         self.facts.orders.append(order)
         return order
 
-    def start(self, order: OrderFacts) -> None:
-        """Plug a car in with room to spare, and ask the pile to start until it has."""
+    def start(self, order: OrderFacts, until: Callable[[], bool] | None = None) -> None:
+        """Plug a car in with room to spare, and ask the pile to start until it has, or until something else is so."""
         self.meter(order.pile).plug(2 * order.energy_wh)
         asked_s = 0.0
 
         def begun() -> bool:
             nonlocal asked_s
-            if self.phase(order) != "signed":
+            if until() if until is not None else self.phase(order) != "signed":
                 return True
             if (
                 time.monotonic() - asked_s > 1
@@ -209,6 +211,10 @@ class Trial:
             meter.fault("none")
             self.note(f"meter fault {kind} ends")
 
+    def use(self, fault: AbstractContextManager[T]) -> T:
+        """Enter something that stands between the processes, as a proxy; it is left when they have ended."""
+        return self._between.enter_context(fault)
+
     def note(self, what: str) -> None:
         """Remember that something happened now, for the report."""
         self.facts.events.append((self.site.clock.now_ms(), what))
@@ -257,9 +263,10 @@ class Trial:
         if error is not None:
             self.facts.error = f"{type(error).__name__}: {error}"
         try:
-            for wallet in self._wallets.values():
-                wallet.close()
-            self._put_away()
+            with self._between:
+                for wallet in self._wallets.values():
+                    wallet.close()
+                self._put_away()
         finally:
             self.facts.real_s = round(time.monotonic() - self._began_s, 1)
             self.facts.save(self.folder)
