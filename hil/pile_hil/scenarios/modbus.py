@@ -39,7 +39,8 @@ def _ending(trial: Trial, kind: str, energy_wh: int = ORDER_WH) -> None:
     trial.await_energy(order, 500)
     with trial.meter_fault(kind):
         trial.finish(order)
-    trial.finish(trial.begin(expects=Expects()))
+    if f"end ({order.expects.reason})" in trial.agent().log():  # else it is for the judge already
+        trial.finish(trial.begin(expects=Expects()))
 
 
 @scenario("meter-healthy", fault="none: what every other scenario is compared with")
