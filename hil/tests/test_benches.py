@@ -166,6 +166,7 @@ def esp32(tmp_path):
         yield changed("esp32-bench", tmp_path / "mine.yaml", resources, {"ExternalPowerDriver": power})
 
 
+@pytest.mark.timeout(300)  # MicroPython compiles, copies over a console and makes a key, beside all the other tests
 def test_a_board_charges_over_a_power_cut(esp32, tmp_path):
     charge_over_a_power_cut(esp32, tmp_path / "trial")
     assert "restarted during a session" in (tmp_path / "trial/pile-1.log").read_text()

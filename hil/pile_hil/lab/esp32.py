@@ -107,7 +107,6 @@ class BoardPileDriver(Driver, PileProtocol):
     def prepare(self) -> bytes:
         """Forget earlier trials, put software and configuration on it, and let it make its key."""
         self._quiet()
-        self._is_asleep = True
         site, name = bench_of(self).opened(), self.target.name
         config = site.folder / f"{name}.toml"
         config.write_text(site.pile_config(name))
@@ -122,11 +121,13 @@ class BoardPileDriver(Driver, PileProtocol):
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=FLASH_S)  # noqa: S603
         if done.returncode:
             raise RigError(f"{name} could not be flashed: {done.stdout}{done.stderr}")
+        self._hear()  # it has just been restarted, and takes a while to its first word
+        self._is_asleep = False
         return bytes.fromhex(json.loads(done.stdout)["public"])
 
     @Driver.check_active
     def start(self) -> None:
-        """Hear what the board says; restart it, unless its agent has come with the power."""
+        """Hear what the board says; restart it, unless its agent runs, from `prepare` or because the power came."""
         self._hear()
         if self._is_asleep:
             self._restart()
