@@ -32,7 +32,9 @@ class Faults:
     count: dict[str, int] = field(default_factory=dict)
 
     def plan(self, per_day: int) -> None:
-        """Draw so many faults for each day of a pile, of all kinds."""
+        """Draw so many faults for each day of a pile, of all kinds, and at least one; none at all if that is 0."""
+        if not per_day:
+            return
         chance = self.world.stream("faults")
         hours = max(1, (self.until_ms - self.world.now_ms) // HOUR_MS)
         self._disturb_network(chance)
@@ -137,7 +139,7 @@ class Faults:
         pile.hardware.dip_until_ms = self.world.now_ms + draw.randint(1, 20) * MINUTE_MS
 
     def _meter_reset(self, pile: Pile, draw: random.Random) -> None:
-        if draw.random() < 0.2:  # it cannot be mended: the pile is of no use from then on
+        if self.count["meter reset"] == 1 and draw.random() < 0.5:  # for good: this pile is of no use from then on
             pile.hardware.reset()
 
     def _relay_dead(self, pile: Pile, draw: random.Random) -> None:

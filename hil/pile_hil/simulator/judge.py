@@ -31,7 +31,8 @@ POWER_PERMILLE, POWER_SLACK_WH = 1100, 100  # what a pile may deliver, of its ra
 SLACK_WH = 20  # two steps of the register: what one session may seem to have given too little
 SETTLE_MINUTES = 90  # until what was said last is receipted
 SIGNED, ACTIVE = "signed", "active"
-# Faults after which an honest pile may say what cannot be.
+# Faults after which energy may flow that nobody can measure, and those after which an honest pile may say what cannot be.
+_BLINDING = {"meter silent", "meter noisy", "meter stuck", "meter dips", "meter reset", "relay dead"}
 _MISLEADING = {"clock jump", "power cut without a battery", "meter stuck"}
 
 
@@ -85,6 +86,7 @@ class Judge:
         self._orders: dict[bytes, _Order] = {}
         self._due: dict[bytes, tuple[int, str]] = {}  # what this block should settle: energy and cause
         self._signed_wh = dict.fromkeys(piles, 0)
+        self._lost: set[str] = set()  # piles of which the rules let some energy be settled by nobody
         for pile in piles.values():
             pile.on_proof = self.signed
 
@@ -112,7 +114,9 @@ class Judge:
         time_ms = block.header.time_ms
         self._due.clear()
         for order in list(self._orders.values()):
-            if order.phase in {SIGNED, ACTIVE} and order.late_ms <= time_ms:
+            if order.late_ms <= time_ms:
+                if order.phase == ACTIVE:
+                    self._lost.add(order.terms.pile)  # what it signed after that
                 self._end(order, settlement.CAUSE_PILE)
         for tx, result in zip(block.txs, block.results, strict=True):
             if result.details:
@@ -145,10 +149,14 @@ class Judge:
         chain.sequence, chain.digest, chain.anomaly = proof.sequence, sha256(record), frozen or anomaly
         if believed:
             chain.time_ms, chain.energy_wh = proof.readings[-1].time_ms, proof.readings[-1].energy_wh
+        if proof.readings and not believed:
+            self._lost.add(pile.id)
         if anomaly and not pile.troubles & _MISLEADING:
             raise FoundError(f"proof {proof.sequence} of {pile.id} is not believed: {anomaly}", "anomaly")
         if proof.event == BEGIN and running is None:
             self._begin(pile, proof, believed=believed)
+            if self._running(pile.id) is None:
+                self._lost.add(pile.id)  # what it gives now nobody pays for
         elif running is not None and proof.contract == running.terms.contract_id():
             if believed:
                 running.last_wh = proof.readings[-1].energy_wh
@@ -263,10 +271,12 @@ class Judge:
             raise FoundError(f"{pile.id} still waits for something", "liveness")
         if pile.hardware.is_on:
             raise FoundError(f"{pile.id} is without a session, and its contactor is closed", "contactor")
-        lost_wh = pile.hardware.given_wh - chain.sessions_wh
         if chain.sessions_wh > pile.hardware.given_wh + SLACK_WH * chain.sessions:
             raise FoundError(f"{pile.id} settled {chain.sessions_wh} Wh, gave {pile.hardware.given_wh} Wh", "settled")
-        if lost_wh > SLACK_WH * (chain.sessions + 1) and not pile.troubles and not self._ledger.troubles:
+        lost_wh = pile.hardware.given_wh - chain.sessions_wh
+        forgetful = {"disk full", "power cut without a battery"}  # together: neither when, nor how much since when
+        may_lose = pile.id in self._lost or pile.troubles & _BLINDING or forgetful <= pile.troubles
+        if lost_wh > SLACK_WH * (chain.sessions + 1) and not may_lose:
             raise FoundError(f"{pile.id} gave {lost_wh} Wh that nobody settled", "loss")
 
     def check_replica(self, replica: Replica) -> None:
