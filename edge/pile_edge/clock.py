@@ -2,17 +2,16 @@
 
 from pile_shared.reading import TIME_RELATIVE, TIME_SYNCHRONISED
 
-# A clock that was set back runs so much slower. The chain believes a tenth more than rated power: a slower one would make
-# an honest pile at full power seem to give more.
-SLEW_DIVISOR = 16
 SLEW_LIMIT_MS = 3_600_000  # a wall clock further behind than this was never set: run on the monotonic one alone
+SLEW_DIVISOR = 16
 
 
 class Clock:
     """Unix milliseconds that never decrease.
 
     Follows the wall clock forwards. When that is set back (NTP, or a board without a battery after a power cut) it goes on
-    by the monotonic clock, a sixteenth slower, until the wall clock has caught up.
+    by the monotonic clock, a sixteenth slower, until the wall clock has caught up. Power is energy over this time, and the
+    chain takes a pile's rated power and a tenth: an eighth slower, full power would look like a seventh too much.
 
     On a rig, time may be accelerated: origin_ms + (real_ms - origin_ms) * rate.
     """

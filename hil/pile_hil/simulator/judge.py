@@ -35,7 +35,6 @@ SIGNED, ACTIVE = "signed", "active"
 _BLINDING = {"meter silent", "meter noisy", "meter stuck", "meter dips", "meter reset", "relay dead"}
 _EXCUSES = {
     "clock ahead": {"clock jump"},
-    "more than rated power": {"meter stuck", "power cut without a battery"},
 }
 
 
