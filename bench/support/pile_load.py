@@ -29,23 +29,29 @@ PATIENCE_S = 120.0
 
 @dataclass(frozen=True)
 class Spec:
-    """What the process is told: where, which piles, how many proofs each, over how many connections."""
+    """What the process is told: where, which piles, how many proofs each, over how many connections.
+
+    `tls` are the files of a client that may speak for all piles; `pile_tls` is the folder with those of each.
+    """
 
     chain_id: str
-    host: str
     port: int
-    tls: str  # folder with ca.crt, and NAME.crt, NAME.key of each client
+    tls: list[str]
+    pile_tls: str
     piles: list[str]
     proofs: int
     connections: int
     time_ms: int
 
-    def broker(self, name: str) -> Broker:
-        """The broker as the client of this name sees it."""
-        tls = Path(self.tls)
-        return Broker(
-            self.host, self.port, keepalive_s=600, tls=Tls(tls / "ca.crt", tls / f"{name}.crt", tls / f"{name}.key")
-        )
+    def broker(self) -> Broker:
+        """The broker as one for all piles sees it."""
+        return Broker("localhost", self.port, keepalive_s=600, tls=Tls(*map(Path, self.tls)))
+
+    def broker_as(self, pile: str) -> Broker:
+        """The broker as a pile sees it."""
+        folder = Path(self.pile_tls)
+        tls = Tls(Path(self.tls[0]), folder / f"{pile}.crt", folder / f"{pile}.key")
+        return Broker("localhost", self.port, keepalive_s=600, tls=tls)
 
 
 def key_of(pile: str) -> cose.SoftwareSigner:
@@ -94,9 +100,9 @@ class Receipts:
 
 def publish_all(spec: Spec) -> None:
     """Sign, connect, say `ready`; at `go` publish everything, and say `done` when every pile has its last receipt."""
-    streams = [Stream(spec.broker("load"), f"load-{i}") for i in range(spec.connections)]
+    streams = [Stream(spec.broker(), f"load-{i}") for i in range(spec.connections)]
     left = {s: memoryview(packets_of(s, spec, spec.piles[i :: len(streams)])) for i, s in enumerate(streams)}
-    listener, receipts = Stream(spec.broker("load"), "load-receipts"), Receipts(spec)
+    listener, receipts = Stream(spec.broker(), "load-receipts"), Receipts(spec)
     listener.subscribe(topics.pile_topic(spec.chain_id, "+", "receipt"))
     say("ready")
     sys.stdin.readline()

@@ -25,7 +25,7 @@ from pile_coordinator.verifying.wire import (
 )
 from pile_shared import cose
 from pile_shared.errors import LinkError, PilechainError, SignatureError
-from pile_shared.platform import es256_verify
+from pile_shared.platform import es256_verify, random_bytes
 from pile_shared.proof import MAX_PROOF_BYTES
 from pile_shared.topics import pile_topic
 from pile_shared.units import check_id
@@ -97,10 +97,8 @@ class Worker:
         config = self._config
         self._waiting, self._outstanding, self._brought_s = [], {}, 0.0
         proofs = f"$share/{config.group}/{pile_topic(config.chain_id, '+', 'proof')}"
-        client_id = f"verify-{config.name}-{config.chain_id}"
-        with Stream(
-            config.broker, client_id
-        ) as stream:  # a session of its own: a dead worker's share goes to the others
+        client_id = f"verify-{random_bytes(8).hex()}"  # who guessed it could end our connection
+        with Stream(config.broker, client_id) as stream:  # without a session: a dead worker's share goes to the others
             stream.subscribe(keys_topic(config.chain_id, config.party, "+"))
             stream.subscribe(proofs)
             log(f"worker {config.name} shares the proofs of chain {config.chain_id} in a group")
