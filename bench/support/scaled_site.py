@@ -17,6 +17,7 @@ from pile_coordinator.engines.solo import SoloEngine
 from pile_coordinator.keys import load_key, make_key
 from pile_coordinator.mqtt import Broker, Tls
 from pile_coordinator.site.access import COORDINATOR, WORKER, Name
+from pile_coordinator.site.authority import Authority
 from pile_coordinator.verifying.stream import Stream
 from pile_coordinator.verifying.wire import decode_keys, keys_topic
 from pile_hil.site import ACCOUNTING_NODES, Site, SiteProcess, wait_for
@@ -140,26 +141,41 @@ class ScaledSite:
 
     def publish(self, proofs: int, connections: int) -> tuple[float, dict[str, Cost]]:
         """Have every pile publish so many proofs: seconds until the last has its receipt, and what each process took."""
-        with self._load(proofs, connections) as load:
-            assert load.stdin is not None
-            assert load.stdout is not None
-            assert load.stdout.readline() == "ready\n"
-            before, began_s = self.costs(), time.perf_counter()
-            load.stdin.write("go\n")
-            load.stdin.flush()
-            told = cost_of(load.pid)
-            assert load.stdout.readline() == "done\n"
-            elapsed_s, after = time.perf_counter() - began_s, self.costs()
-            after["load"], before["load"] = cost_of(load.pid), told
+        with self._load("pile_load", proofs, connections) as load:
+            before, began_s = self.costs() | {"load": cost_of(load.pid)}, time.perf_counter()
+            load.part()
+            elapsed_s, after = time.perf_counter() - began_s, self.costs() | {"load": cost_of(load.pid)}
         return elapsed_s, {name: Cost(cost.cpu_s - before[name].cpu_s, cost.rss_bytes) for name, cost in after.items()}
 
+    def hold(self, proofs: int) -> tuple[dict[str, Cost], float]:
+        """Connect every pile, kill the broker, and start it again.
+
+        Returns: what each process has while all are connected, and the seconds from the broker's start until every pile has
+        connected again and has receipts for so many proofs.
+        """
+        self._issue()
+        with self._load("held_piles", proofs, 0) as load:
+            load.part()
+            costs, broker = self.costs(), self.processes["broker"]
+            broker.kill()
+            began_s = time.perf_counter()
+            broker.start()
+            load.part()
+            return costs, time.perf_counter() - began_s
+
+    def _issue(self) -> None:
+        """A certificate for each pile."""
+        assert self._site.access is not None
+        authority, folder = Authority.open(self._site.access.authority), self._folder / "piles"
+        for pile in self.piles:
+            authority.issue_client(pile).write(folder, pile)
+
     @contextmanager
-    def _load(self, proofs: int, connections: int) -> Iterator["subprocess.Popen[str]"]:
-        """The piles' process; it ends when its standard input does."""
-        path, genesis = self._folder / "load.json", self._site.genesis
+    def _load(self, module: str, proofs: int, connections: int) -> Iterator["_Load"]:
+        path = self._folder / "load.json"
         tls = self._load_tls
         spec = Spec(
-            genesis.chain_id,
+            self._site.genesis.chain_id,
             self._site.port,
             [str(tls.ca), str(tls.certificate), str(tls.key)],
             str(self._folder / "piles"),
@@ -169,17 +185,42 @@ class ScaledSite:
             self._site.clock.now_ms() - 3_600_000,
         )
         path.write_text(json.dumps(asdict(spec)))
-        load = subprocess.Popen(
-            [sys.executable, "-m", "bench.support.pile_load", str(path)],
+        load = _Load(module, path)
+        try:
+            load.wait_for("ready")
+            yield load
+        finally:
+            load.end()
+
+
+class _Load:
+    """The process of the piles: what it does next begins with a line to it and ends with one from it."""
+
+    def __init__(self, module: str, spec: Path) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", f"bench.support.{module}", str(spec)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
-        try:
-            yield load
-        finally:
-            load.kill()
-            load.communicate()
+        self.pid = self._process.pid
+
+    def part(self) -> None:
+        """Have it do the next part."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("go\n")
+        self._process.stdin.flush()
+        self.wait_for("done")
+
+    def wait_for(self, word: str) -> None:
+        """Return when it says so; it dies of an error that it cannot say."""
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == f"{word}\n", "the process of the piles ended"
+
+    def end(self) -> None:
+        """End it."""
+        self._process.kill()
+        self._process.communicate()
 
 
 def _wait_for_word(process: SiteProcess, word: str) -> None:

@@ -92,9 +92,19 @@ def split(data: bytes | bytearray) -> tuple[list[tuple[int, bytes]], int]:
 class Stream:
     """A connection. Used by one thread; every fault is a LinkError, after which it is of no use."""
 
-    def __init__(self, broker: Broker, client_id: str, *, clean: bool = True) -> None:
-        """Connect, and wait for the broker's consent. ConfigError: the files of TLS are of no use."""
-        context = broker.tls.context() if broker.tls is not None else None
+    def __init__(
+        self, broker: Broker, client_id: str, *, clean: bool = True, context: ssl.SSLContext | None = None
+    ) -> None:
+        """Connect, and wait for the broker's consent. ConfigError: the files of TLS are of no use.
+
+        Args:
+            broker: where to connect.
+            client_id: who we are.
+            clean: without a session that outlasts the connection.
+            context: that of `broker.tls`, by who has made it before.
+        """
+        if context is None and broker.tls is not None:
+            context = broker.tls.context()
         try:
             self._socket = socket.create_connection((broker.host, broker.port), ANSWER_S)
         except OSError as error:
