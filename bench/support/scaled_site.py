@@ -134,6 +134,7 @@ class ScaledSite:
                 assert time.monotonic() < give_up_s, f"{len(known)} keys of {len(self.piles)}"
                 for message in stream.receive(1.0).messages:
                     known |= decode_keys(message.payload).keys()
+                    stream.acknowledge([message.packet_id])
 
     def costs(self) -> dict[str, Cost]:
         """What each process has taken until now."""
