@@ -31,7 +31,8 @@ PATIENCE_S = 120.0
 class Spec:
     """What the process is told: where, which piles, how many proofs each, over how many connections.
 
-    `tls` are the files of a client that may speak for all piles; `pile_tls` is the folder with those of each.
+    `tls` are the files of a client that may speak for all piles; `pile_tls` is the folder with those of each. `in_turn`: all
+    piles bring one proof, then all the next; else each brings all of its own, as piles do that were away.
     """
 
     chain_id: str
@@ -41,6 +42,7 @@ class Spec:
     piles: list[str]
     proofs: int
     connections: int
+    in_turn: bool
     time_ms: int
 
     def broker(self) -> Broker:
@@ -71,13 +73,15 @@ def proofs_of(pile: str, chain_id: str, time_ms: int, count: int) -> list[bytes]
 
 
 def packets_of(stream: Stream, spec: Spec, piles: list[str]) -> bytes:
-    """All PUBLISH packets of some piles, one pile after the other, as piles do that were away."""
-    parts = []
+    """All PUBLISH packets of some piles."""
+    rows = []
     for pile in piles:
         topic = topics.pile_topic(spec.chain_id, pile, "proof")
         proofs = proofs_of(pile, spec.chain_id, spec.time_ms, spec.proofs)
-        parts += [publish_packet(topic, proof, stream.next_id()) for proof in proofs]
-    return b"".join(parts)
+        rows.append([(topic, proof) for proof in proofs])
+    if spec.in_turn:
+        rows = [list(row) for row in zip(*rows, strict=True)]
+    return b"".join(publish_packet(topic, proof, stream.next_id()) for row in rows for topic, proof in row)
 
 
 class Receipts:

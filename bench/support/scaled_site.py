@@ -24,6 +24,7 @@ from pile_hil.site import ACCOUNTING_NODES, Site, SiteProcess, wait_for
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _START_S = 60.0
+STORES = ("ledger", "evidence")
 GROUP = "bench0bench1bench2"
 LOAD = Name(COORDINATOR, "load")  # the piles' process: may speak for all of them
 
@@ -140,9 +141,12 @@ class ScaledSite:
         """What each process has taken until now."""
         return {name: cost_of(process.pid) for name, process in self.processes.items()}
 
-    def publish(self, proofs: int, connections: int) -> tuple[float, dict[str, Cost]]:
-        """Have every pile publish so many proofs: seconds until the last has its receipt, and what each process took."""
-        with self._load("pile_load", proofs, connections) as load:
+    def publish(self, proofs: int, connections: int, *, in_turn: bool = False) -> tuple[float, dict[str, Cost]]:
+        """Have every pile publish so many proofs: seconds until the last has its receipt, and what each process took.
+
+        `in_turn`: all piles one, then all the next.
+        """
+        with self._load("pile_load", proofs, connections, in_turn=in_turn) as load:
             before, began_s = self.costs() | {"load": cost_of(load.pid)}, time.perf_counter()
             load.part()
             elapsed_s, after = time.perf_counter() - began_s, self.costs() | {"load": cost_of(load.pid)}
@@ -155,7 +159,7 @@ class ScaledSite:
         connected again and has receipts for so many proofs.
         """
         self._issue()
-        with self._load("held_piles", proofs, 0) as load:
+        with self._load("held_piles", proofs) as load:
             load.part()
             costs, broker = self.costs(), self.processes["broker"]
             broker.kill()
@@ -163,6 +167,12 @@ class ScaledSite:
             broker.start()
             load.part()
             return costs, time.perf_counter() - began_s
+
+    def stored_bytes(self) -> tuple[int, int]:
+        """What ledger and evidence take on disk, what is still in their journals not counted twice."""
+        data = self._site.data
+        ledger, evidence = (sum(file.stat().st_size for file in data.glob(f"{name}.sqlite")) for name in STORES)
+        return ledger, evidence
 
     def _issue(self) -> None:
         """A certificate for each pile."""
@@ -172,7 +182,7 @@ class ScaledSite:
             authority.issue_client(pile).write(folder, pile)
 
     @contextmanager
-    def _load(self, module: str, proofs: int, connections: int) -> Iterator["_Load"]:
+    def _load(self, module: str, proofs: int, connections: int = 0, *, in_turn: bool = False) -> Iterator["_Load"]:
         path = self._folder / "load.json"
         tls = self._load_tls
         spec = Spec(
@@ -183,6 +193,7 @@ class ScaledSite:
             self.piles,
             proofs,
             connections,
+            in_turn,
             self._site.clock.now_ms() - 3_600_000,
         )
         path.write_text(json.dumps(asdict(spec)))
