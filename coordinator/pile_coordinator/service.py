@@ -19,6 +19,7 @@ from functools import lru_cache
 from typing import cast
 
 from pile_coordinator.accuser import VALID_BLOCKS, Accuser
+from pile_coordinator.block_time import BlockTime
 from pile_coordinator.chain.contracts import UNSIGNED
 from pile_coordinator.chain.records import Pile, Zone
 from pile_coordinator.chain.rejections import Rejection
@@ -42,6 +43,7 @@ from pile_coordinator.evidence.database import EvidenceAwayError
 from pile_coordinator.evidence.exporter import Exporter
 from pile_coordinator.evidence.queries import last_receipt
 from pile_coordinator.ingest import FORK, READY, REPLAYED, WAITING, ProofDesk
+from pile_coordinator.keeping.mirroring import Mirroring
 from pile_coordinator.keys import load_key
 from pile_coordinator.log_line import log
 from pile_coordinator.mqtt import RECONNECTED, Connection, Kept
@@ -121,6 +123,7 @@ class Coordinator:
         self._only_one = OnlyOne(config.data / "coordinator.lock")
         self._verifier = SecondCoreVerifier()
         self._attesters = {party: load_key(path) for party, path in config.attestation.items()}
+        self._block_time = BlockTime(config.clock, log)
         self.engine = self._open_engine()
         self.evidence = Exporter(config.evidence)
         self._is_behind = self._evidence_away = self._has_gap = False
@@ -163,7 +166,12 @@ class Coordinator:
     def _open_engine(self) -> Engine:
         config, attesters = self.config, self._attesters
         if config.comet is None:
-            return SoloEngine(config.data / "ledger.sqlite", config.genesis, attesters, self._verifier)
+            mirror = None
+            if config.mirror is not None:
+                mirror = Mirroring(config.mirror, config.genesis, log, is_required=config.mirror_required)
+            engine = SoloEngine(config.data / "ledger.sqlite", config.genesis, attesters, self._verifier, mirror)
+            self._block_time.check(engine.time_ms)
+            return engine
         from pile_coordinator.engines.comet.engine import CometEngine  # noqa: PLC0415 - who runs alone needs no protobuf
         from pile_coordinator.engines.comet.home import Home  # noqa: PLC0415
 
@@ -582,7 +590,7 @@ class Coordinator:
         for batch in self.desk.take_batches():
             self._submit(batch)
         self.accuser.tend()
-        return self.engine.advance(self.config.clock.now_ms())
+        return self.engine.advance(self._block_time.now_ms())
 
     def _submit(self, batch: SubmitProofs) -> None:
         assert self.signer is not None
