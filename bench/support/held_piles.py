@@ -23,7 +23,6 @@ from pile_shared.codec import array, decode, encode
 from pile_shared.errors import LinkError
 
 THREADS = 16
-SEND_AGAIN_S = 15.0
 PATIENCE_S = 300.0
 _RETRY_S = 0.5
 
@@ -37,7 +36,7 @@ class HeldPile:
         assert broker.tls is not None
         self._context = broker.tls.context()  # made once: on a pile it costs the pile, and here it would cost the site
         self._proofs = proofs_of(pile, spec.chain_id, spec.time_ms, spec.proofs)
-        self._sent_s = 0.0
+        self._sent_s, self._send_again_s = 0.0, spec.send_again_s
         self.covered = self.due = 0
         self.stream: Stream | None = None
 
@@ -57,7 +56,7 @@ class HeldPile:
     def send(self) -> None:
         """Publish what no receipt covers, if it is time to."""
         now_s = time.monotonic()
-        if self.stream is None or self.covered >= self.due or now_s - self._sent_s < SEND_AGAIN_S:
+        if self.stream is None or self.covered >= self.due or now_s - self._sent_s < self._send_again_s:
             return
         self._sent_s = now_s
         topic = topics.pile_topic(self._chain_id, self.pile, "proof")

@@ -44,6 +44,7 @@ class Spec:
     connections: int
     in_turn: bool
     time_ms: int
+    send_again_s: float
 
     def broker(self) -> Broker:
         """The broker as one for all piles sees it."""

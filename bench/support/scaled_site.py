@@ -24,6 +24,7 @@ from pile_hil.site import ACCOUNTING_NODES, Site, SiteProcess, wait_for
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _START_S = 60.0
+SEND_AGAIN_S = 15.0  # for a receipt, as a pile waits before it publishes a proof again
 STORES = ("ledger", "evidence")
 GROUP = "bench0bench1bench2"
 LOAD = Name(COORDINATOR, "load")  # the piles' process: may speak for all of them
@@ -152,14 +153,14 @@ class ScaledSite:
             elapsed_s, after = time.perf_counter() - began_s, self.costs() | {"load": cost_of(load.pid)}
         return elapsed_s, {name: Cost(cost.cpu_s - before[name].cpu_s, cost.rss_bytes) for name, cost in after.items()}
 
-    def hold(self, proofs: int) -> tuple[dict[str, Cost], float]:
+    def hold(self, proofs: int, *, send_again_s: float = SEND_AGAIN_S) -> tuple[dict[str, Cost], float]:
         """Connect every pile, kill the broker, and start it again.
 
         Returns: what each process has while all are connected, and the seconds from the broker's start until every pile has
         connected again and has receipts for so many proofs.
         """
         self._issue()
-        with self._load("held_piles", proofs) as load:
+        with self._load("held_piles", proofs, send_again_s=send_again_s) as load:
             load.part()
             costs, broker = self.costs(), self.processes["broker"]
             broker.kill()
@@ -182,7 +183,15 @@ class ScaledSite:
             authority.issue_client(pile).write(folder, pile)
 
     @contextmanager
-    def _load(self, module: str, proofs: int, connections: int = 0, *, in_turn: bool = False) -> Iterator["_Load"]:
+    def _load(
+        self,
+        module: str,
+        proofs: int,
+        connections: int = 0,
+        *,
+        in_turn: bool = False,
+        send_again_s: float = SEND_AGAIN_S,
+    ) -> Iterator["_Load"]:
         path = self._folder / "load.json"
         tls = self._load_tls
         spec = Spec(
@@ -195,6 +204,7 @@ class ScaledSite:
             connections,
             in_turn,
             self._site.clock.now_ms() - 3_600_000,
+            send_again_s,
         )
         path.write_text(json.dumps(asdict(spec)))
         load = _Load(module, path)

@@ -101,7 +101,7 @@ class Connection:
             watched: what we would like to hear while we are there, with QoS 0; said to be there before the others.
             unwanted: what the broker may still send, by a subscription of an earlier process, and should not.
             will: the topic of a retained message (`announce`) that the broker takes away when we go without a word.
-            tells: each time that we are connected, with a message RECONNECTED of no topic.
+            tells: each time that we are connected, with a message RECONNECTED of no topic; with a will always.
         """
         self._queue: queue.SimpleQueue[tuple[str, bytes]] = queue.SimpleQueue()
         self._heard_bytes = self._taken_bytes = 0  # ever: each is counted by one thread
@@ -109,7 +109,7 @@ class Connection:
         self._unwanted = set(unwanted)
         self._announced = b""
         self._will = will
-        self._tells = tells
+        self._tells = tells or bool(will)
         self._subscribed = threading.Event()
         self._closing = threading.Event()
         self.last_error = "not connected yet"
