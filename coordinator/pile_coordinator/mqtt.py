@@ -16,6 +16,7 @@ from paho.mqtt import client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
 from pile_shared.errors import ConfigError, LinkError
+from pile_shared.topics import own_client_id
 
 MAX_QUEUED = 10_000  # messages taken from the broker and not yet looked at: a block's worth at the highest rate
 MAX_MESSAGE_BYTES = 16 << 20  # of an answer; an order certificate of a week is 2 MB
@@ -104,13 +105,16 @@ class Connection:
         self._subscribed = threading.Event()
         self._closing = threading.Event()
         self.last_error = "not connected yet"
+        context = broker.tls.context() if broker.tls is not None else None
+        if persistent and broker.tls is not None and broker.tls.certificate is not None:
+            client_id = own_client_id(client_id, ssl.PEM_cert_to_DER_cert(broker.tls.certificate.read_text()))
         client = paho.Client(
             CallbackAPIVersion.VERSION2, client_id=client_id, clean_session=not persistent, protocol=paho.MQTTv311
         )
         if broker.username:
             client.username_pw_set(broker.username, broker.password)
-        if broker.tls is not None:
-            client.tls_set_context(broker.tls.context())
+        if context is not None:
+            client.tls_set_context(context)
         if will:
             client.will_set(will, b"", qos=1, retain=True)
         client.max_inflight_messages_set(MAX_INFLIGHT)
