@@ -18,10 +18,13 @@ COMMANDS = {
     "site": "site_cli",
     "wallet": "wallet_cli.command",
     "verify": "verify_cli",
+    "verify-worker": "verifying.cli",
     "replay": "replay_cli",
     "evidence": "evidence_cli",
     "export": "export_cli",
     "web": "web_cli",
+    "doctor": "doctor.doctor_cli",
+    "install": "installing.services_cli",
 }
 EXIT_FAILED, EXIT_USAGE = 1, 2
 

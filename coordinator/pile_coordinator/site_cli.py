@@ -92,11 +92,23 @@ def _add_usual(parser: argparse.ArgumentParser, *, signs: bool = False) -> None:
 
 
 def _guarded(run: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
+    act_as_owner(options.site)
     try:
         with for_us_only():
             return run(options)
     except OSError as error:
         raise ConfigError(f"{error.filename}: {error.strerror}; this is for the account that owns the site") from error
+
+
+def act_as_owner(folder: Path) -> None:
+    """Who is root becomes the owner of a site's folder: what is written there is the site's, and its broker can read it."""
+    if os.geteuid() != 0 or not folder.is_dir():
+        return
+    found = folder.stat()
+    if found.st_uid != 0:
+        os.setgroups([])
+        os.setgid(found.st_gid)
+        os.setuid(found.st_uid)
 
 
 @contextmanager
@@ -152,9 +164,10 @@ def _revoke(options: argparse.Namespace) -> int:
         return 0
     print(f"{name} is revoked: {len(done.entries)} certificate(s); {done.told.advice}")
     if done.ended:
-        print("  its connections were ended")
-    elif done.told.done:
-        print("  a connection that stands hears and says nothing more, and ends when the broker is started again")
+        print("  its connection was ended")
+    if done.told.done:
+        other = "another that somebody made with it" if done.ended else "a connection that stands"
+        print(f"  {other} hears and says nothing more, and ends when the broker is started again")
     if name.kind == PILE:
         print(
             f"  the chain knows the pile by its own key still; if that is lost too: pilechain wallet retire-pile {name}"

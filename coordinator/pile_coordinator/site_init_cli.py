@@ -11,7 +11,7 @@ from pile_coordinator.site.access import PILE, USER, name_of
 from pile_coordinator.site.authority import DAYS
 from pile_coordinator.site.folder import SiteFolder
 from pile_coordinator.site.founding import Plan, found_site, parse_params
-from pile_coordinator.site_cli import for_us_only
+from pile_coordinator.site_cli import act_as_owner, for_us_only
 from pile_coordinator.web.config import PORT as WEB_PORT
 from pile_shared.errors import ConfigError, PilechainError
 from pile_shared.units import check_id
@@ -85,6 +85,7 @@ def _init(options: argparse.Namespace) -> int:
         raise ConfigError(f"{out} is not empty; a site's keys are never overwritten, choose another folder")
     if options.authority is not None and options.authority.exists() and any(options.authority.iterdir()):
         raise ConfigError(f"{options.authority} is not empty; an authority is never overwritten, choose another folder")
+    act_as_owner(out)
     plan = _plan(options)
     with for_us_only(), all_or_nothing(out), all_or_nothing(options.authority or out):
         site = found_site(out, plan)

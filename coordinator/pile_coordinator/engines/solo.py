@@ -69,7 +69,7 @@ class SoloEngine:
             _attesters(list(genesis.validators), signers)
         self.topics: tuple[str, ...] = ()
         self.charges: dict[str, DoubleAttestation] = {}
-        self._store = Store(path, genesis.hash())
+        self._store = self._open_store(path)
         self._listeners: list[Callable[[Block], None]] = []
         self._waiting: list[tuple[Transaction, bytes]] = []
         self._waiting_bytes = 0
@@ -82,6 +82,9 @@ class SoloEngine:
         if self.height:  # it may have been killed just before it kept this
             last = self._store.block(self.height)
             self._store.hand_over(handover_after(genesis, self.state, last), last.header)
+
+    def _open_store(self, path: Path) -> Store:
+        return Store(path, self.genesis.hash())
 
     def _load(self) -> State:
         if self.height == 0:
