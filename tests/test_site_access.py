@@ -245,7 +245,9 @@ def test_a_revoked_pile_is_out_at_once_and_others_notice_nothing(running, capsys
 def test_a_revoked_name_comes_back_with_a_new_certificate_only(running):
     """Once the broker was started again: what stood with the old one is gone."""
     stolen = keep(running, PILE_B)
-    revoked_s = max(entry.revoked.timestamp() for entry in Authority.open(running.access.authority).issued() if entry.revoked)
+    revoked_s = max(
+        entry.revoked.timestamp() for entry in Authority.open(running.access.authority).issued() if entry.revoked
+    )
     running.close()
     until(lambda: time.time() > revoked_s + 1)  # times in certificates are whole seconds
     running.start()
