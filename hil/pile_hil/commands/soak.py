@@ -38,7 +38,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.plan:
         piles = tuple(f"pile-{number}" for number in range(1, options.piles + 1))
         for one in sorted(
-            (one for lane in plan(options.seed, options.minutes, piles) for one in lane), key=lambda p: p.at_s
+            (one for lane in plan(options.seed, 60 * options.minutes, piles) for one in lane), key=lambda p: p.at_s
         ):
             print(f"{one.at_s // 60}:{one.at_s % 60:02} {one.name} of {one.who} for {one.length_s} s")
         return 0
@@ -46,7 +46,7 @@ def _run(options: argparse.Namespace) -> int:
         raise ConfigError(f"{options.out} holds a soak already; say another --out, or remove it")
     soak = Soak(
         options.out.resolve(),
-        minutes=options.minutes,
+        seconds=60 * options.minutes,
         seed=options.seed,
         piles=options.piles,
         say=lambda text: print(text, flush=True),

@@ -1,4 +1,4 @@
-"""What goes wrong when, all of it known before anything runs: the same seed, minutes and piles give the same plan."""
+"""What goes wrong when, all of it known before anything runs: the same seed, time and piles give the same plan."""
 
 import random
 from dataclasses import dataclass
@@ -23,11 +23,11 @@ class Planned:
     seed: int
 
 
-def plan(seed: int, minutes: int, piles: tuple[str, ...]) -> list[list[Planned]]:
+def plan(seed: int, seconds: int, piles: tuple[str, ...]) -> list[list[Planned]]:
     """One list for each pile and one for the site; faults of one list never overlap, those of different lists may."""
     lanes: list[list[tuple[str, tuple[str, ...]]]] = [[(pile, PILES)] for pile in piles]
     lanes.append([(COORDINATOR, COORDINATORS), (COORDINATOR, COORDINATORS), (BROKER, BROKERS)])
-    return [_lane(random.Random(f"{seed} {number}"), 60 * minutes, lane) for number, lane in enumerate(lanes)]  # noqa: S311
+    return [_lane(random.Random(f"{seed} {number}"), seconds, lane) for number, lane in enumerate(lanes)]  # noqa: S311
 
 
 def _lane(dice: random.Random, end_s: int, choices: list[tuple[str, tuple[str, ...]]]) -> list[Planned]:

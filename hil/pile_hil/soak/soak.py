@@ -47,7 +47,7 @@ class Result:
     """What came of a soak; `checks` are the judge's and the watch's."""
 
     seed: int
-    minutes: int
+    seconds: int
     piles: int
     real_s: int
     orders: int
@@ -85,12 +85,12 @@ class _Coordinator:
 class Soak:
     """One soak in a folder. `stop` may be called from a signal handler; then all ends in order, and is judged."""
 
-    def __init__(self, folder: Path, *, minutes: int, seed: int, piles: int, say: Callable[[str], None]) -> None:
+    def __init__(self, folder: Path, *, seconds: int, seed: int, piles: int, say: Callable[[str], None]) -> None:
         """Plan it: a rig with so many piles, and what goes wrong when."""
         folder.mkdir(parents=True, exist_ok=True)
-        self._folder, self._minutes, self._seed, self._say = folder, minutes, seed, say
+        self._folder, self._seconds, self._seed, self._say = folder, seconds, seed, say
         self._names = tuple(f"pile-{number}" for number in range(1, piles + 1))
-        self.lanes = plan(seed, minutes, self._names)
+        self.lanes = plan(seed, seconds, self._names)
         rig = Rig(write_rig(folder / "soak.yaml", self._names))
         self._trial = Trial(rig, self._names, folder / SCENARIO, SCENARIO, Expects())
         self._trial.limit_s = LIMIT_S
@@ -118,7 +118,7 @@ class Soak:
         memory = self._memory.summary()
         result = Result(
             self._seed,
-            self._minutes,
+            self._seconds,
             len(self._names),
             round(time.monotonic() - began_s),
             sum(bool(order.certificate) for order in trial.facts.orders),
@@ -141,7 +141,7 @@ class Soak:
             thread.start()
         auditor = Auditor(self._trial.site.data / "ledger.sqlite", self._trial.site.genesis)
         look = lambda: self._look(auditor, stages[COORDINATOR], began_s)  # noqa: E731
-        while not self._stopping.wait(LOOK_S) and time.monotonic() - began_s < 60 * self._minutes:
+        while not self._stopping.wait(LOOK_S) and time.monotonic() - began_s < self._seconds:
             self._guarded(look)
         self._stopping.set()
         self._say("the time is over: faults end, orders are finished")
