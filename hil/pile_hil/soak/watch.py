@@ -9,6 +9,7 @@ from pile_coordinator.chain import invariants
 from pile_coordinator.chain.genesis import Genesis
 from pile_coordinator.engines.store import StoreError
 from pile_coordinator.replay import Replay, open_ledger
+from pile_shared.errors import ConfigError
 
 MAX_SAMPLES = 4096  # of memory, by process; then every second one is dropped, and they are taken half as often
 MAX_LOG_BYTES = 64 << 20
@@ -33,7 +34,7 @@ class Auditor:
         """
         try:
             store = open_ledger(self._ledger, self.replay.genesis)
-        except StoreError:
+        except (ConfigError, StoreError):
             return  # not there yet, or its disk is just being taken away
         try:
             for height in range(self.replay.height + 1, store.height() + 1):
