@@ -3,6 +3,10 @@
 What is allowed is written down here once more, topic by topic, and not taken from the code that writes the access list.
 """
 
+import os
+import re
+import shlex
+import signal
 import socket
 import subprocess
 import time
@@ -14,17 +18,20 @@ from listening import listening
 
 from pile_coordinator.chain.transactions import AT_MARKET, List, PlaceBid
 from pile_coordinator.cli import main as pilechain
+from pile_coordinator.config import load_config
 from pile_coordinator.mqtt import Broker, Connection, Tls
 from pile_coordinator.site.access import Name
 from pile_coordinator.site.authority import Authority
 from pile_coordinator.site.folder import SiteFolder
 from pile_coordinator.verify import verify_order
 from pile_coordinator.wallet import START
+from pile_coordinator.wallet_cli.profile import load_profile
 from pile_hil.broker import find_mosquitto, free_port, is_open
 from pile_hil.requirements import require
 from pile_hil.site import HOUR_MS, PileSpec, Site, wait_for
 
 LONG_S = 30
+DOCS = Path(__file__).parents[1] / "docs"
 COORDINATOR, WORKER, FLEET, MIRROR = (
     Name(kind, "main" if kind == "coordinator" else "1") for kind in ("coordinator", "worker", "fleet", "mirror")
 )
@@ -122,8 +129,8 @@ SAYS = {
     MIRROR: set(),
 }
 HEARS = {
-    PILE_A: {f"pile-a/{kind}" for kind in DOWN},
-    PILE_B: {f"pile-b/{kind}" for kind in DOWN},
+    PILE_A: {f"pile-a/{kind}" for kind in (*UP, *DOWN)},
+    PILE_B: {f"pile-b/{kind}" for kind in (*UP, *DOWN)},
     ALICE: {"party/alice/result", "party/alice/answer"},
     BOB: {"party/bob/result", "party/bob/answer"},
     GUEST: {f"party/{who}/{kind}" for who in ("alice", "bob", "anon-1") for kind in ("result", "answer")},
@@ -294,6 +301,58 @@ def test_the_broker_shows_its_new_certificate_and_nobody_loses_his_connection(ru
         assert pilechain(["site", "broker", "renew", "--days", "7", "--site", str(running.folder)]) == 0
         until(lambda: shown(running) != before)
         assert standing.is_connected
+
+
+def test_the_sites_guide_is_typed(tmp_path, monkeypatch):
+    """Every line of docs/site.md as it stands, but for the port, and the coordinator, which other tests run."""
+    require(find_mosquitto() is not None, "mosquitto is not installed; run tools/servers")
+    monkeypatch.chdir(tmp_path)
+    lines = re.findall(r"```sh\n(.*?)```", (DOCS / "site.md").read_text(), re.DOTALL)
+    try:
+        for words in map(shlex.split, "".join(lines).splitlines()):
+            if words[0] == "pilechain" and words[1] == "run":
+                assert load_config(Path(words[3])).broker.tls is not None
+            elif words[0] == "pilechain":
+                more = ["--port", str(free_port())] if words[1] == "init" else []
+                assert pilechain([*words[1:], *more]) == 0, words
+            else:
+                subprocess.run([find_mosquitto() if words[0] == "mosquitto" else words[0], *words[1:]], check=True)
+                until(lambda: Path("north/broker/mosquitto.pid").exists())
+    finally:
+        os.kill(int(Path("north/broker/mosquitto.pid").read_text()), signal.SIGTERM)
+    assert {path.name for path in Path("north").rglob("*") if path.stat().st_mode & 0o77} == {
+        "mosquitto.pid"
+    }  # its own
+    for name in re.findall(
+        r"^\| `([a-z]+/|[a-z.]+\.(?:toml|json))[`A-Z]", (DOCS / "site.md").read_text(), re.MULTILINE
+    ):
+        if name not in {"authority/", "fleets/", "mirrors/"}:
+            assert (Path("north") / name).exists(), name
+    for user in ("alice", "bob", "carol"):
+        assert load_profile(Path(f"north/users/{user}/wallet.toml")).guest is not None
+
+
+def test_what_is_wrong_is_told_before_anything_is_written(tmp_path, capsys):
+    """Keys are never overwritten, and half a site is not left behind."""
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used/file").touch()
+    for words, told in (
+        (["used"], "is not empty"),
+        (["new", "--authority", "used"], "is not empty"),
+        (["new", "--pile", "party"], "cannot be called party"),
+        (["new", "--pile", "user:alice"], "a-z, 0-9 and '-'"),
+        (["new", "--host", "no host"], "neither a host name nor an address"),
+        (["new", "--param", "speed=1"], "no such parameter"),
+        (["new", "--param", "crr_numerator=9"], "CRR"),
+        (["new", "--port", "0"], "expected a port"),
+        (["new", "--days", "0"], "expected 1 to"),
+    ):
+        paths = [str(tmp_path / word) if word in {"used", "new"} else word for word in words]
+        assert pilechain(["init", "site", *paths]) in {1, 2}
+        assert told in capsys.readouterr().err
+        assert not (tmp_path / "new").exists() or not any((tmp_path / "new").iterdir())
+    assert pilechain(["site", "list", "--site", str(tmp_path / "none")]) == 2
+    assert "site.toml" in capsys.readouterr().err
 
 
 def shown(running) -> bytes:

@@ -23,6 +23,10 @@ COMMANDS = {
     "evidence": "evidence_cli",
     "export": "export_cli",
     "web": "web_cli",
+    "backup": "keeping.cli",
+    "restore": "keeping.cli",
+    "mirror": "keeping.cli",
+    "upgrade": "keeping.cli",
     "doctor": "doctor.doctor_cli",
     "install": "installing.services_cli",
 }

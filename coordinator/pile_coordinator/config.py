@@ -41,8 +41,9 @@ class CoordinatorConfig:
         attestation: key files of the accounting nodes this process signs for, by party. broker: where to meet.
         block_interval_ms: real time between blocks when something waits. clock: real time, or a rig's.
         engine: "solo" or "comet". comet: what that engine needs, None for solo. A node of the comet engine that serves
-        nobody has no party, and no key. evidence_url: of a MariaDB database, empty for a SQLite file in `data`. workers:
-        public keys of its verify workers, by name.
+        nobody has no party, and no key. evidence_url: of a MariaDB database, empty for a SQLite file in `data`.
+        mirror: folder on another disk that gets a copy of each block, None for none. mirror_required: nothing is
+        acknowledged that is not there. workers: public keys of its verify workers, by name.
     """
 
     genesis: Genesis
@@ -57,6 +58,8 @@ class CoordinatorConfig:
     comet: CometConfig | None = None
     evidence_url: str = ""
     workers: dict[str, bytes] = field(default_factory=dict)
+    mirror: Path | None = None
+    mirror_required: bool = True
 
     @property
     def evidence(self) -> Path | str:
@@ -161,11 +164,34 @@ def load_config(path: Path) -> CoordinatorConfig:
     comet = _comet(top.section("comet"), base) if engine == COMET else None
     evidence_url = _evidence_url(top.section("evidence", required=False))
     workers = _workers(top.section("workers", required=False), path)
+    mirror, is_required = _mirror(top.section("mirror", required=False), base, engine)
     top.end()
     keys = base / key if key else None
     return CoordinatorConfig(
-        genesis, data, party, keys, attestation, broker, interval, clock, engine, comet, evidence_url, workers
+        genesis,
+        data,
+        party,
+        keys,
+        attestation,
+        broker,
+        interval,
+        clock,
+        engine,
+        comet,
+        evidence_url,
+        workers,
+        mirror,
+        is_required,
     )
+
+
+def _mirror(section: Section, base: Path, engine: str) -> tuple[Path | None, bool]:
+    path = section.take("path", str, "the path of a folder on another disk", default="")
+    is_required = section.take("required", bool, "true or false", default=True)
+    section.end()
+    if path and engine == COMET:
+        raise ConfigError('[mirror] is for engine = "solo": the other nodes of a network hold its blocks')
+    return base / path if path else None, is_required
 
 
 def _evidence_url(section: Section) -> str:

@@ -43,6 +43,7 @@ from pile_coordinator.evidence.database import EvidenceAwayError
 from pile_coordinator.evidence.exporter import Exporter
 from pile_coordinator.evidence.queries import last_receipt
 from pile_coordinator.ingest import FORK, READY, REPLAYED, WAITING, ProofDesk
+from pile_coordinator.keeping.mirroring import Mirroring
 from pile_coordinator.keys import load_key
 from pile_coordinator.log_line import log
 from pile_coordinator.mqtt import RECONNECTED, Connection, Kept
@@ -165,7 +166,10 @@ class Coordinator:
     def _open_engine(self) -> Engine:
         config, attesters = self.config, self._attesters
         if config.comet is None:
-            engine = SoloEngine(config.data / "ledger.sqlite", config.genesis, attesters, self._verifier)
+            mirror = None
+            if config.mirror is not None:
+                mirror = Mirroring(config.mirror, config.genesis, log, is_required=config.mirror_required)
+            engine = SoloEngine(config.data / "ledger.sqlite", config.genesis, attesters, self._verifier, mirror)
             self._block_time.check(engine.time_ms)
             return engine
         from pile_coordinator.engines.comet.engine import CometEngine  # noqa: PLC0415 - who runs alone needs no protobuf
