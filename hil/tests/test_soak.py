@@ -1,6 +1,7 @@
 """The soak: its plan, what watches it, and a short one on real processes that is told to stop and ends in order."""
 
 import json
+import re
 import shutil
 import signal
 import sqlite3
@@ -25,6 +26,7 @@ from pile_hil.soak.soak import Result
 from pile_hil.soak.watch import MAX_SAMPLES, Auditor, Growth, bound_logs
 from pile_hil.trials.judge import Check
 
+SOAK = (sys.executable, "-m", "pile_coordinator.cli", "hil", "soak")
 PILES_OF_THREE = ("pile-1", "pile-2", "pile-3")
 # What the catalogue has to have, by name, of power, network, clocks, disks and certificates.
 NAMED = {
@@ -50,6 +52,13 @@ def test_a_seed_gives_the_same_plan_and_faults_of_one_lane_never_overlap():
         assert lane[-1].at_s + lane[-1].length_s <= 3600
     assert {one.name for lane in lanes for one in lane} == set(FAULTS) == {*PILES, *COORDINATORS, *BROKERS}
     assert plan(7, 3, PILES_OF_THREE)[0] in ([], lanes[0][:1])
+
+
+def test_the_page_has_every_option():
+    page = (Path(__file__).parents[2] / "docs/soak.md").read_text()
+    said = subprocess.run([*SOAK, "--help"], capture_output=True, text=True, check=True).stdout
+    options = set(re.findall(r"--[a-z]+", said)) - {"--help"}
+    assert options == set(re.findall(r"^\| `(--[a-z]+)", page, re.MULTILINE))
 
 
 def test_memory_is_judged_by_its_growth_and_takes_little_itself():
@@ -83,10 +92,9 @@ def soaked(tmp_path_factory):
     require(has_packet_loss(), "no packet loss: nft is missing (run tools/servers), or this is not root")
     require(shutil.which("strace") is not None, "strace is missing: run tools/servers")
     out = tmp_path_factory.mktemp("soak")
-    command = [sys.executable, "-m", "pile_coordinator.cli", "hil", "soak"]
     options = ["--minutes", "60", "--seed", "5", "--piles", "1", "--out", str(out)]
     said = out / "said.txt"
-    with said.open("wb") as file, subprocess.Popen([*command, *options], stdout=file, stderr=subprocess.STDOUT) as soak:
+    with said.open("wb") as file, subprocess.Popen([*SOAK, *options], stdout=file, stderr=subprocess.STDOUT) as soak:
         try:
             wait_for(lambda: _settled(out) or soak.poll() is not None, 240, "an order to be settled")
             soak.send_signal(signal.SIGTERM)
