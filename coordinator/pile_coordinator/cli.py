@@ -15,12 +15,20 @@ from pile_shared.errors import ConfigError, PilechainError
 COMMANDS = {
     "init": "network_cli",
     "network": "network_cli",
+    "site": "site_cli",
     "wallet": "wallet_cli.command",
     "verify": "verify_cli",
+    "verify-worker": "verifying.cli",
     "replay": "replay_cli",
     "evidence": "evidence_cli",
     "export": "export_cli",
     "web": "web_cli",
+    "backup": "keeping.cli",
+    "restore": "keeping.cli",
+    "mirror": "keeping.cli",
+    "upgrade": "keeping.cli",
+    "doctor": "doctor.doctor_cli",
+    "install": "installing.services_cli",
 }
 EXIT_FAILED, EXIT_USAGE = 1, 2
 
@@ -70,6 +78,9 @@ def _parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
     # Most of the time of a start would go to what other commands need, and a node of a network starts two processes.
     first = words[0] if words else ""
     if first in commands.choices:
+        return parser
+    if list(words[:2]) == ["init", "site"]:
+        _add(commands, "site_init_cli")
         return parser
     if first in COMMANDS:
         _add(commands, COMMANDS[first])

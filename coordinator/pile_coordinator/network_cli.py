@@ -88,7 +88,7 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 def _add_init(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     init = commands.add_parser(
         "init",
-        help="write a network of accounting nodes",
+        help="write a network of accounting nodes, or a site (pilechain init site --help)",
         description=_INIT,
         epilog="Example: pilechain init network --validators 4\n"
         "         pilechain run --config network/node-1/coordinator.toml    (and so on, one for each node)",

@@ -71,10 +71,11 @@ def _serve(options: argparse.Namespace) -> int:
     if options.config is None:
         raise ConfigError("pilechain web needs --config FILE; docs/api.md has one to begin with")
     try:
-        from pile_coordinator.web.serve import serve  # noqa: PLC0415 - only who serves needs its packages
+        from pile_coordinator.web.serve import serve, wait_for_evidence  # noqa: PLC0415 - only who serves needs its packages
     except ModuleNotFoundError as error:
         raise ConfigError(f"{error}; {_MISSING}") from error
     config = load_web_config(options.config)
+    wait_for_evidence(config)
     host = f"[{config.listen}]" if ":" in config.listen else config.listen
     where = f"http://{host}:{config.port}"
     what = f"the dashboard at {where}/ and the API at" if config.dashboard.serve else "the API at"

@@ -4,7 +4,7 @@ The link, the same on both interpreters (ports/cpython_link.py over paho-mqtt, p
 
     Link(spec, *, client_id, subscriptions, will)   ConfigError for an unusable spec; opens nothing yet
         spec: {"host", "port", "username"?, "password"?, "tls"?: {"ca", "cert"?, "key"?}, "keepalive_s"?}
-              tls files are DER on MicroPython, PEM on CPython; "cert" and "key" go together
+              tls files are DER on MicroPython, PEM on CPython; "cert" and "key" go together, and are in the client id
         will: (topic, payload) the broker publishes retained when the pile goes silent, or None
     .poll(timeout_ms) -> [(topic, payload)]   pumps, (re)connects; returns early when something came. Call it at least
                                               twice per keepalive.

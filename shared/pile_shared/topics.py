@@ -15,6 +15,7 @@ Parties:  pilechain/1/<chain>/party/<party>/tx, query     up
 """
 
 from pile_shared.errors import BoundsError
+from pile_shared.platform import sha256
 from pile_shared.units import check_id
 
 ROOT = "pilechain/1"
@@ -37,6 +38,14 @@ def pile_topic(chain_id: str, pile_id: str, kind: str) -> str:
 def party_topic(chain_id: str, party_id: str, kind: str) -> str:
     """The topic of one kind of message to or from a party's wallet."""
     return ROOT + "/" + chain_id + "/party/" + party_id + "/" + kind
+
+
+def own_client_id(client_id: str, certificate: bytes) -> str:
+    """The client id of who shows this certificate (DER): with a part that only who saw it can tell.
+
+    Whoever connects under another's client id ends that connection and takes its session over, whatever his certificate is.
+    """
+    return client_id + "-" + sha256(certificate).hex()[:16]
 
 
 def parse(topic: str) -> tuple[str, str, str, str]:

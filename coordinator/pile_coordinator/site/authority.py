@@ -203,6 +203,17 @@ class Authority:
             entries.append(Entry(name, kind, found.serial_number, since, until, revoked.get(found.serial_number)))
         return sorted(entries, key=lambda entry: (entry.name, entry.since, entry.serial))
 
+    def certificate_of(self, entry: Entry) -> bytes:
+        """A certificate that was issued, as DER; AuthorityError `damaged`."""
+        path = self._kept(entry.serial)
+        try:
+            return x509.load_pem_x509_certificate(path.read_bytes()).public_bytes(Encoding.DER)
+        except (OSError, ValueError) as error:
+            raise AuthorityError(f"{path}: {error}", "damaged") from error
+
+    def _kept(self, serial: int) -> Path:
+        return self.folder / "issued" / f"{serial:040x}.crt"
+
     def _issue(self, name: str, kind: str, days: int, names: x509.SubjectAlternativeName | None) -> Issued:
         ours, now = self._key(), _now()
         until = min(now + _length(days), self.certificate.not_valid_after_utc)
@@ -225,9 +236,9 @@ class Authority:
             builder = builder.add_extension(names, critical=False)
         certificate = builder.sign(ours, hashes.SHA256())
         pem = certificate.public_bytes(Encoding.PEM)
-        kept = self.folder / "issued"
-        kept.mkdir(mode=0o700, exist_ok=True)
-        write_secret(kept / f"{certificate.serial_number:040x}.crt", pem)  # first: what was given away can be revoked
+        kept = self._kept(certificate.serial_number)
+        kept.parent.mkdir(mode=0o700, exist_ok=True)
+        write_secret(kept, pem)  # first: what was given away can be revoked
         return Issued(pem, _key_pem(key))
 
     def _key(self) -> ec.EllipticCurvePrivateKey:

@@ -6,6 +6,7 @@ set the broker's own limit (mosquitto: `message_size_limit`) where memory is sho
 
 import os
 import socket
+import ssl
 import threading
 import time
 from collections import deque
@@ -17,6 +18,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from pile_edge.mqtt import ACK_TIMEOUT_MS, MESSAGE_MAX_BYTES, TOPIC_MAX_BYTES, backoff_ms, check_spec
 from pile_shared.errors import BoundsError, ConfigError, LinkError
+from pile_shared.topics import own_client_id
 
 WINDOW = 20  # enough to keep a fast line busy; each message is at most 8 KiB
 QUEUE_MAX = 100  # messages received and not yet polled; at 8 KiB each under 1 MB
@@ -120,6 +122,7 @@ class Link:
         self.connected = False
 
     def _make_client(self, client_id: str, will: tuple[str, bytes] | None) -> _Client:
+        context, client_id = self._tls(client_id)
         client = _Client(client_id, self)
         client.max_inflight_messages_set(WINDOW)
         client.max_queued_messages_set(WINDOW)
@@ -133,13 +136,25 @@ class Link:
             client.username_pw_set(self._spec["username"], self._spec.get("password"))
         if will is not None:
             client.will_set(will[0], will[1], qos=1, retain=True)
-        if "tls" in self._spec:
-            files = self._spec["tls"]
-            try:
-                client.tls_set(files["ca"], files.get("cert"), files.get("key"))
-            except (OSError, ValueError) as error:
-                raise ConfigError(f"link.tls: need PEM files: {error!r}") from error
+        if context is not None:
+            client.tls_set_context(context)
         return client
+
+    def _tls(self, client_id: str) -> tuple[ssl.SSLContext | None, str]:
+        """What TLS needs, and the client id behind it."""
+        files = self._spec.get("tls")
+        if files is None:
+            return None, client_id
+        try:
+            context = ssl.create_default_context(cafile=files["ca"])
+            context.minimum_version = ssl.TLSVersion.TLSv1_2
+            if "cert" in files:
+                context.load_cert_chain(files["cert"], files["key"])
+                with open(files["cert"]) as file:
+                    client_id = own_client_id(client_id, ssl.PEM_cert_to_DER_cert(file.read()))
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"link.tls: need PEM files: {error!r}") from error
+        return context, client_id
 
     def _break_stalled_connection(self) -> None:
         """A broker that answers pings but acknowledges nothing is left and tried anew."""

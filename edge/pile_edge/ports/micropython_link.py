@@ -112,4 +112,10 @@ class Link(Client):
         will: tuple[str, bytes] | None = None,
     ) -> None:
         check_spec(spec)
-        super().__init__(_Port(spec), spec, client_id=client_id, subscriptions=subscriptions, will=will)
+        port = _Port(spec)
+        if "cert" in spec.get("tls", ()):
+            from pile_shared.topics import own_client_id  # what only TLS needs
+
+            with open(spec["tls"]["cert"], "rb") as file:
+                client_id = own_client_id(client_id, file.read())
+        super().__init__(port, spec, client_id=client_id, subscriptions=subscriptions, will=will)

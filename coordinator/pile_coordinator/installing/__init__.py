@@ -1,0 +1,1 @@
+"""Makes a site's programs services of a machine: systemd units, or containers."""
