@@ -120,7 +120,7 @@ def test_a_stolen_pile_and_a_stolen_key_are_good_for_nothing(site, capsys):
     proof = Proof(1, NO_PREVIOUS, None, HEARTBEAT, [reading], 0, None).sign(thief, site.genesis.chain_id)
     connection = Connection(site.broker_spec, "thief", [], persistent=False)
     connection.publish(topics.pile_topic(site.genesis.chain_id, "pile-1", "proof"), proof)
-    wait_for(lambda: "refused (unknown_pile" in coordinator.text(), 30, "a refusal", coordinator)
+    wait_for(lambda: "refused (retired" in coordinator.text(), 30, "a refusal", coordinator)
     connection.close()
 
     new = make_key(site.folder / "keys/dan-new.key")

@@ -74,9 +74,9 @@ class ProofDesk:
 
     def _offer(self, state: State, pile_id: str, message: bytes, *, verified: bool) -> str:
         pile = state.find(Pile, pile_id)
-        if pile is None or pile.retired:  # whoever stole it may repeat its proofs for ever
+        if pile is None:
             return "unknown_pile"
-        if pile.retired:
+        if pile.retired:  # whoever stole it may repeat its proofs for ever
             return "retired"
         try:
             signed, proof = parse_proof(message)
