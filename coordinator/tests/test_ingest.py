@@ -57,7 +57,7 @@ def test_a_retired_pile_fills_no_blocks() -> None:
     commit(market, desk)
     market.send("operator", RetirePile("pile-1"))
     commit(market, desk)
-    assert [desk.offer(market.state, "pile-1", two) for _ in range(3)] == ["retired"] * 3
+    assert [desk.offer(market.state, "pile-1", two) for _ in range(3)] == ["unknown_pile"] * 3
     assert desk.take_batches() == []
 
 
