@@ -84,7 +84,7 @@ class Kept(bytes):
     """The payload of a retained message: the broker has kept it since before we subscribed."""
 
 
-RECONNECTED = b"reconnected"  # of a message without a topic: what was retained comes again
+RECONNECTED = b"reconnected"  # of a message without a topic: what was retained comes again, or was lost
 
 
 class Connection:
@@ -100,6 +100,7 @@ class Connection:
         watched: tuple[str, ...] = (),
         unwanted: tuple[str, ...] = (),
         will: str = "",
+        tells: bool = False,
     ) -> None:
         """Start connecting to `broker` and subscribing to `topics`; ConfigError for TLS files that are of no use.
 
@@ -113,6 +114,7 @@ class Connection:
             watched: what we would like to hear while we are there, with QoS 0; said to be there before the others.
             unwanted: what the broker may still send, by a subscription of an earlier process, and should not.
             will: the topic of a retained message (`announce`) that the broker takes away when we go without a word.
+            tells: each time that we are connected, with a message RECONNECTED of no topic; with a will always.
         """
         self._queue: queue.SimpleQueue[tuple[str, bytes]] = queue.SimpleQueue()
         self._heard_bytes = self._taken_bytes = 0  # ever: each is counted by one thread
@@ -120,6 +122,7 @@ class Connection:
         self._unwanted = set(unwanted)
         self._announced = b""
         self._will = will
+        self._tells = tells or bool(will)
         self._subscribed = threading.Event()
         self._closing = threading.Event()
         self.last_error = "not connected yet"
@@ -151,7 +154,7 @@ class Connection:
         if reason.is_failure:
             self.last_error = f"refused by the broker: {reason}"
             return
-        if self._will:
+        if self._tells:
             self._heard_bytes += len(RECONNECTED)
             self._queue.put(("", RECONNECTED))
         if self._unwanted:
