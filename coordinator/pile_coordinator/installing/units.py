@@ -35,7 +35,7 @@ MaxRetentionSec=1year
 """
 
 # Folders of a site, as `pilechain init site` makes them: whoever needs one says so.
-_SECRET = ("authority", "broker", "coordinators", "keys", "users", "piles", "guests", "workers", "fleets", "mirrors")
+_SECRET = ("authority", "broker", "coordinators", "keys", "users", "piles", "guests", "workers", "fleets", "watchers")
 
 # systemd.exec(5). Nobody here needs a right, a device, another's process, or to see the rest of the file system change.
 _SANDBOX = """NoNewPrivileges=yes
