@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Self
 
 import pytest
+from listening import listening
 
 from pile_coordinator.chain.rejections import Rejection
 from pile_coordinator.chain.transactions import Body, Deposit
@@ -117,6 +118,13 @@ def test_one_of_four_may_be_away_and_two_stop_the_chain(tmp_path, broker):
         network.start()
         with Load(network) as load:
             load.wait_for(3)
+            for (
+                name,
+                process,
+            ) in network.processes.items():  # peers on the address that was given, all else on this machine
+                plan = network.plan(name)
+                inside = {("127.0.0.1", plan.rpc_port), ("127.0.0.1", plan.app_port)}
+                assert listening(process.pid) == {(plan.host, plan.p2p_port)} | inside
             network.pause("auditor")  # it holds its connections
             load.wait_for(5)
             network.stop("grid")  # 2 of 4

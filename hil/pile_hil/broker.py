@@ -33,6 +33,15 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
+def is_open(host: str, port: int) -> bool:
+    """Whether somebody takes TCP connections there."""
+    try:
+        socket.create_connection((host, port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
 def make_certificates(folder: Path) -> dict[str, Path]:
     """A test CA, a broker certificate for `localhost` and a client certificate `pile`, valid for a day.
 
@@ -177,11 +186,7 @@ class Mosquitto:
         return [*lines, *self._extra]
 
     def _accepts(self) -> bool:
-        try:
-            socket.create_connection((self._host, self.port), timeout=1).close()
-        except OSError:
-            return False
-        return True
+        return is_open(self._host, self.port)
 
     def _end(self, how: signal.Signals) -> None:
         process, self._process = self._process, None

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Self
@@ -21,13 +21,16 @@ from pile_coordinator.chain.genesis import Genesis, genesis_from_json
 from pile_coordinator.chain.transactions import Deposit, RegisterParty, RegisterPile
 from pile_coordinator.clock import Clock
 from pile_coordinator.keys import load_key, make_key
-from pile_coordinator.mqtt import Broker
+from pile_coordinator.mqtt import Broker, Tls
 from pile_coordinator.new_chain import HOUR_MS, NOTES, PARAMS, TARIFF
+from pile_coordinator.site.access import COORDINATOR, PILE, USER, Name
+from pile_coordinator.site.folder import SiteFolder
+from pile_coordinator.site.founding import found_broker
 from pile_coordinator.wallet import Wallet
 from pile_edge.board.bundle import build_romfs, find_micropython, link_bundle
 from pile_edge.board.unix_flash import board_command
 from pile_edge.config_file import compile_config
-from pile_hil.broker import free_port
+from pile_hil.broker import find_mosquitto, free_port, is_open
 from pile_hil.process import RigProcess
 from pile_shared.errors import PilechainError
 from pile_shared.platform import sha256
@@ -157,13 +160,15 @@ class Site:
         rate: int,
         port: int | None = None,
         host: str = "127.0.0.1",
+        tls: bool = False,
         stake_rules: Mapping[str, int] | None = None,
         notes: Mapping[str, int] | None = None,
     ) -> None:
         """Write everything below `folder`; nothing runs yet. Time runs `rate` times as fast from now on.
 
         With `stake_rules`, those of a genesis file, the accounting nodes are elected. `notes` are rules of notes that differ
-        from `note_rules`. `host` is where this machine's broker listens.
+        from `note_rules`. `host` is where this machine's broker listens. With `tls`
+        its broker is mosquitto, with the authority, certificates and access list of `pilechain init site` (`access`).
 
         Between a process and what it needs something may be put before it is started, by its name: `broker_ports` says
         through which port it reaches the broker, `prefixes` what stands before its command, `environments` what is added
@@ -184,6 +189,7 @@ class Site:
         for party in (*FOUNDERS, *(f"{node}-attest" for node in ACCOUNTING_NODES)):
             make_key(self.key_file(party))
         self.genesis = self._write_genesis()
+        self.access = self._found_access() if tls else None
         self.processes: dict[str, SiteProcess] = {}
         self.rig: RigProcess | None = None
 
@@ -242,14 +248,33 @@ class Site:
             "bond_micro": BOND_MICRO,
         }
 
+    def _found_access(self) -> SiteFolder:
+        """The site's authority and broker; who needs a certificate gets it when it is asked for."""
+        hosts, authority = ("localhost", self.host), self.folder / "authority"
+        access = SiteFolder(self.folder.resolve(), hosts, self.port, self.host, authority.resolve(), self.genesis)
+        found_broker(access)
+        self.host = "localhost"  # boards compare names, and no addresses, with what a certificate says
+        return access
+
+    def tls_of(self, name: Name) -> Tls | None:
+        """With which files somebody meets the broker, issued when they are wanted first; None without TLS."""
+        if self.access is None:
+            return None
+        tls = self.access.tls(name)
+        if tls.certificate is None or not tls.certificate.exists():
+            self.access.add(name)
+        return tls
+
     def write_coordinator(self) -> Path:
         """Write the coordinator's configuration; its path."""
+        tls = self.tls_of(Name(COORDINATOR, "main"))
+        files = f'tls = {{ ca = "{tls.ca}", cert = "{tls.certificate}", key = "{tls.key}" }}\n' if tls else ""
         path = self.folder / "coordinator.toml"
         attestation = "\n".join(f'{node} = "keys/{node}-attest.key"' for node in ACCOUNTING_NODES)
         path.write_text(
             f'genesis = "genesis.json"\ndata = "coordinator"\nparty = "coordinator"\nkey = "keys/coordinator.key"\n'
             f"block_interval_ms = 100\n\n[attestation]\n{attestation}\n\n"
-            f'[mqtt]\nhost = "{self.host}"\nport = {self.broker_ports.get("coordinator", self.port)}\n\n'
+            f'[mqtt]\nhost = "{self.host}"\nport = {self.broker_ports.get("coordinator", self.port)}\n{files}\n'
             f"[clock]\nrate = {self.clock.rate}\norigin_ms = {self.clock.origin_ms}\n"
         )
         return path
@@ -268,8 +293,12 @@ class Site:
             "full_below_w": 100,
             **pile.timing,
         }
-        sections = {
+        tls = self.tls_of(Name(PILE, pile_id))
+        der = ".der" if pile.interpreter == "micropython" else ""
+        files = {"ca": tls.ca, "cert": tls.certificate, "key": tls.key} if tls else {}
+        sections: dict[str, dict[str, object]] = {
             "mqtt": {"host": self.host, "port": self.broker_ports.get(pile.id, self.port), "keepalive_s": 10},
+            **({"mqtt.tls": {name: f"{path}{der}" for name, path in files.items()}} if tls else {}),
             "bus": {**bus, **pile.far_bus},
             "meter": {
                 "profile": pile.profile,
@@ -279,7 +308,7 @@ class Site:
             },
             "control": {"kind": "coil", "unit": 2, "coil": 0},
             "journal": {"path": "journal", "capacity_bytes": 65536, "segment_bytes": 8192},
-            "timing": timing,
+            "timing": dict(timing),
             "clock": {"rate": self.clock.rate, "origin_ms": self.clock.origin_ms},
         }
         lines = [
@@ -338,9 +367,19 @@ class Site:
         return process
 
     def start_broker(self) -> SiteProcess:
-        """Start the embedded broker."""
+        """Start the embedded broker, or mosquitto where the site has TLS."""
+        if self.access is not None:
+            return self._start_mosquitto(self.access)
         process = self.start("broker", sys.executable, "-m", "pile_hil.embedded_broker", "--port", str(self.port))
         wait_for(lambda: "ready" in process.text(), 20, "the broker to start", process)
+        return process
+
+    def _start_mosquitto(self, access: SiteFolder) -> SiteProcess:
+        program = find_mosquitto()
+        if program is None:
+            raise SiteError("mosquitto is not installed (apt install mosquitto)")
+        process = self.start("broker", program, "-c", str(access.broker / "mosquitto.conf"))
+        wait_for(lambda: is_open(access.listen, self.port), 20, "mosquitto to start", process)
         return process
 
     def start_coordinator(self) -> SiteProcess:
@@ -415,7 +454,8 @@ class Site:
 
     def wallet(self, party: str) -> Wallet:
         """A party's wallet, connected."""
-        return Wallet(self.genesis, party, load_key(self.key_file(party)), self.broker_spec, timeout_s=30.0)
+        broker = replace(self.broker_spec, host=self.host, tls=self.tls_of(Name(USER, party)))
+        return Wallet(self.genesis, party, load_key(self.key_file(party)), broker, timeout_s=30.0)
 
     def admit(self, parties: Mapping[str, tuple[str, int]], *, prepare: Callable[[str], bytes] | None = None) -> None:
         """Register parties (role, deposit in micro) and every pile, whose key `prepare` gives, else `prepare_pile`."""

@@ -146,6 +146,11 @@ class SiteFolder:
         """The broker's folder."""
         return self.folder / "broker"
 
+    def tls(self, name: Name) -> Tls:
+        """The files with which somebody who has a certificate meets the broker."""
+        folder = self.folder / name.folder
+        return Tls(folder / "ca.crt", folder / f"{name.stem}.crt", folder / f"{name.stem}.key")
+
     def mqtt(self, name: Name, *, here: bool = False, below: str = "") -> str:
         """The table [mqtt] of a configuration whose TLS files are in the folder `below`; `here`: on the broker's machine."""
         stem = name.stem

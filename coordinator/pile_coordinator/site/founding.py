@@ -11,7 +11,7 @@ from pile_coordinator.keys import make_key
 from pile_coordinator.new_chain import FOUNDERS, NOTES, PARAMS, founding_document
 from pile_coordinator.site import broker
 from pile_coordinator.site.access import COORDINATOR, EVERYBODY, GUEST, USER, Name
-from pile_coordinator.site.authority import CA_DAYS, Authority
+from pile_coordinator.site.authority import CA_DAYS, DAYS, Authority
 from pile_coordinator.site.folder import SiteFolder
 from pile_shared.errors import ConfigError
 
@@ -56,11 +56,7 @@ def found_site(folder: Path, plan: Plan) -> SiteFolder:
     genesis = _found_chain(folder, plan)
     authority = (plan.authority or folder / "authority").resolve()
     site = SiteFolder(folder, plan.hosts, plan.port, plan.listen, authority, genesis)
-    (site.broker / "kept").mkdir(parents=True)
-    made = Authority.make(authority, f"{genesis.chain_id} authority", days=CA_DAYS)
-    site.issue_server(made, plan.days)
-    (site.broker / "mosquitto.conf").write_text(broker.configuration(site.broker, plan.listen, plan.port))
-    site.write()
+    found_broker(site, days=plan.days)
     guests = [Name(GUEST, EVERYBODY)] if plan.notes else []
     founders = [Name(USER, party) for party in FOUNDERS]
     for name in dict.fromkeys([_MAIN, *guests, *founders, *plan.users, *plan.piles]):
@@ -68,6 +64,16 @@ def found_site(folder: Path, plan: Plan) -> SiteFolder:
     _write_coordinator(site, plan)
     _write_web(site, plan)
     return site
+
+
+def found_broker(site: SiteFolder, *, days: int = DAYS) -> None:
+    """Make a site's authority, and all that its broker needs, around a chain that is there."""
+    (site.broker / "kept").mkdir(parents=True)
+    authority = Authority.make(site.authority, f"{site.genesis.chain_id} authority", days=CA_DAYS)
+    site.issue_server(authority, days)
+    (site.broker / "mosquitto.conf").write_text(broker.configuration(site.broker, site.listen, site.port))
+    site.write()
+    site.apply(authority)
 
 
 def _found_chain(folder: Path, plan: Plan) -> Genesis:

@@ -11,7 +11,6 @@ import time
 
 from pile_edge.mqtt import Client, check_spec
 from pile_shared.errors import ConfigError, LinkError
-from pile_shared.topics import own_client_id
 
 _CONNECT_TIMEOUT_S = 10
 _WRITE_TIMEOUT_MS = 10_000
@@ -115,6 +114,8 @@ class Link(Client):
         check_spec(spec)
         port = _Port(spec)
         if "cert" in spec.get("tls", ()):
+            from pile_shared.topics import own_client_id  # what only TLS needs
+
             with open(spec["tls"]["cert"], "rb") as file:
                 client_id = own_client_id(client_id, file.read())
         super().__init__(port, spec, client_id=client_id, subscriptions=subscriptions, will=will)
