@@ -46,8 +46,8 @@ class Name:
 
     @property
     def stem(self) -> str:
-        """What its files are called before the dot."""
-        return self.kind
+        """What its files are called before the dot; not `pile`, as a pile's own key is pile.key in the same folder."""
+        return "tls" if self.kind == PILE else self.kind
 
 
 def name_of(kind: str, identity: str) -> Name:

@@ -4,7 +4,7 @@ site.toml         where clients meet the broker, and where the authority is
 genesis.json, coordinator.toml, web.toml, keys/, data/
 authority/        says who is who; may be kept elsewhere (--authority)
 broker/           mosquitto's configuration, certificate, access list, CRL, and what it keeps
-piles/ID/         ca.crt, pile.crt, pile.key, operator.toml; as .der for boards
+piles/ID/         ca.crt, tls.crt, tls.key, operator.toml; as .der for boards
 users/PARTY/      the same for a wallet: wallet.toml, genesis.json, user.crt, ...
 coordinators/, workers/, fleets/, mirrors/, guests/
 """
