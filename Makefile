@@ -2,18 +2,20 @@
 #             make demo KEEP=1 goes on with the dashboard open
 # make demo-network   the same with four accounting nodes that run CometBFT, two operators; about two minutes
 # make test   everything: style, types, tests; installs the servers the tests need
+# make fuzz   every decoder under libFuzzer, SECONDS=60 each, JOBS=1 at a time, or TARGETS="cbor cose"; see docs/fuzz.md
 # make check  style and types only          make bench  figures with their limits, into bench/out/
+# make hil    the whole fault catalogue on simulated piles, a report in hil-out/; HIL="--rig mine.yaml" for another rig
 # make wheel  what is installed elsewhere, and the versions it was tested with, into dist/
 # make lock   refresh requirements.lock     make clean  remove what the others made
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-network test check bench lock clean wheel servers vectors
+.PHONY: help demo demo-network test fuzz check hil bench lock clean wheel servers vectors
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 help:
-	@sed -n '1,7s/^# //p' Makefile
+	@sed -n '1,9s/^# //p' Makefile
 
 $(READY): requirements.lock pyproject.toml tools/setup
 	@tools/setup $(VENV) $(PYTHON)
@@ -38,6 +40,13 @@ test: servers check
 	@$(BIN)/python -m compileall -q shared edge coordinator hil
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
+hil: servers
+	@$(BIN)/pilechain hil run --keep-going --out hil-out $(HIL)
+
+# Coverage, corpora and findings stay in build/fuzz/.
+fuzz: $(READY)
+	@PYTHONPATH=tests $(BIN)/python -m fuzz --seconds $(or $(SECONDS),60) --jobs $(or $(JOBS),1) $(TARGETS)
+
 bench: servers
 	@$(BIN)/python -m bench
 
@@ -55,4 +64,4 @@ lock:
 	uv pip compile -q --universal --generate-hashes --all-extras --group dev --group firmware --python-version 3.11 --no-annotate --no-header pyproject.toml -o requirements.lock
 
 clean:
-	rm -rf $(VENV) demo-out build dist bench/out
+	rm -rf $(VENV) demo-out hil-out build dist bench/out

@@ -3,6 +3,10 @@
 What is allowed is written down here once more, topic by topic, and not taken from the code that writes the access list.
 """
 
+import os
+import re
+import shlex
+import signal
 import socket
 import subprocess
 import time
@@ -14,17 +18,20 @@ from listening import listening
 
 from pile_coordinator.chain.transactions import AT_MARKET, List, PlaceBid
 from pile_coordinator.cli import main as pilechain
+from pile_coordinator.config import load_config
 from pile_coordinator.mqtt import Broker, Connection, Tls
 from pile_coordinator.site.access import Name
 from pile_coordinator.site.authority import Authority
 from pile_coordinator.site.folder import SiteFolder
 from pile_coordinator.verify import verify_order
 from pile_coordinator.wallet import START
+from pile_coordinator.wallet_cli.profile import load_profile
 from pile_hil.broker import find_mosquitto, free_port, is_open
 from pile_hil.requirements import require
 from pile_hil.site import HOUR_MS, PileSpec, Site, wait_for
 
 LONG_S = 30
+DOCS = Path(__file__).parents[1] / "docs"
 COORDINATOR, WORKER, FLEET, MIRROR = (
     Name(kind, "main" if kind == "coordinator" else "1") for kind in ("coordinator", "worker", "fleet", "mirror")
 )
@@ -44,20 +51,21 @@ class Running:
             self.site("add", name)
         self.access = SiteFolder.open(folder)
         self.chain = self.access.genesis.chain_id
-        self.log = (folder / "mosquitto.log").open("wb")
-        self.process = subprocess.Popen(
-            [find_mosquitto(), "-c", folder / "broker/mosquitto.conf"], stdout=self.log, stderr=self.log
-        )
+        self.start()
+
+    def start(self) -> None:
+        with (self.folder / "mosquitto.log").open("ab") as log:
+            command = [find_mosquitto(), "-c", self.folder / "broker/mosquitto.conf"]
+            self.process = subprocess.Popen(command, stdout=log, stderr=log)
         until(lambda: is_open("127.0.0.1", self.port))
 
     def close(self) -> None:
         self.process.terminate()
         self.process.wait(LONG_S)
-        self.log.close()
 
-    def site(self, action: str, name: Name) -> None:
+    def site(self, action: str, name: Name, *, status: int = 0) -> None:
         words = ["site", name.kind, action, *([] if name.kind == "guest" else [name.id])]
-        assert pilechain([*words, "--site", str(self.folder)]) == 0
+        assert pilechain([*words, "--site", str(self.folder)]) == status
 
     def broker(self, name: Name | None, tls: Tls | None = None) -> Broker:
         return Broker("localhost", self.port, tls=tls or self.access.tls(name))
@@ -121,8 +129,8 @@ SAYS = {
     MIRROR: set(),
 }
 HEARS = {
-    PILE_A: {f"pile-a/{kind}" for kind in DOWN},
-    PILE_B: {f"pile-b/{kind}" for kind in DOWN},
+    PILE_A: {f"pile-a/{kind}" for kind in (*UP, *DOWN)},
+    PILE_B: {f"pile-b/{kind}" for kind in (*UP, *DOWN)},
     ALICE: {"party/alice/result", "party/alice/answer"},
     BOB: {"party/bob/result", "party/bob/answer"},
     GUEST: {f"party/{who}/{kind}" for who in ("alice", "bob", "anon-1") for kind in ("result", "answer")},
@@ -216,24 +224,48 @@ def test_nobody_takes_anothers_connection_over(running):
         assert own.last_error == "not connected yet"  # it never had another
 
 
-def test_a_revoked_pile_is_out_at_once_and_stays_out_while_others_notice_nothing(running, capsys):
-    """Connections too that stood before; and it may come back under its name with a new certificate only."""
-    stolen = keep(running, PILE_B)
+def test_a_revoked_pile_is_out_at_once_and_others_notice_nothing(running, capsys):
+    """Its own connection ends; one that a thief made with its certificate is mute; neither comes back."""
+    receipts = running.topic("pile-b/receipt")
     with (
         running.connected(COORDINATOR, running.topic("#"), persistent=True, client_id="coordinator") as coordinator,
-        running.connected(PILE_B, running.topic("pile-b/receipt"), persistent=True, client_id="pile-pile-b") as pile,
+        running.connected(PILE_B, receipts, persistent=True, client_id="pile-pile-b") as pile,
+        running.connected(PILE_B, receipts) as thief,
     ):
         running.site("revoke", PILE_B)
-        assert "its connections were ended" in capsys.readouterr().out
+        assert "its connection was ended" in capsys.readouterr().out
         until(lambda: not pile.is_connected)
-        assert is_refused(running.broker(None, stolen))
-        running.site("add", PILE_B)
-        assert is_refused(running.broker(None, stolen))
-        with running.connected(PILE_B) as back:
-            back.publish(running.topic("pile-b/proof"), b"new")
-            assert coordinator.get(LONG_S) == (running.topic("pile-b/proof"), b"new")
+        assert is_refused(running.broker(PILE_B))
+        thief.publish(running.topic("pile-b/proof"), b"of a thief")
+        thief.drain(LONG_S)
+        coordinator.publish(receipts, b"for a thief")
+        coordinator.publish(running.topic("end"), b"")
+        assert [coordinator.get(LONG_S)[1] for _ in range(2)] == [b"for a thief", b""]
+        assert thief.get(0) is None
+        running.site("add", PILE_B, status=1)
+        assert "start the broker again" in capsys.readouterr().err
+        assert thief.is_connected
         assert not pile.is_connected
         assert coordinator.last_error == "not connected yet"
+
+
+def test_a_revoked_name_comes_back_with_a_new_certificate_only(running):
+    """Once the broker was started again: what stood with the old one is gone."""
+    stolen = keep(running, PILE_B)
+    revoked_s = max(
+        entry.revoked.timestamp() for entry in Authority.open(running.access.authority).issued() if entry.revoked
+    )
+    running.close()
+    until(lambda: time.time() > revoked_s + 1)  # times in certificates are whole seconds
+    running.start()
+    running.site("add", PILE_B)
+    assert is_refused(running.broker(None, stolen))
+    with (
+        running.connected(COORDINATOR, running.topic("pile-b/proof")) as coordinator,
+        running.connected(PILE_B) as back,
+    ):
+        back.publish(running.topic("pile-b/proof"), b"new")
+        assert coordinator.get(LONG_S) == (running.topic("pile-b/proof"), b"new")
 
 
 def test_a_revoked_partys_connection_hears_and_says_nothing_more(running):
@@ -269,6 +301,58 @@ def test_the_broker_shows_its_new_certificate_and_nobody_loses_his_connection(ru
         assert pilechain(["site", "broker", "renew", "--days", "7", "--site", str(running.folder)]) == 0
         until(lambda: shown(running) != before)
         assert standing.is_connected
+
+
+def test_the_sites_guide_is_typed(tmp_path, monkeypatch):
+    """Every line of docs/site.md as it stands, but for the port, and the coordinator, which other tests run."""
+    require(find_mosquitto() is not None, "mosquitto is not installed; run tools/servers")
+    monkeypatch.chdir(tmp_path)
+    lines = re.findall(r"```sh\n(.*?)```", (DOCS / "site.md").read_text(), re.DOTALL)
+    try:
+        for words in map(shlex.split, "".join(lines).splitlines()):
+            if words[0] == "pilechain" and words[1] == "run":
+                assert load_config(Path(words[3])).broker.tls is not None
+            elif words[0] == "pilechain":
+                more = ["--port", str(free_port())] if words[1] == "init" else []
+                assert pilechain([*words[1:], *more]) == 0, words
+            else:
+                subprocess.run([find_mosquitto() if words[0] == "mosquitto" else words[0], *words[1:]], check=True)
+                until(lambda: Path("north/broker/mosquitto.pid").exists())
+    finally:
+        os.kill(int(Path("north/broker/mosquitto.pid").read_text()), signal.SIGTERM)
+    assert {path.name for path in Path("north").rglob("*") if path.stat().st_mode & 0o77} == {
+        "mosquitto.pid"
+    }  # its own
+    for name in re.findall(
+        r"^\| `([a-z]+/|[a-z.]+\.(?:toml|json))[`A-Z]", (DOCS / "site.md").read_text(), re.MULTILINE
+    ):
+        if name not in {"authority/", "fleets/", "mirrors/"}:
+            assert (Path("north") / name).exists(), name
+    for user in ("alice", "bob", "carol"):
+        assert load_profile(Path(f"north/users/{user}/wallet.toml")).guest is not None
+
+
+def test_what_is_wrong_is_told_before_anything_is_written(tmp_path, capsys):
+    """Keys are never overwritten, and half a site is not left behind."""
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used/file").touch()
+    for words, told in (
+        (["used"], "is not empty"),
+        (["new", "--authority", "used"], "is not empty"),
+        (["new", "--pile", "party"], "cannot be called party"),
+        (["new", "--pile", "user:alice"], "a-z, 0-9 and '-'"),
+        (["new", "--host", "no host"], "neither a host name nor an address"),
+        (["new", "--param", "speed=1"], "no such parameter"),
+        (["new", "--param", "crr_numerator=9"], "CRR"),
+        (["new", "--port", "0"], "expected a port"),
+        (["new", "--days", "0"], "expected 1 to"),
+    ):
+        paths = [str(tmp_path / word) if word in {"used", "new"} else word for word in words]
+        assert pilechain(["init", "site", *paths]) in {1, 2}
+        assert told in capsys.readouterr().err
+        assert not (tmp_path / "new").exists() or not any((tmp_path / "new").iterdir())
+    assert pilechain(["site", "list", "--site", str(tmp_path / "none")]) == 2
+    assert "site.toml" in capsys.readouterr().err
 
 
 def shown(running) -> bytes:

@@ -3,14 +3,16 @@
 import json
 import tomllib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
 from pile_coordinator.chain.genesis import Genesis, genesis_from_json
 from pile_coordinator.clock import Clock
 from pile_coordinator.mqtt import Broker, Tls
+from pile_shared.cose import PUBLIC_BYTES
 from pile_shared.errors import ConfigError, PilechainError
+from pile_shared.p256 import is_on_curve
 from pile_shared.units import check_id
 
 T = TypeVar("T")
@@ -40,6 +42,8 @@ class CoordinatorConfig:
         block_interval_ms: real time between blocks when something waits. clock: real time, or a rig's.
         engine: "solo" or "comet". comet: what that engine needs, None for solo. A node of the comet engine that serves
         nobody has no party, and no key. evidence_url: of a MariaDB database, empty for a SQLite file in `data`.
+        mirror: folder on another disk that gets a copy of each block, None for none. mirror_required: nothing is
+        acknowledged that is not there. workers: public keys of its verify workers, by name.
     """
 
     genesis: Genesis
@@ -53,6 +57,9 @@ class CoordinatorConfig:
     engine: str = SOLO
     comet: CometConfig | None = None
     evidence_url: str = ""
+    workers: dict[str, bytes] = field(default_factory=dict)
+    mirror: Path | None = None
+    mirror_required: bool = True
 
     @property
     def evidence(self) -> Path | str:
@@ -121,7 +128,7 @@ def load_toml(path: Path) -> dict[str, object]:
         return tomllib.loads(path.read_text())
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not TOML: {error}") from error
 
 
@@ -131,7 +138,7 @@ def load_genesis(path: Path) -> Genesis:
         return genesis_from_json(json.loads(path.read_text()))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; a genesis file pins the chain you trust") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not JSON: {error}") from error
     except PilechainError as error:
         raise ConfigError(f"{path}: {error}") from error
@@ -156,11 +163,35 @@ def load_config(path: Path) -> CoordinatorConfig:
     clock = _clock(top.section("clock", required=False))
     comet = _comet(top.section("comet"), base) if engine == COMET else None
     evidence_url = _evidence_url(top.section("evidence", required=False))
+    workers = _workers(top.section("workers", required=False), path)
+    mirror, is_required = _mirror(top.section("mirror", required=False), base, engine)
     top.end()
     keys = base / key if key else None
     return CoordinatorConfig(
-        genesis, data, party, keys, attestation, broker, interval, clock, engine, comet, evidence_url
+        genesis,
+        data,
+        party,
+        keys,
+        attestation,
+        broker,
+        interval,
+        clock,
+        engine,
+        comet,
+        evidence_url,
+        workers,
+        mirror,
+        is_required,
     )
+
+
+def _mirror(section: Section, base: Path, engine: str) -> tuple[Path | None, bool]:
+    path = section.take("path", str, "the path of a folder on another disk", default="")
+    is_required = section.take("required", bool, "true or false", default=True)
+    section.end()
+    if path and engine == COMET:
+        raise ConfigError('[mirror] is for engine = "solo": the other nodes of a network hold its blocks')
+    return base / path if path else None, is_required
 
 
 def _evidence_url(section: Section) -> str:
@@ -168,6 +199,20 @@ def _evidence_url(section: Section) -> str:
     url = section.take("url", str, form, default="", ok=lambda v: not v or v.startswith("mysql+pymysql://"))
     section.end()
     return url
+
+
+def _workers(section: Section, file: Path) -> dict[str, bytes]:
+    form = "a worker's public key in hex, as `pilechain verify-worker --public FILE` prints it"
+    workers = {}
+    for name, digits in section.rest(form).items():
+        try:
+            public = bytes.fromhex(digits)
+        except ValueError:
+            public = b""
+        if len(public) != PUBLIC_BYTES or not is_on_curve(public) or not _is_id(name):
+            raise ConfigError(f"{file}: workers.{name} = {digits[:20]!r} is wrong; expected {form}")
+        workers[name] = public
+    return workers
 
 
 def _comet(section: Section, base: Path) -> CometConfig:

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from pile_coordinator.chain.proofs import parse_proof
-from pile_coordinator.chain.records import Pile
+from pile_coordinator.chain.records import Pile, PileKey
 from pile_coordinator.chain.state import State
 from pile_coordinator.chain.transactions import MAX_BATCH_PROOFS, MAX_TX_BYTES, SubmitProofs
 from pile_coordinator.engines.engine import CachingVerifier
@@ -63,21 +63,27 @@ class ProofDesk:
         self._ahead: dict[str, dict[int, tuple[bytes, bytes]]] = {}  # by sequence: `previous` and the message
         self.counts: Counter[str] = Counter()
 
-    def offer(self, state: State, pile_id: str, message: bytes) -> str:
-        """Take one message from a pile's topic; READY, WAITING, or the reason it was refused."""
-        outcome = self._offer(state, pile_id, message)
+    def offer(self, state: State, pile_id: str, message: bytes, *, verified: bool = False) -> str:
+        """Take one message from a pile's topic; READY, WAITING, or the reason it was refused.
+
+        `verified`: a worker vouches for its signature by this pile's key.
+        """
+        outcome = self._offer(state, pile_id, message, verified=verified)
         self.counts[outcome] += 1
         return outcome
 
-    def _offer(self, state: State, pile_id: str, message: bytes) -> str:
+    def _offer(self, state: State, pile_id: str, message: bytes, *, verified: bool) -> str:
         pile = state.find(Pile, pile_id)
-        if pile is None:
+        if pile is None or pile.retired:  # whoever stole it may repeat its proofs for ever
             return "unknown_pile"
+        if pile.retired:
+            return "retired"
         try:
             signed, proof = parse_proof(message)
         except PilechainError as error:
             return error.code
-        if signed.kid != cose.key_id(pile.public):
+        key = state.find(PileKey, signed.kid)
+        if key is None or key.pile != pile_id:
             return "unknown_key"
         expected, previous = self._next.get(pile_id, (pile.last_sequence + 1, pile.last_hash))
         if proof.sequence < expected and not _retells(pile, proof.sequence, message):
@@ -86,7 +92,10 @@ class ProofDesk:
             return "too_far_ahead"
         if len(self._ready) + self._held_count >= MAX_READY:
             return "overloaded"
-        if not self._verify(pile.public, cose.to_be_signed(signed.kid, signed.payload, self._aad), signed.signature):
+        claim = pile.public, cose.to_be_signed(signed.kid, signed.payload, self._aad), signed.signature
+        if verified:
+            self._verify.believe(*claim)
+        elif not self._verify(*claim):
             return "bad_signature"
         if proof.sequence < expected:
             return FORK

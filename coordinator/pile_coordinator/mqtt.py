@@ -19,6 +19,7 @@ from pile_shared.errors import ConfigError, LinkError
 from pile_shared.topics import own_client_id
 
 MAX_QUEUED = 10_000  # messages taken from the broker and not yet looked at: a block's worth at the highest rate
+MAX_QUEUED_BYTES = 32 << 20  # of them: a batch of a verify worker has 60 kB
 MAX_MESSAGE_BYTES = 16 << 20  # of an answer; an order certificate of a week is 2 MB
 MAX_INFLIGHT = 200
 MAX_UNSENT = 50_000  # messages the broker has not taken: some 50 MB; later ones are dropped, and asked for again
@@ -84,6 +85,7 @@ class Connection:
         *,
         persistent: bool = True,
         watched: tuple[str, ...] = (),
+        unwanted: tuple[str, ...] = (),
         will: str = "",
     ) -> None:
         """Start connecting to `broker` and subscribing to `topics`; ConfigError for TLS files that are of no use.
@@ -96,10 +98,13 @@ class Connection:
             topics: what we must hear, with QoS 1.
             persistent: the broker keeps `topics`' messages while we are away.
             watched: what we would like to hear while we are there, with QoS 0; said to be there before the others.
+            unwanted: what the broker may still send, by a subscription of an earlier process, and should not.
             will: the topic of a retained message (`announce`) that the broker takes away when we go without a word.
         """
         self._queue: queue.SimpleQueue[tuple[str, bytes]] = queue.SimpleQueue()
+        self._heard_bytes = self._taken_bytes = 0  # ever: each is counted by one thread
         self._topics = [*((topic, 0) for topic in watched), *((topic, 1) for topic in topics)]
+        self._unwanted = set(unwanted)
         self._announced = b""
         self._will = will
         self._subscribed = threading.Event()
@@ -134,7 +139,10 @@ class Connection:
             self.last_error = f"refused by the broker: {reason}"
             return
         if self._will:
+            self._heard_bytes += len(RECONNECTED)
             self._queue.put(("", RECONNECTED))
+        if self._unwanted:
+            client.unsubscribe(sorted(self._unwanted))
         if self._topics:
             client.subscribe(self._topics)
         if self._announced:
@@ -155,10 +163,25 @@ class Connection:
         self.last_error = f"connection lost: {reason}"
 
     def _received(self, _client: paho.Client, _data: Any, message: paho.MQTTMessage) -> None:
-        while self._queue.qsize() >= MAX_QUEUED:
+        while self._queue.qsize() >= MAX_QUEUED or self._heard_bytes - self._taken_bytes > MAX_QUEUED_BYTES:
             if self._closing.wait(_FULL_PAUSE_S):
                 return  # we are leaving: it is sent again by whoever hears no answer
+        self._heard_bytes += len(message.payload)
         self._queue.put((message.topic, Kept(message.payload) if message.retain else bytes(message.payload)))
+
+    def subscribe(self, topic: str) -> None:
+        """Hear this too from now on, with QoS 1."""
+        self._unwanted.discard(topic)
+        self._topics = [*self._topics, (topic, 1)]
+        if self._client.is_connected():  # else it is done then
+            self._client.subscribe(topic, 1)
+
+    def unsubscribe(self, topic: str) -> None:
+        """Do not hear this any more."""
+        self._unwanted.add(topic)
+        self._topics = [(name, qos) for name, qos in self._topics if name != topic]
+        if self._client.is_connected():
+            self._client.unsubscribe(topic)
 
     @property
     def is_connected(self) -> bool:
@@ -173,13 +196,11 @@ class Connection:
     def get(self, timeout_s: float) -> tuple[str, bytes] | None:
         """The next (topic, payload), or None after `timeout_s`."""
         try:
-            return self._queue.get_nowait()
-        except queue.Empty:
-            pass
-        try:
-            return self._queue.get(timeout=timeout_s) if timeout_s > 0 else None
+            message = self._queue.get_nowait() if timeout_s <= 0 else self._queue.get(timeout=timeout_s)
         except queue.Empty:
             return None
+        self._taken_bytes += len(message[1])
+        return message
 
     def take(self, timeout_s: float, most: int) -> list[tuple[str, bytes]]:
         """Up to `most` messages; none if none came within `timeout_s`."""

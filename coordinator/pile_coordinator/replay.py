@@ -15,11 +15,11 @@ from pile_coordinator.chain.proofs import BAD_SIGNATURE
 from pile_coordinator.chain.rejections import BrokenInvariantError
 from pile_coordinator.chain.transition import Outcome, TxResult, apply_block
 from pile_coordinator.chain.tree import StateTree
-from pile_coordinator.engines.engine import Block, CachingVerifier, set_hashes, validators_at
+from pile_coordinator.engines.engine import Block, CachingVerifier, header_of, load_state, set_hashes, validators_at
 from pile_coordinator.engines.rings import CachingRings, share_rings
 from pile_coordinator.engines.store import Store, StoreError
 from pile_shared import merkle
-from pile_shared.certificate import Header
+from pile_shared.certificate import Certificate, Header, decode_header
 from pile_shared.errors import ConfigError, PilechainError
 from pile_shared.platform import es256_verify
 
@@ -46,6 +46,9 @@ class Audit:
     A node writes a block down when it is decided and hears the others' attestations a moment later, so one that was stopped,
     or is at work, may have such blocks at its end. They are what their transactions lead to, but nothing proves that they
     were decided: no other number here speaks of them.
+
+    `unsigned` are heights that a restored coordinator passed over without a signature (`is_passed_over`): blocks without
+    content, which the certified one behind them names by its hash.
     """
 
     height: int
@@ -53,6 +56,7 @@ class Audit:
     accepted: int
     state_root: bytes
     uncertified: int = 0
+    unsigned: int = 0
 
 
 class Replay:
@@ -79,6 +83,21 @@ class Replay:
         self._previous = NO_PREVIOUS
         self._trusts = trust_signatures
         self._verify = CachingVerifier(es256_verify, rings)
+
+    @classmethod
+    def behind(cls, store: Store, genesis: Genesis) -> "Replay":
+        """Go on behind the last block of a ledger, whose blocks before are taken as they are.
+
+        Raises:
+            StoreError: its state is not that of its last block.
+        """
+        replay = cls(genesis)
+        header_bytes = store.last_header()
+        if header_bytes is not None:
+            header = decode_header(header_bytes)
+            replay.state = load_state(store, header)
+            replay.height, replay.time_ms, replay._previous = header.height, header.time_ms, header.hash()
+        return replay
 
     def apply(self, block: Block, *, is_certified: bool = True) -> list[tuple[bytes, bytes | None]]:
         """Compute the next block again.
@@ -109,6 +128,29 @@ class Replay:
             raise ReplayError(header.height, "its header names other accounting nodes than were elected")
         self.height, self.time_ms, self._previous = header.height, header.time_ms, header.hash()
         return changes
+
+    @property
+    def head(self) -> bytes:
+        """The hash of the last header, which the next one names."""
+        return self._previous
+
+    def pass_over(self) -> tuple[Block, list[tuple[bytes, bytes | None]]]:
+        """The next height as nobody signs it, and the records that it changes: of the time of the last, and empty.
+
+        Raises:
+            ReplayError: something is due at it, which would have to be certified; the replay cannot go on.
+        """
+        height = self.height + 1
+        env = Env(self.genesis.chain_id, height, self.time_ms, self._previous, self._verify)
+        outcome = apply_block(self.state, env, [])
+        state_root, changes = self.state.seal()
+        sets = set_hashes(self.genesis, self.state, height)
+        if outcome.leaves or sets[0] != sets[1]:
+            raise ReplayError(height, "cannot be left unsigned: something is due at it; restore to an earlier height")
+        validators = validators_at(self.genesis, self.state, height)
+        header = header_of(env, validators[height % len(validators)].party, [], outcome, state_root, sets)
+        self.height, self._previous = height, header.hash()
+        return Block(Certificate(header.encoded(), []), [], [], []), changes
 
     def _engine_report(self, block: Block) -> tuple[tuple[bytes, ...] | None, tuple[Misbehaviour, ...]]:
         """What entered the block besides its transactions; its leaves say it, and must come of it again."""
@@ -169,9 +211,9 @@ def open_ledger(path: Path, genesis: Genesis) -> Store:
     return Store(path, genesis.hash(), read_only=True)
 
 
-def blocks_of(store: Store) -> Iterator[Block]:
-    """A store's blocks in order of height; ReplayError for one that is missing or cannot be decoded."""
-    for height in range(1, store.height() + 1):
+def blocks_of(store: Store, first: int = 1) -> Iterator[Block]:
+    """A store's blocks from a height on, in order; ReplayError for one that is missing or cannot be decoded."""
+    for height in range(first, store.height() + 1):
         try:
             yield store.block(height)
         except KeyError as error:
@@ -217,20 +259,39 @@ def audit(
     """
     replay = Replay(genesis, trust_signatures=trust_signatures, rings=rings)
     certified = certified_height(store)  # of a ledger in use it may grow meanwhile
-    transactions = accepted = 0
-    last_root = StateTree().root
-    held = Audit(0, 0, 0, last_root)
-    for block in blocks_of(store):
-        is_certified = replay.height < certified or bool(block.certificate.attestations)
-        replay.apply(block, is_certified=is_certified)
-        transactions += len(block.txs)
-        accepted += sum(result.code == "ok" for result in block.results)
-        last_root = block.header.state_root
-        if is_certified:
-            held = Audit(replay.height, transactions, accepted, last_root)
-        on_block(block)
+    found = held = Audit(0, 0, 0, StateTree().root)
+
+    def compute(blocks: Iterator[Block]) -> None:
+        nonlocal found, held
+        for block in blocks:
+            is_passed = is_passed_over(block, replay.time_ms)
+            is_certified = not is_passed and (replay.height < certified or bool(block.certificate.attestations))
+            replay.apply(block, is_certified=is_certified)
+            found = Audit(
+                replay.height,
+                found.transactions + len(block.txs),
+                found.accepted + sum(result.code == "ok" for result in block.results),
+                block.header.state_root,
+                unsigned=found.unsigned + is_passed,
+            )
+            held = found if is_certified else held
+            on_block(block)
+
+    compute(blocks_of(store))
+    with store.snapshot():  # of a ledger in use: the state that is kept is that of the last block of the same moment
+        compute(blocks_of(store, replay.height + 1))
+        kept = StateTree().update(list(store.state_rows()))
     invariants.check_in_full(replay.state)
-    kept = StateTree().update(list(store.state_rows()))
-    if replay.height and kept != last_root:
+    if replay.height and kept != found.state_root:
         raise StoreError(f"the blocks are whole, but the state kept beside them is not that of block {replay.height}")
     return replace(held, uncertified=replay.height - held.height)
+
+
+def is_passed_over(block: Block, before_ms: int) -> bool:
+    """Whether nothing happens in a block and nobody attests it: of the time of the one before, `before_ms`, and empty."""
+    if block.txs or block.leaves or block.certificate.attestations:
+        return False
+    try:
+        return block.header.time_ms == before_ms
+    except PilechainError:
+        return False  # damaged: whoever applies it says so

@@ -79,6 +79,7 @@ def _show(found: Audit, chain_id: str, fingerprint: bytes, *, trusts: bool, as_j
             "accepted": found.accepted,
             "state_root": found.state_root.hex(),
             "uncertified": found.uncertified,
+            "unsigned": found.unsigned,
             "signatures_checked": not trusts,
         }
         console.print_json(json.dumps(facts))
@@ -88,6 +89,11 @@ def _show(found: Audit, chain_id: str, fingerprint: bytes, *, trusts: bool, as_j
         f" same results, same state roots, all invariants{', signatures not checked' if trusts else ''}"
     )
     console.print(f"  state root {found.state_root.hex()} at height {found.height}")
+    if found.unsigned:
+        console.print(
+            f"  {found.unsigned} heights were passed over without a signature when this ledger was restored from a backup"
+            " (docs/keeping.md): what stood there is lost"
+        )
     if found.uncertified:
         console.print(
             f"  [yellow]not counted[/] {found.uncertified} newer blocks, computed the same, that no accounting node has"

@@ -19,6 +19,7 @@ from functools import lru_cache
 from typing import cast
 
 from pile_coordinator.accuser import VALID_BLOCKS, Accuser
+from pile_coordinator.block_time import BlockTime
 from pile_coordinator.chain.contracts import UNSIGNED
 from pile_coordinator.chain.records import Pile, Zone
 from pile_coordinator.chain.rejections import Rejection
@@ -36,11 +37,13 @@ from pile_coordinator.engines.verifier import (
     SecondCoreVerifier,
     claim_of_proof,
     claim_of_transaction,
+    pile_of_proof,
 )
 from pile_coordinator.evidence.database import EvidenceAwayError
 from pile_coordinator.evidence.exporter import Exporter
 from pile_coordinator.evidence.queries import last_receipt
 from pile_coordinator.ingest import FORK, READY, REPLAYED, WAITING, ProofDesk
+from pile_coordinator.keeping.mirroring import Mirroring
 from pile_coordinator.keys import load_key
 from pile_coordinator.log_line import log
 from pile_coordinator.mqtt import RECONNECTED, Connection, Kept
@@ -52,6 +55,8 @@ from pile_coordinator.serving import SERVING, Heard, Servers, Unsaid, serving_to
 from pile_coordinator.stake_view import node_event
 from pile_coordinator.stops import KEPT, KNOWN, PASSED_BY, KeptStops
 from pile_coordinator.troubles import Troubles
+from pile_coordinator.verifying.roster import AWAY_S, Roster
+from pile_coordinator.verifying.wire import keys_digest
 from pile_shared import cose, topics
 from pile_shared.certificate import MAX_LEAF_BYTES, Validator
 from pile_shared.codec import array, decode, encode, items
@@ -118,6 +123,7 @@ class Coordinator:
         self._only_one = OnlyOne(config.data / "coordinator.lock")
         self._verifier = SecondCoreVerifier()
         self._attesters = {party: load_key(path) for party, path in config.attestation.items()}
+        self._block_time = BlockTime(config.clock, log)
         self.engine = self._open_engine()
         self.evidence = Exporter(config.evidence)
         self._is_behind = self._evidence_away = self._has_gap = False
@@ -133,9 +139,12 @@ class Coordinator:
         self._share_s = self._announce_s = 0.0  # when to look again
         self._made_good: set[str] = set()  # piles that others may have told before: who says nothing is not silent
         self.desk = ProofDesk(self.chain_id, self.engine.verify, self.servers.wait_s)
+        self.roster = Roster(self.chain_id, config.party, config.workers)
+        self._hears_proofs = not self.roster  # itself, from the piles
         self.stops = KeptStops(config.data / "stops.sqlite", self.engine.state)
         self.records = RecordDesk(config.data / RECORDS, self.chain_id, config.clock.now_ms)
         self.rings = RingQueue(self._verifier.rings)
+        self._unheard: dict[str, None] = {}  # piles that sent again in this step what is in a block
         self._answers: list[tuple[str, bytes, str]] = []  # to records of this step: pile, message, outcome
         self.troubles = Troubles()
         self.queries = QueryDesk(
@@ -157,7 +166,12 @@ class Coordinator:
     def _open_engine(self) -> Engine:
         config, attesters = self.config, self._attesters
         if config.comet is None:
-            return SoloEngine(config.data / "ledger.sqlite", config.genesis, attesters, self._verifier)
+            mirror = None
+            if config.mirror is not None:
+                mirror = Mirroring(config.mirror, config.genesis, log, is_required=config.mirror_required)
+            engine = SoloEngine(config.data / "ledger.sqlite", config.genesis, attesters, self._verifier, mirror)
+            self._block_time.check(engine.time_ms)
+            return engine
         from pile_coordinator.engines.comet.engine import CometEngine  # noqa: PLC0415 - who runs alone needs no protobuf
         from pile_coordinator.engines.comet.home import Home  # noqa: PLC0415
 
@@ -194,7 +208,9 @@ class Coordinator:
         """Start connecting; the broker keeps what comes for us while we are away."""
         up = list(self.engine.topics)
         if self.signer is not None:
-            up += [topics.pile_topic(self.chain_id, "+", kind) for kind in (*topics.PILE_UP, "session", RECORD)]
+            up += [topics.pile_topic(self.chain_id, "+", kind) for kind in ("status", "session", RECORD)]
+            up += [self._proofs] if self._hears_proofs else []
+            up += [self.roster.topic] if self.roster else []
             up += [topics.party_topic(self.chain_id, "+", kind) for kind in topics.PARTY_UP]
         client_id = f"coordinator-{self.config.party or next(iter(self.config.attestation))}-{self.chain_id}"
         watched: list[str] = []
@@ -202,9 +218,18 @@ class Coordinator:
             watched = [serving_topic(self.chain_id, "+")]
             watched += [topics.pile_topic(self.chain_id, "+", kind) for kind in _SAID]
         will = serving_topic(self.chain_id, self.config.party) if self._may_share else ""
-        self.connection = Connection(self.config.broker, client_id, up, watched=tuple(watched), will=will)
+        unwanted = () if self._hears_proofs or self.signer is None else (self._proofs,)
+        self.connection = Connection(
+            self.config.broker, client_id, up, watched=tuple(watched), unwanted=unwanted, will=will
+        )
+        for topic, keys in self.roster.key_lists(self.engine.state) if self.roster else ():
+            self.connection.publish(topic, keys, retained=True)
         self.engine.connect(self.connection.publish, self.connection.wake)
         self._verifier.rings.on_answer = self.connection.wake
+
+    @property
+    def _proofs(self) -> str:
+        return topics.pile_topic(self.chain_id, "+", "proof")
 
     @property
     def _may_share(self) -> bool:
@@ -217,6 +242,7 @@ class Coordinator:
         While messages keep coming, those of one step are handled in the next, so that their signatures are checked meanwhile.
         """
         self._write_older_evidence()
+        self._tend_workers()
         wait_s = min(wait_s, EVIDENCE_AT_ONCE_S) if self._is_behind else wait_s
         wait_s = 0 if self._taken else min(self._next_block_s - time.monotonic(), wait_s)
         before, self._taken = self._taken, self.connection.take(wait_s, MAX_TAKEN)
@@ -230,8 +256,21 @@ class Coordinator:
         self._take_rings()
         self._answer_records()
         self._make_block_if_due()
+        self._repeat_receipts()
         if self._may_share:
             self._share()
+
+    def _tend_workers(self) -> None:
+        """Leave the piles' proofs to the workers while there are any, and take them here when there are none."""
+        if self._hears_proofs is not self.roster.is_here:
+            return
+        self._hears_proofs = not self._hears_proofs
+        if self._hears_proofs:
+            self.connection.subscribe(self._proofs)
+            log(f"no verify worker was heard of for {AWAY_S:.0f} s: proofs are verified here until one is")
+        else:
+            self.connection.unsubscribe(self._proofs)
+            log("a verify worker is there: proofs are left to the workers")
 
     def _tell_ahead(self, messages: list[tuple[str, bytes]]) -> None:
         """Have signatures checked on the other core, a few at a time: whoever makes blocks waits for its turn meanwhile."""
@@ -357,6 +396,9 @@ class Coordinator:
             return self._handle(topic, payload)
 
     def _handle(self, topic: str, payload: bytes) -> None:
+        if topic == self.roster.topic:
+            waits = self._is_behind and not self._has_gap
+            return self._note(BEHIND, topic) if waits else self._take_batch(payload)
         try:
             chain_id, side, who, kind = _parse_topic(topic)
         except BoundsError:
@@ -422,14 +464,33 @@ class Coordinator:
                 return self._attesters[validator.party]
         return None
 
-    def _take_proof(self, pile_id: str, payload: bytes) -> None:
-        outcome = self.desk.offer(self.engine.state, pile_id, payload)
-        what = f"proof from {pile_id}, {len(payload)} bytes"
+    def _take_batch(self, message: bytes) -> None:
+        """What a verify worker brings: taken as verified if it knows the keys that the chain knows."""
+        try:
+            batch = self.roster.open(message)
+        except PilechainError as error:
+            return self._note(error.code, f"batch of a worker, {len(message)} bytes: {error}")
+        piles = [pile_of_proof(self.engine.state, proof) for proof in batch.verified]
+        known = [pile.public for pile in piles if pile is not None]
+        is_believed = len(known) == len(piles) and keys_digest(known) == batch.keys
+        if not is_believed:
+            self._note("stale_keys", f"a worker verified {len(piles)} proofs by other keys than the chain's")
+        for pile, proof in zip(piles, batch.verified, strict=True):
+            self._take_proof(pile.id if pile else "?", proof, verified=is_believed)
+        for pile_id, proof in batch.rest:
+            self._take_proof(pile_id, proof)
+        return None
+
+    def _take_proof(self, pile_id: str, payload: bytes, *, verified: bool = False) -> None:
+        outcome = self.desk.offer(self.engine.state, pile_id, payload, verified=verified)
         if outcome == READY:
             self.troubles.took(pile_id)
-        elif outcome in {REPLAYED, FORK}:
-            self._repeat_receipt(pile_id)
-        if outcome not in {READY, REPLAYED, "unknown_pile"}:
+            self.counts[READY] += 1
+            return None
+        what = f"proof from {pile_id}, {len(payload)} bytes"
+        if outcome in {REPLAYED, FORK}:
+            self._unheard[pile_id] = None
+        if outcome not in {REPLAYED, "unknown_pile"}:
             times = self.troubles.refused(pile_id, outcome, self.config.clock.now_ms())
             what += f", {times} of this pile since the last that was taken; see `wallet piles`"
         return self._note(outcome, what)
@@ -531,7 +592,7 @@ class Coordinator:
         for batch in self.desk.take_batches():
             self._submit(batch)
         self.accuser.tend()
-        return self.engine.advance(self.config.clock.now_ms())
+        return self.engine.advance(self._block_time.now_ms())
 
     def _submit(self, batch: SubmitProofs) -> None:
         assert self.signer is not None
@@ -557,6 +618,8 @@ class Coordinator:
     def _tell_of(self, block: Block) -> None:
         """Answer who waits for a block's transactions, and pass its events on."""
         self.desk.committed(self.engine.state)
+        for topic, keys in self.roster.key_lists_after(block, self.engine.state) if self.roster else ():
+            self.connection.publish(topic, keys, retained=True)
         height = block.header.height
         for result in block.results:
             sender = self._awaited.pop(result.tx_id, None)
@@ -756,6 +819,14 @@ class Coordinator:
             return validators_at(self.engine.genesis, self.engine.state, height)
         except KeyError:
             return None
+
+    def _repeat_receipts(self) -> None:
+        """Once for each pile, however many proofs it sent again."""
+        unheard, self._unheard = self._unheard, {}
+        if unheard:
+            with self.engine.turn():
+                for pile_id in unheard:
+                    self._repeat_receipt(pile_id)
 
     def _repeat_receipt(self, pile_id: str) -> None:
         try:

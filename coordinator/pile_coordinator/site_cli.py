@@ -164,9 +164,10 @@ def _revoke(options: argparse.Namespace) -> int:
         return 0
     print(f"{name} is revoked: {len(done.entries)} certificate(s); {done.told.advice}")
     if done.ended:
-        print("  its connections were ended")
-    elif done.told.done:
-        print("  a connection that stands hears and says nothing more, and ends when the broker is started again")
+        print("  its connection was ended")
+    if done.told.done:
+        other = "another that somebody made with it" if done.ended else "a connection that stands"
+        print(f"  {other} hears and says nothing more, and ends when the broker is started again")
     if name.kind == PILE:
         print(
             f"  the chain knows the pile by its own key still; if that is lost too: pilechain wallet retire-pile {name}"

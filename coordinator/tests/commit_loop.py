@@ -1,4 +1,4 @@
-"""A process that commits blocks until it is killed: `commit_loop.py LEDGER [STATEMENT]`.
+"""A process that commits blocks until it is killed: `commit_loop.py LEDGER [STATEMENT [MIRROR]]`.
 
 After each commit it prints `height state_root tx_id`. With a statement number it kills itself with SIGKILL just before
 the database executes that statement of its third commit, so that every place inside a commit is tried.
@@ -16,10 +16,12 @@ from world import NOW, genesis, key
 from pile_coordinator.chain.records import Party
 from pile_coordinator.chain.transactions import Deposit, sign_transaction
 from pile_coordinator.engines.solo import SoloEngine
+from pile_coordinator.keeping.mirroring import Mirroring
 
 
-def engine(path: Path) -> SoloEngine:
-    return SoloEngine(path, genesis(), {p: key(p + "/attest") for p in ("auditor", "grid", "operator")})
+def engine(path: Path, mirror: Mirroring | None = None) -> SoloEngine:
+    signers = {p: key(p + "/attest") for p in ("auditor", "grid", "operator")}
+    return SoloEngine(path, genesis(), signers, mirror=mirror)
 
 
 def deposit(solo: SoloEngine, number: int) -> bytes:
@@ -40,8 +42,8 @@ def die_at(solo: SoloEngine, statement: int) -> None:
     solo._store._db.set_trace_callback(trace)
 
 
-def main(path: Path, statement: int) -> None:
-    solo = engine(path)
+def main(path: Path, statement: int, mirror: Path | None) -> None:
+    solo = engine(path, None if mirror is None else Mirroring(mirror, genesis(), print))
     if statement:
         die_at(solo, statement)
     while True:
@@ -51,4 +53,8 @@ def main(path: Path, statement: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0)
+    main(
+        Path(sys.argv[1]),
+        int(sys.argv[2]) if len(sys.argv) > 2 else 0,
+        Path(sys.argv[3]) if len(sys.argv) > 3 else None,
+    )

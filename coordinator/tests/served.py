@@ -44,9 +44,12 @@ class Served:
         self.coordinator.connection.wait_connected(20)
 
     def _serve(self) -> None:
-        self.coordinator = Coordinator(load_config(self.site.write_coordinator()))
+        self.coordinator = Coordinator(load_config(self._config()))
         self._ready.set()
         self.coordinator.run()
+
+    def _config(self):
+        return self.site.write_coordinator()
 
     def close(self) -> None:
         self.coordinator.stop()

@@ -10,7 +10,7 @@ from world import NOW, VERIFY, Market, bounded
 
 from pile_coordinator import ingest
 from pile_coordinator.chain.records import Pile
-from pile_coordinator.chain.transactions import MAX_BATCH_PROOFS, MAX_TX_BYTES
+from pile_coordinator.chain.transactions import MAX_BATCH_PROOFS, MAX_TX_BYTES, RetirePile
 from pile_coordinator.ingest import FORK, MAX_AHEAD, READY, REPLAYED, UNCHAINED, WAITING, ProofDesk
 from pile_shared.proof import HEARTBEAT, parse
 
@@ -47,6 +47,18 @@ def test_copies_are_replays_before_and_after_the_block() -> None:
     assert [desk.offer(market.state, "pile-1", m) for m in (one, one, two)] == [READY, "replayed", READY]
     assert commit(market, desk) == ["admitted"] * 2
     assert desk.offer(market.state, "pile-1", two) == "replayed"
+
+
+def test_a_retired_pile_fills_no_blocks() -> None:
+    """The chain takes none of its proofs, and whoever stole it may say them again for ever."""
+    market = Market(1, 0)
+    desk, (one, two) = desk_of(market), heartbeats(market, 2)
+    assert desk.offer(market.state, "pile-1", one) == READY
+    commit(market, desk)
+    market.send("operator", RetirePile("pile-1"))
+    commit(market, desk)
+    assert [desk.offer(market.state, "pile-1", two) for _ in range(3)] == ["unknown_pile"] * 3
+    assert desk.take_batches() == []
 
 
 def test_what_is_wrong_is_counted_by_reason_and_changes_nothing() -> None:

@@ -15,15 +15,16 @@ import pytest
 from every_phase import same_indexes
 from random_run import BLOCKS, RecordedMarket, record
 from settled import Chain, deliver
-from world import leaf_of
+from world import NOW, leaf_of
 
 from pile_coordinator.chain import election, notes, proofs, stake
 from pile_coordinator.chain.records import Account, Bid
 from pile_coordinator.chain.rejections import CODES
 from pile_coordinator.chain.settlement import BASES, CAUSES, decode_statement
 from pile_coordinator.chain.state import State
-from pile_coordinator.chain.transactions import BODIES, decode_transaction
+from pile_coordinator.chain.transactions import BODIES, Deposit, decode_transaction
 from pile_coordinator.cli import main
+from pile_coordinator.engines.engine import Block
 from pile_coordinator.engines.store import StoreError
 from pile_coordinator.evidence.exporter import Exporter
 from pile_coordinator.replay import Audit, Replay, ReplayError, audit, blocks_of, open_ledger
@@ -228,6 +229,24 @@ def test_a_ledger_of_the_solo_engine_holds(tmp_path: Path, capsys: pytest.Captur
     facts = json.loads(capsys.readouterr().out)
     assert facts["state_root"] == root.hex()
     assert facts["signatures_checked"] is True
+
+
+def test_a_ledger_to_which_blocks_are_added_meanwhile_holds(tmp_path: Path) -> None:
+    """Blocks come while the others are computed: they are computed too, and are no damage of the state kept beside them."""
+    chain = Chain(tmp_path)
+    chain.admit()
+    store = open_ledger(tmp_path / "ledger.sqlite", chain.genesis)
+
+    def add(block: Block) -> None:  # one for each that is looked at, also while the state is compared
+        if chain.engine.height < 6:
+            number = chain.engine.height
+            chain.block(NOW + 2000 + number, ("grid", Deposit("olga", 1, f"more-{number}")))
+
+    found = audit(store, chain.genesis, on_block=add)
+    store.close()
+    assert found.height >= 2
+    assert found.state_root == chain.engine.block(found.height).header.state_root
+    chain.close()
 
 
 def test_an_empty_ledger_holds(tmp_path: Path) -> None:

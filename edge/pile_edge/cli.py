@@ -114,6 +114,7 @@ def _run(options: argparse.Namespace) -> int:
     from pile_edge.advising import Sayer, SayingPort
     from pile_edge.dry_run import run_dry
     from pile_edge.ocmf_records import RecordingAgent
+    from pile_edge.ports.cpython_storage import only_user
 
     stopping: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -122,7 +123,8 @@ def _run(options: argparse.Namespace) -> int:
     if options.dry_run:
         run_dry(config, lambda: bool(stopping), say)
     else:
-        RecordingAgent(config, SayingPort(say)).run(lambda: bool(stopping))
+        with only_user(config.journal_path):  # first of all: an agent begins by opening the contactor
+            RecordingAgent(config, SayingPort(say)).run(lambda: bool(stopping))
     return EXIT_OK
 
 

@@ -3,13 +3,15 @@
 from pile_shared.reading import TIME_RELATIVE, TIME_SYNCHRONISED
 
 SLEW_LIMIT_MS = 3_600_000  # a wall clock further behind than this was never set: run on the monotonic one alone
+SLEW_DIVISOR = 16
 
 
 class Clock:
     """Unix milliseconds that never decrease.
 
     Follows the wall clock forwards. When that is set back (NTP, or a board without a battery after a power cut) it goes on
-    by the monotonic clock, an eighth slower, until the wall clock has caught up.
+    by the monotonic clock, a sixteenth slower, until the wall clock has caught up. Power is energy over this time, and the
+    chain takes a pile's rated power and a tenth: an eighth slower, full power would look like a seventh too much.
 
     On a rig, time may be accelerated: origin_ms + (real_ms - origin_ms) * rate.
     """
@@ -36,7 +38,7 @@ class Clock:
         if behind_ms <= 0:
             passed_ms -= behind_ms
         elif behind_ms < SLEW_LIMIT_MS:
-            passed_ms -= min(behind_ms, passed_ms // 8)
+            passed_ms -= min(behind_ms, passed_ms // SLEW_DIVISOR)
         self._real_ms += passed_ms
         return self._origin_ms + (self._real_ms - self._origin_ms) * self.rate  # type: ignore[no-any-return]
 

@@ -39,7 +39,7 @@ def load_mapping(path: Path) -> dict[str, object]:
     try:
         is_board = path.suffix == ".cbor"
         mapping = decode(data, MAX_CONFIG_BYTES) if is_board else _from_toml(tomllib.loads(data.decode()), path.parent)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not TOML: {error}") from error
     except PilechainError as error:
         raise ConfigError(f"{path}: {error}") from error

@@ -363,6 +363,10 @@ class Session:
         if self.phase == CHARGING:
             return self._stop(reason, now_ms)
         if self.phase == RESUMING:
+            # A board that lost the time does not know how long ago its last proof was. Until as much has passed as a
+            # proof may leave out, what flowed since may be more than the time it knows of allows.
+            if code == "implausible" and now_ms - self._good_ms < self.timing.report_ms:
+                return []
             self._reason = REASON_POWER_LOST
             return self._end(None)
         return self._prove_idle(ALARM, reason, now_ms)

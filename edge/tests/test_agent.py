@@ -365,3 +365,16 @@ def test_a_contactor_that_does_not_obey_ends_the_session(case):
         assert end_reason(coordinator) == p.REASON_PILE_FAULT
         case.rig.command({"do": "fault", "pile": "pile-1", "kind": "none", "on": "relay"})
         coordinator.wait(lambda _: agent.lines.count("contactor open") >= 2)  # it never stopped trying
+
+
+def test_two_agents_do_not_share_a_journal(case):
+    """The second would open the contactor of a session, and sign other proofs of the same numbers."""
+    config = case.write_config()
+    with start_agent(config) as first:
+        case.coordinator.wait(has_event(p.HEARTBEAT))
+        with start_agent(config) as second:
+            assert second._wait() == 1
+        assert second.lines == [f"pile-edge: another agent uses the journal {case.folder}/journal; stop that one first"]
+        first.kill()
+    with start_agent(config) as third:
+        case.coordinator.wait(lambda _: any(line.startswith("connected") for line in third.lines))

@@ -439,6 +439,27 @@ def test_power_cut_that_cannot_resume_ends_once_with_power_lost(what):
     assert not pile.closed
 
 
+def test_a_board_that_lost_the_time_resumes_once_what_flowed_is_possible():
+    """Its clock goes on from its newest proof: what flowed after that seems to have flowed in no time."""
+    pile = Pile().charging()
+    pile.boot()
+    for _ in range(TIMING.report_ms // 10_000 - 1):
+        pile.now_ms += 10_000
+        pile.act(pile.session.trouble("implausible", pile.now_ms))
+        assert pile.session.phase == RESUMING
+        assert not pile.closed
+    pile.after(10_000, 100)
+    assert pile.session.phase == CHARGING
+    assert pile.closed
+
+
+def test_a_register_that_leapt_ends_a_session_that_would_resume():
+    pile = Pile().charging()
+    pile.boot()
+    pile.act(pile.session.trouble("implausible", pile.now_ms + TIMING.report_ms))
+    assert pile.events()[-1] == (p.END, p.REASON_POWER_LOST)
+
+
 def test_a_second_power_cut_resumes_too():
     """The first came between BEGIN and the state after it: what is saved still says that the session is starting."""
     pile = Pile()

@@ -94,6 +94,7 @@ class Mosquitto:
         inside_port: int | None = None,
         host: str = "127.0.0.1",
         extra_config: tuple[str, ...] = (),
+        quiet: bool = False,
     ) -> None:
         """Write the configuration; nothing runs yet.
 
@@ -105,6 +106,7 @@ class Mosquitto:
             inside_port: Another TCP port, without TLS, as a broker offers it to what runs beside it.
             host: The address of this machine at which it listens.
             extra_config: Further lines for mosquitto.conf.
+            quiet: Log no more than mosquitto does by default, not every packet.
 
         Raises:
             LinkError: `missing`, mosquitto is not installed.
@@ -119,6 +121,7 @@ class Mosquitto:
         self._inside_port = inside_port
         self._host = host
         self._extra = extra_config
+        self._quiet = quiet
         self._process: subprocess.Popen[bytes] | None = None
         self.port = port or free_port()
         folder.mkdir(parents=True, exist_ok=True)
@@ -127,6 +130,11 @@ class Mosquitto:
     def spec(self) -> dict[str, object]:
         """The link spec of a client on this machine; without TLS files, which differ by client."""
         return {"host": "localhost" if self._tls else self._host, "port": self.port, "keepalive_s": 60}
+
+    @property
+    def pid(self) -> int:
+        """Of the program that was started last; 0 while none runs."""
+        return self._process.pid if self._process is not None else 0
 
     @property
     def log(self) -> str:
@@ -142,7 +150,7 @@ class Mosquitto:
         config = self._folder / "mosquitto.conf"
         config.write_text("\n".join(self._config_lines()) + "\n")
         with (self._folder / "mosquitto.log").open("ab") as log:
-            command = [self._program, "-c", str(config), "-v"]
+            command = [self._program, "-c", str(config), *([] if self._quiet else ["-v"])]
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)  # noqa: S603
         give_up_s = time.monotonic() + _START_TIMEOUT_S
         while not self._accepts():

@@ -7,12 +7,14 @@ encoded here with `struct` and exact fractions, not with the code under test.
 
 from __future__ import annotations
 
+import asyncio
 import struct
 import time
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from pymodbus.constants import ExcCodes
+from pymodbus.framer import FramerRTU
 from pymodbus.simulator import DataType, SimData, SimDevice
 
 from pile_edge.meters.schema import at_model, with_word_order
@@ -26,8 +28,13 @@ if TYPE_CHECKING:
 FAULTS = (
     *("none", "silence", "shy", "exception", "zero_once", "noise", "not_available", "rollover", "restarts"),
     *("stuck", "leap"),  # a register that stands still while power is shown; one that jumps up by LEAP_WH
+    *("wrong_unit", "late", "slow"),  # another meter answers; answers come LATE_S, or SLOW_S, after the question
+    *("swapped", "reset"),  # words in the other order; a register that begins anew at 0
 )
 LEAP_WH = 5_000_000
+STRANGER_WH = 30  # what the other meter has counted more: so little that it could be this one
+STRANGER_UNIT = 5  # how far its unit is from this one's
+LATE_S, SLOW_S = 1.3, 0.3  # longer than the profiles' meters may take, 1 s at most; and shorter, 0.5 s at least
 RESTART_S = 0.3  # how long a meter is deaf that restarts because it was asked again too soon
 SUNSPEC_BASE = 40_000
 COMMON_MODEL_WORDS = 66
@@ -69,10 +76,22 @@ class Faults:
         refused = frame[1 if serial else 7] & 0x80
         if self.kind == "silence" or (self.kind == "shy" and refused) or time.monotonic() < self.deaf_until_s:
             return b""
+        if self.kind == "wrong_unit":
+            return _from_another(frame, serial=serial)
         if self.kind == "noise":
             at = len(frame) - 1 if serial else 1
             return frame[:at] + bytes([frame[at] ^ 0x10]) + frame[at + 1 :]
         return frame
+
+
+def _from_another(frame: bytes, *, serial: bool) -> bytes:
+    """The same answer from another unit, with a good CRC."""
+    at = 0 if serial else 6
+    told = frame[:at] + bytes([frame[at] + STRANGER_UNIT]) + frame[at + 1 :]
+    if not serial:
+        return told
+    crc = FramerRTU.compute_CRC(told[:-2])
+    return told[:-2] + crc.to_bytes(2, "big")
 
 
 class SimMeter:
@@ -102,6 +121,7 @@ class SimMeter:
         self._serial = serial
         self._asked_s = 0.0
         self._stuck_wh: Fraction | None = None
+        self._reset_wh: Fraction | None = None
 
     def words(self) -> dict[int, list[int]]:
         """Every measured register the profile names, by address, as of now."""
@@ -153,8 +173,14 @@ class SimMeter:
             self._stuck_wh = energy_wh if self._stuck_wh is None else self._stuck_wh
             return self._stuck_wh
         self._stuck_wh = None
+        if self.faults.kind == "reset":
+            self._reset_wh = energy_wh if self._reset_wh is None else self._reset_wh
+            return energy_wh - self._reset_wh
+        self._reset_wh = None
         if self.faults.kind == "leap":
             return energy_wh + LEAP_WH
+        if self.faults.kind == "wrong_unit":
+            return energy_wh + STRANGER_WH
         return energy_wh % 1_000_000 if self.faults.kind == "rollover" else energy_wh
 
     def _put(self, table: dict[int, list[int]], register: Mapping[str, Any], scale_key: str, value: Fraction) -> None:
@@ -162,7 +188,10 @@ class SimMeter:
         factor = _SCALE_FACTORS.get(scale_key, 0) if "scale_factor" in register else 0
         if factor == 0 and "scale_factor" in register and abs(value) > 32_767 and register["type"] == "i16":
             factor = 1  # as real ones do when a value outgrows its 16 bits
-        table[register["address"]] = encode(register, scale_key, value, self._profile["word_order"], factor)
+        order = self._profile["word_order"]
+        if self.faults.kind == "swapped":
+            order = "little" if order == "big" else "big"
+        table[register["address"]] = encode(register, scale_key, value, order, factor)
         if "scale_factor" in register:
             table[register["scale_factor"]] = [factor & 0xFFFF]
         if self.faults.kind == "not_available" and scale_key in ("scale_wh", "scale_w"):
@@ -230,6 +259,8 @@ class SimMeter:
         self, function: int, start: int, address: int, count: int, registers: list[int], _values: object
     ) -> ExcCodes | None:
         self._mind_the_gap()
+        if self.faults.kind in {"late", "slow"}:
+            await asyncio.sleep(LATE_S if self.faults.kind == "late" else SLOW_S)
         if self.faults.kind == "exception":
             return ExcCodes.DEVICE_BUSY
         if count > self._profile["max_registers"]:

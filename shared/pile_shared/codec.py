@@ -20,15 +20,15 @@ else:
     import cbor2
 
     def _check(value: object, depth: int) -> bool:
-        """Whether there is a map in `value`; CodecError unless it is allowed.
+        """Whether there is a map in `value` whose keys may stand out of order; CodecError unless it is allowed.
 
         Leaves are checked where they stand: most values are leaves. Only a map can be written in two ways.
         """
-        kind, has_map = type(value), type(value) is dict
+        kind, must_sort = type(value), False
         if kind is list or kind is tuple:
             children = value
         elif kind is dict:
-            _check_keys(value)  # type: ignore[arg-type]
+            must_sort = _check_keys(value)  # type: ignore[arg-type]
             children = value.values()  # type: ignore[attr-defined]
         else:
             children = (value,)
@@ -43,13 +43,14 @@ else:
             elif kind is bytes or kind is str or kind is bool or item is None:
                 continue
             elif kind is list or kind is tuple or kind is dict:
-                has_map = _check(item, depth - 1) or has_map
+                must_sort = _check(item, depth - 1) or must_sort
             else:
                 raise CodecError("type not allowed: " + kind.__name__)
-        return has_map
+        return must_sort
 
-    def _check_keys(mapping: dict[object, object]) -> None:
-        texts = 0
+    def _check_keys(mapping: dict[object, object]) -> bool:
+        """Whether they may stand out of order, as texts may: integers that ascend need no sorting, which takes longer."""
+        texts, last, ascend = 0, -1, True
         for key in mapping:
             kind = type(key)
             if kind is str:
@@ -58,14 +59,18 @@ else:
                 raise CodecError("map keys must be all text or all non-negative integers")
             elif not 0 <= key <= INT_MAX:  # type: ignore[operator]
                 raise CodecError("map key outside 0 .. 2^63 - 1")
+            else:
+                ascend = ascend and key > last  # type: ignore[operator]
+                last = key  # type: ignore[assignment]
         if texts not in {0, len(mapping)}:
             raise CodecError("map keys must be all text or all non-negative integers")
+        return texts > 0 or not ascend
 
     def encode(value: object) -> bytes:
         """The one encoding of `value`. Raises CodecError for anything outside the allowed types and ranges."""
-        has_map = _check(value, MAX_DEPTH)
+        must_sort = _check(value, MAX_DEPTH)
         try:
-            return cbor2.dumps(value, canonical=has_map)
+            return cbor2.dumps(value, canonical=must_sort)
         except (cbor2.CBOREncodeError, UnicodeError) as error:
             raise CodecError("not encodable: " + str(error)) from None
 

@@ -62,6 +62,6 @@ def _load_secret(secret: bytes) -> ec.EllipticCurvePrivateKey:
     return ec.derive_private_key(d, _CURVE)
 
 
-@lru_cache(maxsize=4096)  # the piles and validators of one chain at 2.3 kB each; beyond that they are parsed again
+@lru_cache(maxsize=16_384)  # the piles and validators of one chain at 2.3 kB each; beyond that they are parsed again
 def _load_public(public: bytes) -> ec.EllipticCurvePublicKey:
     return ec.EllipticCurvePublicKey.from_encoded_point(_CURVE, public)

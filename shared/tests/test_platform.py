@@ -79,5 +79,5 @@ def test_es256_takes_any_bytes(cast):
 
 
 def test_the_caches_are_bounded():
-    assert openssl._load_public.cache_info().maxsize == 4096
+    assert openssl._load_public.cache_info().maxsize == 16_384
     assert openssl._load_secret.cache_info().maxsize == 16

@@ -260,7 +260,11 @@ class CachingVerifier:
             return True
         if not self._verify(public, message, signature):
             return False
+        self.believe(public, message, signature)
+        return True
+
+    def believe(self, public: bytes, message: bytes, signature: bytes) -> None:
+        """Remember a signature as valid, by one who was trusted to verify it."""
         if len(self._valid) >= MAX_VERIFIED:
             del self._valid[next(iter(self._valid))]
-        self._valid[claim] = None
-        return True
+        self._valid[public, message, signature] = None

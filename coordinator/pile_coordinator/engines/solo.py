@@ -30,7 +30,8 @@ from pile_coordinator.engines.engine import (
     validators_at,
 )
 from pile_coordinator.engines.rings import ring_claims
-from pile_coordinator.engines.store import Store, StoreError
+from pile_coordinator.engines.store import OPEN_END, PASSED, Store, StoreError
+from pile_coordinator.keeping.mirroring import Mirroring
 from pile_shared import cose
 from pile_shared.certificate import Certificate, Validator, attest
 from pile_shared.errors import ConfigError, PilechainError
@@ -53,13 +54,15 @@ class SoloEngine:
         genesis: Genesis,
         signers: dict[str, cose.SoftwareSigner],
         verify: CachingVerifier | None = None,
+        mirror: Mirroring | None = None,
     ) -> None:
         """Open the ledger at `path`. `signers` are attestation keys by validator party, > 2/3 of the power.
 
-        `verify` checks signatures; the default checks them here, when they are asked for.
+        `verify` checks signatures; the default checks them here, when they are asked for. `mirror` gets a copy of each block.
 
         Raises:
-            ConfigError: the keys are not the genesis validators', or too few. StoreError: the file is not usable.
+            ConfigError: the keys are not the genesis validators', or too few. StoreError: the file is not usable, or the
+                mirror is not.
         """
         self.genesis = genesis
         self.chain_id = genesis.chain_id
@@ -69,7 +72,9 @@ class SoloEngine:
             _attesters(list(genesis.validators), signers)
         self.topics: tuple[str, ...] = ()
         self.charges: dict[str, DoubleAttestation] = {}
-        self._store = Store(path, genesis.hash())
+        self._mirror = mirror
+        self._store = self._open_store(path)
+        self._be_whole(path)
         self._listeners: list[Callable[[Block], None]] = []
         self._waiting: list[tuple[Transaction, bytes]] = []
         self._waiting_bytes = 0
@@ -83,22 +88,49 @@ class SoloEngine:
             last = self._store.block(self.height)
             self._store.hand_over(handover_after(genesis, self.state, last), last.header)
 
+    def _open_store(self, path: Path) -> Store:
+        return Store(path, self.genesis.hash())
+
+    def _be_whole(self, path: Path) -> None:
+        """Let the ledger and the mirror have the same blocks; StoreError if others may have been signed behind them."""
+        if self._mirror is not None:
+            self._mirror.meet(self._store)
+        if self._store.note(OPEN_END) is not None:
+            raise StoreError(
+                f"{path} was restored up to block {self._store.height()}, and blocks behind it may have been signed: no height"
+                " is signed twice. Restore with the mirror, or with --accept-loss (docs/keeping.md)"
+            )
+
     def _load(self) -> State:
         if self.height == 0:
             self.previous, self.time_ms = ZERO_HASH, self.genesis.time_ms
             return self.genesis.state()
         try:
-            certificate = self._store.block(self.height).certificate
-            header = certificate.header
+            header = self._store.block(self.height).header
+            signed = self._last_signed()
         except PilechainError as error:
             raise StoreError(f"block {self.height} is damaged ({error}); restore a backup") from error
         state = load_state(self._store, header)
         try:
-            certificate.verify(self.chain_id, validators_at(self.genesis, state, self.height))
+            if signed is not None:
+                signed.verify(self.chain_id, validators_at(self.genesis, state, signed.header.height))
         except (PilechainError, KeyError) as error:
             raise StoreError(f"block {self.height} is damaged ({error}); restore a backup") from error
         self.previous, self.time_ms = header.hash(), header.time_ms
         return state
+
+    def _last_signed(self) -> Certificate | None:
+        """That of the last block, unless a restore passed over heights: each of those names the one below. None if all are."""
+        height, passed = self.height, int(self._store.note(PASSED) or b"0")
+        certificate = self._store.block(height).certificate
+        while height <= passed and not certificate.attestations:
+            previous, height = certificate.header.previous, height - 1
+            if height == 0:
+                return None
+            certificate = self._store.block(height).certificate
+            if certificate.header.hash() != previous:
+                raise StoreError(f"the header above it does not name block {height}")
+        return certificate
 
     def is_current(self) -> bool:
         """Always: there are no others."""
@@ -106,6 +138,8 @@ class SoloEngine:
 
     def close(self) -> None:
         """Close the ledger; what waits is dropped, as nobody was told it was accepted."""
+        if self._mirror is not None:
+            self._mirror.close()
         self._store.close()
 
     def on_block(self, listener: Callable[[Block], None]) -> None:
@@ -195,7 +229,11 @@ class SoloEngine:
         outcome = apply_block(self.state, env, txs)
         state_root, changes = self.state.seal()
         block = self._sealed(env, txs, outcome, state_root, attesters)
+        if self._mirror is not None:
+            self._mirror.before_commit(block)
         self._store.commit(block, changes)
+        if self._mirror is not None:
+            self._mirror.after_commit(block, self._store)
         self._is_stopped = False
         self._waiting.clear()
         self._waiting_bytes = 0

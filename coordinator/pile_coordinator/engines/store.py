@@ -25,12 +25,14 @@ from pile_shared.codec import decode, encode
 from pile_shared.errors import PilechainError
 from pile_shared.platform import sha256
 
-__all__ = ["BASE", "MAX_STORED_BYTES", "Store", "StoreError"]
+__all__ = ["BASE", "MAX_STORED_BYTES", "OPEN_END", "PASSED", "Store", "StoreError"]
 
 SCHEMA_VERSION = 1
 HANDOVER = "handover/"  # the notes that hold what is said when a validator set ends, by its hash
 SET = "set/"  # the notes that hold the encodings of validator sets that were followed to, by their hash
 BASE = "base"  # the note that holds the header of the snapshot that a store began with
+OPEN_END = "open_end"  # the note of a restored ledger behind whose last block others may have been signed
+PASSED = "passed_over"  # the note that holds the last height that was left unsigned by a restore
 MAX_STORED_BYTES = 1 << 28  # one column of one block; a block is bounded far below by what may wait for it
 
 _SCHEMA = """
@@ -48,17 +50,18 @@ CREATE TABLE state (key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 class Store:
     """One ledger file. Used by one thread."""
 
-    def __init__(self, path: Path, genesis_hash: bytes, *, read_only: bool = False) -> None:
+    def __init__(self, path: Path, genesis_hash: bytes, *, read_only: bool = False, is_draft: bool = False) -> None:
         """Open or create the file at `path` for the chain of this genesis; StoreError if it is another chain's.
 
-        With `read_only` nothing is created or written; a coordinator may be running on the file meanwhile.
+        With `read_only` nothing is created or written; a coordinator may be running on the file meanwhile. A file that
+        `is_draft` is not durable before whoever makes it says so: a power cut spoils it.
         """
         try:
             if read_only:
                 self._db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None)
             else:
                 self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)  # one at a time, though
-                self._prepare(genesis_hash)
+                self._prepare(genesis_hash, "OFF" if is_draft else "FULL")
             found = dict(self._db.execute("SELECT key, value FROM meta ORDER BY key").fetchall())
         except sqlite3.Error as error:
             raise StoreError(f"{path} is not a ledger that can be opened: {error}") from error
@@ -67,9 +70,9 @@ class Store:
         if found.get("genesis") != genesis_hash:
             raise StoreError(f"{path} belongs to another genesis; give this chain a folder of its own")
 
-    def _prepare(self, genesis_hash: bytes) -> None:
+    def _prepare(self, genesis_hash: bytes, synchronous: str) -> None:
         self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=FULL")
+        self._db.execute(f"PRAGMA synchronous={synchronous}")
         if not self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
             self._create(genesis_hash)
 

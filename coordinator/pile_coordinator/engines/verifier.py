@@ -123,6 +123,16 @@ def claim_of_proof(state: State, chain_id: str, data: bytes) -> Claim | None:
     return _claim(signed, _pile_key(state, signed.kid), cose.purpose(cose.PROOF, chain_id))
 
 
+def pile_of_proof(state: State, message: bytes) -> Pile | None:
+    """The pile whose key id a proof carries, if there is one; nothing of it is verified."""
+    try:
+        signed, _ = parse_proof(message)
+    except PilechainError:
+        return None
+    key = state.find(PileKey, signed.kid)
+    return state.get(Pile, key.pile) if key else None
+
+
 def _claim(signed: cose.Sign1, public: bytes | None, aad: bytes) -> Claim | None:
     return (public, cose.to_be_signed(signed.kid, signed.payload, aad), signed.signature) if public else None
 

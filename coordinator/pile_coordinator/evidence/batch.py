@@ -47,6 +47,11 @@ class Batch:
     def __init__(self) -> None:
         self._rows: dict[sa.Table, dict[Key, Row]] = {}
         self._changes: dict[sa.Table, dict[Key, dict[str, object]]] = {}
+        self._settled: list[tuple[sa.Table, list[tuple[object, ...]]]] = []
+
+    def add_all(self, table: sa.Table, rows: list[tuple[object, ...]]) -> None:
+        """Rows with all columns in order, that differ in their keys and that nothing in this block changes."""
+        self._settled.append((table, rows))
 
     def add(self, table: sa.Table, *values: object) -> None:
         """A row with all columns in order; the last one counts where a table keeps the last word."""
@@ -83,6 +88,9 @@ class Batch:
 
     def add_to(self, db: sa.Connection, writer: Writer) -> None:
         """Write the new rows."""
+        for table, settled in self._settled:
+            if settled:
+                writer.insert(db, table, settled)
         for table, rows in self._rows.items():
             if rows:
                 writer.insert(db, table, list(map(tuple, rows.values())), replaces=table in _REPLACES)

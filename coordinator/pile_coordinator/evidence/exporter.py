@@ -382,27 +382,20 @@ class _Page:
             self._write_stake(key, f"P:{tx.sender}", f"S:{candidate}", body.amount_micro)
 
     def _write_proofs(self, at: Where, proofs: list[bytes], details: tuple[object, ...]) -> None:
+        rows: list[tuple[object, ...]] = []
         for item, (message, outcome) in enumerate(zip(proofs, details, strict=True)):
             if outcome != ADMITTED:
                 continue
             signed, proof = parse_proof(message)
-            first = proof.readings[0] if proof.readings else None
-            last = proof.readings[-1] if proof.readings else None
-            self._batch.add(
-                schema.proof,
-                signed.kid,
-                proof.sequence,
-                *at,
-                item,
-                proof_hash(message),
-                proof.contract,
-                EVENT_NAMES[proof.event],
-                REASON_NAMES[proof.reason],
-                first.time_ms if first else None,
-                last.time_ms if last else None,
-                last.energy_wh if last else None,
-                message,
+            said = EVENT_NAMES[proof.event], REASON_NAMES[proof.reason]
+            spans: tuple[int | None, int | None, int | None] = (None, None, None)
+            if proof.readings:
+                last = proof.readings[-1]
+                spans = proof.readings[0].time_ms, last.time_ms, last.energy_wh
+            rows.append(
+                (signed.kid, proof.sequence, *at, item, proof_hash(message), proof.contract, *said, *spans, message)
             )
+        self._batch.add_all(schema.proof, rows)
 
     # --- events --------------------------------------------------------------------------------------------------
 

@@ -83,8 +83,8 @@ def access_list(chain_id: str, good: Iterable[Name], revoked: Iterable[Name]) ->
     top = f"{ROOT}/{chain_id}"
     lines = [
         "# Made by `pilechain site`, and again whenever somebody is added or revoked: changes made here are lost.",
-        "# Piles: %u is the name in the certificate.",
-        *(f"pattern write {top}/%u/{kind}" for kind in (*PILE_UP, *PILE_TOOL, RECORD)),
+        "# Piles: %u is the name in the certificate. Whoever installs one hears with its certificate what it says.",
+        *(f"pattern readwrite {top}/%u/{kind}" for kind in (*PILE_UP, *PILE_TOOL, RECORD)),
         *(f"pattern read {top}/%u/{kind}" for kind in (*PILE_DOWN, RECORDED)),
     ]
     for name in sorted(set(good), key=str):

@@ -1,6 +1,7 @@
 """The site's mosquitto: its configuration, and how it is told that somebody came or went."""
 
 import contextlib
+import datetime as dt
 import os
 import pwd
 import signal
@@ -75,20 +76,27 @@ class Told:
     advice: str
 
 
-def tell(folder: Path) -> Told:
-    """Have the broker of a folder read its files again."""
+def running(folder: Path) -> tuple[int, dt.datetime] | None:
+    """Process id of the broker of a folder, and since when it runs (UTC); None if it does not."""
     path = folder / "mosquitto.pid"
     try:
         pid = int(path.read_text())
-        is_broker = "mosquitto" in Path(f"/proc/{pid}/comm").read_text()
+        if "mosquitto" not in Path(f"/proc/{pid}/comm").read_text():
+            return None
+        return pid, dt.datetime.fromtimestamp(path.stat().st_mtime, dt.UTC)
     except (OSError, ValueError):
-        is_broker = False
-    if not is_broker:
+        return None
+
+
+def tell(folder: Path) -> Told:
+    """Have the broker of a folder read its files again."""
+    found = running(folder)
+    if found is None:
         return Told(False, "no broker runs here: one that starts now reads everything anew")
     try:
-        os.kill(pid, signal.SIGHUP)
+        os.kill(found[0], signal.SIGHUP)
     except PermissionError:
-        return Told(False, f"tell the broker to read its files again: sudo kill -HUP {pid}")
+        return Told(False, f"tell the broker to read its files again: sudo kill -HUP {found[0]}")
     return Told(True, "the broker reads its files again")
 
 

@@ -9,6 +9,7 @@ users/PARTY/      the same for a wallet: wallet.toml, genesis.json, user.crt, ..
 coordinators/, workers/, fleets/, mirrors/, guests/
 """
 
+import datetime as dt
 import json
 import tempfile
 from collections.abc import Sequence
@@ -34,8 +35,8 @@ class Revoked:
     """What became of a revocation.
 
     Attributes:
-        entries: the certificates. told: what became of telling the broker. ended: whether connections that stood are known to
-        have ended; else they hear and say nothing more, and end when the broker is started again.
+        entries: the certificates. told: what became of telling the broker. ended: whether a connection under the client id that
+        our own software takes was ended. Any other hears and says nothing more, and ends when the broker is started again.
     """
 
     entries: list[Entry]
@@ -89,10 +90,16 @@ class SiteFolder:
     # --- certificates --------------------------------------------------------------------------------------------
 
     def add(self, name: Name, *, days: int = DAYS) -> Path:
-        """Issue a first certificate; the folder to hand over. AuthorityError `exists` if there is a good one."""
+        """Issue a first certificate; the folder to hand over.
+
+        Raises:
+            AuthorityError: `exists`, there is a good one; `standing`, one was revoked since the broker was started.
+        """
         authority = Authority.open(self.authority)
-        if name in self._good(authority.issued()):
+        issued = authority.issued()
+        if name in self._good(issued):
             raise AuthorityError(f"{name} has a certificate: renew it, or revoke it first", "exists")
+        self._check_standing(name, issued)
         return self._issue(authority, name, days)
 
     def renew(self, name: Name, *, days: int = DAYS) -> Path:
@@ -105,6 +112,17 @@ class SiteFolder:
         if name not in self._good(authority.issued()):
             raise AuthorityError(f"{name} has no good certificate: `add` makes one", "unknown_name")
         return self._issue(authority, name, days)
+
+    def _check_standing(self, name: Name, issued: Sequence[Entry]) -> None:
+        """A connection of a thief that stands is mute, and would not be any more if its name had rights again."""
+        revoked = [entry.revoked for entry in issued if entry.name == str(name) and entry.revoked]
+        found = broker.running(self.broker)
+        if revoked and found is not None and found[1] <= max(revoked) + dt.timedelta(seconds=1):
+            raise AuthorityError(
+                f"a connection of the certificate of {name} that was revoked may stand still: start the broker again (what it"
+                " keeps for those who are away is kept), and then add",
+                "standing",
+            )
 
     def renew_server(self, *, days: int = DAYS) -> broker.Told:
         """Give the broker a new certificate."""
@@ -217,7 +235,7 @@ class SiteFolder:
     # --- ending --------------------------------------------------------------------------------------------------
 
     def _end(self, authority: Authority, name: Name, entries: Sequence[Entry]) -> bool:
-        """End the lasting connections of certificates; whether all that can be there have ended."""
+        """End the connections that our own software makes with certificates; whether that was done."""
         if name.kind == PILE:
             stems = [f"pile-{name.id}"]
         elif name.kind == COORDINATOR:

@@ -97,7 +97,7 @@ def _tariff_in(path: Path, from_ms: int) -> Tariff:
         return tariff_from_json(json.loads(path.read_text()), from_ms)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not JSON: {error}") from error
     except PilechainError as error:
         raise ConfigError(f"{path}: {error}") from error

@@ -44,7 +44,7 @@ def read_request(path: Path, fingerprint: str | None, chain_id: str) -> Fields:
         chain = str(row["chain_id"])
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, ArgumentTypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError, ArgumentTypeError) as error:
         raise ConfigError(f"{path} is no registration request: {error!r}") from error
     if chain != chain_id:
         raise ConfigError(f"{path} is for chain {chain}, this wallet is on {chain_id}")

@@ -73,7 +73,7 @@ def load_file(path: Path) -> dict[str, Any]:
         mapping = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not JSON: {error}") from error
     return check_profile(mapping, path.stem, path.name if path.parent == _FOLDER else str(path))
 

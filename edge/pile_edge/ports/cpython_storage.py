@@ -1,10 +1,34 @@
 """The journal's files on CPython (Linux): every change is fsynced, and the folder after its names changed."""
 
+import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
+from pile_shared.errors import JournalError
+
 _TMP = ".tmp"
+
+
+@contextmanager
+def only_user(folder: str) -> Iterator[None]:
+    """Within it no other process has the journal in `folder`, which is created if needed; it ends with its process too.
+
+    Raises:
+        JournalError: `in_use`: another agent has it. Two would sign different proofs of the same number.
+    """
+    os.makedirs(folder, exist_ok=True)
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise JournalError(f"another agent uses the journal {folder}; stop that one first", "in_use") from None
+        yield
+    finally:
+        os.close(fd)
 
 
 class _Reader:

@@ -52,7 +52,7 @@ def _make(path: str) -> SoftwareSigner:
 
 
 def _write(path: str, secret: bytes) -> None:
-    """Write a new file in one step: a power cut leaves no key or a whole one."""
+    """Write a new file in one step, durable on return: a power cut leaves no key or a whole one."""
     temporary = path + ".tmp"
     if MICROPYTHON:
         with open(temporary, "wb") as file:
@@ -67,3 +67,11 @@ def _write(path: str, secret: bytes) -> None:
         finally:
             os.close(fd)
     os.rename(temporary, path)
+    if not MICROPYTHON:
+        folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
+        try:
+            os.fsync(
+                folder
+            )  # the name too: what signs and is gone after a power cut is a pile that must be registered anew
+        finally:
+            os.close(folder)

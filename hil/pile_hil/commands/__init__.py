@@ -9,6 +9,8 @@ if TYPE_CHECKING:
 MODULES = (  # one a line
     "listing",
     "run",
+    "report",
+    "simulate",
 )
 
 

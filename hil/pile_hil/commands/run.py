@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pile_hil.commands.options import add_rig, need_hil
+from pile_hil.commands.report import write
 from pile_shared.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -53,6 +54,9 @@ def _run(options: argparse.Namespace) -> int:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    if verdicts:
+        html, _ = write(options.out, None, options.junit)
+        print(f"report: {html}")
     counts = {outcome: sum(v.outcome == outcome for v in verdicts) for outcome in COLOURS}
     not_run = len(scenarios) - len(verdicts)
     print(

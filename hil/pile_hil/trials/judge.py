@@ -18,7 +18,7 @@ from pile_coordinator.chain.records import Pile
 from pile_coordinator.chain.transactions import SubmitProofs, decode_transaction
 from pile_coordinator.engines.engine import Block
 from pile_coordinator.replay import Replay, blocks_of, certified_height, open_ledger
-from pile_coordinator.verify import verify_order
+from pile_coordinator.verify import Verified, verify_order
 from pile_edge.journal import Journal
 from pile_edge.journal_check import check_journal
 from pile_edge.ports.cpython_storage import Storage
@@ -66,6 +66,7 @@ class Record:
         self._pile_of = {cose.key_id(public): pile for pile, public in self.publics.items()}
         store = open_ledger(folder / "site/coordinator/ledger.sqlite", self.genesis)
         self.ledger_fault = ""
+        self.block_times: dict[int, int] = {}
         self.replay = Replay(self.genesis)
         try:
             certified = certified_height(store)
@@ -89,6 +90,10 @@ class Record:
                 found[one.proof.event] = one.proof
         return found.get(BEGIN), found.get(END)
 
+    def verified(self, order: OrderFacts) -> Verified:
+        """An order's certificate, checked offline; PilechainError or OSError."""
+        return verify_order((self.folder / order.certificate).read_bytes(), self.genesis)
+
     def _apply(self, block: Block, *, is_certified: bool) -> None:
         try:
             self.replay.apply(block, is_certified=is_certified)
@@ -96,6 +101,7 @@ class Record:
             self.ledger_fault = str(error)
 
     def _collect(self, block: Block) -> None:
+        self.block_times[block.header.height] = block.header.time_ms
         for tx, result in zip(block.txs, block.results, strict=True):
             body = decode_transaction(tx).body
             if not isinstance(body, SubmitProofs) or result.code != "ok":
@@ -225,7 +231,7 @@ def _settled(record: Record) -> Check:
             faults.append(f"{name} has no certificate")
             continue
         try:
-            verified = verify_order((record.folder / order.certificate).read_bytes(), record.genesis)
+            verified = record.verified(order)
         except PilechainError as error:
             faults.append(f"{name}: {error}")
             continue

@@ -40,9 +40,9 @@ class Verdict:
 
     @property
     def why(self) -> str:
-        """In one line, what is wrong."""
-        broken = [f"{check.name}: {check.text}" for check in self.checks if not check.ok]
-        return " | ".join([*broken, *([self.text] if self.text else [])])
+        """In one line, what is wrong; logs and more are in the trial's folder and in the report."""
+        broken = [f"{check.name}: {check.text.splitlines()[0]}" for check in self.checks if not check.ok]
+        return " | ".join([*broken, *self.text.splitlines()[-1:]])
 
     def save(self, folder: Path) -> None:
         """Write it into a trial's folder."""

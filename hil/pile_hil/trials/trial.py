@@ -14,9 +14,9 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from typing import Self, cast
+from typing import Self, TypeVar, cast
 
 from labgrid import Target
 from labgrid.protocol import PowerProtocol
@@ -26,15 +26,18 @@ from pile_coordinator.wallet import START, Wallet, WalletError
 from pile_hil.lab.bench import OWNER, Bench, SiteStrategy, driver_of
 from pile_hil.lab.protocols import BrokerProtocol, CoordinatorProtocol, MeterProtocol, PileProtocol
 from pile_hil.lab.rig import SITE, Rig
-from pile_hil.site import HOUR_MS, Site, SiteError, wait_for
+from pile_hil.site import HOUR_MS, Site, SiteError
 from pile_hil.trials.facts import Expects, Facts, OrderFacts
 from pile_shared.errors import LinkError
 
 LIMIT_S = 120.0  # for anything that has to happen; a scenario takes seconds, a busy machine takes its time
+POLL_S = 0.05
+T = TypeVar("T")
 SAMPLE_S = 0.2  # between two looks at the truth, for the plots
 ORDER_WH = 3000
 LIMIT_MICRO_PER_KWH = 900_000
 _PROVED = re.compile(r"^.*?\bproof (\d+) [a-z]+", re.MULTILINE)
+_ENDED = " end ("  # of the line in which an agent tells an END proof
 _RECEIPT = re.compile(r"^.*?\breceipt through (\d+) of", re.MULTILINE)
 
 
@@ -58,6 +61,7 @@ class Trial:
         self.facts = Facts(scenario, rig.path.stem, rate=self.bench.rate)
         self._wallets: dict[str, Wallet] = {}
         self._began_s = time.monotonic()
+        self._between = ExitStack()
         self._stop = threading.Event()
         self._recorder = threading.Thread(target=self._record, name="truth", daemon=True)
 
@@ -103,17 +107,22 @@ class Trial:
     # --- its course ----------------------------------------------------------------------------------------------
 
     def plan(self) -> None:
-        """Write keys, genesis and ports: the last moment to put something between processes (Site.broker_ports, ...)."""
+        """Write keys, genesis and ports, once: the last moment to put something between processes (Site.broker_ports, ...)."""
         self.strategy.transition("planned")
         self.facts.origin_ms = self.site.clock.origin_ms
         self.facts.chain_id = self.site.genesis.chain_id
 
-    def open(self) -> None:
-        """Let everything run, until the piles are online and listed."""
+    def serve(self) -> None:
+        """Let broker, meters and coordinator run, but no agent yet."""
         if not self.facts.chain_id:
             self.plan()
         self.strategy.transition("serving")
         self._recorder.start()
+
+    def open(self) -> None:
+        """Let everything run, until the piles are online and listed."""
+        if not self._recorder.is_alive():
+            self.serve()
         self.strategy.transition("open")
         self.facts.piles = {name: public.hex() for name, public in self.bench.publics.items()}
         self.note("the site is open")
@@ -136,25 +145,29 @@ class Trial:
         self.facts.orders.append(order)
         return order
 
-    def start(self, order: OrderFacts) -> None:
-        """Plug a car in with room to spare, and ask the pile to start until it has."""
+    def start(self, order: OrderFacts, until: Callable[[], bool] | None = None) -> None:
+        """Plug a car in with room to spare, and ask the pile to start until it has, or until something else is so."""
         self.meter(order.pile).plug(2 * order.energy_wh)
-        contract, wallet = bytes.fromhex(order.contract), self.wallet(driver_of(order.pile))
         asked_s = 0.0
 
         def begun() -> bool:
             nonlocal asked_s
-            if self.phase(order) != "signed":
+            if until() if until is not None else self.phase(order) != "signed":
                 return True
             if (
                 time.monotonic() - asked_s > 1
             ):  # a pile hears of its contract a block later; before that it is for nobody
                 asked_s = time.monotonic()
-                wallet.command(order.pile, contract, START, self.site.clock.now_ms(), order.energy_wh)
+                self.ask_start(order)
             return False
 
         self.wait(begun, f"{order.pile} to begin")
         self.note(f"{order.pile} charges")
+
+    def ask_start(self, order: OrderFacts) -> None:
+        """The user's start command, once; what comes of it is to be seen."""
+        wallet, contract = self.wallet(driver_of(order.pile)), bytes.fromhex(order.contract)
+        wallet.command(order.pile, contract, START, self.site.clock.now_ms(), order.energy_wh)
 
     def phase(self, order: OrderFacts) -> str:
         """What the chain says of a contract; "" while nobody answers."""
@@ -198,18 +211,40 @@ class Trial:
             meter.fault("none")
             self.note(f"meter fault {kind} ends")
 
+    def use(self, fault: AbstractContextManager[T]) -> T:
+        """Enter something that stands between the processes, as a proxy; it is left when they have ended."""
+        return self._between.enter_context(fault)
+
     def note(self, what: str) -> None:
         """Remember that something happened now, for the report."""
         self.facts.events.append((self.site.clock.now_ms(), what))
 
     def wait(self, condition: Callable[[], bool], what: str, seconds: float = LIMIT_S) -> None:
         """Return once `condition()` holds; SiteError with the end of the logs after `seconds`."""
-        wait_for(condition, seconds, what)
+        deadline = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > deadline:
+                logs = "\n".join(
+                    f"--- {name}\n{process.text()[-1500:]}" for name, process in self.site.processes.items()
+                )
+                raise SiteError(f"waited {seconds:g} s for {what}\n{logs}")
+            time.sleep(POLL_S)
 
-    def await_said(self, words: str, pile: str = "", *, after: int = 0) -> None:
-        """Until a pile's log has these words, beyond its first `after` characters."""
-        agent, name = self.agent(pile), pile or self.pile
-        self.wait(lambda: words in agent.log()[after:], f"{name} to say {words!r}")
+    def await_said(self, words: str, order: OrderFacts | None = None, *, pile: str = "", after: int = 0) -> None:
+        """Until a pile's log has these words, beyond its first `after` characters.
+
+        With an order of that pile, also when its session has ended: whether it ended by then as it should is for the judge,
+        who looks at what the scenario expects, and a scenario need not wait for what can no longer come.
+        """
+        pile = order.pile if order else pile or self.pile
+        agent = self.agent(pile)
+
+        def said() -> bool:
+            log = agent.log()
+            ended = order is not None and _ENDED in log.rpartition(f"user asks to start {order.contract[:8]}")[2]
+            return words in log[after:] or ended
+
+        self.wait(said, f"{pile} to say {words!r}")
 
     def await_energy(self, order: OrderFacts, energy_wh: int) -> None:
         """Until so much of an order has flowed, by the meter's truth."""
@@ -228,9 +263,10 @@ class Trial:
         if error is not None:
             self.facts.error = f"{type(error).__name__}: {error}"
         try:
-            for wallet in self._wallets.values():
-                wallet.close()
-            self._put_away()
+            with self._between:
+                for wallet in self._wallets.values():
+                    wallet.close()
+                self._put_away()
         finally:
             self.facts.real_s = round(time.monotonic() - self._began_s, 1)
             self.facts.save(self.folder)

@@ -1,0 +1,136 @@
+"""The piles of bench/site.py, in a process of their own: signs beforehand, publishes on demand, waits for the receipts.
+
+    python -m bench.support.pile_load SPEC.json     then "go" on its standard input for each part; see `main`
+
+It must cost little, as it shares the machine with what is measured: a few connections carry the proofs of many piles, and a
+write carries many packets. What a pile would do for each proof, one write and one record of TLS, is therefore not in the
+broker's figure; what it does for each connection is in that of `held` ones, which are a connection each.
+"""
+
+import json
+import select
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from pile_coordinator.mqtt import Broker, Tls
+from pile_coordinator.verifying.stream import Stream, publish_packet
+from pile_shared import cose, topics
+from pile_shared.certificate import MAX_LEAF_BYTES, decode_inclusion
+from pile_shared.codec import array, decode
+from pile_shared.platform import sha256
+from pile_shared.proof import HEARTBEAT, NO_PREVIOUS, Proof, proof_hash
+from pile_shared.reading import Reading
+
+_CHUNK_BYTES = 32 << 10  # sent on one connection before it is the next one's turn
+PATIENCE_S = 120.0
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What the process is told: where, which piles, how many proofs each, over how many connections."""
+
+    chain_id: str
+    host: str
+    port: int
+    tls: str  # folder with ca.crt, and NAME.crt, NAME.key of each client
+    piles: list[str]
+    proofs: int
+    connections: int
+    time_ms: int
+
+    def broker(self, name: str) -> Broker:
+        """The broker as the client of this name sees it."""
+        tls = Path(self.tls)
+        return Broker(
+            self.host, self.port, keepalive_s=600, tls=Tls(tls / "ca.crt", tls / f"{name}.crt", tls / f"{name}.key")
+        )
+
+
+def key_of(pile: str) -> cose.SoftwareSigner:
+    """A pile's key."""
+    return cose.SoftwareSigner(sha256(pile.encode()))
+
+
+def proofs_of(pile: str, chain_id: str, time_ms: int, count: int) -> list[bytes]:
+    """A pile's signed heartbeats, one reading each: the commonest message there is."""
+    signer, previous, messages = key_of(pile), NO_PREVIOUS, list[bytes]()
+    for sequence in range(1, count + 1):
+        energy_wh = 1_000_000 + sequence
+        reading = Reading(time_ms + sequence * 1000, 2, energy_wh.to_bytes(8, "big"), energy_wh, 7000, 1)
+        messages.append(Proof(sequence, previous, None, HEARTBEAT, [reading]).sign(signer, chain_id))
+        previous = proof_hash(messages[-1])
+    return messages
+
+
+def packets_of(stream: Stream, spec: Spec, piles: list[str]) -> bytes:
+    """All PUBLISH packets of some piles, one pile after the other, as piles do that were away."""
+    parts = []
+    for pile in piles:
+        topic = topics.pile_topic(spec.chain_id, pile, "proof")
+        proofs = proofs_of(pile, spec.chain_id, spec.time_ms, spec.proofs)
+        parts += [publish_packet(topic, proof, stream.next_id()) for proof in proofs]
+    return b"".join(parts)
+
+
+class Receipts:
+    """Which piles have been told that all their proofs are in blocks."""
+
+    def __init__(self, spec: Spec) -> None:
+        self.waiting = set(spec.piles)
+        self._last = spec.proofs
+
+    def take(self, stream: Stream, wait_s: float) -> None:
+        """Read what a connection has."""
+        messages, _ = stream.receive(wait_s)
+        for message in messages:
+            if message.topic.endswith(b"/receipt"):
+                _, pile, sequence, _ = array(decode(decode_inclusion(message.payload).leaf, MAX_LEAF_BYTES), 4)
+                if sequence >= self._last:
+                    self.waiting.discard(pile)
+        stream.acknowledge(message.packet_id for message in messages if message.packet_id)
+
+
+def publish_all(spec: Spec) -> None:
+    """Sign, connect, say `ready`; at `go` publish everything, and say `done` when every pile has its last receipt."""
+    streams = [Stream(spec.broker("load"), f"load-{i}") for i in range(spec.connections)]
+    left = {s: memoryview(packets_of(s, spec, spec.piles[i :: len(streams)])) for i, s in enumerate(streams)}
+    listener, receipts = Stream(spec.broker("load"), "load-receipts"), Receipts(spec)
+    listener.subscribe(topics.pile_topic(spec.chain_id, "+", "receipt"))
+    say("ready")
+    sys.stdin.readline()
+    while left:
+        for stream in list(left):
+            stream.send(bytes(left[stream][:_CHUNK_BYTES]))
+            left[stream] = left[stream][_CHUNK_BYTES:]
+            stream.receive(0)  # acknowledgements
+            receipts.take(listener, 0)
+            if not left[stream]:
+                del left[stream]
+    wait_for_receipts(receipts, [*streams, listener])
+    say("done")
+    sys.stdin.readline()  # what we cost is looked at meanwhile
+
+
+def wait_for_receipts(receipts: Receipts, streams: list[Stream]) -> None:
+    """Read until every pile has its last receipt."""
+    give_up_s = time.monotonic() + PATIENCE_S
+    while receipts.waiting:
+        assert time.monotonic() < give_up_s, f"{len(receipts.waiting)} piles have no receipt"
+        for stream in select.select(streams, [], [], 1.0)[0]:
+            receipts.take(stream, 0)
+
+
+def say(word: str) -> None:
+    """Tell who started us."""
+    print(word, flush=True)
+
+
+def main() -> None:
+    """Do what the file on the command line says."""
+    publish_all(Spec(**json.loads(Path(sys.argv[1]).read_text())))
+
+
+if __name__ == "__main__":
+    main()
