@@ -24,6 +24,7 @@ GUIDE = ROOT / "docs" / "operator.md"
 SITE = "/var/lib/pilechain"
 PILE = "garage-17"
 HARDWARE = {"id": PILE, "bus": "bus", "profile": "eastron-sdm630", "serial": 63000117, "rated_power_w": 7000}
+SETTLED = re.compile(r"proof (\d+) end .*receipt through \1 of", re.DOTALL)
 CHARGED_WH = 3  # two seconds of charging are enough to be paid for
 
 
@@ -54,6 +55,8 @@ class Reader:
             return
         if " stop " in line:
             wait_for(lambda: self.truth() > CHARGED_WH, 60, "the car to charge", self.agent)
+        if " confirm " in line:  # when the session has ended, says the guide: the chain has the pile's last proof
+            wait_for(lambda: SETTLED.search(self.agent.text()) is not None, 150, "the session to end", self.agent)
         if line.startswith("pilechain doctor"):
             self.look(line)
             return
@@ -63,8 +66,8 @@ class Reader:
             done = self.machine.type(line, folder=self.folder, downloads=downloads, check=False)
             if done.returncode == 0:
                 break
-            # The pile's word takes a moment to become a block: a person would look again.
-            if not re.search(r"confirm|certificate|register-party", line) or time.monotonic() > deadline:
+            # What the chain does not know yet it may know in a moment: a person would look again.
+            if not re.search(" confirm | certificate ", line) or time.monotonic() > deadline:
                 raise SiteError(f"{line}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
         print(f"{time.monotonic() - self.begun_s:6.1f} s  {line}")
         self.said = done.stdout
@@ -111,7 +114,7 @@ class Reader:
             request = (self.pile / "pile.registration.json").read_bytes()
             self.machine.root.joinpath(SITE.lstrip("/"), "pile.registration.json").write_bytes(request)
         else:
-            assert "Wh" in done.stdout
+            assert "energy_wh 0" in done.stdout
 
     def learn(self, line: str, printed: str) -> None:
         words = dict(row.split(None, 1) for row in printed.splitlines() if len(row.split(None, 1)) == 2)
@@ -128,6 +131,7 @@ class Reader:
 
     def close(self) -> None:
         if self.agent is not None:
+            print(self.agent.text()[-3000:])
             self.agent.stop()
         if self.rig is not None:
             self.rig.stop()
