@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from pile_coordinator.chain.proofs import POWER_MARGIN_PERMILLE
-from pile_coordinator.cli import main
+from pile_coordinator.cli import _parser, main
 from pile_edge.board.bundle import find_micropython
 from pile_edge.meters.decode import MeterReader
 from pile_hil.broker import find_mosquitto
@@ -267,6 +267,23 @@ def test_a_run_in_which_nothing_ran_has_not_passed(tmp_path, capsys):
 def test_what_is_asked_wrongly_is_said(words, says, tmp_path, capsys):
     assert main(["hil", *words, *(("--out", str(tmp_path)) if words[0] == "run" else ())]) in {1, 2}
     assert says in capsys.readouterr().err
+
+
+def test_the_page_tells_all_commands_features_and_resources():
+    page = (Path(__file__).parents[2] / "docs/rig.md").read_text()
+    commands = [line.split("  ")[0] for line in page.splitlines() if line.startswith("pilechain hil ")]
+    assert len(commands) == 5
+    for line in commands:
+        assert _parser(line.split()[1:]).parse_args(line.split()[1:]).run
+    features, resources = set(), set()
+    for path in RIGS.glob("*.yaml"):
+        for target in Rig(path).environment.config.get_targets().values():
+            features |= set(target["features"])
+            resources |= set(target["resources"])
+    told = set(re.findall(r"`([A-Za-z-]+)`", page))
+    assert (features | resources) - told == set()
+    for one in catalogue().values():
+        assert one.needs <= told
 
 
 def test_a_pile_is_as_strict_about_energy_as_its_chain():

@@ -9,7 +9,6 @@ from labgrid import target_factory
 from labgrid.driver import Driver
 from labgrid.resource import Resource
 from labgrid.strategy import Strategy, StrategyError
-from labgrid.strategy.common import never_retry
 
 from pile_coordinator.chain.transactions import AT_MARKET, List
 from pile_hil.broker import Mosquitto
@@ -146,21 +145,27 @@ class SiteStrategy(Strategy):
 
     bindings = {"bench": Bench, "broker": BrokerProtocol, "coordinator": CoordinatorProtocol}
     status: Status = attr.ib(default=Status.unknown)
+    broken: BaseException | None
 
-    @never_retry
     def transition(self, status: Status | str) -> None:
-        """Go to a status, through those before it."""
+        """Go to a status, through those before it. After a step that failed there is one way only: off."""
         wanted = Status[status] if isinstance(status, str) else status
         if wanted is Status.off:
             self._close()
             self.status = Status.off
             return
+        if self.broken is not None:
+            raise StrategyError(f"the site could not be opened: {self.broken}")
         if wanted.value < self.status.value or wanted is Status.unknown:
             raise StrategyError(f"no way from {self.status.name} to {wanted.name}")
         steps = {Status.planned: self._plan, Status.serving: self._serve, Status.open: self._open}
         for step, go in steps.items():
             if self.status.value < step.value <= wanted.value:
-                go()
+                try:
+                    go()
+                except BaseException as error:
+                    self.broken = error
+                    raise
                 self.status = step
 
     def drivers(self) -> dict[str, tuple[MeterProtocol, PileProtocol]]:

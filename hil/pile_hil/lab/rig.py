@@ -11,6 +11,7 @@ from pile_hil.lab.protocols import RigError
 
 RIGS = Path(__file__).parent.parent / "rigs"
 DEFAULT = "sim"
+USUAL_RATE = 60
 SITE = "site"  # the target of broker and coordinator; every other one is a pile
 
 
@@ -49,6 +50,12 @@ class Rig:
     def is_simulated(self) -> bool:
         """Whether any number of it may run side by side; of real hardware there is one."""
         return "simulated" in self._features[SITE]
+
+    @property
+    def slowness(self) -> int:
+        """How many times longer everything may take than on a rig whose time runs 60 times as fast."""
+        rate: int = self.environment.config.get_targets()[SITE]["resources"]["Bench"].get("rate", USUAL_RATE)
+        return max(1, USUAL_RATE // rate)
 
     def pick(self, needs: Iterable[str], count: int) -> tuple[str, ...]:
         """The first `count` piles that, with the site, have all these features.

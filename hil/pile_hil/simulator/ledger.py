@@ -26,6 +26,7 @@ from pile_coordinator.ring_queue import RingQueue
 from pile_coordinator.serving import Heard, Servers, Unsaid
 from pile_coordinator.stops import KeptStops
 from pile_coordinator.troubles import Troubles
+from pile_coordinator.verifying.roster import Roster
 from pile_hil.simulator.world import FoundError, World
 from pile_shared.certificate import MAX_LEAF_BYTES, Header
 from pile_shared.codec import decode
@@ -66,6 +67,10 @@ class MemoryStore(Store):
         if not 1 <= height <= len(self.blocks):
             raise KeyError(height)
         return self.blocks[height - 1]
+
+    def note(self, name: str) -> bytes | None:  # noqa: ARG002 - nothing is restored here
+        """There is none."""
+        return None
 
     def find_tx(self, tx_id: bytes) -> tuple[int, int] | None:
         """(height, position) of an accepted transaction."""
@@ -242,11 +247,20 @@ class Coordinator(service.Coordinator):
         self.troubles = Troubles()
         self.counts = Counter()
         self._logged_ms = {}
+        self._block_time = self.config.clock  # type: ignore[assignment]
+        self.roster = Roster(self.chain_id, party, {})
+        self._hears_proofs = True
+        self._unheard = {}
         self._awaited = {}
         self._pauses_ms = self._paused_zones()
         self.accuser = Accuser(engine, party, signer, lambda _: None)
         self.connection = Connection(send)  # type: ignore[assignment]
         engine.on_block(self._after_block)
+
+    def handle(self, topic: str, payload: bytes) -> None:
+        """One message is a step of its own."""
+        super().handle(topic, payload)
+        self._repeat_receipts()
 
     def _repeat_receipt(self, pile_id: str) -> None:
         found = cast("Evidence", self.evidence).receipts.get(pile_id)

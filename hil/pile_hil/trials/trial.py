@@ -219,8 +219,9 @@ class Trial:
         """Remember that something happened now, for the report."""
         self.facts.events.append((self.site.clock.now_ms(), what))
 
-    def wait(self, condition: Callable[[], bool], what: str, seconds: float = LIMIT_S) -> None:
-        """Return once `condition()` holds; SiteError with the end of the logs after `seconds`."""
+    def wait(self, condition: Callable[[], bool], what: str) -> None:
+        """Return once `condition()` holds; SiteError with the end of the logs if it does not in good time."""
+        seconds = LIMIT_S * self.rig.slowness
         deadline = time.monotonic() + seconds
         while not condition():
             if time.monotonic() > deadline:
