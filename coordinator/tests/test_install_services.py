@@ -21,6 +21,7 @@ PLACE = Place(
     broker=PurePosixPath("/var/lib/pilechain/broker/mosquitto.conf"),
     python=sys.executable,
     data=PurePosixPath("/var/lib/pilechain/data"),
+    mirror=PurePosixPath("/mnt/mirror"),
     backups=PurePosixPath("/srv/pilechain-backups"),
     piles=1000,
 )
@@ -87,7 +88,7 @@ def test_the_units_say_what_they_must():
     files = unit_files(PLACE)
     coordinator, web = (files[f"{UNITS}/pilechain-{name}.service"] for name in ("coordinator", "web"))
     assert f"ExecStart={sys.executable} -m pile_coordinator.cli run --config {PLACE.config}\n" in coordinator
-    assert "ReadWritePaths=/var/lib/pilechain/data\n" in coordinator
+    assert "ReadWritePaths=/var/lib/pilechain/data -/mnt/mirror\n" in coordinator
     assert "ReadWritePaths" not in web  # it reads only
     assert "User=pilechain-web\nGroup=pilechain\n" in web
     hidden = {

@@ -162,8 +162,8 @@ class Place:
 
     Attributes:
         config: the coordinator's configuration. web, broker: of the web server and of mosquitto; None: there is none here.
-        python: the interpreter that has this package. data: the coordinator's folder. backups: where they go, None: nowhere.
-        piles: for how many the broker and the coordinator have room.
+        python: the interpreter that has this package. data: the coordinator's folder. mirror: of its blocks, or None.
+        backups: where they go, None: nowhere. piles: for how many the broker and the coordinator have room.
     """
 
     config: PurePosixPath
@@ -171,6 +171,7 @@ class Place:
     broker: PurePosixPath | None
     python: str
     data: PurePosixPath
+    mirror: PurePosixPath | None
     backups: PurePosixPath | None
     piles: int
 
@@ -178,6 +179,11 @@ class Place:
     def site(self) -> PurePosixPath:
         """The folder in which all of it lies."""
         return self.config.parent
+
+    @property
+    def chain_folders(self) -> str:
+        """The folders that a program that has the chain writes to; systemd passes over a mirror that is not mounted."""
+        return f"{self.data} -{self.mirror}" if self.mirror else str(self.data)
 
     def hidden(self, *needed: str) -> str:
         """The line that takes secret folders of the site away from a program that does not need them."""
@@ -235,7 +241,7 @@ def _coordinator(place: Place) -> str:
         site=place.site,
         memory="75%",
         files=4096,  # ledger, evidence, connections to the broker and to its verifiers: it has few open, whatever comes
-        writes=f"ReadWritePaths={place.data}\n{place.hidden('keys', 'coordinators', 'workers')}",
+        writes=f"ReadWritePaths={place.chain_folders}\n{place.hidden('keys', 'coordinators')}",
         sandbox=place.sandbox(),
     )
 
@@ -264,26 +270,30 @@ def _worker(place: Place) -> str:
         name=WORKER,
         description="Pilechain verify worker %i",
         order=f"After=network-online.target {BROKER}\nWants=network-online.target",
-        command=place.command("verify-worker", "--config", f"{place.site}/worker-%i.toml"),
+        command=place.command("verify-worker", "--config", f"{place.site}/workers/%i/worker.toml"),
         user=USER,
         group=USER,
         site=place.site,
         memory="512M",
         files=1024,
         writes=f"# It writes nothing at all.\n{place.hidden('workers')}",
-        sandbox=place.sandbox(),
+        # It lets a coordinator on the same machine go first, by nice(2).
+        sandbox=f"{place.sandbox()}SystemCallFilter=getpriority setpriority\n",
     )
 
 
 def _backup(place: Place, backups: PurePosixPath) -> str:
+    words = ["backup", "--config", str(place.config), "--to", str(backups), "--keep", "28"]
+    words += ["--also", str(place.web)] if place.web else []
+    words += ["--prune-mirror"] if place.mirror else []
     return _BACKUP.format(
         made=MADE,
         name=BACKUP,
         site=place.site,
         coordinator=COORDINATOR,
-        command=place.command("backup", "--config", str(place.config), "--to", str(backups), "--keep", "28"),
+        command=place.command(*words),
         user=USER,
-        writes=f"ReadWritePaths={backups} {place.data}",
+        writes=f"ReadWritePaths={backups} {place.chain_folders}\n{place.hidden('keys')}",
         sandbox=place.sandbox(),
     )
 
