@@ -183,6 +183,7 @@ class Site:
         self.port = port or free_port()
         self.host = host
         self.broker_spec = Broker(host, self.port)
+        self.patience_s = 30.0  # of wallets, for an answer
         self.broker_ports: dict[str, int] = {}
         self.prefixes: dict[str, list[str]] = {}
         self.environments: dict[str, dict[str, str]] = {}
@@ -452,7 +453,7 @@ class Site:
     def wallet(self, party: str) -> Wallet:
         """A party's wallet, connected."""
         broker = replace(self.broker_spec, host=self.host, tls=self.tls_of(Name(USER, party)))
-        return Wallet(self.genesis, party, load_key(self.key_file(party)), broker, timeout_s=30.0)
+        return Wallet(self.genesis, party, load_key(self.key_file(party)), broker, timeout_s=self.patience_s)
 
     def admit(self, parties: Mapping[str, tuple[str, int]], *, prepare: Callable[[str], bytes] | None = None) -> None:
         """Register parties (role, deposit in micro) and every pile, whose key `prepare` gives, else `prepare_pile`."""

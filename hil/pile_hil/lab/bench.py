@@ -29,6 +29,7 @@ class Bench(Resource):
     Attributes:
         host: the address at which piles find the broker. rate: how much faster than real time runs; 1 with real loads.
         timing: intervals of every agent, ms, where they differ from those of `Site`.
+        tls: set by a scenario before the site is planned: a site as `pilechain init site` makes it.
         folder, piles: set by the trial: where everything is written, and which targets take part.
         site: what the strategy has opened. publics: the keys that the piles have made.
     """
@@ -36,6 +37,7 @@ class Bench(Resource):
     host: str = attr.ib(default="127.0.0.1", validator=attr.validators.instance_of(str))
     rate: int = attr.ib(default=60, validator=attr.validators.instance_of(int))
     timing: dict[str, int] = attr.ib(factory=dict, validator=attr.validators.instance_of(dict))
+    tls: bool = attr.ib(default=False, init=False)
     folder: Path | None = attr.ib(default=None, init=False)
     piles: tuple[str, ...] = attr.ib(default=(), init=False)
     site: Site | None = attr.ib(default=None, init=False)
@@ -75,11 +77,17 @@ class MosquittoDriver(Driver, BrokerProtocol):
 
     def on(self) -> None:
         """Start it."""
-        self._planned().start()
+        if self._secure is not None:
+            self._secure.start_broker()
+        else:
+            self._planned().start()
 
     def off(self) -> None:
         """SIGKILL."""
-        self._planned().kill()
+        if self._secure is not None:
+            self._secure.processes["broker"].kill()
+        else:
+            self._planned().kill()
 
     def stop(self) -> None:
         """SIGTERM."""
@@ -90,6 +98,12 @@ class MosquittoDriver(Driver, BrokerProtocol):
         """Off and on."""
         self.off()
         self.on()
+
+    @property
+    def _secure(self) -> Site | None:
+        """The site, if it has TLS: then its broker is the operator's own."""
+        site = self.bench.site
+        return site if site is not None and site.access is not None else None
 
     def _planned(self) -> Mosquitto:
         if self.broker is None:
@@ -186,7 +200,9 @@ class SiteStrategy(Strategy):
         self.target.activate(self.coordinator)
         self.broker.plan(bench.folder)
         specs = [self._spec(name, *pair) for name, pair in self.drivers().items()]
-        bench.site = Site(bench.folder / "site", specs, rate=bench.rate, port=self.broker.port(), host=bench.host)
+        bench.site = Site(
+            bench.folder / "site", specs, rate=bench.rate, port=self.broker.port(), host=bench.host, tls=bench.tls
+        )
 
     def _spec(self, name: str, meter: MeterProtocol, pile: PileProtocol) -> PileSpec:
         return replace(meter.spec(name, OWNER), interpreter=pile.interpreter, timing=self.bench.timing)

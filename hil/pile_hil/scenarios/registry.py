@@ -23,6 +23,7 @@ MODULES = (  # one a line
     "pile_hil.scenarios.network",
     "pile_hil.scenarios.clocks",
     "pile_hil.scenarios.disks",
+    "pile_hil.scenarios.certificates",
 )
 
 

@@ -12,8 +12,8 @@ from pile_coordinator.chain.settlement import decode_statement
 from pile_coordinator.chain.transactions import AT_MARKET, Body, Confirm, List, PlaceBid, sign_transaction
 from pile_hil.simulator.ledger import Ledger
 from pile_hil.simulator.network import Network
-from pile_hil.simulator.pile import Pile, secret_of
-from pile_hil.simulator.world import DAY_MS, MINUTE_MS, World
+from pile_hil.simulator.pile import Pile
+from pile_hil.simulator.world import DAY_MS, MINUTE_MS, World, secret_of
 from pile_shared import cose, topics
 from pile_shared.codec import array, decode, encode
 from pile_shared.errors import PilechainError

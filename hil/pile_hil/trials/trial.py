@@ -61,6 +61,8 @@ class Trial:
         self.facts = Facts(scenario, rig.path.stem, rate=self.bench.rate)
         self._wallets: dict[str, Wallet] = {}
         self._began_s = time.monotonic()
+        self.limit_s = LIMIT_S
+        self.shared = threading.Lock()  # held while a wallet is used that is one for all piles
         self._between = ExitStack()
         self._stop = threading.Event()
         self._recorder = threading.Thread(target=self._record, name="truth", daemon=True)
@@ -183,7 +185,8 @@ class Trial:
         contract = bytes.fromhex(order.contract)
         if self.phase(order) == "measured":
             for party in (driver_of(order.pile), OWNER):
-                self.wallet(party).confirm(contract)
+                with self.shared:
+                    self.wallet(party).confirm(contract)
         order.outcome = self.phase(order)
         name = f"{order.contract[:8]}.cbor"
         (self.folder / name).write_bytes(cast("bytes", self.wallet(driver_of(order.pile)).ask("certificate", contract)))
