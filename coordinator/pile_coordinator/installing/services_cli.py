@@ -130,6 +130,7 @@ def plan(options: argparse.Namespace) -> Place:
         python=sys.executable,
         data=PurePosixPath(config.data.resolve()),
         mirror=PurePosixPath(config.mirror.resolve()) if config.mirror else None,
+        node=PurePosixPath(config.comet.home.resolve()) if config.comet else None,
         backups=PurePosixPath(options.backups.resolve()) if options.backups else None,
         piles=options.piles,
     )

@@ -79,8 +79,9 @@ Documentation=man:systemd.exec(5)
 StartLimitIntervalSec=0
 
 [Service]
-Type=exec
+Type={kind}
 ExecStart={command}
+TimeoutStartSec=15min
 Restart=always
 RestartSec=5
 TimeoutStopSec=60
@@ -163,7 +164,7 @@ class Place:
     Attributes:
         config: the coordinator's configuration. web, broker: of the web server and of mosquitto; None: there is none here.
         python: the interpreter that has this package. data: the coordinator's folder. mirror: of its blocks, or None.
-        backups: where they go, None: nowhere. piles: for how many the broker and the coordinator have room.
+        node: CometBFT's folder, None with the solo engine. backups: where they go, None: nowhere. piles: for how many the broker and the coordinator have room.
     """
 
     config: PurePosixPath
@@ -172,6 +173,7 @@ class Place:
     python: str
     data: PurePosixPath
     mirror: PurePosixPath | None
+    node: PurePosixPath | None
     backups: PurePosixPath | None
     piles: int
 
@@ -183,7 +185,7 @@ class Place:
     @property
     def chain_folders(self) -> str:
         """The folders that a program that has the chain writes to; systemd passes over a mirror that is not mounted."""
-        return f"{self.data} -{self.mirror}" if self.mirror else str(self.data)
+        return " ".join([str(self.data), *(f"-{path}" for path in (self.mirror, self.node) if path is not None)])
 
     def hidden(self, *needed: str) -> str:
         """The line that takes secret folders of the site away from a program that does not need them."""
@@ -233,6 +235,8 @@ def _coordinator(place: Place) -> str:
     return _SERVICE.format(
         made=MADE,
         name=COORDINATOR,
+        # It says when ledger and evidence are open; with CometBFT its supervisor is what systemd sees.
+        kind="notify" if place.node is None else "exec",
         description=f"Pilechain coordinator of {place.site}",
         order=order,
         command=place.command("run", "--config", str(place.config)),
@@ -250,6 +254,7 @@ def _web(place: Place, config: PurePosixPath) -> str:
     return _SERVICE.format(
         made=MADE,
         name=WEB,
+        kind="exec",
         description=f"Pilechain dashboard and HTTP API of {place.site}",
         order=f"After=network-online.target {COORDINATOR}\nWants=network-online.target",
         command=place.command("web", "--config", str(config)),
@@ -268,6 +273,7 @@ def _worker(place: Place) -> str:
     return _SERVICE.format(
         made=MADE,
         name=WORKER,
+        kind="exec",
         description="Pilechain verify worker %i",
         order=f"After=network-online.target {BROKER}\nWants=network-online.target",
         command=place.command("verify-worker", "--config", f"{place.site}/workers/%i/worker.toml"),
