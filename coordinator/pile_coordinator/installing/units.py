@@ -164,7 +164,8 @@ class Place:
     Attributes:
         config: the coordinator's configuration. web, broker: of the web server and of mosquitto; None: there is none here.
         python: the interpreter that has this package. data: the coordinator's folder. mirror: of its blocks, or None.
-        node: CometBFT's folder, None with the solo engine. backups: where they go, None: nowhere. piles: for how many the broker and the coordinator have room.
+        node: CometBFT's folder, None with the solo engine. backups: where they go, None: nowhere.
+        piles: for how many the broker has room.
     """
 
     config: PurePosixPath
