@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import PurePosixPath
 
 import pytest
@@ -21,6 +22,8 @@ PLACE = Place(
     broker=PurePosixPath("/var/lib/pilechain/broker/mosquitto.conf"),
     python=sys.executable,
     data=PurePosixPath("/var/lib/pilechain/data"),
+    mirror=PurePosixPath("/mnt/mirror"),
+    node=None,
     backups=PurePosixPath("/srv/pilechain-backups"),
     piles=1000,
 )
@@ -87,7 +90,12 @@ def test_the_units_say_what_they_must():
     files = unit_files(PLACE)
     coordinator, web = (files[f"{UNITS}/pilechain-{name}.service"] for name in ("coordinator", "web"))
     assert f"ExecStart={sys.executable} -m pile_coordinator.cli run --config {PLACE.config}\n" in coordinator
-    assert "ReadWritePaths=/var/lib/pilechain/data\n" in coordinator
+    assert "ReadWritePaths=/var/lib/pilechain/data -/mnt/mirror\n" in coordinator
+    assert "Type=notify\n" in coordinator
+    network = unit_files(replace(PLACE, node=PurePosixPath("/var/lib/pilechain/node"), mirror=None))
+    of_a_node = network[f"{UNITS}/pilechain-coordinator.service"]
+    assert "Type=exec\n" in of_a_node
+    assert "ReadWritePaths=/var/lib/pilechain/data -/var/lib/pilechain/node\n" in of_a_node
     assert "ReadWritePaths" not in web  # it reads only
     assert "User=pilechain-web\nGroup=pilechain\n" in web
     hidden = {

@@ -19,6 +19,7 @@ from pile_coordinator.engines.store import Store
 from pile_coordinator.evidence.database import HEAD, EvidenceError, open_database, revision
 from pile_coordinator.evidence.opening import open_to_read
 from pile_coordinator.evidence.schema import mark
+from pile_coordinator.keeping.backup import backups as taken
 from pile_coordinator.keeping.mirror import MirrorReader
 from pile_coordinator.keys import load_key
 from pile_coordinator.web.tokens import Tokens
@@ -247,11 +248,12 @@ def backups(subject: Subject) -> Iterator[Finding]:
     if subject.backups is None:
         yield warn("nobody said where backups are", f"{do}; then tell the doctor with --backups DIR")
         return
-    manifests = list(subject.backups.glob("*/manifest.json")) if subject.backups.is_dir() else []
-    if not manifests:
-        yield fail(f"{subject.backups} holds no backup", do)
+    ours = subject.config.genesis.hash().hex()
+    kept = [manifest for _, manifest in taken(subject.backups) if manifest.genesis == ours]
+    if not kept:
+        yield fail(f"{subject.backups} holds no backup of this chain", do)
         return
-    newest_s = max(path.stat().st_mtime for path in manifests)
+    newest_s = kept[-1].taken_ms / 1000
     age_s = time.time() - newest_s
     when = datetime.fromtimestamp(newest_s, UTC).strftime("%Y-%m-%d %H:%M UTC")
     if age_s > BACKUP_LOST_S:
@@ -261,7 +263,7 @@ def backups(subject: Subject) -> Iterator[Finding]:
     elif age_s > BACKUP_OLD_S:
         yield warn(f"the newest backup is of {when}", "systemctl list-timers pilechain-backup.timer")
     else:
-        yield ok(f"{len(manifests)} backups, the newest of {when}")
+        yield ok(f"{len(kept)} backups, the newest of {when}")
 
 
 def mirror(subject: Subject) -> Iterator[Finding]:

@@ -37,6 +37,7 @@ CHECKS: dict[str, Check] = {
     "access": broker.access,
     "settings": broker.settings,
     "listening": broker.listening,
+    "web": machine.web,
     "tokens": chain.tokens,
     "backups": chain.backups,
     "mirror": chain.mirror,

@@ -125,9 +125,10 @@ def plan(options: argparse.Namespace) -> Place:
         broker=PurePosixPath(broker.resolve()) if broker else None,
         python=sys.executable,
         data=PurePosixPath(config.data.resolve()),
+        mirror=PurePosixPath(config.mirror.resolve()) if config.mirror else None,
+        node=PurePosixPath(config.comet.home.resolve()) if config.comet else None,
         backups=PurePosixPath(options.backups.resolve()) if options.backups else None,
         piles=options.piles,
-        mirror=PurePosixPath(config.mirror.resolve()) if config.mirror else None,
         needs_mirror=config.mirror_required,
     )
 
