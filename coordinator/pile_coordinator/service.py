@@ -485,6 +485,10 @@ class Coordinator:
             self.troubles.took(pile_id)
             self.counts[READY] += 1
             return None
+        if outcome == WAITING:  # half of them, where two workers bring a pile's proofs
+            self.troubles.refused(pile_id, WAITING, self.config.clock.now_ms())
+            self.counts[WAITING] += 1
+            return None
         what = f"proof from {pile_id}, {len(payload)} bytes"
         if outcome in {REPLAYED, FORK}:
             self._unheard[pile_id] = None
