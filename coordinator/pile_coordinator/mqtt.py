@@ -54,6 +54,19 @@ class Tls:
             raise ConfigError(f"mqtt.tls: expected PEM files that belong together ({files}): {error}") from error
         return context
 
+    def own_client_id(self, client_id: str) -> str:
+        """The client id of a connection that nobody is to take over: `topics.own_client_id`. Without a certificate the same.
+
+        Raises:
+            ConfigError: the certificate cannot be read.
+        """
+        if self.certificate is None:
+            return client_id
+        try:
+            return own_client_id(client_id, ssl.PEM_cert_to_DER_cert(self.certificate.read_text()))
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"mqtt.tls: expected a PEM file ({self.certificate}): {error}") from error
+
 
 @dataclass(frozen=True, slots=True)
 class Broker:
@@ -114,8 +127,8 @@ class Connection:
         self._closing = threading.Event()
         self.last_error = "not connected yet"
         context = broker.tls.context() if broker.tls is not None else None
-        if persistent and broker.tls is not None and broker.tls.certificate is not None:
-            client_id = own_client_id(client_id, ssl.PEM_cert_to_DER_cert(broker.tls.certificate.read_text()))
+        if persistent and broker.tls is not None:
+            client_id = broker.tls.own_client_id(client_id)
         client = paho.Client(
             CallbackAPIVersion.VERSION2, client_id=client_id, clean_session=not persistent, protocol=paho.MQTTv311
         )

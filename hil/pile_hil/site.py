@@ -183,6 +183,7 @@ class Site:
         self.port = port or free_port()
         self.host = host
         self.broker_spec = Broker(host, self.port)
+        self.patience_s = 30.0  # of wallets, for an answer
         self.broker_ports: dict[str, int] = {}
         self.prefixes: dict[str, list[str]] = {}
         self.environments: dict[str, dict[str, str]] = {}
@@ -424,10 +425,7 @@ class Site:
         shown = subprocess.run(  # noqa: S603 - our own programs
             command[0], env={**os.environ, **command[1]}, capture_output=True, text=True, check=False, timeout=30
         )
-        words = shown.stdout.split()
-        if "public" not in words:
-            raise SiteError(f"{pile_id} made no key: {shown.stdout}{shown.stderr}")
-        return bytes.fromhex(next(word for word in words if len(word) == 130))
+        return public_of(shown.stdout, pile_id, shown.stderr)
 
     def start_pile(self, pile_id: str) -> SiteProcess:
         """Start a pile's agent."""
@@ -455,7 +453,7 @@ class Site:
     def wallet(self, party: str) -> Wallet:
         """A party's wallet, connected."""
         broker = replace(self.broker_spec, host=self.host, tls=self.tls_of(Name(USER, party)))
-        return Wallet(self.genesis, party, load_key(self.key_file(party)), broker, timeout_s=30.0)
+        return Wallet(self.genesis, party, load_key(self.key_file(party)), broker, timeout_s=self.patience_s)
 
     def admit(self, parties: Mapping[str, tuple[str, int]], *, prepare: Callable[[str], bytes] | None = None) -> None:
         """Register parties (role, deposit in micro) and every pile, whose key `prepare` gives, else `prepare_pile`."""
@@ -477,6 +475,14 @@ class Site:
         operator.send(RegisterParty(party, role, make_key(self.key_file(party)).public))
         if amount_micro:
             grid.send(Deposit(party, amount_micro, f"opening-{party}"))
+
+
+def public_of(said: str, pile_id: str, errors: str = "") -> bytes:
+    """The public key in what `pile-edge key` printed; SiteError if there is none."""
+    words = said.split()
+    if "public" not in words:
+        raise SiteError(f"{pile_id} made no key: {said}{errors}")
+    return bytes.fromhex(next(word for word in words if len(word) == 130))
 
 
 def wait_for(condition: Callable[[], bool], seconds: float, what: str, *watched: SiteProcess) -> None:

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 MODULES = (  # one a line
     "listing",
     "run",
+    "soak",
     "report",
     "simulate",
 )

@@ -9,11 +9,11 @@ from labgrid import target_factory
 from labgrid.driver import Driver
 from labgrid.resource import Resource
 from labgrid.strategy import Strategy, StrategyError
-from labgrid.strategy.common import never_retry
 
 from pile_coordinator.chain.transactions import AT_MARKET, List
 from pile_hil.broker import Mosquitto
 from pile_hil.lab.protocols import BrokerProtocol, CoordinatorProtocol, MeterProtocol, PileProtocol, RigError
+from pile_hil.network_site import NetworkSite
 from pile_hil.site import HOUR_MS, PileSpec, Site, wait_for
 
 OWNER = "olga"
@@ -30,6 +30,8 @@ class Bench(Resource):
     Attributes:
         host: the address at which piles find the broker. rate: how much faster than real time runs; 1 with real loads.
         timing: intervals of every agent, ms, where they differ from those of `Site`.
+        tls: set by a scenario before the site is planned: a site as `pilechain init site` makes it.
+        network: set by a scenario likewise: four accounting nodes on CometBFT, two of which serve, instead of a coordinator.
         folder, piles: set by the trial: where everything is written, and which targets take part.
         site: what the strategy has opened. publics: the keys that the piles have made.
     """
@@ -37,6 +39,8 @@ class Bench(Resource):
     host: str = attr.ib(default="127.0.0.1", validator=attr.validators.instance_of(str))
     rate: int = attr.ib(default=60, validator=attr.validators.instance_of(int))
     timing: dict[str, int] = attr.ib(factory=dict, validator=attr.validators.instance_of(dict))
+    tls: bool = attr.ib(default=False, init=False)
+    network: bool = attr.ib(default=False, init=False)
     folder: Path | None = attr.ib(default=None, init=False)
     piles: tuple[str, ...] = attr.ib(default=(), init=False)
     site: Site | None = attr.ib(default=None, init=False)
@@ -76,11 +80,17 @@ class MosquittoDriver(Driver, BrokerProtocol):
 
     def on(self) -> None:
         """Start it."""
-        self._planned().start()
+        if self._secure is not None:
+            self._secure.start_broker()
+        else:
+            self._planned().start()
 
     def off(self) -> None:
         """SIGKILL."""
-        self._planned().kill()
+        if self._secure is not None:
+            self._secure.processes["broker"].kill()
+        else:
+            self._planned().kill()
 
     def stop(self) -> None:
         """SIGTERM."""
@@ -91,6 +101,12 @@ class MosquittoDriver(Driver, BrokerProtocol):
         """Off and on."""
         self.off()
         self.on()
+
+    @property
+    def _secure(self) -> Site | None:
+        """The site, if it has TLS: then its broker is the operator's own."""
+        site = self.bench.site
+        return site if site is not None and site.access is not None else None
 
     def _planned(self) -> Mosquitto:
         if self.broker is None:
@@ -146,21 +162,27 @@ class SiteStrategy(Strategy):
 
     bindings = {"bench": Bench, "broker": BrokerProtocol, "coordinator": CoordinatorProtocol}
     status: Status = attr.ib(default=Status.unknown)
+    broken: BaseException | None
 
-    @never_retry
     def transition(self, status: Status | str) -> None:
-        """Go to a status, through those before it."""
+        """Go to a status, through those before it. After a step that failed there is one way only: off."""
         wanted = Status[status] if isinstance(status, str) else status
         if wanted is Status.off:
             self._close()
             self.status = Status.off
             return
+        if self.broken is not None:
+            raise StrategyError(f"the site could not be opened: {self.broken}")
         if wanted.value < self.status.value or wanted is Status.unknown:
             raise StrategyError(f"no way from {self.status.name} to {wanted.name}")
         steps = {Status.planned: self._plan, Status.serving: self._serve, Status.open: self._open}
         for step, go in steps.items():
             if self.status.value < step.value <= wanted.value:
-                go()
+                try:
+                    go()
+                except BaseException as error:
+                    self.broken = error
+                    raise
                 self.status = step
 
     def drivers(self) -> dict[str, tuple[MeterProtocol, PileProtocol]]:
@@ -181,7 +203,11 @@ class SiteStrategy(Strategy):
         self.target.activate(self.coordinator)
         self.broker.plan(bench.folder)
         specs = [self._spec(name, *pair) for name, pair in self.drivers().items()]
-        bench.site = Site(bench.folder / "site", specs, rate=bench.rate, port=self.broker.port(), host=bench.host)
+        folder, port = bench.folder / "site", self.broker.port()
+        if bench.network:
+            bench.site = NetworkSite(folder, specs, rate=bench.rate, port=port)
+        else:
+            bench.site = Site(folder, specs, rate=bench.rate, port=port, host=bench.host, tls=bench.tls)
 
     def _spec(self, name: str, meter: MeterProtocol, pile: PileProtocol) -> PileSpec:
         return replace(meter.spec(name, OWNER), interpreter=pile.interpreter, timing=self.bench.timing)

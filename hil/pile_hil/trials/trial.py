@@ -61,6 +61,8 @@ class Trial:
         self.facts = Facts(scenario, rig.path.stem, rate=self.bench.rate)
         self._wallets: dict[str, Wallet] = {}
         self._began_s = time.monotonic()
+        self.limit_s = LIMIT_S
+        self.shared = threading.Lock()  # held while a wallet is used that is one for all piles
         self._between = ExitStack()
         self._stop = threading.Event()
         self._recorder = threading.Thread(target=self._record, name="truth", daemon=True)
@@ -111,6 +113,7 @@ class Trial:
         self.strategy.transition("planned")
         self.facts.origin_ms = self.site.clock.origin_ms
         self.facts.chain_id = self.site.genesis.chain_id
+        self.facts.data = str(self.site.data.relative_to(self.folder))
 
     def serve(self) -> None:
         """Let broker, meters and coordinator run, but no agent yet."""
@@ -183,7 +186,8 @@ class Trial:
         contract = bytes.fromhex(order.contract)
         if self.phase(order) == "measured":
             for party in (driver_of(order.pile), OWNER):
-                self.wallet(party).confirm(contract)
+                with self.shared:
+                    self.wallet(party).confirm(contract)
         order.outcome = self.phase(order)
         name = f"{order.contract[:8]}.cbor"
         (self.folder / name).write_bytes(cast("bytes", self.wallet(driver_of(order.pile)).ask("certificate", contract)))
@@ -219,8 +223,9 @@ class Trial:
         """Remember that something happened now, for the report."""
         self.facts.events.append((self.site.clock.now_ms(), what))
 
-    def wait(self, condition: Callable[[], bool], what: str, seconds: float = LIMIT_S) -> None:
-        """Return once `condition()` holds; SiteError with the end of the logs after `seconds`."""
+    def wait(self, condition: Callable[[], bool], what: str) -> None:
+        """Return once `condition()` holds; SiteError with the end of the logs if it does not in good time."""
+        seconds = LIMIT_S * self.rig.slowness
         deadline = time.monotonic() + seconds
         while not condition():
             if time.monotonic() > deadline:
