@@ -29,7 +29,12 @@ from pile_hil.trials.judge import judge
 RUN = (sys.executable, "-m", "pile_coordinator.cli", "hil")
 SCENARIOS = ("meter-exception", "meter-wrong-unit")
 # Which planted bug is found by which scenario; the first is tried each time, the others take a minute more.
-FOUND_BY = {"rebase-on-falling-register": "meter-reset"}
+FOUND_BY = {
+    "rebase-on-falling-register": "meter-reset",
+    "journal-without-flush": "power-cut-pile",
+    "duplicate-not-detected": "network-duplication",
+    "session-not-saved": "power-cut-pile",
+}
 NAMED = (  # by the issue that asked for the catalogue
     *("Modbus CRC errors", "Modbus silence", "Modbus wrong unit", "Modbus delays", "Modbus word-order swap"),
     *("Modbus register reset", "Modbus rollover", "stuck meter"),
