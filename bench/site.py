@@ -12,8 +12,11 @@ from bench.figures import Figure, report
 from bench.ingest import verify_rate_per_s
 from bench.support.scaled_site import Cost, ScaledSite
 
-PILES, PROOFS_EACH, CONNECTIONS = 1500, 40, 50
+PILES, PROOFS_EACH, CONNECTIONS = 3000, 40, 50  # proofs of piles that were away for a while, over so many connections
+ROUNDS = 3
 TARGETS = {1: ">= 0.5", 2: ">= 0.8"}
+HELD, HELD_PROOFS = 5000, 3
+MOST_MIB, MOST_S = 1536, 60
 
 
 def throughput(workers: int) -> tuple[float, dict[str, Cost]]:
@@ -24,17 +27,26 @@ def throughput(workers: int) -> tuple[float, dict[str, Cost]]:
 
 
 def figures() -> Iterator[Figure]:
-    """Throughput with one worker and with two."""
+    """Throughput with one worker and with two, the median of several rounds by ratio; memory and storm of many piles."""
     for workers, target in TARGETS.items():
-        before = verify_rate_per_s()
-        rate, costs = throughput(workers)
-        limit = (before + verify_rate_per_s()) / 2
-        for process, cost in costs.items():
-            print(f"  {process:<14} {cost.cpu_s / (PILES * PROOFS_EACH) * 1e6:6.1f} us of CPU a proof")
-        print(f"  one verification {1e6 / limit:.1f} us; elapsed {PILES * PROOFS_EACH / rate:.2f} s")
-        yield Figure(
-            f"site-proofs-{workers}", rate, "proofs/s", limit, "OpenSSL P-256 verifications/s on one core", target
+        rounds = []
+        for _ in range(ROUNDS):  # the limit on both sides of each: other work on the machine slows both
+            before = verify_rate_per_s()
+            rate, costs = throughput(workers)
+            rounds.append((rate, (before + verify_rate_per_s()) / 2, costs))
+        rate, limit, costs = sorted(rounds, key=lambda row: row[0] / row[1])[ROUNDS // 2]
+        spent = {name: cost.cpu_s / (PILES * PROOFS_EACH) * 1e6 for name, cost in costs.items()}
+        shown = ", ".join(f"{name} {cost_us:.1f}" for name, cost_us in spent.items())
+        print(
+            f"us of CPU a proof: {shown}; one verification {1e6 / limit:.1f}; two cores had {2e6 / rate:.1f} for each"
         )
+        limit_is = "OpenSSL P-256 verifications/s on one core"
+        yield Figure(f"site-proofs-{workers}", rate, "proofs/s", limit, limit_is, target)
+    with tempfile.TemporaryDirectory() as name, ScaledSite(Path(name), HELD, workers=1) as site:
+        held, storm_s = site.hold(HELD_PROOFS)
+    used_mib = (held["broker"].rss_bytes + held["coordinator"].rss_bytes) / (1 << 20)
+    yield Figure(f"site-{HELD}-piles", used_mib, "MiB", MOST_MIB, "MiB, for broker and coordinator", "<= 1.0")
+    yield Figure(f"site-{HELD}-storm", storm_s, "s", MOST_S, "s until all have all receipts", "<= 1.0")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from pile_coordinator.mqtt import Connection
 from pile_coordinator.wallet import Wallet
 from pile_coordinator.wallet_cli.command import GROUPS
 from pile_edge.cli import _parser as pile_edge_parser
+from pile_edge.commands.fleet import load_fleet
 from pile_hil.site import Site, wait_for
 from pile_shared import cose, topics
 from pile_shared.errors import PilechainError
@@ -27,7 +28,7 @@ from pile_shared.proof import HEARTBEAT, NO_PREVIOUS, Proof
 from pile_shared.reading import Reading
 
 DOCS = Path(__file__).parents[1] / "docs"
-PAGES = ("keeping.md",)
+PAGES = ("keeping.md", "upgrade.md")
 
 
 def lines_of(page: str) -> list[str]:
@@ -49,6 +50,14 @@ def test_every_command_of_a_page_exists(page):
         assert f'"{option}"' in options or option == "--of", option
     actions = {action.name for _, group in GROUPS for action in group}
     assert {"revoke-key", "restore-key", "rotate-key", "retire-pile", "unlist", "cancel-contract"} <= actions
+
+
+def test_the_fleet_file_loads(tmp_path):
+    (block,) = re.findall(r"```toml\n(.*?)```", (DOCS / "upgrade.md").read_text(), re.DOTALL)
+    (tmp_path / "fleet.toml").write_text(block)
+    fleet = load_fleet(tmp_path / "fleet.toml")
+    assert fleet.waves[-1] == ["*"]
+    assert (fleet.wave_s, fleet.watch_s) == (3600, 900)
 
 
 @pytest.fixture

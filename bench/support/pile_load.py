@@ -29,23 +29,32 @@ PATIENCE_S = 120.0
 
 @dataclass(frozen=True)
 class Spec:
-    """What the process is told: where, which piles, how many proofs each, over how many connections."""
+    """What the process is told: where, which piles, how many proofs each, over how many connections.
+
+    `tls` are the files of a client that may speak for all piles; `pile_tls` is the folder with those of each. `in_turn`: all
+    piles bring one proof, then all the next; else each brings all of its own, as piles do that were away.
+    """
 
     chain_id: str
-    host: str
     port: int
-    tls: str  # folder with ca.crt, and NAME.crt, NAME.key of each client
+    tls: list[str]
+    pile_tls: str
     piles: list[str]
     proofs: int
     connections: int
+    in_turn: bool
     time_ms: int
+    send_again_s: float
 
-    def broker(self, name: str) -> Broker:
-        """The broker as the client of this name sees it."""
-        tls = Path(self.tls)
-        return Broker(
-            self.host, self.port, keepalive_s=600, tls=Tls(tls / "ca.crt", tls / f"{name}.crt", tls / f"{name}.key")
-        )
+    def broker(self) -> Broker:
+        """The broker as one for all piles sees it."""
+        return Broker("localhost", self.port, keepalive_s=600, tls=Tls(*map(Path, self.tls)))
+
+    def broker_as(self, pile: str) -> Broker:
+        """The broker as a pile sees it."""
+        folder = Path(self.pile_tls)
+        tls = Tls(Path(self.tls[0]), folder / f"{pile}.crt", folder / f"{pile}.key")
+        return Broker("localhost", self.port, keepalive_s=600, tls=tls)
 
 
 def key_of(pile: str) -> cose.SoftwareSigner:
@@ -65,13 +74,15 @@ def proofs_of(pile: str, chain_id: str, time_ms: int, count: int) -> list[bytes]
 
 
 def packets_of(stream: Stream, spec: Spec, piles: list[str]) -> bytes:
-    """All PUBLISH packets of some piles, one pile after the other, as piles do that were away."""
-    parts = []
+    """All PUBLISH packets of some piles."""
+    rows = []
     for pile in piles:
         topic = topics.pile_topic(spec.chain_id, pile, "proof")
         proofs = proofs_of(pile, spec.chain_id, spec.time_ms, spec.proofs)
-        parts += [publish_packet(topic, proof, stream.next_id()) for proof in proofs]
-    return b"".join(parts)
+        rows.append([(topic, proof) for proof in proofs])
+    if spec.in_turn:
+        rows = [list(row) for row in zip(*rows, strict=True)]
+    return b"".join(publish_packet(topic, proof, stream.next_id()) for row in rows for topic, proof in row)
 
 
 class Receipts:
@@ -94,9 +105,9 @@ class Receipts:
 
 def publish_all(spec: Spec) -> None:
     """Sign, connect, say `ready`; at `go` publish everything, and say `done` when every pile has its last receipt."""
-    streams = [Stream(spec.broker("load"), f"load-{i}") for i in range(spec.connections)]
+    streams = [Stream(spec.broker(), f"load-{i}") for i in range(spec.connections)]
     left = {s: memoryview(packets_of(s, spec, spec.piles[i :: len(streams)])) for i, s in enumerate(streams)}
-    listener, receipts = Stream(spec.broker("load"), "load-receipts"), Receipts(spec)
+    listener, receipts = Stream(spec.broker(), "load-receipts"), Receipts(spec)
     listener.subscribe(topics.pile_topic(spec.chain_id, "+", "receipt"))
     say("ready")
     sys.stdin.readline()

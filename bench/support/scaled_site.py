@@ -16,16 +16,18 @@ from pile_coordinator.chain.transactions import RegisterParty, RegisterPile, sig
 from pile_coordinator.engines.solo import SoloEngine
 from pile_coordinator.keys import load_key, make_key
 from pile_coordinator.mqtt import Broker, Tls
+from pile_coordinator.site.access import COORDINATOR, WORKER, Name
 from pile_coordinator.site.authority import Authority
 from pile_coordinator.verifying.stream import Stream
 from pile_coordinator.verifying.wire import decode_keys, keys_topic
-from pile_hil.broker import Mosquitto
 from pile_hil.site import ACCOUNTING_NODES, Site, SiteProcess, wait_for
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _START_S = 60.0
+SEND_AGAIN_S = 15.0  # for a receipt, as a pile waits before it publishes a proof again
+STORES = ("ledger", "evidence")
 GROUP = "bench0bench1bench2"
-BROKER_CONFIG = ("max_queued_messages 100000", "max_inflight_messages 4000", "max_connections -1")
+LOAD = Name(COORDINATOR, "load")  # the piles' process: may speak for all of them
 
 
 @dataclass(frozen=True)
@@ -53,26 +55,19 @@ class ScaledSite:
     """Everything but the piles runs once it is entered."""
 
     def __init__(self, folder: Path, piles: int, *, workers: int) -> None:
-        """Make certificates, and a ledger with so many piles in it."""
+        """Found the site as `pilechain init site` does, with a ledger that has so many piles in it."""
         self._folder = folder
         self.piles = [f"pile-{i}" for i in range(piles)]
-        self._site = Site(folder / "site", [], rate=1)
-        self._tls = folder / "tls"
-        authority = Authority.make(self._tls, "bench")
-        authority.issue_server(["localhost"]).write(self._tls, "broker")
-        self._clients = ["coordinator", "load", *(f"worker-{i}" for i in range(1, workers + 1))]
-        for name in self._clients:
-            authority.issue_client(name).write(self._tls, name)
-        files = {"ca": "ca.crt", "cert": "broker.crt", "key": "broker.key"}
-        self._broker = Mosquitto(
-            folder / "broker",
-            port=self._site.port,
-            tls={name: self._tls / file for name, file in files.items()},
-            extra_config=BROKER_CONFIG,
-            quiet=True,
-        )
+        self._site = Site(folder / "site", [], rate=1, tls=True)
+        self._workers = [f"worker-{i}" for i in range(1, workers + 1)]
+        self._load_tls = self._tls_of(LOAD)
         self._fill_ledger()
         self.processes: dict[str, SiteProcess] = {}
+
+    def _tls_of(self, name: Name) -> Tls:
+        tls = self._site.tls_of(name)
+        assert tls is not None
+        return tls
 
     def _fill_ledger(self) -> None:
         site = self._site
@@ -90,7 +85,6 @@ class ScaledSite:
         engine.close()
 
     def __enter__(self) -> Self:
-        self._broker.start()
         try:
             self._start_all()
         except BaseException:
@@ -104,91 +98,151 @@ class ScaledSite:
     def close(self) -> None:
         """Stop everything."""
         self._site.close()
-        self._broker.stop()
-
-    def broker_as(self, name: str) -> Broker:
-        """The broker as the client of this name sees it."""
-        tls = self._tls
-        return Broker("localhost", self._broker.port, tls=Tls(tls / "ca.crt", tls / f"{name}.crt", tls / f"{name}.key"))
-
-    def _mqtt(self, name: str) -> str:
-        tls = self._tls
-        files = f'{{ca = "{tls / "ca.crt"}", cert = "{tls / f"{name}.crt"}", key = "{tls / f"{name}.key"}"}}'
-        return f'[mqtt]\nhost = "localhost"\nport = {self._broker.port}\ntls = {files}\n'
 
     def _start_all(self) -> None:
-        site, workers = self._site, self._clients[2:]
-        publics = {name: make_key(site.key_file(name)).public.hex() for name in workers}
+        site = self._site
+        publics = {name: make_key(site.key_file(name)).public.hex() for name in self._workers}
         config = site.write_coordinator()
-        head, _, tail = config.read_text().partition("[mqtt]")
-        clock = tail[tail.index("[clock]") :]
-        named = "[workers]\n" + "".join(f'{name} = "{public}"\n' for name, public in publics.items())
-        config.write_text(head + self._mqtt("coordinator") + clock + named)
+        named = [f'{name} = "{public}"' for name, public in publics.items()]
+        config.write_text(config.read_text() + "\n".join(["", "[workers]", *named, ""]))
+        configs = {name: self._write_worker(name) for name in self._workers}
+        self.processes["broker"] = site.start_broker()
         command = (sys.executable, "-m", "pile_coordinator.cli")
         self.processes["coordinator"] = site.start("coordinator", *command, "run", "--config", str(config))
-        for name in workers:
-            path = site.folder / f"{name}.toml"
-            path.write_text(
-                f'genesis = "genesis.json"\nparty = "coordinator"\nname = "{name}"\nkey = "keys/{name}.key"\n'
-                f'group = "{GROUP}"\n{self._mqtt(name)}'
-            )
+        for name, path in configs.items():
             self.processes[name] = site.start(name, *command, "verify-worker", "--config", str(path))
-        for name, process in self.processes.items():
-            _wait_for_word(process, "at block" if name == "coordinator" else "shares the proofs")
-        if workers:
+            _wait_for_word(self.processes[name], "shares the proofs")
+        _wait_for_word(self.processes["coordinator"], "at block")
+        if self._workers:
             self._wait_for_keys()
+
+    def _write_worker(self, name: str) -> Path:
+        tls = self._tls_of(Name(WORKER, name))
+        path = self._site.folder / f"{name}.toml"
+        path.write_text(
+            f'genesis = "genesis.json"\nparty = "coordinator"\nname = "{name}"\nkey = "keys/{name}.key"\n'
+            f'group = "{GROUP}"\n[mqtt]\nhost = "localhost"\nport = {self._site.port}\n'
+            f'tls = {{ca = "{tls.ca}", cert = "{tls.certificate}", key = "{tls.key}"}}\n'
+        )
+        return path
 
     def _wait_for_keys(self) -> None:
         """Workers know a pile's key when the broker has it."""
         known: set[bytes] = set()
-        with Stream(self.broker_as("load"), "bench-keys") as stream:
+        with Stream(Broker("localhost", self._site.port, tls=self._load_tls), "bench-keys") as stream:
             stream.subscribe(keys_topic(self._site.genesis.chain_id, "coordinator", "+"))
             give_up_s = time.monotonic() + _START_S
             while len(known) < len(self.piles):
                 assert time.monotonic() < give_up_s, f"{len(known)} keys of {len(self.piles)}"
                 for message in stream.receive(1.0).messages:
                     known |= decode_keys(message.payload).keys()
+                    stream.acknowledge([message.packet_id])
 
     def costs(self) -> dict[str, Cost]:
         """What each process has taken until now."""
-        pids = {name: process.pid for name, process in self.processes.items()} | {"broker": self._broker.pid}
-        return {name: cost_of(pid) for name, pid in pids.items()}
+        return {name: cost_of(process.pid) for name, process in self.processes.items()}
 
-    def publish(self, proofs: int, connections: int) -> tuple[float, dict[str, Cost]]:
-        """Have every pile publish so many proofs: seconds until the last has its receipt, and what each process took."""
-        with self._load(proofs, connections) as load:
-            assert load.stdin is not None
-            assert load.stdout is not None
-            assert load.stdout.readline() == "ready\n"
-            before, began_s = self.costs(), time.perf_counter()
-            load.stdin.write("go\n")
-            load.stdin.flush()
-            told = cost_of(load.pid)
-            assert load.stdout.readline() == "done\n"
-            elapsed_s, after = time.perf_counter() - began_s, self.costs()
-            after["load"], before["load"] = cost_of(load.pid), told
+    def publish(self, proofs: int, connections: int, *, in_turn: bool = False) -> tuple[float, dict[str, Cost]]:
+        """Have every pile publish so many proofs: seconds until the last has its receipt, and what each process took.
+
+        `in_turn`: all piles one, then all the next.
+        """
+        with self._load("pile_load", proofs, connections, in_turn=in_turn) as load:
+            before, began_s = self.costs() | {"load": cost_of(load.pid)}, time.perf_counter()
+            load.part()
+            elapsed_s, after = time.perf_counter() - began_s, self.costs() | {"load": cost_of(load.pid)}
         return elapsed_s, {name: Cost(cost.cpu_s - before[name].cpu_s, cost.rss_bytes) for name, cost in after.items()}
 
+    def hold(self, proofs: int, *, send_again_s: float = SEND_AGAIN_S) -> tuple[dict[str, Cost], float]:
+        """Connect every pile, kill the broker, and start it again.
+
+        Returns: what each process has while all are connected, and the seconds from the broker's start until every pile has
+        connected again and has receipts for so many proofs.
+        """
+        self._issue()
+        with self._load("held_piles", proofs, send_again_s=send_again_s) as load:
+            load.part()
+            costs, broker = self.costs(), self.processes["broker"]
+            broker.kill()
+            began_s = time.perf_counter()
+            broker.start()
+            load.part()
+            return costs, time.perf_counter() - began_s
+
+    def stored_bytes(self) -> tuple[int, int]:
+        """What ledger and evidence take on disk, what is still in their journals not counted twice."""
+        data = self._site.data
+        ledger, evidence = (sum(file.stat().st_size for file in data.glob(f"{name}.sqlite")) for name in STORES)
+        return ledger, evidence
+
+    def _issue(self) -> None:
+        """A certificate for each pile."""
+        assert self._site.access is not None
+        authority, folder = Authority.open(self._site.access.authority), self._folder / "piles"
+        for pile in self.piles:
+            authority.issue_client(pile).write(folder, pile)
+
     @contextmanager
-    def _load(self, proofs: int, connections: int) -> Iterator["subprocess.Popen[str]"]:
-        """The piles' process; it ends when its standard input does."""
-        path, genesis = self._folder / "load.json", self._site.genesis
-        time_ms = self._site.clock.now_ms() - 3_600_000
+    def _load(
+        self,
+        module: str,
+        proofs: int,
+        connections: int = 0,
+        *,
+        in_turn: bool = False,
+        send_again_s: float = SEND_AGAIN_S,
+    ) -> Iterator["_Load"]:
+        path = self._folder / "load.json"
+        tls = self._load_tls
         spec = Spec(
-            genesis.chain_id, "localhost", self._broker.port, str(self._tls), self.piles, proofs, connections, time_ms
+            self._site.genesis.chain_id,
+            self._site.port,
+            [str(tls.ca), str(tls.certificate), str(tls.key)],
+            str(self._folder / "piles"),
+            self.piles,
+            proofs,
+            connections,
+            in_turn,
+            self._site.clock.now_ms() - 3_600_000,
+            send_again_s,
         )
         path.write_text(json.dumps(asdict(spec)))
-        load = subprocess.Popen(
-            [sys.executable, "-m", "bench.support.pile_load", str(path)],
+        load = _Load(module, path)
+        try:
+            load.wait_for("ready")
+            yield load
+        finally:
+            load.end()
+
+
+class _Load:
+    """The process of the piles: what it does next begins with a line to it and ends with one from it."""
+
+    def __init__(self, module: str, spec: Path) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", f"bench.support.{module}", str(spec)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
-        try:
-            yield load
-        finally:
-            load.kill()
-            load.communicate()
+        self.pid = self._process.pid
+
+    def part(self) -> None:
+        """Have it do the next part."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("go\n")
+        self._process.stdin.flush()
+        self.wait_for("done")
+
+    def wait_for(self, word: str) -> None:
+        """Return when it says so; it dies of an error that it cannot say."""
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == f"{word}\n", "the process of the piles ended"
+
+    def end(self) -> None:
+        """End it."""
+        self._process.kill()
+        self._process.communicate()
 
 
 def _wait_for_word(process: SiteProcess, word: str) -> None:

@@ -54,6 +54,19 @@ class Tls:
             raise ConfigError(f"mqtt.tls: expected PEM files that belong together ({files}): {error}") from error
         return context
 
+    def own_client_id(self, client_id: str) -> str:
+        """The client id of a connection that nobody is to take over: `topics.own_client_id`. Without a certificate the same.
+
+        Raises:
+            ConfigError: the certificate cannot be read.
+        """
+        if self.certificate is None:
+            return client_id
+        try:
+            return own_client_id(client_id, ssl.PEM_cert_to_DER_cert(self.certificate.read_text()))
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"mqtt.tls: expected a PEM file ({self.certificate}): {error}") from error
+
 
 @dataclass(frozen=True, slots=True)
 class Broker:
@@ -71,7 +84,7 @@ class Kept(bytes):
     """The payload of a retained message: the broker has kept it since before we subscribed."""
 
 
-RECONNECTED = b"reconnected"  # of a message without a topic: what was retained comes again
+RECONNECTED = b"reconnected"  # of a message without a topic: what was retained comes again, or was lost
 
 
 class Connection:
@@ -87,6 +100,7 @@ class Connection:
         watched: tuple[str, ...] = (),
         unwanted: tuple[str, ...] = (),
         will: str = "",
+        tells: bool = False,
     ) -> None:
         """Start connecting to `broker` and subscribing to `topics`; ConfigError for TLS files that are of no use.
 
@@ -100,6 +114,7 @@ class Connection:
             watched: what we would like to hear while we are there, with QoS 0; said to be there before the others.
             unwanted: what the broker may still send, by a subscription of an earlier process, and should not.
             will: the topic of a retained message (`announce`) that the broker takes away when we go without a word.
+            tells: each time that we are connected, with a message RECONNECTED of no topic; with a will always.
         """
         self._queue: queue.SimpleQueue[tuple[str, bytes]] = queue.SimpleQueue()
         self._heard_bytes = self._taken_bytes = 0  # ever: each is counted by one thread
@@ -107,12 +122,13 @@ class Connection:
         self._unwanted = set(unwanted)
         self._announced = b""
         self._will = will
+        self._tells = tells or bool(will)
         self._subscribed = threading.Event()
         self._closing = threading.Event()
         self.last_error = "not connected yet"
         context = broker.tls.context() if broker.tls is not None else None
-        if persistent and broker.tls is not None and broker.tls.certificate is not None:
-            client_id = own_client_id(client_id, ssl.PEM_cert_to_DER_cert(broker.tls.certificate.read_text()))
+        if persistent and broker.tls is not None:
+            client_id = broker.tls.own_client_id(client_id)
         client = paho.Client(
             CallbackAPIVersion.VERSION2, client_id=client_id, clean_session=not persistent, protocol=paho.MQTTv311
         )
@@ -138,7 +154,7 @@ class Connection:
         if reason.is_failure:
             self.last_error = f"refused by the broker: {reason}"
             return
-        if self._will:
+        if self._tells:
             self._heard_bytes += len(RECONNECTED)
             self._queue.put(("", RECONNECTED))
         if self._unwanted:

@@ -78,6 +78,9 @@ def _run(options: argparse.Namespace) -> int:
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"  {folder}: P2P {plan.host}:{plan.p2p_port}, RPC 127.0.0.1:{plan.rpc_port}")
     console.print(f"start it with: pilechain run --config {folder / 'coordinator.toml'}")
+    if theirs.broker.tls is not None:
+        console.print("its broker takes certificates: pilechain site coordinator add NAME makes one for this node,")
+        console.print("  and an mqtt.toml that takes the place of [mqtt] in its configuration")
     console.print("where nodes are elected, register it as a candidate:")
     console.print(f"  --consensus {facts['consensus']}\n  --attestation {facts['attestation']}")
     return 0

@@ -220,10 +220,8 @@ class Coordinator:
         will = serving_topic(self.chain_id, self.config.party) if self._may_share else ""
         unwanted = () if self._hears_proofs or self.signer is None else (self._proofs,)
         self.connection = Connection(
-            self.config.broker, client_id, up, watched=tuple(watched), unwanted=unwanted, will=will
+            self.config.broker, client_id, up, watched=tuple(watched), unwanted=unwanted, will=will, tells=True
         )
-        for topic, keys in self.roster.key_lists(self.engine.state) if self.roster else ():
-            self.connection.publish(topic, keys, retained=True)
         self.engine.connect(self.connection.publish, self.connection.wake)
         self._verifier.rings.on_answer = self.connection.wake
 
@@ -384,7 +382,7 @@ class Coordinator:
         """One message from the broker. Never raises for what it contains."""
         if not topic:
             if payload == RECONNECTED:
-                self._doubt()
+                self._begin_anew()
             return None  # only to wake us
         outcome = self.engine.handle(topic, payload)
         if outcome is not None:
@@ -751,8 +749,18 @@ class Coordinator:
         with self._change_of_turns():
             return self.servers.hear(self.engine.state, topic, payload)
 
+    def _begin_anew(self) -> None:
+        """Connected: the broker may have lost what it kept, and who is there now is not known."""
+        if self.roster:
+            with self.engine.turn():
+                lists = self.roster.key_lists(self.engine.state)
+            for topic, keys in lists:
+                self.connection.publish(topic, keys, retained=True)
+        if self._may_share:
+            self._doubt()
+
     def _doubt(self) -> None:
-        """Connected anew: who is there now, and what was said meanwhile, is not known."""
+        """What others said meanwhile is not known."""
         self.servers.doubt()
         self.unsaid.doubt()
         self._share_s = time.monotonic() + SETTLE_S

@@ -353,11 +353,11 @@ def test_a_ledger_to_look_at_goes_on_once_the_mirror_has_brought_it_forward(plac
     make(solo, 2)
     before = headers(solo)
     solo.close()
-    _, data = place.restore(made, "new")
-    solo = place.open(data)
-    assert headers(solo) == before
-    make(solo, 1)
-    solo.close()
+    for name, source in (("new", made), ("newest", place.backup())):  # behind it, and as far
+        _, data = place.restore(source, name)
+        solo = place.open(data)
+        assert headers(solo) == before
+        solo.close()
 
 
 def test_the_mirror_is_pruned_behind_the_oldest_backup_that_is_kept(place, monkeypatch, capsys):

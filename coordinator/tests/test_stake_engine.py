@@ -26,9 +26,10 @@ from pile_coordinator.chain.transactions import (
 )
 from pile_coordinator.engines.engine import Block, handover_after, validators_at
 from pile_coordinator.engines.solo import SoloEngine
-from pile_coordinator.engines.store import StoreError
+from pile_coordinator.engines.store import Store, StoreError
 from pile_coordinator.evidence import queries
 from pile_coordinator.evidence.exporter import Exporter
+from pile_coordinator.keeping.forward import pass_over
 from pile_coordinator.replay import Replay, ReplayError, audit, open_ledger
 from pile_coordinator.verify import VerifyError, verify_order
 from pile_edge.light import LightClient
@@ -381,3 +382,26 @@ def test_the_evidence_knows_where_a_contract_was_signed_and_where_it_was_certifi
     assert row == ("signed", 3)
     evidence.close()
     assert chain.engine.state.get(Party, "dan").open_orders == 0
+
+
+def test_heights_that_a_restore_passed_over_are_signed_by_nobody(tmp_path):
+    """The proof for which stake is taken is two signed headers of one height: of these there is none."""
+    chain = Chain(tmp_path)
+    for _ in range(3):
+        chain.block()
+    chain.engine.close()
+    store = Store(chain.path, chain.genesis.hash(), is_draft=True)
+    pass_over(store, Replay.behind(store, chain.genesis), 300)
+    store.close()
+    chain.again()
+    assert chain.engine.height == 300
+    chain.again()
+    for edge in (False, True, False, True, False):
+        chain.block(edge=edge)
+    chain.again()
+    assert all(not block.certificate.attestations for block in list(chain.blocks())[3:300])
+    store = open_ledger(chain.path, chain.genesis)
+    found = audit(store, chain.genesis)
+    store.close()
+    assert (found.height, found.unsigned, found.uncertified) == (305, 297, 0)
+    chain.engine.close()

@@ -97,7 +97,7 @@ def test_proofs_of_a_retired_pile_are_refused() -> None:
     first = market.prove("pile-1", HEARTBEAT, [(NOW + 1, 1)])
     market.send("operator", RetirePile("pile-1"))
     market.ok()
-    assert desk.offer(market.state, "pile-1", first) == "retired"
+    assert desk.offer(market.state, "pile-1", first) == "unknown_pile"
     assert desk.ready == 0
 
 
@@ -218,7 +218,7 @@ def test_what_does_not_verify_is_told_and_refused(site: Scaled) -> None:
     with site.site.wallet("operator") as operator:
         operator.send(RetirePile("pile-1"))
     site.proof(proofs_of(PILE, site.chain_id, 2)[1])
-    site.counted("retired", 1)
+    site.counted("unknown_pile", 1)
     worker.stop()
     assert worker.text().endswith("worker ended\n")
 

@@ -16,6 +16,7 @@ from pile_shared.errors import PilechainError
 # What a command is in pile_edge.commands; each module has an add_command(subparsers).
 COMMANDS = {
     "flash": "flash",
+    "fleet": "fleet",
     "install": "install",
     "key": "key",
     "meters": "meters",

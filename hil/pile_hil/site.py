@@ -425,10 +425,7 @@ class Site:
         shown = subprocess.run(  # noqa: S603 - our own programs
             command[0], env={**os.environ, **command[1]}, capture_output=True, text=True, check=False, timeout=30
         )
-        words = shown.stdout.split()
-        if "public" not in words:
-            raise SiteError(f"{pile_id} made no key: {shown.stdout}{shown.stderr}")
-        return bytes.fromhex(next(word for word in words if len(word) == 130))
+        return public_of(shown.stdout, pile_id, shown.stderr)
 
     def start_pile(self, pile_id: str) -> SiteProcess:
         """Start a pile's agent."""
@@ -478,6 +475,14 @@ class Site:
         operator.send(RegisterParty(party, role, make_key(self.key_file(party)).public))
         if amount_micro:
             grid.send(Deposit(party, amount_micro, f"opening-{party}"))
+
+
+def public_of(said: str, pile_id: str, errors: str = "") -> bytes:
+    """The public key in what `pile-edge key` printed; SiteError if there is none."""
+    words = said.split()
+    if "public" not in words:
+        raise SiteError(f"{pile_id} made no key: {said}{errors}")
+    return bytes.fromhex(next(word for word in words if len(word) == 130))
 
 
 def wait_for(condition: Callable[[], bool], seconds: float, what: str, *watched: SiteProcess) -> None:

@@ -12,6 +12,7 @@ import pytest
 from pile_hil.planted import BUGS
 from pile_hil.simulator.run import EACH_P256, simulate, simulate_all
 
+pytestmark = pytest.mark.timeout(600)  # half a minute of work, on a machine that may have other work
 SEEDS = range(1, 61)
 WITHIN = 200  # seeds in which a planted bug must be found
 DOCS = Path(__file__).parents[2] / "docs/simulator.md"
@@ -50,7 +51,6 @@ def test_a_seed_replays_exactly_in_another_process():
     assert first.stdout.count("'") == 6
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("bug", BUGS)
 def test_a_planted_bug_is_found_and_says_how_to_see_it_again(bug, tmp_path):
     if bug not in EACH_TIME and os.environ.get("PILECHAIN_PLANTED") != "1":

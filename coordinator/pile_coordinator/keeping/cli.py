@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from pile_coordinator.config import CoordinatorConfig, load_config
-from pile_coordinator.keeping.backup import LEDGER, Wanted, backups, keep_newest, take_backup, verify_backup
+from pile_coordinator.keeping.backup import LEDGER, Wanted, backups, keep_newest, read_manifest, take_backup
 from pile_coordinator.keeping.backup import Progress as Tell
 from pile_coordinator.keeping.mirror import MirrorReader, begin_mirror, prune
 from pile_coordinator.keeping.restore import END, Restored, Until, restore
@@ -153,8 +153,7 @@ def _backup(options: argparse.Namespace) -> int:
     wanted = Wanted(options.with_keys, options.with_evidence, tuple(options.also))
     with _progress(quiet=options.json) as tell:
         made = take_backup(options.config, config, options.to, wanted, tell)
-        manifest = verify_backup(made, tell)
-    genesis_hash = config.genesis.hash()
+    manifest, genesis_hash = read_manifest(made), config.genesis.hash()
     gone = keep_newest(options.to, genesis_hash, options.keep) if options.keep else []
     pruned: list[Path] = []
     if options.prune_mirror and config.mirror is not None:

@@ -53,18 +53,21 @@ class Mirroring:
             StoreError, ReplayError: the two cannot be of one history.
         """
         try:
-            self._open(store)
+            self._open(store, may_lead=True)
         except MirrorAwayError as error:
             if self._is_required:
                 raise MirrorAwayError(f"{error}; or set required = false in [mirror], and go on without") from error
             self._lose(error)
 
-    def _open(self, store: Store) -> None:
+    def _open(self, store: Store, *, may_lead: bool) -> None:
         mirror = Mirror(self._folder, self._genesis.hash())
+        is_end = mirror.claims_whole and mirror.tail.is_sure and mirror.height >= store.height()
         try:
-            if mirror.height >= store.height():
-                self._bring_forward(store, mirror)
+            if mirror.height > store.height():
+                self._bring_forward(store, mirror, may_lead=may_lead)
             self._bring_back(store, mirror)
+            if is_end and store.note(OPEN_END) is not None:
+                store.keep_note(OPEN_END, None)  # nothing was signed behind it
             if mirror.claims_whole != self._is_required:
                 mirror.say_whole(is_whole=self._is_required)
         except BaseException:
@@ -72,23 +75,18 @@ class Mirroring:
             raise
         self._mirror = mirror
 
-    def _bring_forward(self, store: Store, mirror: Mirror) -> None:
+    def _bring_forward(self, store: Store, mirror: Mirror, *, may_lead: bool) -> None:
         """The ledger is an older one, or the power went between the two: it takes the mirror's blocks."""
         before = store.height()
-        if before == mirror.height:
-            _check_last(store, mirror)
-            return
+        if not may_lead:  # the engine is at work, and has made blocks that the mirror does not know
+            raise _two_histories(mirror.height)
         if not mirror.tail.is_sure:
             raise MirrorError(
                 f"the mirror {self._folder} is damaged at its end, and the ledger is older: restore a backup"
             )
         reader = MirrorReader(self._folder, self._genesis.hash())
-        first = (
-            max(before, reader.first) if before + 1 >= reader.first else before + 1
-        )  # our last one too, if it is there
+        first = before if before >= reader.first else before + 1  # our last one is compared, if it is there
         forward(store, Replay.behind(store, self._genesis), reader.blocks(first))
-        if mirror.claims_whole:
-            store.keep_note(OPEN_END, None)
         self._log(f"the ledger was at block {before}; blocks up to {mirror.height} are taken from the mirror")
 
     def _bring_back(self, store: Store, mirror: Mirror) -> None:
@@ -119,7 +117,7 @@ class Mirroring:
             if self._mirror is not None:
                 self._mirror.append(block)
             elif self._now_s() >= self._retry_s:
-                self._open(store)
+                self._open(store, may_lead=False)
         except PilechainError as error:
             self._lose(error)
 
@@ -141,7 +139,11 @@ def _check_last(store: Store, mirror: Mirror) -> None:
         certificate = store.certificate(height)
         header = None if certificate is None else certificate.header_bytes
     if header is None or sha256(header) != mirror.digest:
-        raise MirrorError(
-            f"block {height} of the mirror is not the ledger's: two histories, one of which began with a restore. Let only one"
-            " of them go on, with a mirror in a folder of its own"
-        )
+        raise _two_histories(height)
+
+
+def _two_histories(height: int) -> MirrorError:
+    return MirrorError(
+        f"block {height} of the mirror is not the ledger's: two histories, one of which began with a restore. Let only one of"
+        " them go on, with a mirror in a folder of its own"
+    )

@@ -16,6 +16,7 @@ from pile_coordinator.mqtt import Broker
 from pile_shared.errors import LinkError
 
 PORT = 8883
+PID_FILE = "mosquitto.pid"
 MAX_MESSAGE_BYTES = 4_000_000  # an order certificate of a week has about 2 MB
 MAX_INFLIGHT = 2000  # messages of QoS 1 on the way to one client: a coordinator takes thousands a second
 MAX_QUEUED = 100_000  # messages kept for one client that is away: a coordinator's hour of 5,000 piles
@@ -35,7 +36,7 @@ def configuration(folder: Path, listen: str, port: int) -> str:
     return f"""\
 # Made by `pilechain init site` and never changed by it again. Certificates, access list and CRL are read again on SIGHUP.
 user {account}
-pid_file {folder}/mosquitto.pid
+pid_file {folder}/{PID_FILE}
 log_dest stderr
 log_type error
 log_type warning
@@ -76,27 +77,33 @@ class Told:
     advice: str
 
 
-def running(folder: Path) -> tuple[int, dt.datetime] | None:
-    """Process id of the broker of a folder, and since when it runs (UTC); None if it does not."""
-    path = folder / "mosquitto.pid"
+def started(folder: Path) -> dt.datetime | None:
+    """When the broker of a folder was started last (UTC); None if it was stopped, or never started.
+
+    Its file with the process id says so, also where that process is one of a container, or was killed.
+    """
     try:
-        pid = int(path.read_text())
-        if "mosquitto" not in Path(f"/proc/{pid}/comm").read_text():
-            return None
-        return pid, dt.datetime.fromtimestamp(path.stat().st_mtime, dt.UTC)
-    except (OSError, ValueError):
+        return dt.datetime.fromtimestamp((folder / PID_FILE).stat().st_mtime, dt.UTC)
+    except OSError:
         return None
 
 
 def tell(folder: Path) -> Told:
     """Have the broker of a folder read its files again."""
-    found = running(folder)
-    if found is None:
-        return Told(False, "no broker runs here: one that starts now reads everything anew")
     try:
-        os.kill(found[0], signal.SIGHUP)
-    except PermissionError:
-        return Told(False, f"tell the broker to read its files again: sudo kill -HUP {found[0]}")
+        pid = int((folder / PID_FILE).read_text())
+        is_broker = "mosquitto" in Path(f"/proc/{pid}/comm").read_text()
+    except (OSError, ValueError):
+        is_broker = False
+    if not is_broker:
+        return Told(
+            False,
+            "no broker runs here: one that starts now reads everything anew, one in a container has to be told (SIGHUP)",
+        )
+    try:
+        os.kill(pid, signal.SIGHUP)
+    except OSError:
+        return Told(False, f"tell the broker to read its files again: sudo kill -HUP {pid}")
     return Told(True, "the broker reads its files again")
 
 

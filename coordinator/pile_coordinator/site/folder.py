@@ -116,8 +116,8 @@ class SiteFolder:
     def _check_standing(self, name: Name, issued: Sequence[Entry]) -> None:
         """A connection of a thief that stands is mute, and would not be any more if its name had rights again."""
         revoked = [entry.revoked for entry in issued if entry.name == str(name) and entry.revoked]
-        found = broker.running(self.broker)
-        if revoked and found is not None and found[1] <= max(revoked) + dt.timedelta(seconds=1):
+        since = broker.started(self.broker)
+        if revoked and since is not None and since <= max(revoked) + dt.timedelta(seconds=1):
             raise AuthorityError(
                 f"a connection of the certificate of {name} that was revoked may stand still: start the broker again (what it"
                 " keeps for those who are away is kept), and then add",

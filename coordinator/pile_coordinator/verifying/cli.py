@@ -1,6 +1,7 @@
 """`pilechain verify-worker`: check proofs' signatures for a coordinator, beside it or on another machine."""
 
 import argparse
+import gc
 import os
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from pile_coordinator.verifying.config import load_worker
 from pile_coordinator.verifying.worker import Worker
 
 NICE = 5  # the coordinator goes first where both are busy on one machine: it orders what workers have verified
+COLLECT = 100_000  # objects that are new
 _EPILOG = """\
 Two commands begin:
   pilechain verify-worker --new-key keys/worker-1.key    prints what coordinator.toml must name
@@ -57,6 +59,8 @@ def _run(options: argparse.Namespace) -> int:
     worker = Worker(load_worker(options.config))
     on_signals(worker.stop)
     os.nice(NICE)
+    gc.freeze()  # messages come and go without cycles: the collector would look at each of them for nothing
+    gc.set_threshold(COLLECT)
     worker.run()
     log("worker ended")
     return 0

@@ -92,13 +92,25 @@ def split(data: bytes | bytearray) -> tuple[list[tuple[int, bytes]], int]:
 class Stream:
     """A connection. Used by one thread; every fault is a LinkError, after which it is of no use."""
 
-    def __init__(self, broker: Broker, client_id: str, *, clean: bool = True) -> None:
-        """Connect, and wait for the broker's consent. ConfigError: the files of TLS are of no use."""
-        context = broker.tls.context() if broker.tls is not None else None
+    def __init__(
+        self, broker: Broker, client_id: str, *, clean: bool = True, context: ssl.SSLContext | None = None
+    ) -> None:
+        """Connect, and wait for the broker's consent. ConfigError: the files of TLS are of no use.
+
+        Args:
+            broker: where to connect.
+            client_id: who we are.
+            clean: without a session that outlasts the connection.
+            context: that of `broker.tls`, by who has made it before.
+        """
+        if context is None and broker.tls is not None:
+            context = broker.tls.context()
         try:
             self._socket = socket.create_connection((broker.host, broker.port), ANSWER_S)
         except OSError as error:
             raise LinkError(f"no connection to the broker: {error}", "away") from error
+        self._poll = select.poll()  # `select` knows no more than 1024 files
+        self._poll.register(self._socket, select.POLLIN)
         self._left = bytearray()
         self._kept: list[tuple[int, bytes]] = []  # packets that came with an answer
         self._keepalive_s = broker.keepalive_s
@@ -133,7 +145,7 @@ class Stream:
         self.close()
 
     def fileno(self) -> int:
-        """Of the socket, for `select`."""
+        """Of the socket, for `poll`."""
         return self._socket.fileno()
 
     def close(self) -> None:
@@ -211,7 +223,7 @@ class Stream:
         kept, self._kept = self._kept, []
         wait_s = 0.0 if kept else wait_s
         try:
-            if not select.select([self._socket], [], [], max(0.0, wait_s))[0]:
+            if not self._poll.poll(max(0.0, 1000 * wait_s)):
                 fresh = b""
             else:
                 self._socket.settimeout(ANSWER_S)

@@ -7,7 +7,9 @@ coordinator; what a worker that is killed had in hand, its piles send again, as 
 """
 
 import time
+from collections import deque
 from dataclasses import dataclass
+from itertools import islice
 
 from pile_coordinator.log_line import log
 from pile_coordinator.mqtt import Broker
@@ -25,7 +27,7 @@ from pile_coordinator.verifying.wire import (
 )
 from pile_shared import cose
 from pile_shared.errors import LinkError, PilechainError, SignatureError
-from pile_shared.platform import es256_verify
+from pile_shared.platform import es256_verify, random_bytes
 from pile_shared.proof import MAX_PROOF_BYTES
 from pile_shared.topics import pile_topic
 from pile_shared.units import check_id
@@ -64,7 +66,7 @@ class Worker:
         self._keys_topic = keys_topic(config.chain_id, config.party, "").encode()
         self._keys: dict[bytes, dict[bytes, bytes]] = {}  # by bucket: public key by its id
         self._known: dict[bytes, bytes] = {}  # all of them
-        self._waiting: list[Message] = []
+        self._waiting: deque[Message] = deque()
         self._since_s = 0.0  # when the first of them came
         self._outstanding: dict[int, list[Message]] = {}  # batches by their packet ids, and what they answer
         self._brought_s = 0.0
@@ -95,12 +97,10 @@ class Worker:
 
     def _serve(self) -> None:
         config = self._config
-        self._waiting, self._outstanding, self._brought_s = [], {}, 0.0
+        self._waiting, self._outstanding, self._brought_s = deque(), {}, 0.0
         proofs = f"$share/{config.group}/{pile_topic(config.chain_id, '+', 'proof')}"
-        client_id = f"verify-{config.name}-{config.chain_id}"
-        with Stream(
-            config.broker, client_id
-        ) as stream:  # a session of its own: a dead worker's share goes to the others
+        client_id = f"verify-{random_bytes(8).hex()}"  # who guessed it could end our connection
+        with Stream(config.broker, client_id) as stream:  # without a session: a dead worker's share goes to the others
             stream.subscribe(keys_topic(config.chain_id, config.party, "+"))
             stream.subscribe(proofs)
             log(f"worker {config.name} shares the proofs of chain {config.chain_id} in a group")
@@ -163,7 +163,7 @@ class Worker:
     def _bring(self, stream: Stream) -> None:
         """Verify a batch of what waits, and send it on."""
         batch, taken = self._checked()
-        answered, self._waiting = self._waiting[:taken], self._waiting[taken:]
+        answered = [self._waiting.popleft() for _ in range(taken)]
         packet_id = stream.next_id()
         self._outstanding[packet_id] = answered
         message = sign_batch(batch, self._config.signer, self._config.chain_id)
@@ -176,7 +176,7 @@ class Worker:
         publics: list[bytes] = []
         rest: list[tuple[str, bytes]] = []
         size = taken = 0
-        for topic, message, _ in self._waiting[:MAX_BATCH_PROOFS]:
+        for topic, message, _ in islice(self._waiting, MAX_BATCH_PROOFS):
             is_short = len(message) <= MAX_PROOF_BYTES
             size += len(message) + _ROW_BYTES if is_short else 0
             if size > MAX_BATCH_BYTES:

@@ -125,6 +125,10 @@ class Console:
         """Copy a file into the board's file system."""
         self._remote("fs", "cp", str(source), f":{name}")
 
+    def copy_back(self, name: str, target: Path) -> None:
+        """Copy a file of the board's file system here."""
+        self._remote("fs", "cp", f":{name}", str(target))
+
     def reset(self) -> None:
         """Restart the board, as its RESET button does."""
         self._remote("reset")

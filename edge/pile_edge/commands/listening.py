@@ -20,14 +20,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _CONNECT_SECONDS = 15
-_MAX_HEARD = 1000  # messages of one pile not yet looked at: it sends a few a minute
+EVERY_PILE = "+"
+_MAX_HEARD = 1000  # messages not yet looked at: a pile sends a few a minute, and what is lost comes again
 CHECK_BROKER = (
     "is the broker running and its address right? may this user subscribe? (try `mosquitto_sub` with the same values)"
 )
 
 
 class Ear:
-    """A connection of an installer's own, confined to one pile's topics."""
+    """A connection of an installer's own, confined to one pile's topics, or with EVERY_PILE to those of all."""
 
     def __init__(self, spec: dict[str, object], folder: Path, chain_id: str, pile_id: str, kinds: list[str]) -> None:
         """Take the pile's own `mqtt` section; TLS files (PEM) are relative to `folder`.
@@ -78,15 +79,21 @@ class Ear:
 
     def hear(self, seconds: float) -> tuple[str, bytes] | None:
         """The next (kind, payload), or None after `seconds`."""
+        heard = self.hear_any(seconds)
+        return None if heard is None else heard[1:]
+
+    def hear_any(self, seconds: float) -> tuple[str, str, bytes] | None:
+        """The next (pile, kind, payload), or None after `seconds`."""
         try:
             topic, payload = self._heard.get(timeout=max(seconds, 0))
         except queue.Empty:
             return None
-        return parse(topic)[3], payload
+        _, _, pile_id, kind = parse(topic)
+        return pile_id, kind, payload
 
-    def say(self, kind: str, payload: bytes) -> None:
-        """Publish to the pile at QoS 1."""
-        self._client.publish(pile_topic(self.chain_id, self.pile_id, kind), payload, qos=1)
+    def say(self, kind: str, payload: bytes, pile_id: str = "") -> None:
+        """Publish to the pile, or to another one, at QoS 1."""
+        self._client.publish(pile_topic(self.chain_id, pile_id or self.pile_id, kind), payload, qos=1)
 
     def first_proof(self, public: bytes, seconds: float, on_other: Callable[[str], None]) -> Proof:
         """The first proof that `public` signed for this chain.

@@ -108,44 +108,65 @@ def run_send(options: argparse.Namespace) -> int:
         def on_progress(text: str, offset: int) -> None:
             progress.update(task, description=text, completed=offset)
 
-        outcome = Delivery(ear, update, on_progress).run(options.wait)
+        outcome = Delivery(ear.say, update, on_progress).run(ear, options.wait)
     print(json.dumps({"pile_id": config.pile_id, "outcome": outcome}) if options.json else outcome)
     return 0
 
 
 class Delivery:
-    """One update on its way to one pile."""
+    """One update on its way to one pile.
 
-    def __init__(self, ear: Ear, update: Update, on_progress: Callable[[str, int], None]) -> None:
-        """Serve `update` over `ear`, which hears want, status and receipt; progress is told as (text, bytes)."""
-        self._ear, self._update, self._on_progress = ear, update, on_progress
+    Attributes:
+        outcome: how it went, once the pile has reported with the new software; "" before.
+    """
+
+    def __init__(
+        self, say: Callable[[str, bytes], None], update: Update, on_progress: Callable[[str, int], None]
+    ) -> None:
+        """Serve `update` to who hears what is said as (kind, payload); progress is told as (text, bytes)."""
+        self._say, self._update, self._on_progress = say, update, on_progress
         self._size = len(update.image)
         self._is_online = self._is_taken = self._is_new_running = False
         self._offer_at_s = 0.0
-        self._outcome = ""
+        self.outcome = ""
 
-    def run(self, seconds: float) -> str:
-        """Until the pile has reported; how it went.
+    def run(self, ear: Ear, seconds: float) -> str:
+        """Until the pile has reported; how it went. `ear` hears its want, status and receipt.
 
         Raises:
             UpdateError: `refused` with the pile's reason, `fell_back`, or `silent` after `seconds`.
         """
         deadline = time.monotonic() + seconds
         self._offer()
-        while not self._outcome and time.monotonic() < deadline:
-            # Only to a pile that is online: what is offered to one that is not waits at the broker.
-            if self._is_online and not self._is_taken and time.monotonic() > self._offer_at_s:
-                self._offer()
-            heard = self._ear.hear(min(1.0, deadline - time.monotonic()))
+        while not self.outcome and time.monotonic() < deadline:
+            self.tend()
+            heard = ear.hear(min(1.0, deadline - time.monotonic()))
             if heard is not None:
-                {"want": self._wanted, "status": self._status, "receipt": self._receipt}[heard[0]](heard[1])
-        if not self._outcome:
-            state = "has it and does not report" if self._is_taken else "does not ask for it: offline, or charging"
-            raise UpdateError(f"the pile {state}; run this again later", "silent")
-        return self._outcome
+                self.take(*heard)
+        if not self.outcome:
+            raise UpdateError(f"the pile {self.state}; run this again later", "silent")
+        return self.outcome
+
+    @property
+    def state(self) -> str:
+        """What the pile does instead of reporting."""
+        return "has it and does not report" if self._is_taken else "does not ask for it: offline, or charging"
+
+    def find_online(self) -> None:
+        """Its status said so before: offer it when it is tended."""
+        self._is_online = True
+
+    def tend(self) -> None:
+        """Offer it again when it is time: only to a pile that is online, as what is offered to others waits at the broker."""
+        if self._is_online and not self._is_taken and time.monotonic() > self._offer_at_s:
+            self._offer()
+
+    def take(self, kind: str, payload: bytes) -> None:
+        """Take what the pile said, or what was said to it; UpdateError as `run`."""
+        {"want": self._wanted, "status": self._status, "receipt": self._receipt}[kind](payload)
 
     def _offer(self) -> None:
-        self._ear.say("update", self._update.message)
+        self._say("update", self._update.message)
         self._offer_at_s = time.monotonic() + OFFER_AGAIN_SECONDS
 
     def _wanted(self, payload: bytes) -> None:
@@ -160,7 +181,7 @@ class Delivery:
             return
         self._offer_at_s = time.monotonic() + OFFER_AGAIN_SECONDS
         self._on_progress(f"sending, {self._size} bytes", offset)
-        self._ear.say("update", piece(self._update, offset))
+        self._say("update", piece(self._update, offset))
 
     def _status(self, payload: bytes) -> None:
         """Who is there now. A will, or an older agent, says less; then nothing follows from it."""
@@ -173,7 +194,7 @@ class Delivery:
         if firmware == self._update.firmware:
             self._is_new_running = True
             if not self._is_taken:
-                self._outcome = "the pile runs this software already"
+                self.outcome = "the pile runs this software already"
             else:
                 self._on_progress("the new software is online; waiting for its first receipt", self._size)
         elif self._is_taken:
@@ -181,4 +202,4 @@ class Delivery:
 
     def _receipt(self, _payload: bytes) -> None:
         if self._is_new_running:
-            self._outcome = f"version {self._update.offer.version} runs and has reported"
+            self.outcome = f"version {self._update.offer.version} runs and has reported"

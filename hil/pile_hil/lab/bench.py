@@ -9,7 +9,6 @@ from labgrid import target_factory
 from labgrid.driver import Driver
 from labgrid.resource import Resource
 from labgrid.strategy import Strategy, StrategyError
-from labgrid.strategy.common import never_retry
 
 from pile_coordinator.chain.transactions import AT_MARKET, List
 from pile_hil.broker import Mosquitto
@@ -31,8 +30,8 @@ class Bench(Resource):
     Attributes:
         host: the address at which piles find the broker. rate: how much faster than real time runs; 1 with real loads.
         timing: intervals of every agent, ms, where they differ from those of `Site`.
-        tls, network: set by a scenario before the site is planned: a site as `pilechain init site` makes it; a network of four
-            accounting nodes in place of a coordinator, without TLS.
+        tls: set by a scenario before the site is planned: a site as `pilechain init site` makes it.
+        network: set by a scenario likewise: four accounting nodes on CometBFT, two of which serve, instead of a coordinator.
         folder, piles: set by the trial: where everything is written, and which targets take part.
         site: what the strategy has opened. publics: the keys that the piles have made.
     """
@@ -163,21 +162,27 @@ class SiteStrategy(Strategy):
 
     bindings = {"bench": Bench, "broker": BrokerProtocol, "coordinator": CoordinatorProtocol}
     status: Status = attr.ib(default=Status.unknown)
+    broken: BaseException | None
 
-    @never_retry
     def transition(self, status: Status | str) -> None:
-        """Go to a status, through those before it."""
+        """Go to a status, through those before it. After a step that failed there is one way only: off."""
         wanted = Status[status] if isinstance(status, str) else status
         if wanted is Status.off:
             self._close()
             self.status = Status.off
             return
+        if self.broken is not None:
+            raise StrategyError(f"the site could not be opened: {self.broken}")
         if wanted.value < self.status.value or wanted is Status.unknown:
             raise StrategyError(f"no way from {self.status.name} to {wanted.name}")
         steps = {Status.planned: self._plan, Status.serving: self._serve, Status.open: self._open}
         for step, go in steps.items():
             if self.status.value < step.value <= wanted.value:
-                go()
+                try:
+                    go()
+                except BaseException as error:
+                    self.broken = error
+                    raise
                 self.status = step
 
     def drivers(self) -> dict[str, tuple[MeterProtocol, PileProtocol]]:

@@ -8,9 +8,11 @@ from labgrid import Environment
 from labgrid.exceptions import InvalidConfigError, NoConfigFoundError
 
 from pile_hil.lab.protocols import RigError
+from pile_hil.network import has_cometbft
 
 RIGS = Path(__file__).parent.parent / "rigs"
 DEFAULT = "sim"
+USUAL_RATE = 60
 SITE = "site"  # the target of broker and coordinator; every other one is a pile
 
 
@@ -42,13 +44,20 @@ class Rig:
         targets: dict[str, Any] = self.environment.config.get_targets()
         if SITE not in targets or len(targets) < 2:
             raise RigError(f"{path}: a rig has a target `{SITE}` and one for each pile; see rigs/sim.yaml")
-        self._features = {name: frozenset(target.get("features", ())) for name, target in targets.items()}
+        lacking = frozenset() if has_cometbft() else frozenset({"node-power"})
+        self._features = {name: frozenset(target.get("features", ())) - lacking for name, target in targets.items()}
         self.piles = tuple(name for name in targets if name != SITE)
 
     @property
     def is_simulated(self) -> bool:
         """Whether any number of it may run side by side; of real hardware there is one."""
         return "simulated" in self._features[SITE]
+
+    @property
+    def slowness(self) -> int:
+        """How many times longer everything may take than on a rig whose time runs 60 times as fast."""
+        rate: int = self.environment.config.get_targets()[SITE]["resources"]["Bench"].get("rate", USUAL_RATE)
+        return max(1, USUAL_RATE // rate)
 
     def pick(self, needs: Iterable[str], count: int) -> tuple[str, ...]:
         """The first `count` piles that, with the site, have all these features.

@@ -5,8 +5,12 @@ from typing import Any
 import attr
 from labgrid import target_factory
 from labgrid.driver import Driver
+from labgrid.protocol import DigitalOutputProtocol
 from labgrid.resource import Resource
 
+from pile_edge.meters import catalogue
+from pile_edge.meters.decode import MeterReader, load_profile
+from pile_edge.ports.cpython_bus import open_bus
 from pile_hil.lab.bench import bench_of
 from pile_hil.lab.protocols import MeterProtocol, RigError, Truth
 from pile_hil.process import RigProcess
@@ -81,3 +85,75 @@ class MeterTwinDriver(Driver, MeterProtocol):
         if rig is None:
             raise RigError("the hardware does not run yet: let SiteStrategy go to `serving` first")
         return rig
+
+
+@target_factory.reg_resource
+@attr.s(eq=False)
+class RealMeter(Resource):
+    """A real meter, with a real load behind it.
+
+    Attributes:
+        bus: as the pile opens it. own_bus: as this PC reads the same meter, for the truth; a serial line has one master, so
+            this is another interface of the meter, or a gateway. unit: on both.
+        profile, model, serial, rated_power_w: which meter it is, and the most that may flow.
+    """
+
+    bus: dict[str, Any] = attr.ib(validator=attr.validators.instance_of(dict))
+    own_bus: dict[str, Any] = attr.ib(validator=attr.validators.instance_of(dict))
+    profile: str = attr.ib(validator=attr.validators.instance_of(str))
+    model: str = attr.ib(validator=attr.validators.instance_of(str))
+    serial: int = attr.ib(validator=attr.validators.instance_of(int))
+    rated_power_w: int = attr.ib(validator=attr.validators.instance_of(int))
+    unit: int = attr.ib(default=1, validator=attr.validators.instance_of(int))
+
+
+@target_factory.reg_driver
+@attr.s(eq=False)
+class RealMeterDriver(Driver, MeterProtocol):
+    """Reads a real meter beside the pile; the load is switched by any digital output of labgrid's, or is always there."""
+
+    bindings = {"meter": RealMeter, "load": {DigitalOutputProtocol, None}}
+
+    def __attrs_post_init__(self) -> None:
+        super().__attrs_post_init__()
+        self._reader: MeterReader | None = None
+
+    def spec(self, pile: str, owner: str) -> PileSpec:
+        """The pile's entry in a site."""
+        meter = self.meter
+        return PileSpec(
+            pile,
+            owner,
+            meter.bus,
+            meter.profile,
+            meter.model,
+            meter.serial,
+            battery_wh=0,
+            rated_power_w=meter.rated_power_w,
+            simulated=False,
+        )
+
+    def truth(self) -> Truth:
+        """What its register shows."""
+        if self._reader is None:
+            profile = load_profile(catalogue.profile_mapping(self.meter.profile))
+            self._reader = MeterReader(open_bus(self.meter.own_bus), profile, self.meter.unit)
+        sample = self._reader.read()
+        return Truth(sample.energy_wh, sample.energy_wh, sample.power_w, sample.power_w > 0)
+
+    def fault(self, kind: str) -> None:
+        """A real meter cannot be disturbed."""
+        raise RigError(
+            f"{self.target.name} has a real meter, which cannot be made to fail by {kind}: take MeterTwin for that"
+        )
+
+    def plug(self, battery_wh: int) -> None:  # noqa: ARG002 - a real car knows by itself
+        """Switch the load on."""
+        if self.load is not None:
+            self.target.activate(self.load)
+            self.load.set(True)
+
+    def unplug(self) -> None:
+        """Switch it off."""
+        if self.load is not None:
+            self.load.set(False)

@@ -1,9 +1,6 @@
 """Power cuts: of a pile, the broker, the coordinator, of all at once, in the middle of a session."""
 
-import shutil
-
-from pile_hil.faults.power import NetworkNode, Supply
-from pile_hil.network_site import NetworkSite
+from pile_hil.faults.power import Supply
 from pile_hil.scenarios.registry import scenario
 from pile_hil.trials.between import COORDINATOR, disk_of, process_of
 from pile_hil.trials.trial import Trial
@@ -93,32 +90,6 @@ def power_cut_site(trial: Trial) -> None:
         trial.power("broker").on()
         trial.note("power is back")
     trial.finish(order)
-
-
-@scenario("power-cut-node", fault="power cut of accounting nodes", needs=("local-pile", "nodes"))
-def power_cut_node(trial: Trial) -> None:
-    """Of four accounting nodes one after the other loses its power, the one that serves the pile first; then two at once."""
-    trial.bench.network = True
-    trial.open()
-    site = trial.site
-    assert isinstance(site, NetworkSite)  # it was asked for
-    network = site.network
-    order = trial.begin()
-    for names in (("operator-1",), ("grid",), ("operator-2",), ("auditor", "grid")):
-        nodes = [NetworkNode(network, name) for name in names]
-        supply = Supply(*nodes)
-        supply.cut()
-        trial.note(f"power cut of {', '.join(names)}")
-        rest = [name for name in network.names if name not in names]
-        if len(names) == 1:  # three of four are enough
-            network.wait_height(max(network.heights(*rest)) + 2, *rest, seconds=trial.limit_s)
-        supply.restore()
-        network.wait_agreed(seconds=trial.limit_s)
-        trial.note("power is back, and all nodes agree")
-    trial.finish(order)
-    trial.drain()
-    network.close()  # then its ledger is whole, and the judge finds it where a coordinator's is
-    shutil.copytree(site.data, site.folder / "coordinator")
 
 
 @scenario("power-cut-begin", fault="power cut of a pile at the begin of a session", needs=("local-pile", "cpython"))

@@ -33,7 +33,9 @@ SETTLE_MINUTES = 90  # until what was said last is receipted
 SIGNED, ACTIVE = "signed", "active"
 # Faults after which energy may flow that nobody can measure, and those after which an honest pile may say what cannot be.
 _BLINDING = {"meter silent", "meter noisy", "meter stuck", "meter dips", "meter reset", "relay dead"}
-_MISLEADING = {"clock jump", "power cut without a battery", "meter stuck"}
+_EXCUSES = {
+    "clock ahead": {"clock jump"},
+}
 
 
 @dataclass(slots=True)
@@ -151,7 +153,7 @@ class Judge:
             chain.time_ms, chain.energy_wh = proof.readings[-1].time_ms, proof.readings[-1].energy_wh
         if proof.readings and not believed:
             self._lost.add(pile.id)
-        if anomaly and not pile.troubles & _MISLEADING:
+        if anomaly and not pile.troubles & _EXCUSES.get(anomaly, set()):
             raise FoundError(f"proof {proof.sequence} of {pile.id} is not believed: {anomaly}", "anomaly")
         if proof.event == BEGIN and running is None:
             self._begin(pile, proof, believed=believed)

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import cast
 
 from pile_coordinator import service
-from pile_coordinator.accuser import Accuser
+from pile_coordinator.accuser import VALID_BLOCKS, Accuser
 from pile_coordinator.chain.contracts import UNSIGNED
 from pile_coordinator.chain.env import Env
 from pile_coordinator.chain.genesis import Genesis
 from pile_coordinator.chain.state import State
+from pile_coordinator.chain.transactions import sign_transaction
 from pile_coordinator.chain.transition import apply_block
 from pile_coordinator.engines.engine import ZERO_HASH, Block, CachingVerifier
 from pile_coordinator.engines.rings import CachingRings, RingProcesses
@@ -26,14 +27,17 @@ from pile_coordinator.ring_queue import RingQueue
 from pile_coordinator.serving import Heard, Servers, Unsaid
 from pile_coordinator.stops import KeptStops
 from pile_coordinator.troubles import Troubles
-from pile_hil.simulator.world import FoundError, World
+from pile_coordinator.verifying.roster import Roster
+from pile_hil.simulator.world import FoundError, World, secret_of
 from pile_shared.certificate import MAX_LEAF_BYTES, Header
 from pile_shared.codec import decode
 from pile_shared.cose import SoftwareSigner
 from pile_shared.errors import PilechainError
 from pile_shared.platform import es256_verify
 from pile_shared.terms import LEAF_CLOSED, LEAF_CONTRACT, LEAF_RECEIPT, Terms, decode_terms
+from pile_shared.topics import parse as parse_topic
 
+SECOND = "grid"  # whose coordinator brings proofs too, where there is a network
 BLOCK_MS = 2000  # between blocks, when something waits
 MAX_TOLD = 8  # closings that a pile is told of again
 
@@ -66,6 +70,10 @@ class MemoryStore(Store):
         if not 1 <= height <= len(self.blocks):
             raise KeyError(height)
         return self.blocks[height - 1]
+
+    def note(self, name: str) -> bytes | None:  # noqa: ARG002 - nothing is restored here
+        """There is none."""
+        return None
 
     def find_tx(self, tx_id: bytes) -> tuple[int, int] | None:
         """(height, position) of an accepted transaction."""
@@ -242,11 +250,20 @@ class Coordinator(service.Coordinator):
         self.troubles = Troubles()
         self.counts = Counter()
         self._logged_ms = {}
+        self._block_time = self.config.clock  # type: ignore[assignment]
+        self.roster = Roster(self.chain_id, party, {})
+        self._hears_proofs = True
+        self._unheard = {}
         self._awaited = {}
         self._pauses_ms = self._paused_zones()
         self.accuser = Accuser(engine, party, signer, lambda _: None)
         self.connection = Connection(send)  # type: ignore[assignment]
         engine.on_block(self._after_block)
+
+    def handle(self, topic: str, payload: bytes) -> None:
+        """One message is a step of its own."""
+        super().handle(topic, payload)
+        self._repeat_receipts()
 
     def _repeat_receipt(self, pile_id: str) -> None:
         found = cast("Evidence", self.evidence).receipts.get(pile_id)
@@ -278,6 +295,7 @@ class Ledger:
         self.listeners: list[Callable[[Block], None]] = []
         self.coordinator: Coordinator | None = None
         self._signers, self._party, self._signer, self._send = signers, party, signer, send
+        self._second: ProofDesk | None = None
         self._stops = KeptStops(Path(":memory:"), genesis.state())
         self.told = 0
         self.troubles: set[str] = set()
@@ -320,7 +338,7 @@ class Ledger:
         """The process dies, and comes back."""
         if self.coordinator is not None:
             self.world.say("coordinator", f"killed for {for_ms} ms")
-            self.coordinator = None
+            self.coordinator = self._second = None
             self.world.after(for_ms, self.start)
 
     def hear(self, topic: str, payload: bytes) -> None:
@@ -328,6 +346,23 @@ class Ledger:
         if self.coordinator is not None:
             self.coordinator.handle(topic, payload)
             self._plan_block(BLOCK_MS)
+
+    def hear_second(self, topic: str, payload: bytes) -> None:
+        """The grid's coordinator hears the same piles, and brings the same proofs to the chain; it says nothing to anybody."""
+        if self.coordinator is None or not topic.endswith("/proof"):
+            return
+        if self._second is None:
+            self._second = ProofDesk(self.genesis.chain_id, self.coordinator.engine.verify)
+        self._second.offer(self.state, parse_topic(topic)[2], payload)
+        self._plan_block(BLOCK_MS)
+
+    def _bring_second(self, engine: Engine) -> None:
+        batches = [] if self._second is None else self._second.take_batches()
+        for batch in batches:
+            sequence, until = engine.next_sequence(SECOND), engine.height + VALID_BLOCKS
+            signer = SoftwareSigner(secret_of(SECOND))
+            tx = sign_transaction(signer, self.genesis.chain_id, SECOND, sequence, until, batch)
+            engine.submit(tx, bounded=False)
 
     def _plan_block(self, wait_ms: int) -> None:
         due_ms = self.world.now_ms + wait_ms
@@ -340,12 +375,15 @@ class Ledger:
             return
         self._block_ms = 0
         try:
+            self._bring_second(self.coordinator.engine)
             self.coordinator.make_block()
         except CrashError:
             self.stop(BLOCK_MS)
             return
         except PilechainError as error:
             raise FoundError(f"the coordinator stopped: {error.code}: {error}", "block") from error
+        if self._second is not None:
+            self._second.committed(self.state)
         self._tell()
         self._plan()
 

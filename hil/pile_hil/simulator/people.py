@@ -12,8 +12,8 @@ from pile_coordinator.chain.settlement import decode_statement
 from pile_coordinator.chain.transactions import AT_MARKET, Body, Confirm, List, PlaceBid, sign_transaction
 from pile_hil.simulator.ledger import Ledger
 from pile_hil.simulator.network import Network
-from pile_hil.simulator.pile import Pile, secret_of
-from pile_hil.simulator.world import DAY_MS, MINUTE_MS, World
+from pile_hil.simulator.pile import Pile
+from pile_hil.simulator.world import DAY_MS, MINUTE_MS, World, secret_of
 from pile_shared import cose, topics
 from pile_shared.codec import array, decode, encode
 from pile_shared.errors import PilechainError
@@ -218,7 +218,8 @@ class Driver(Person):
         terms, pile = self._terms, self._pile()
         assert terms is not None
         wanted_wh = terms.energy_wh * self.chance.choice((40, 95, 100, 130, 200)) // 100
-        pile.hardware.plug(terms.rated_power_w * self.chance.randint(50, 100) // 100, wanted_wh)
+        percent = self.chance.choice((100, self.chance.randint(50, 100)))  # most take all they can get
+        pile.hardware.plug(terms.rated_power_w * percent // 100, wanted_wh)
         self.world.say(self.party, f"comes to {pile.id} for {wanted_wh} Wh")
         self._ask_to_start()
 

@@ -17,7 +17,6 @@ from pile_hil.simulator.network import Network
 from pile_hil.simulator.world import MINUTE_MS, FoundError, World
 from pile_shared.cose import SoftwareSigner
 from pile_shared.errors import PilechainError
-from pile_shared.platform import sha256
 from pile_shared.proof import parse
 from pile_shared.reading import TIME_SYNCHRONISED, TIME_UNKNOWN
 from pile_shared.topics import parse as parse_topic
@@ -280,8 +279,3 @@ class Pile:
             return False
         journal = self.agent.journal
         return journal.head is None or journal.retired_through == journal.head[0]
-
-
-def secret_of(name: str) -> bytes:
-    """The key of a name in every world."""
-    return b"\x00" + sha256(b"simulated " + name.encode())[1:]

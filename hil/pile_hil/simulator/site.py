@@ -15,8 +15,8 @@ from pile_hil.simulator.judge import Judge
 from pile_hil.simulator.ledger import Ledger, Replica
 from pile_hil.simulator.network import BROKER, Network
 from pile_hil.simulator.people import ZONE, Driver, Owner, Person, Surroundings
-from pile_hil.simulator.pile import Pile, secret_of
-from pile_hil.simulator.world import EPOCH_MS, HOUR_MS, MINUTE_MS, World
+from pile_hil.simulator.pile import Pile
+from pile_hil.simulator.world import EPOCH_MS, HOUR_MS, MINUTE_MS, World, secret_of
 from pile_shared import cose
 from pile_shared.topics import parse
 
@@ -35,8 +35,9 @@ class Shape:
     """How large a world is.
 
     Attributes:
-        piles, drivers: how many. replicas: further accounting nodes. hours: in which orders come and things go wrong.
-        faults: for each pile and day. rest_ms: at most, between two orders of a driver. sample_ms, heartbeat_ms: of the agents.
+        piles, drivers: how many. replicas: further accounting nodes; where there are some, a second coordinator brings proofs
+        to the chain too. hours: in which orders come and things go wrong. faults: for each pile and day. rest_ms: at most,
+        between two orders of a driver. sample_ms, heartbeat_ms: of the agents.
     """
 
     piles: int
@@ -133,6 +134,8 @@ class Site:
             self.ledger.hear(topic, payload)
 
         self.network.carry(pile, "coordinator", arrive)
+        if self.replicas:
+            self.network.carry(pile, "second", lambda: self.ledger.hear_second(topic, payload))
 
     def _from_coordinator(self, topic: str, payload: bytes) -> None:
         _, side, who, _ = parse(topic)

@@ -158,7 +158,7 @@ class Runner:
             try:
                 if self.is_stopping:  # since it was looked at last
                     process.terminate()
-                process.wait(TRIAL_S)
+                process.wait(TRIAL_S * self._rig.slowness)
             except subprocess.TimeoutExpired:
                 process.terminate()
             try:

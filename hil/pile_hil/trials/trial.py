@@ -113,6 +113,7 @@ class Trial:
         self.strategy.transition("planned")
         self.facts.origin_ms = self.site.clock.origin_ms
         self.facts.chain_id = self.site.genesis.chain_id
+        self.facts.data = str(self.site.data.relative_to(self.folder))
 
     def serve(self) -> None:
         """Let broker, meters and coordinator run, but no agent yet."""
@@ -222,8 +223,9 @@ class Trial:
         """Remember that something happened now, for the report."""
         self.facts.events.append((self.site.clock.now_ms(), what))
 
-    def wait(self, condition: Callable[[], bool], what: str, seconds: float = LIMIT_S) -> None:
-        """Return once `condition()` holds; SiteError with the end of the logs after `seconds`."""
+    def wait(self, condition: Callable[[], bool], what: str) -> None:
+        """Return once `condition()` holds; SiteError with the end of the logs if it does not in good time."""
+        seconds = self.limit_s * self.rig.slowness
         deadline = time.monotonic() + seconds
         while not condition():
             if time.monotonic() > deadline:
