@@ -46,16 +46,3 @@ def power_cut_node_serving(trial: Trial) -> None:
     trial.finish(order)
     supply.restore()
     network.wait_agreed()
-
-
-@scenario("power-cut-nodes", fault="power cut of two accounting nodes of four at once", needs=("node-power",))
-def power_cut_nodes(trial: Trial) -> None:
-    """Two of four nodes lose power, so that no block is made while a session ends; with them back it is settled."""
-    network = _opened(trial)
-    order = trial.begin()
-    trial.await_energy(order, 500)
-    supply = _cut(trial, network, "auditor", "operator-2")
-    trial.await_said(" end ")
-    supply.restore()
-    trial.finish(order)
-    network.wait_agreed()
