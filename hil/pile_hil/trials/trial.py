@@ -113,6 +113,7 @@ class Trial:
         self.strategy.transition("planned")
         self.facts.origin_ms = self.site.clock.origin_ms
         self.facts.chain_id = self.site.genesis.chain_id
+        self.facts.data = str(self.site.data.relative_to(self.folder))
 
     def serve(self) -> None:
         """Let broker, meters and coordinator run, but no agent yet."""
