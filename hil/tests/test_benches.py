@@ -131,12 +131,10 @@ def test_a_raspberry_pi_charges_over_a_power_cut(pi, tmp_path):
 
 def test_a_raspberry_pi_whose_clock_is_wrong_is_refused(pi, tmp_path, monkeypatch):
     monkeypatch.setattr("pile_hil.lab.pi.MAX_CLOCK_OFFSET_MS", -1)
-    with (
-        pytest.raises(RigError, match="pile-1: its clock is 0 ms off this PC's"),
-        Trial(pi, ("pile-1",), tmp_path / "trial", "bench", Expects()) as trial,
-    ):
+    with Trial(pi, ("pile-1",), tmp_path / "trial", "bench", Expects()) as trial:
         trial.plan()
-        trial.agent().prepare()
+        with pytest.raises(RigError, match="pile-1: its clock is 0 ms off this PC's"):
+            trial.agent().prepare()
 
 
 # --- ESP32 -----------------------------------------------------------------------------------------------------------
