@@ -375,6 +375,7 @@ PILE = PileSpec(
 )
 
 
+@pytest.mark.timeout(240)
 def test_an_order_settles_over_tls_and_nothing_listens_where_it_was_not_told_to(tmp_path):
     """The real agent, coordinator, wallets and dashboard behind the broker of `init site`."""
     require(find_mosquitto() is not None, "mosquitto is not installed; run tools/servers")
