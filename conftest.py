@@ -19,6 +19,8 @@ settings.load_profile("pilechain")
 FIRST = (
     "test_network",
     "test_power_cut",
+    "test_benches",
+    "test_hil",
     "test_dashboard_pages",
     "test_wire_format",
     "test_flash",
