@@ -117,7 +117,7 @@ WorkingDirectory={site}
 Environment=PYTHONDONTWRITEBYTECODE=1
 MemoryMax=2G
 LimitCORE=0
-Nice=10
+Nice=5
 IOSchedulingClass=idle
 {writes}
 {sandbox}"""
