@@ -9,6 +9,7 @@ from typing import NoReturn
 
 from pile_coordinator.config import COMET, SOLO, CoordinatorConfig, load_config
 from pile_coordinator.log_line import log
+from pile_coordinator.notify import tell_systemd
 from pile_shared.errors import ConfigError, PilechainError
 
 # What a command is in, by its name; each module has an add_command(subparsers).
@@ -154,6 +155,7 @@ def _run_here(config: CoordinatorConfig, parent: int | None) -> int:
 
     coordinator = Coordinator(config)
     on_signals(coordinator.stop)
+    tell_systemd("READY=1")
     coordinator.run(while_parent=parent)
     return 0
 

@@ -1,7 +1,6 @@
 """The doctor finds a site well that is well, and names each thing that is broken, with what to do. Real broker and processes."""
 
 import json
-import os
 import shutil
 import sqlite3
 import subprocess
@@ -13,6 +12,7 @@ import pytest
 from pile_coordinator.cli import main
 from pile_coordinator.doctor import chain, machine
 from pile_coordinator.doctor.doctor_cli import CHECKS
+from pile_coordinator.keeping.mirror import begin_mirror
 from pile_coordinator.keys import make_key
 from pile_coordinator.site.authority import Authority
 from pile_coordinator.web.tokens import Tokens
@@ -36,8 +36,11 @@ class Examined:
             skipped = []
         config = str(self.folder / "coordinator.toml")
         self.status = main(["doctor", "--config", config, "--json", *skipped, *words])
-        found = [json.loads(line) for line in self._capsys.readouterr().out.splitlines()]
+        found = [json.loads(line) for line in self.output().splitlines()]
         return [f for f in found if f["check"] != "configuration"] if "--only" in words else found
+
+    def output(self):
+        return self._capsys.readouterr().out
 
     def one(self, check, state, says):
         """The one finding of a check in this state; it says what is expected, and what to do unless all is well."""
@@ -98,11 +101,15 @@ def test_a_site_that_is_well(site, capsys):
 
 
 def backup(site, age_s):
-    path = site.folder / "kept" / "one" / "manifest.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch()
-    os.utime(path, (time.time() - age_s,) * 2)
-    return path.parents[1]
+    """The folder of a real backup, which says that it is so old."""
+    folder = site.folder / "kept"
+    if not folder.exists():
+        assert main(["backup", "--config", str(site.folder / "coordinator.toml"), "--to", str(folder), "--json"]) == 0
+        site.output()
+    (manifest,) = folder.glob("*/manifest.json")
+    said = json.loads(manifest.read_text()) | {"taken_ms": int((time.time() - age_s) * 1000)}
+    manifest.write_text(json.dumps(said))
+    return folder
 
 
 def test_wrong_calls_and_unreadable_files(site, capsys, tmp_path):
@@ -230,6 +237,23 @@ def test_tokens_and_backups(site, tmp_path):
         found = site.findings("--only", "backups", "--backups", str(backup(site, age_s)))
         assert [f["state"] for f in found] == [state]
     assert [f["state"] for f in site.findings("--only", "backups", "--backups", str(tmp_path / "none"))] == ["fail"]
+
+
+def test_a_mirror(site, tmp_path, capsys):
+    """None, one that is as far as the ledger, one that is not mounted, and one that lags."""
+    site.one("mirror", "warn", "no mirror")
+    config = site.folder / "coordinator.toml"
+    folder = tmp_path / "mirror"
+    with changed(config, config.read_text() + f'\n[mirror]\npath = "{folder}"\n'):
+        site.one("mirror", "fail", "holds no mirror")
+        folder.mkdir()
+        assert main(["mirror", "begin", "--config", str(config)]) == 0
+        capsys.readouterr()
+        site.one("mirror", "ok", "the mirror is at block 2")
+        shutil.rmtree(folder)
+        folder.mkdir()
+        begin_mirror(folder, site.site.genesis.hash(), 0, bytes(32))
+        site.one("mirror", "fail", "the mirror is at block 0, the ledger at 2")
 
 
 def test_room_and_speed(site, monkeypatch):

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import PurePosixPath
 
 import pytest
@@ -21,6 +22,8 @@ PLACE = Place(
     broker=PurePosixPath("/var/lib/pilechain/broker/mosquitto.conf"),
     python=sys.executable,
     data=PurePosixPath("/var/lib/pilechain/data"),
+    mirror=PurePosixPath("/mnt/mirror"),
+    node=None,
     backups=PurePosixPath("/srv/pilechain-backups"),
     piles=1000,
 )
@@ -87,7 +90,12 @@ def test_the_units_say_what_they_must():
     files = unit_files(PLACE)
     coordinator, web = (files[f"{UNITS}/pilechain-{name}.service"] for name in ("coordinator", "web"))
     assert f"ExecStart={sys.executable} -m pile_coordinator.cli run --config {PLACE.config}\n" in coordinator
-    assert "ReadWritePaths=/var/lib/pilechain/data\n" in coordinator
+    assert "ReadWritePaths=/var/lib/pilechain/data -/mnt/mirror\n" in coordinator
+    assert "Type=notify\n" in coordinator
+    network = unit_files(replace(PLACE, node=PurePosixPath("/var/lib/pilechain/node"), mirror=None))
+    of_a_node = network[f"{UNITS}/pilechain-coordinator.service"]
+    assert "Type=exec\n" in of_a_node
+    assert "ReadWritePaths=/var/lib/pilechain/data -/var/lib/pilechain/node\n" in of_a_node
     assert "ReadWritePaths" not in web  # it reads only
     assert "User=pilechain-web\nGroup=pilechain\n" in web
     hidden = {
@@ -105,6 +113,26 @@ def test_the_units_say_what_they_must():
         assert "made by `pilechain install services`" in text, path
         if path.endswith(".service"):
             assert "NoNewPrivileges=yes" in text, path
+
+
+@pytest.mark.parametrize("is_needed", [True, False])
+def test_a_mirror_is_mounted_and_may_be_written(site, tmp_path, capsys, is_needed):
+    """By the coordinator, and by backups, which prune it; with one that is not needed it starts all the same."""
+    text = f'\n[mirror]\npath = "/mnt/mirror"\nrequired = {str(is_needed).lower()}\n'
+    site.write_text(site.read_text() + text)
+    assert main(["install", "services", "--config", str(site), "--backups", "/srv/backups", "--dry-run", "--json"]) == 0
+    files = json.loads(capsys.readouterr().out)["files"]
+    coordinator, backup = (files[f"{UNITS}/pilechain-{name}.service"] for name in ("coordinator", "backup"))
+    assert ("RequiresMountsFor=/mnt/mirror\n" in coordinator) == is_needed
+    for unit in (coordinator, backup):
+        (line,) = [line for line in unit.splitlines() if line.startswith("ReadWritePaths=")]
+        assert line.endswith(" -/mnt/mirror")
+    assert "--keep 28 --prune-mirror\n" in backup
+    require(shutil.which("systemd-analyze") is not None, "systemd-analyze is missing: apt install systemd")
+    path = tmp_path / "pilechain-coordinator.service"
+    path.write_text(coordinator)
+    done = analyze("verify", "--man=no", str(path))
+    assert "pilechain" not in done.stdout + done.stderr
 
 
 def test_a_dry_run_shows_all_and_writes_nothing(site, tmp_path, capsys):

@@ -1,6 +1,10 @@
 """A web server that is started before its coordinator has ever run waits for the evidence instead of ending."""
 
+import json
 import sys
+from contextlib import closing, suppress
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import pytest
 
@@ -9,7 +13,7 @@ from pile_coordinator.web.config import load_web_config
 from pile_coordinator.web.serve import wait_for_evidence
 from pile_coordinator.web.tokens import Tokens
 from pile_hil.broker import free_port
-from pile_hil.site import SiteProcess, Web, wait_for
+from pile_hil.site import Site, SiteProcess, Web, wait_for
 from pile_shared.errors import ConfigError
 
 
@@ -30,6 +34,23 @@ def test_it_serves_as_soon_as_there_is_evidence(tmp_path):
         assert "the evidence is there" in server.text()
     finally:
         server.stop()
+
+
+def test_it_watches_a_chain_from_before_its_first_block(tmp_path):
+    """A ledger of no blocks, with rules of notes: counting its notes once ended the watcher, and nobody heard of it."""
+    with Site(tmp_path, [], rate=1) as site:
+        site.start_broker()
+        coordinator = site.start_coordinator()
+        wait_for((site.data / "evidence.sqlite").exists, 60, "the evidence", coordinator)
+        web = site.start_web("operator", "operator")
+
+        def health():
+            with suppress(HTTPError), closing(urlopen(f"{web.url}/healthz", timeout=10)) as answer:
+                return json.loads(answer.read())["height"]
+            return 0  # asked too often: 429
+
+        site.admit({"olga": ("pile-owner", 1_000_000)})
+        wait_for(lambda: health() == 2, 60, "the web to see both blocks", site.processes["web"])
 
 
 def test_it_does_not_wait_for_ever(tmp_path):

@@ -27,7 +27,7 @@ from pile_hil.trials.facts import FILE
 from pile_hil.trials.judge import judge
 
 RUN = (sys.executable, "-m", "pile_coordinator.cli", "hil")
-SCENARIOS = ("meter-exception", "meter-wrong-unit")
+SCENARIOS = ("meter-exception", "meter-noise-tcp")
 # Which planted bug is found by which scenario; the first is tried each time, the others take minutes more.
 FOUND_BY = {
     "rebase-on-falling-register": "meter-reset",

@@ -1,12 +1,14 @@
 """Checks of the machine: programs, clock, disk, services, open files."""
 
 import ctypes
+import json
 import os
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from http.client import HTTPConnection, HTTPException
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -20,7 +22,9 @@ MIN_FREE_BYTES = 1 << 30  # below, a bad day of logs fills the disk
 FSYNCS, FSYNC_BYTES = 16, 4096
 SLOW_FSYNC_MS = 50  # a block is one fsync or two: ten blocks a second at most
 OFF_MS, FAR_OFF_MS = 100, 1000  # proofs carry the pile's time; a window's edge is a second to nobody
+STALE_MS = 30_000  # a web server looks five times a second
 _COMMAND_S = 20
+_MAX_ANSWER_BYTES = 10_000
 
 _STA_UNSYNC = 0x0040  # linux/timex.h
 _TIME_ERROR = 5  # adjtimex(2): the clock is not synchronised
@@ -131,6 +135,29 @@ def running(subject: Subject) -> Iterator[Finding]:
         yield ok(f"the coordinator runs, process {path.read_text().strip()}")
     else:
         yield fail("the coordinator does not run", start)
+
+
+def web(subject: Subject) -> Iterator[Finding]:
+    """Whether the web server answers, and sees the blocks that there are."""
+    if subject.web is None:
+        yield skip("no web.toml here")
+        return
+    host = subject.web.listen if subject.web.listen not in {"0.0.0.0", "::"} else "localhost"  # noqa: S104 - compared
+    where, restart = f"{host}:{subject.web.port}", f"systemctl restart {WEB.removesuffix('.service')}"
+    connection = HTTPConnection(host, subject.web.port, timeout=_COMMAND_S)
+    try:
+        connection.request("GET", "/healthz")
+        found = json.loads(connection.getresponse().read(_MAX_ANSWER_BYTES))
+        height, behind_ms = int(found["height"]), int(found["behind_ms"])
+    except (OSError, HTTPException, ValueError, LookupError, TypeError) as error:
+        yield fail(f"{where}: {error or type(error).__name__}", f"{restart}; journalctl -u pilechain-web -n 50")
+        return
+    finally:
+        connection.close()
+    if behind_ms > STALE_MS:
+        yield fail(f"{where} has not seen the evidence for {behind_ms // 1000} s", f"{restart}; see the evidence check")
+    else:
+        yield ok(f"{where} answers, at block {height}")
 
 
 def services(subject: Subject) -> Iterator[Finding]:

@@ -79,6 +79,8 @@ def anonymity(db: Connection, genesis: Genesis | None = None, ledger: Ledger | N
         return top | {"denominations": _from_evidence(db, rules)}
     with ledger.snapshot():
         top["ledger_height"] = ledger.height()
+        if not top["ledger_height"]:  # a ledger that nobody has written a block to holds no state yet
+            return top | {"denominations": _from_evidence(db, rules)}
         kinds = [_one(ledger, Denomination, bytes((k,))) for k in range(rules.denominations)]
         bins = [_bins(ledger, kind) for kind in kinds]
     found = _Origins(db, [one for some in bins for one in some])

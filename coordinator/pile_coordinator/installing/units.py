@@ -35,7 +35,7 @@ MaxRetentionSec=1year
 """
 
 # Folders of a site, as `pilechain init site` makes them: whoever needs one says so.
-_SECRET = ("authority", "broker", "coordinators", "keys", "users", "piles", "guests", "workers", "fleets", "mirrors")
+_SECRET = ("authority", "broker", "coordinators", "keys", "users", "piles", "guests", "workers", "fleets", "watchers")
 
 # systemd.exec(5). Nobody here needs a right, a device, another's process, or to see the rest of the file system change.
 _SANDBOX = """NoNewPrivileges=yes
@@ -79,8 +79,9 @@ Documentation=man:systemd.exec(5)
 StartLimitIntervalSec=0
 
 [Service]
-Type=exec
+Type={kind}
 ExecStart={command}
+TimeoutStartSec=15min
 Restart=always
 RestartSec=5
 TimeoutStopSec=60
@@ -162,8 +163,9 @@ class Place:
 
     Attributes:
         config: the coordinator's configuration. web, broker: of the web server and of mosquitto; None: there is none here.
-        python: the interpreter that has this package. data: the coordinator's folder. backups: where they go, None: nowhere.
-        piles: for how many the broker and the coordinator have room.
+        python: the interpreter that has this package. data: the coordinator's folder. mirror: of its blocks, or None.
+        node: CometBFT's folder, None with the solo engine. backups: where they go, None: nowhere.
+        piles: for how many the broker has room. needs_mirror: the coordinator does nothing without its mirror.
     """
 
     config: PurePosixPath
@@ -171,13 +173,21 @@ class Place:
     broker: PurePosixPath | None
     python: str
     data: PurePosixPath
+    mirror: PurePosixPath | None
+    node: PurePosixPath | None
     backups: PurePosixPath | None
     piles: int
+    needs_mirror: bool = True
 
     @property
     def site(self) -> PurePosixPath:
         """The folder in which all of it lies."""
         return self.config.parent
+
+    @property
+    def chain_folders(self) -> str:
+        """The folders that a program that has the chain writes to; systemd passes over a mirror that is not mounted."""
+        return " ".join([str(self.data), *(f"-{path}" for path in (self.mirror, self.node) if path is not None)])
 
     def hidden(self, *needed: str) -> str:
         """The line that takes secret folders of the site away from a program that does not need them."""
@@ -224,9 +234,13 @@ def unit_files(place: Place) -> dict[str, str]:
 
 def _coordinator(place: Place) -> str:
     order = f"Wants=network-online.target\nAfter=network-online.target time-sync.target {BROKER} mariadb.service"
+    if place.mirror is not None and place.needs_mirror:
+        order += f"\nRequiresMountsFor={place.mirror}"
     return _SERVICE.format(
         made=MADE,
         name=COORDINATOR,
+        # It says when ledger and evidence are open; with CometBFT its supervisor is what systemd sees.
+        kind="notify" if place.node is None else "exec",
         description=f"Pilechain coordinator of {place.site}",
         order=order,
         command=place.command("run", "--config", str(place.config)),
@@ -235,7 +249,7 @@ def _coordinator(place: Place) -> str:
         site=place.site,
         memory="75%",
         files=4096,  # ledger, evidence, connections to the broker and to its verifiers: it has few open, whatever comes
-        writes=f"ReadWritePaths={place.data}\n{place.hidden('keys', 'coordinators', 'workers')}",
+        writes=f"ReadWritePaths={place.chain_folders}\n{place.hidden('keys', 'coordinators')}",
         sandbox=place.sandbox(),
     )
 
@@ -244,6 +258,7 @@ def _web(place: Place, config: PurePosixPath) -> str:
     return _SERVICE.format(
         made=MADE,
         name=WEB,
+        kind="exec",
         description=f"Pilechain dashboard and HTTP API of {place.site}",
         order=f"After=network-online.target {COORDINATOR}\nWants=network-online.target",
         command=place.command("web", "--config", str(config)),
@@ -262,28 +277,33 @@ def _worker(place: Place) -> str:
     return _SERVICE.format(
         made=MADE,
         name=WORKER,
+        kind="exec",
         description="Pilechain verify worker %i",
         order=f"After=network-online.target {BROKER}\nWants=network-online.target",
-        command=place.command("verify-worker", "--config", f"{place.site}/worker-%i.toml"),
+        command=place.command("verify-worker", "--config", f"{place.site}/workers/%i/worker.toml"),
         user=USER,
         group=USER,
         site=place.site,
         memory="512M",
         files=1024,
         writes=f"# It writes nothing at all.\n{place.hidden('workers')}",
-        sandbox=place.sandbox(),
+        # It lets a coordinator on the same machine go first, by nice(2).
+        sandbox=f"{place.sandbox()}SystemCallFilter=getpriority setpriority\n",
     )
 
 
 def _backup(place: Place, backups: PurePosixPath) -> str:
+    words = ["backup", "--config", str(place.config), "--to", str(backups)]
+    words += ["--also", str(place.web)] if place.web else []
+    words += ["--keep", "28", *(["--prune-mirror"] if place.mirror else [])]
     return _BACKUP.format(
         made=MADE,
         name=BACKUP,
         site=place.site,
         coordinator=COORDINATOR,
-        command=place.command("backup", "--config", str(place.config), "--to", str(backups), "--keep", "28"),
+        command=place.command(*words),
         user=USER,
-        writes=f"ReadWritePaths={backups} {place.data}",
+        writes=f"ReadWritePaths={backups} {place.chain_folders}\n{place.hidden('keys')}",
         sandbox=place.sandbox(),
     )
 

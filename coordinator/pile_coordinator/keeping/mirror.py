@@ -220,6 +220,10 @@ class MirrorReader:
                     yield block
             self.end = tail
 
+    def newest(self) -> Iterator[Block]:
+        """The blocks of the last segment alone, which say how far it goes."""
+        return self.blocks(self._segments[-1].first)
+
     @property
     def is_whole(self) -> bool:
         """Once all `blocks` were read: whether no block can have been signed that is not here."""

@@ -6,7 +6,7 @@ authority/        says who is who; may be kept elsewhere (--authority)
 broker/           mosquitto's configuration, certificate, access list, CRL, and what it keeps
 piles/ID/         ca.crt, tls.crt, tls.key, operator.toml; as .der for boards
 users/PARTY/      the same for a wallet: wallet.toml, genesis.json, user.crt, ...
-coordinators/, workers/, fleets/, mirrors/, guests/
+coordinators/, workers/, fleets/, watchers/, guests/
 """
 
 import datetime as dt

@@ -1,6 +1,8 @@
 """The application: routes, who may take them (access.py), and what they answer (models.py)."""
 
 import asyncio
+import logging
+import signal
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -34,6 +36,7 @@ from pile_coordinator.web.shared import (
 )
 
 CERTIFICATE_TYPE = "application/cbor"
+_LOG = logging.getLogger("uvicorn.error")
 
 
 def make_app(config: WebConfig) -> FastAPI:
@@ -43,6 +46,7 @@ def make_app(config: WebConfig) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         watching = asyncio.create_task(web.watch.run())
+        watching.add_done_callback(_end_with_watch)
         yield
         watching.cancel()
         web.close()
@@ -60,6 +64,13 @@ def make_app(config: WebConfig) -> FastAPI:
     app.add_middleware(Gate, web=web)
     describe(app)
     return app
+
+
+def _end_with_watch(watching: "asyncio.Task[None]") -> None:
+    """A server that no longer sees blocks must not look alive: it ends, and whoever keeps it up starts it again."""
+    if not watching.cancelled() and (error := watching.exception()) is not None:
+        _LOG.error("blocks cannot be watched any more: %r; ending", error, exc_info=error)
+        signal.raise_signal(signal.SIGTERM)
 
 
 def _open_to_all() -> APIRouter:

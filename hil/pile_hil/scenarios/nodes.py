@@ -1,9 +1,6 @@
 """Power of accounting nodes: a network of four on CometBFT keeps the chain, and any one of them may be gone for a while."""
 
-import os
-import signal
-from contextlib import suppress
-
+from pile_hil.faults.power import NetworkNode, Supply
 from pile_hil.network import Network
 from pile_hil.network_site import NetworkSite
 from pile_hil.scenarios.registry import scenario
@@ -18,19 +15,12 @@ def _opened(trial: Trial) -> Network:
     return trial.site.network
 
 
-def _cut(trial: Trial, network: Network, name: str) -> None:
-    """SIGKILL of all that a node is, the supervisor first, who would start the others again."""
-    pids = network.pids(name)
-    network.processes[name].kill()
-    for role in pids.keys() - {"supervisor"}:
-        with suppress(ProcessLookupError):
-            os.kill(pids[role], signal.SIGKILL)
-    trial.note(f"power of {name} is cut")
-
-
-def _restore(trial: Trial, network: Network, name: str) -> None:
-    network.start(name)
-    trial.note(f"power of {name} is back")
+def _cut(trial: Trial, network: Network, *names: str) -> Supply:
+    """Nodes without power, all that each of them is; restoring it starts them."""
+    supply = Supply(*(NetworkNode(network, name) for name in names))
+    supply.cut()
+    trial.note(f"power of {' and '.join(names)} is cut")
+    return supply
 
 
 @scenario("power-cut-node", fault="power cut of an accounting node", needs=("node-power",))
@@ -39,9 +29,9 @@ def power_cut_node(trial: Trial) -> None:
     network = _opened(trial)
     order = trial.begin()
     trial.await_energy(order, 500)
-    _cut(trial, network, "auditor")
+    supply = _cut(trial, network, "auditor")
     trial.await_energy(order, 1500)
-    _restore(trial, network, "auditor")
+    supply.restore()
     trial.finish(order)
     network.wait_agreed()
 
@@ -52,7 +42,7 @@ def power_cut_node_serving(trial: Trial) -> None:
     network = _opened(trial)
     order = trial.begin()
     trial.await_energy(order, 500)
-    _cut(trial, network, "operator-2")
+    supply = _cut(trial, network, "operator-2")
     trial.finish(order)
-    _restore(trial, network, "operator-2")
+    supply.restore()
     network.wait_agreed()

@@ -225,7 +225,7 @@ class Trial:
 
     def wait(self, condition: Callable[[], bool], what: str) -> None:
         """Return once `condition()` holds; SiteError with the end of the logs if it does not in good time."""
-        seconds = LIMIT_S * self.rig.slowness
+        seconds = self.limit_s * self.rig.slowness
         deadline = time.monotonic() + seconds
         while not condition():
             if time.monotonic() > deadline:
