@@ -283,6 +283,7 @@ class Judge:
 
     def check_replica(self, replica: Replica) -> None:
         """A node that was away has caught up; that it agrees it has found out itself."""
+        replica.catch_up()  # the last block may be on its way
         if replica.height != len(self._ledger.store.blocks):
             raise FoundError(f"{replica.name} is at block {replica.height}", "agreement")
 
