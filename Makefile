@@ -2,7 +2,7 @@
 #             make demo KEEP=1 goes on with the dashboard open
 # make demo-network   the same with four accounting nodes that run CometBFT, two operators; about two minutes
 # make test   everything: style, types, tests; installs the servers the tests need
-# make fuzz   every decoder under libFuzzer, SECONDS=60 each, JOBS=1 at a time, or TARGETS="cbor cose"; see docs/fuzz.md
+# make fuzz   the wire's decoders under libFuzzer, ten minutes each; SECONDS=60, JOBS=2, TARGETS="mqtt ocmf" or all; docs/fuzz.md
 # make check  style and types only          make bench  figures with their limits, into bench/out/
 # make hil    the whole fault catalogue on simulated piles, a report in hil-out/; HIL="--rig mine.yaml" for another rig
 # make wheel  what is installed elsewhere, and the versions it was tested with, into dist/
@@ -44,8 +44,10 @@ hil: servers
 	@$(BIN)/pilechain hil run --keep-going --out hil-out $(HIL)
 
 # Coverage, corpora and findings stay in build/fuzz/.
+FUZZED := cbor cose proof abci modbus-rtu modbus-tcp
 fuzz: $(READY)
-	@PYTHONPATH=tests $(BIN)/python -m fuzz --seconds $(or $(SECONDS),60) --jobs $(or $(JOBS),1) $(TARGETS)
+	@PYTHONPATH=tests $(BIN)/python -m fuzz --seconds $(or $(SECONDS),600) --jobs $(or $(JOBS),1) \
+	  $(if $(filter all,$(TARGETS)),,$(or $(TARGETS),$(FUZZED)))
 
 bench: servers
 	@$(BIN)/python -m bench

@@ -19,6 +19,8 @@ settings.load_profile("pilechain")
 FIRST = (
     "test_network",
     "test_power_cut",
+    "test_benches",
+    "test_hil",
     "test_dashboard_pages",
     "test_wire_format",
     "test_flash",
@@ -40,6 +42,8 @@ FIRST = (
     "test_site_records",
     "test_byzantine",
     "test_kill",
+    "test_lost_machine",
+    "test_fleet",
     "test_linker",
     "test_broker_away",
     "test_board",

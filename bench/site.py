@@ -12,7 +12,7 @@ from bench.figures import Figure, report
 from bench.ingest import verify_rate_per_s
 from bench.support.scaled_site import Cost, ScaledSite
 
-PILES, PROOFS_EACH, CONNECTIONS = 3000, 40, 50  # proofs of piles that were away for a while, over so many connections
+PILES, PROOFS_EACH, CONNECTIONS = 4000, 40, 50  # proofs of piles that were away for a while, over so many connections
 ROUNDS = 3
 TARGETS = {1: ">= 0.5", 2: ">= 0.8"}
 HELD, HELD_PROOFS = 5000, 3

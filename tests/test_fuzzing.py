@@ -101,12 +101,13 @@ def test_replay_says_what_an_input_breaks(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_the_page_has_every_target_and_its_commands_exist(capsys) -> None:
     page = (ROOT / "docs/fuzz.md").read_text()
-    told = re.findall(r"^\| `([\w-]+)` \| (.*) \|$", page, re.MULTILINE)
+    told = re.findall(r"^\| `([\w-]+)` \| (.*) \|$", page.partition("What ten minutes")[0], re.MULTILINE)
     assert sorted(told) == sorted((target.name, target.about) for target in TARGETS.values())
-    named = re.search(r'TARGETS="([^"]*)"', page)[1].split()
+    makefile = (ROOT / "Makefile").read_text()
+    named = [*re.search(r'TARGETS="([^"]*)"', page)[1].split(), *re.search(r"FUZZED := (.*)", makefile)[1].split()]
     assert command.main(["--list", *named]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == named
     assert f"{command.COMMAND} --replay build/fuzz/cbor/crash-0123 cbor" in page
     assert f"takes {command.HANG_S} seconds" in page
     for word in ("SECONDS", "JOBS", "TARGETS"):
-        assert f"$({word})" in (ROOT / "Makefile").read_text() or f"$(or $({word})," in (ROOT / "Makefile").read_text()
+        assert f"$({word})" in makefile

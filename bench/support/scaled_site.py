@@ -24,6 +24,7 @@ from pile_hil.site import ACCOUNTING_NODES, Site, SiteProcess, wait_for
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _START_S = 60.0
+BLOCK_MS = 250  # in which a full block of proofs comes at the highest rate
 SEND_AGAIN_S = 15.0  # for a receipt, as a pile waits before it publishes a proof again
 STORES = ("ledger", "evidence")
 GROUP = "bench0bench1bench2"
@@ -104,7 +105,8 @@ class ScaledSite:
         publics = {name: make_key(site.key_file(name)).public.hex() for name in self._workers}
         config = site.write_coordinator()
         named = [f'{name} = "{public}"' for name, public in publics.items()]
-        config.write_text(config.read_text() + "\n".join(["", "[workers]", *named, ""]))
+        text = config.read_text().replace("block_interval_ms = 100", f"block_interval_ms = {BLOCK_MS}")
+        config.write_text(text + "\n".join(["", "[workers]", *named, ""]))
         configs = {name: self._write_worker(name) for name in self._workers}
         self.processes["broker"] = site.start_broker()
         command = (sys.executable, "-m", "pile_coordinator.cli")

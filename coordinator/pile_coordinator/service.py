@@ -94,7 +94,7 @@ COLLECT = (
     10,
     10,
 )  # transactions are many small objects, hardly ever in cycles: a tenth of a block's time by default
-FULL_BLOCK_PROOFS = 2048  # a block is made early when this many proofs are ready
+FULL_BLOCK_PROOFS = 4096  # a block is made early when this many proofs are ready: a quarter of what may wait
 
 _QUIET = {
     READY,
@@ -484,6 +484,10 @@ class Coordinator:
         if outcome == READY:
             self.troubles.took(pile_id)
             self.counts[READY] += 1
+            return None
+        if outcome == WAITING:  # half of them, where two workers bring a pile's proofs
+            self.troubles.refused(pile_id, WAITING, self.config.clock.now_ms())
+            self.counts[WAITING] += 1
             return None
         what = f"proof from {pile_id}, {len(payload)} bytes"
         if outcome in {REPLAYED, FORK}:

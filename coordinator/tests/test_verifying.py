@@ -22,6 +22,7 @@ from pile_coordinator.verifying import roster, stream
 from pile_coordinator.verifying.config import load_worker
 from pile_coordinator.verifying.stream import Stream, packet, publish_packet, split
 from pile_coordinator.verifying.wire import Batch, decode_keys, keys_digest, keys_topic, open_batch, sign_batch
+from pile_coordinator.verifying.worker import Worker, WorkerConfig
 from pile_hil.broker import Mosquitto, find_mosquitto, make_certificates
 from pile_hil.requirements import require
 from pile_hil.site import SiteProcess
@@ -86,6 +87,23 @@ def test_packets_are_the_same_in_whatever_pieces_they_come(bodies: list[bytes], 
 def test_a_packet_that_is_too_long_ends_the_connection(data: bytes) -> None:
     with pytest.raises(LinkError):
         split(data)
+
+
+@given(st.integers(1, 5000), st.text("abc-1", min_size=1, max_size=30))
+def test_a_workers_claim_is_what_the_coordinator_finds_in_the_parts(number: int, chain_id: str) -> None:
+    readings = [Reading(1, 2, bytes(8), i, 0, 0) for i in range(number % 60)]
+    message = Proof(number, NO_PREVIOUS, None, HEARTBEAT, readings).sign(PILE, chain_id)
+    signed = cose.parse1(message, len(message))
+    to_be_signed = cose.to_be_signed(signed.kid, signed.payload, cose.purpose(cose.PROOF, chain_id))
+    worker = Worker(WorkerConfig(chain_id, "coordinator", "worker-1", SIGNER, GROUP, Broker("", 0)))
+    assert worker._claim(message) == (signed.kid, to_be_signed, signed.signature)
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_are_a_claim_that_breaks_a_worker(data: bytes) -> None:
+    worker = Worker(WorkerConfig("demo-1", "coordinator", "worker-1", SIGNER, GROUP, Broker("", 0)))
+    worker._known = {data[8:16]: PILE.public}
+    assert worker._verify(data) is None
 
 
 # --- the desk ------------------------------------------------------------------------------------------------------------

@@ -49,7 +49,7 @@ def changed(name: str, target: Path, resources: dict, drivers: dict) -> Rig:
     return Rig(target)
 
 
-def charge_over_a_power_cut(rig: Rig, folder: Path) -> None:
+def charge_over_a_power_cut(rig: Rig, folder: Path, fault: str, words: str) -> None:
     """An order during which the line fails, and the power of the pile; nothing is lost."""
     with Trial(
         rig, rig.pick(["pile-power", "meter-faults"], 1), folder, "bench", Expects(said=("meter: crc",))
@@ -58,8 +58,8 @@ def charge_over_a_power_cut(rig: Rig, folder: Path) -> None:
         assert trial.agent().running()
         order = trial.begin()
         trial.await_energy(order, 500)
-        with trial.meter_fault("noise"):
-            trial.await_said("meter: crc", order)
+        with trial.meter_fault(fault):
+            trial.await_said(words, order)
         trial.power().cycle()
         trial.finish(order)
         trial.drain()
@@ -125,17 +125,16 @@ def pi(tmp_path):
 
 
 def test_a_raspberry_pi_charges_over_a_power_cut(pi, tmp_path):
-    charge_over_a_power_cut(pi, tmp_path / "trial")
+    charge_over_a_power_cut(pi, tmp_path / "trial", "noise", "meter: crc")
     assert "restarted during a session" in (tmp_path / "trial/pile-1.log").read_text()
 
 
 def test_a_raspberry_pi_whose_clock_is_wrong_is_refused(pi, tmp_path, monkeypatch):
     monkeypatch.setattr("pile_hil.lab.pi.MAX_CLOCK_OFFSET_MS", -1)
-    with (
-        pytest.raises(RigError, match="pile-1: its clock is 0 ms off this PC's"),
-        Trial(pi, ("pile-1",), tmp_path / "trial", "bench", Expects()) as trial,
-    ):
-        trial.open()
+    with Trial(pi, ("pile-1",), tmp_path / "trial", "bench", Expects()) as trial:
+        trial.plan()
+        with pytest.raises(RigError, match="pile-1: its clock is 0 ms off this PC's"):
+            trial.agent().prepare()
 
 
 # --- ESP32 -----------------------------------------------------------------------------------------------------------
@@ -168,5 +167,5 @@ def esp32(tmp_path):
 
 @pytest.mark.timeout(300)  # MicroPython compiles, copies over a console and makes a key, beside all the other tests
 def test_a_board_charges_over_a_power_cut(esp32, tmp_path):
-    charge_over_a_power_cut(esp32, tmp_path / "trial")
+    charge_over_a_power_cut(esp32, tmp_path / "trial", "wrong_unit", "meter: frame")
     assert "restarted during a session" in (tmp_path / "trial/pile-1.log").read_text()

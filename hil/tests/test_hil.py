@@ -27,12 +27,22 @@ from pile_hil.trials.facts import FILE
 from pile_hil.trials.judge import judge
 
 RUN = (sys.executable, "-m", "pile_coordinator.cli", "hil")
-SCENARIOS = ("meter-exception", "meter-wrong-unit")
-# Which planted bug is found by which scenario; the first is tried each time, the others take a minute more.
-FOUND_BY = {"rebase-on-falling-register": "meter-reset"}
+SCENARIOS = ("meter-exception", "meter-noise-tcp")
+# Which planted bug is found by which scenario; the first is tried each time, the others take minutes more.
+FOUND_BY = {
+    "rebase-on-falling-register": "meter-reset",
+    "journal-without-flush": "power-cut-pile",
+    "duplicate-not-detected": "network-duplication",
+    "session-not-saved": "power-cut-pile",
+}
 NAMED = (  # by the issue that asked for the catalogue
-    *("Modbus CRC errors", "Modbus silence", "Modbus wrong unit", "Modbus delays", "Modbus word-order swap"),
-    *("Modbus register reset", "Modbus rollover", "stuck meter"),
+    *("meter-crc", "meter-silence", "meter-wrong-unit", "meter-late", "meter-word-swap"),
+    *("meter-reset", "meter-rollover", "meter-stuck"),
+    *("power-cut-pile", "power-cut-broker", "power-cut-coordinator", "power-cut-node"),
+    *("network-loss", "network-delay", "network-duplication", "network-reordering", "network-partition"),
+    *("clock-back", "clock-forward", "coordinator-clock-back", "coordinator-clock-forward"),
+    *("disk-full-journal", "disk-full-ledger", "disk-read-only", "disk-slow-fsync"),
+    *("certificate-expired", "certificate-revoked"),
 )
 
 
@@ -171,6 +181,7 @@ def test_a_planted_bug_is_found(both):
     assert "1 failed" in said
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.skipif(os.environ.get("PILECHAIN_PLANTED") != "1", reason="with PILECHAIN_PLANTED=1")
 @pytest.mark.parametrize("bug", list(FOUND_BY)[1:])
 def test_every_planted_bug_is_found(bug, tmp_path):
@@ -210,7 +221,7 @@ def using(folder: Path) -> list[str]:
 
 
 def test_the_catalogue_has_every_fault_that_was_asked_for():
-    assert set(NAMED) - {one.fault for one in catalogue().values()} == set()
+    assert set(NAMED) - set(catalogue()) == set()
 
 
 def test_every_scenario_runs_on_the_simulated_rig():

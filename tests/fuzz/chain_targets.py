@@ -19,7 +19,7 @@ from pile_coordinator.chain.transactions import BODIES, decode_transaction, pseu
 from pile_coordinator.chain.transition import result_of
 from pile_coordinator.chain.tree import decode_state_proof, verify_proof
 from pile_coordinator.ring import disclosure, signature
-from pile_coordinator.ring.group import hashed, public_of, scalar_from
+from pile_coordinator.ring.group import ORDER, hashed, public_of, scalar_from
 from pile_shared import cose
 from pile_shared.codec import array, decode, encode
 
@@ -33,6 +33,9 @@ PARTIES = {party.id: party for party in MARKET.state.each(Party)}
 
 
 def bodies() -> Iterator[bytes]:
+    for misfit in (5, None, b"grid", ["grid"]):
+        yield encode(["deposit", misfit, ["user-1", 5, "payment 9"]])
+        yield encode([misfit, "grid", ["user-1", 5, "payment 9"]])
     for kind, (sender, values) in EVERY.valid().items():
         yield encode([kind, sender, values])
         yield MARKET.raw(sender, kind, values) if not sender.startswith("anon-") else encode([kind, sender, []])
@@ -117,7 +120,16 @@ SIGNATURE = signature.sign(SECRETS[0], RING, 0, CONTEXT, MESSAGE, bytes(32))
 DISCLOSURE = disclosure.prove(SECRETS[0], CONTEXT, MESSAGE, bytes(32))
 
 
-@target("ring", seeds=lambda: [IMAGE + SIGNATURE, PUBLIC + IMAGE + DISCLOSURE], max_bytes=600, short_runs=300)
+def rings() -> Iterator[bytes]:
+    yield IMAGE + SIGNATURE
+    yield PUBLIC + IMAGE + DISCLOSURE
+    for place in (0, 1, signature.RING_SIZE):  # the same scalars, not reduced
+        at = signature.SCALAR_BYTES * place
+        scalar = int.from_bytes(SIGNATURE[at : at + signature.SCALAR_BYTES], "little") + ORDER
+        yield IMAGE + SIGNATURE[:at] + scalar.to_bytes(signature.SCALAR_BYTES, "little") + SIGNATURE[at + 32 :]
+
+
+@target("ring", seeds=rings, max_bytes=600, short_runs=300)
 def ring(data: bytes) -> None:
     """An image and a ring signature, or a disclosure: never raises, and no other than the true one holds."""
     image, signed_by = data[:32], data[32:]

@@ -40,6 +40,7 @@ CHECKS: dict[str, Check] = {
     "web": machine.web,
     "tokens": chain.tokens,
     "backups": chain.backups,
+    "mirror": chain.mirror,
     "services": machine.services,
     "logs": machine.logs,
     "files": machine.open_files,

@@ -35,7 +35,7 @@ MaxRetentionSec=1year
 """
 
 # Folders of a site, as `pilechain init site` makes them: whoever needs one says so.
-_SECRET = ("authority", "broker", "coordinators", "keys", "users", "piles", "guests", "workers", "fleets", "mirrors")
+_SECRET = ("authority", "broker", "coordinators", "keys", "users", "piles", "guests", "workers", "fleets", "watchers")
 
 # systemd.exec(5). Nobody here needs a right, a device, another's process, or to see the rest of the file system change.
 _SANDBOX = """NoNewPrivileges=yes
@@ -165,7 +165,7 @@ class Place:
         config: the coordinator's configuration. web, broker: of the web server and of mosquitto; None: there is none here.
         python: the interpreter that has this package. data: the coordinator's folder. mirror: of its blocks, or None.
         node: CometBFT's folder, None with the solo engine. backups: where they go, None: nowhere.
-        piles: for how many the broker has room.
+        piles: for how many the broker has room. needs_mirror: the coordinator does nothing without its mirror.
     """
 
     config: PurePosixPath
@@ -177,6 +177,7 @@ class Place:
     node: PurePosixPath | None
     backups: PurePosixPath | None
     piles: int
+    needs_mirror: bool = True
 
     @property
     def site(self) -> PurePosixPath:
@@ -233,6 +234,8 @@ def unit_files(place: Place) -> dict[str, str]:
 
 def _coordinator(place: Place) -> str:
     order = f"Wants=network-online.target\nAfter=network-online.target time-sync.target {BROKER} mariadb.service"
+    if place.mirror is not None and place.needs_mirror:
+        order += f"\nRequiresMountsFor={place.mirror}"
     return _SERVICE.format(
         made=MADE,
         name=COORDINATOR,
@@ -290,9 +293,9 @@ def _worker(place: Place) -> str:
 
 
 def _backup(place: Place, backups: PurePosixPath) -> str:
-    words = ["backup", "--config", str(place.config), "--to", str(backups), "--keep", "28"]
+    words = ["backup", "--config", str(place.config), "--to", str(backups)]
     words += ["--also", str(place.web)] if place.web else []
-    words += ["--prune-mirror"] if place.mirror else []
+    words += ["--keep", "28", *(["--prune-mirror"] if place.mirror else [])]
     return _BACKUP.format(
         made=MADE,
         name=BACKUP,

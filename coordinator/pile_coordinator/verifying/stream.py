@@ -18,7 +18,7 @@ from pile_coordinator.mqtt import Broker
 from pile_shared.errors import LinkError
 
 _READ_BYTES = 256 << 10  # taken from the socket at once
-_RECORD_BYTES = 16 << 10  # TLS gives no more than a record at a time (RFC 8446 section 5.1)
+_RECORD_BYTES = 1024  # read from TLS at once: mostly a record is one message, and larger pieces cost more to allocate
 MAX_PACKET_BYTES = 1 << 20  # the longest is a list of keys, 16 kB each for a million piles
 ANSWER_S = 10.0  # for a connection, its answer, a subscription, a write
 MAX_IDS = 65_535

@@ -26,7 +26,7 @@ from pile_coordinator.verifying.wire import (
     verified_topic,
 )
 from pile_shared import cose
-from pile_shared.errors import LinkError, PilechainError, SignatureError
+from pile_shared.errors import LinkError, PilechainError
 from pile_shared.platform import es256_verify, random_bytes
 from pile_shared.proof import MAX_PROOF_BYTES
 from pile_shared.topics import pile_topic
@@ -40,6 +40,10 @@ END_S = 5.0  # for what is in hand, when told to stop
 RETRY_S = (0.5, 1.0, 2.0, 5.0, 15.0)  # waits before connecting again
 _GOOD_RUN_S = 30.0  # after which the waits begin anew
 _ROW_BYTES = 64  # around a message in a batch: a pile's id and heads
+_START, _CONTEXT = 8, cose.to_be_signed(b"", b"", b"")[:-2]  # of a message; of what is signed, to the key id
+_KID = slice(_START, _START + cose.KID_BYTES)
+_PAYLOAD = slice(_KID.stop + 1, -cose.SIGNATURE_BYTES - 2)  # with its head
+_SIGNATURE = slice(-cose.SIGNATURE_BYTES, None)
 _PILE_AT = 3  # the level of a topic that names the pile
 
 
@@ -61,7 +65,8 @@ class Worker:
     def __init__(self, config: WorkerConfig) -> None:
         """Prepare; nothing is opened yet."""
         self._config = config
-        self._aad = cose.purpose(cose.PROOF, config.chain_id)
+        aad = cose.purpose(cose.PROOF, config.chain_id)
+        self._aad = cose.to_be_signed(b"", b"", aad)[len(_CONTEXT) : -1]  # with its head
         self._topic = verified_topic(config.chain_id, config.party)
         self._keys_topic = keys_topic(config.chain_id, config.party, "").encode()
         self._keys: dict[bytes, dict[bytes, bytes]] = {}  # by bucket: public key by its id
@@ -192,13 +197,17 @@ class Worker:
 
     def _verify(self, message: bytes) -> bytes | None:
         """The pile's public key if it signed this; None if not, or if no such pile is known here."""
-        try:
-            signed = cose.parse1(message, MAX_PROOF_BYTES)
-        except SignatureError:
-            return None
-        public = self._known.get(signed.kid)
-        tbs = cose.to_be_signed(signed.kid, signed.payload, self._aad)
-        return public if public is not None and es256_verify(public, tbs, signed.signature) else None
+        kid, to_be_signed, signature = self._claim(message)
+        public = self._known.get(kid)
+        return public if public is not None and es256_verify(public, to_be_signed, signature) else None
+
+    def _claim(self, message: bytes) -> tuple[bytes, bytes, bytes]:
+        """Key id, what is signed, signature of a COSE_Sign1, by their places; of anything else something that no key signed.
+
+        The coordinator takes a message apart strictly (`cose.parse1`); then this is what its parts give, with less work.
+        """
+        kid = message[_KID]
+        return kid, b"".join((_CONTEXT, kid, self._aad, message[_PAYLOAD])), message[_SIGNATURE]
 
 
 def _pile_of(topic: bytes) -> str:

@@ -13,6 +13,7 @@ from labgrid.strategy import Strategy, StrategyError
 from pile_coordinator.chain.transactions import AT_MARKET, List
 from pile_hil.broker import Mosquitto
 from pile_hil.lab.protocols import BrokerProtocol, CoordinatorProtocol, MeterProtocol, PileProtocol, RigError
+from pile_hil.network_site import NetworkSite
 from pile_hil.site import HOUR_MS, PileSpec, Site, wait_for
 
 OWNER = "olga"
@@ -30,6 +31,7 @@ class Bench(Resource):
         host: the address at which piles find the broker. rate: how much faster than real time runs; 1 with real loads.
         timing: intervals of every agent, ms, where they differ from those of `Site`.
         tls: set by a scenario before the site is planned: a site as `pilechain init site` makes it.
+        network: set by a scenario likewise: four accounting nodes on CometBFT, two of which serve, instead of a coordinator.
         folder, piles: set by the trial: where everything is written, and which targets take part.
         site: what the strategy has opened. publics: the keys that the piles have made.
     """
@@ -38,6 +40,7 @@ class Bench(Resource):
     rate: int = attr.ib(default=60, validator=attr.validators.instance_of(int))
     timing: dict[str, int] = attr.ib(factory=dict, validator=attr.validators.instance_of(dict))
     tls: bool = attr.ib(default=False, init=False)
+    network: bool = attr.ib(default=False, init=False)
     folder: Path | None = attr.ib(default=None, init=False)
     piles: tuple[str, ...] = attr.ib(default=(), init=False)
     site: Site | None = attr.ib(default=None, init=False)
@@ -200,9 +203,11 @@ class SiteStrategy(Strategy):
         self.target.activate(self.coordinator)
         self.broker.plan(bench.folder)
         specs = [self._spec(name, *pair) for name, pair in self.drivers().items()]
-        bench.site = Site(
-            bench.folder / "site", specs, rate=bench.rate, port=self.broker.port(), host=bench.host, tls=bench.tls
-        )
+        folder, port = bench.folder / "site", self.broker.port()
+        if bench.network:
+            bench.site = NetworkSite(folder, specs, rate=bench.rate, port=port)
+        else:
+            bench.site = Site(folder, specs, rate=bench.rate, port=port, host=bench.host, tls=bench.tls)
 
     def _spec(self, name: str, meter: MeterProtocol, pile: PileProtocol) -> PileSpec:
         return replace(meter.spec(name, OWNER), interpreter=pile.interpreter, timing=self.bench.timing)

@@ -8,6 +8,7 @@ from labgrid import Environment
 from labgrid.exceptions import InvalidConfigError, NoConfigFoundError
 
 from pile_hil.lab.protocols import RigError
+from pile_hil.network import has_cometbft
 
 RIGS = Path(__file__).parent.parent / "rigs"
 DEFAULT = "sim"
@@ -43,7 +44,8 @@ class Rig:
         targets: dict[str, Any] = self.environment.config.get_targets()
         if SITE not in targets or len(targets) < 2:
             raise RigError(f"{path}: a rig has a target `{SITE}` and one for each pile; see rigs/sim.yaml")
-        self._features = {name: frozenset(target.get("features", ())) for name, target in targets.items()}
+        lacking = frozenset() if has_cometbft() else frozenset({"node-power"})
+        self._features = {name: frozenset(target.get("features", ())) - lacking for name, target in targets.items()}
         self.piles = tuple(name for name in targets if name != SITE)
 
     @property

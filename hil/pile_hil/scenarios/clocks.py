@@ -3,19 +3,20 @@
 from pile_hil.scenarios.registry import scenario
 from pile_hil.trials.between import COORDINATOR, clock_of, process_of, real_ms
 from pile_hil.trials.facts import Expects
-from pile_hil.trials.trial import Trial
+from pile_hil.trials.trial import ORDER_WH, Trial
 
 PILE = ("local-pile", "cpython")
 SITE = ("coordinator-power",)
 DAY = 24 * 60
+LONG_WH = 10_000  # so long that a little too much power all the while is more than the chain bears
 
 
-def _leap(trial: Trial, who: str, minutes: int) -> None:
-    """A session in the middle of which a clock leaps."""
+def _leap(trial: Trial, who: str, minutes: int, energy_wh: int = ORDER_WH) -> None:
+    """A session in which a clock leaps."""
     clock = clock_of(trial, who)
     trial.open()
-    order = trial.begin()
-    trial.await_energy(order, order.energy_wh // 3)
+    order = trial.begin(energy_wh)
+    trial.await_energy(order, ORDER_WH // 4)
     clock.leap(real_ms(trial, minutes))
     trial.note(f"the clock of {who} leaps by {minutes} minutes")
     trial.finish(order)
@@ -24,13 +25,13 @@ def _leap(trial: Trial, who: str, minutes: int) -> None:
 @scenario("clock-back", fault="a pile's clock is set back by half an hour", needs=PILE)
 def clock_back(trial: Trial) -> None:
     """The pile's clock is set back by half an hour under load: it goes on more slowly, but not so that power looks wrong."""
-    _leap(trial, trial.pile, -30)
+    _leap(trial, trial.pile, -30, LONG_WH)
 
 
 @scenario("clock-back-day", fault="a pile's clock is set back by a day", needs=PILE)
 def clock_back_day(trial: Trial) -> None:
     """The pile's clock is set back by a day under load."""
-    _leap(trial, trial.pile, -DAY)
+    _leap(trial, trial.pile, -DAY, LONG_WH)
 
 
 @scenario("clock-forward", fault="a pile's clock is set forward by eight minutes", needs=PILE)

@@ -20,6 +20,7 @@ from pile_shared.errors import ConfigError
 MODULES = (  # one a line
     "pile_hil.scenarios.modbus",
     "pile_hil.scenarios.power",
+    "pile_hil.scenarios.nodes",
     "pile_hil.scenarios.network",
     "pile_hil.scenarios.clocks",
     "pile_hil.scenarios.disks",

@@ -147,8 +147,7 @@ class Soak:
         self._say("the time is over: faults end, orders are finished")
         for thread in (*lanes, *drivers):
             thread.join()
-        with stages[COORDINATOR].busy:
-            self._guarded(look)
+        self._guarded(look)
 
     def _guarded(self, work: Callable[..., None], *arguments: object) -> None:
         """What goes wrong with the soak itself ends it, and is part of its verdict."""

@@ -50,7 +50,7 @@ class Facts:
         series: by pile, rows of unix ms, true Wh, Wh as the healthy register shows it, W.
         events: (unix ms, what happened), from the scenario. drained: through which proof each pile had receipts in the end.
         error: why the scenario could not go on; "" if it came to its end.
-        real_s: how long it took. origin_ms, rate: of its clock.
+        real_s: how long it took. origin_ms, rate: of its clock. data: where in the trial's folder the ledger is.
     """
 
     scenario: str
@@ -58,6 +58,7 @@ class Facts:
     rate: int = 1
     origin_ms: int = 0
     chain_id: str = ""
+    data: str = "site/coordinator"
     piles: dict[str, str] = field(default_factory=dict)
     orders: list[OrderFacts] = field(default_factory=list)
     series: dict[str, list[list[int]]] = field(default_factory=dict)

@@ -64,7 +64,7 @@ class Record:
         self.publics = {pile: bytes.fromhex(public) for pile, public in self.facts.piles.items()}
         self.chained: dict[str, list[Chained]] = {pile: [] for pile in self.publics}
         self._pile_of = {cose.key_id(public): pile for pile, public in self.publics.items()}
-        store = open_ledger(folder / "site/coordinator/ledger.sqlite", self.genesis)
+        store = open_ledger(folder / self.facts.data / "ledger.sqlite", self.genesis)
         self.ledger_fault = ""
         self.block_times: dict[int, int] = {}
         self.replay = Replay(self.genesis)

@@ -113,6 +113,7 @@ class Trial:
         self.strategy.transition("planned")
         self.facts.origin_ms = self.site.clock.origin_ms
         self.facts.chain_id = self.site.genesis.chain_id
+        self.facts.data = str(self.site.data.relative_to(self.folder))
 
     def serve(self) -> None:
         """Let broker, meters and coordinator run, but no agent yet."""
@@ -224,7 +225,7 @@ class Trial:
 
     def wait(self, condition: Callable[[], bool], what: str) -> None:
         """Return once `condition()` holds; SiteError with the end of the logs if it does not in good time."""
-        seconds = LIMIT_S * self.rig.slowness
+        seconds = self.limit_s * self.rig.slowness
         deadline = time.monotonic() + seconds
         while not condition():
             if time.monotonic() > deadline:
