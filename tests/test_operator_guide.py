@@ -149,7 +149,8 @@ def test_the_guide_ends_with_a_settled_order(tmp_path):
         try:
             reader.read(GUIDE.read_text())
             assert re.search(rf"contract +confirmed .* {PILE} +3000 +\d+ ", reader.said), reader.said
-            assert [found for found in reader.findings if found["state"] == "warn" and found["check"] != "data"] == []
+            warned = {found["check"] for found in reader.findings if found["state"] == "warn"}
+            assert warned <= {"data", "mirror"}  # a busy disk is slow, and the guide's site has no second one
             assert {found["check"] for found in reader.findings} >= {"broker", "access", "services", "backups"}
             the_services_are_confined(machine)
             the_dashboard_answers(machine)
