@@ -40,6 +40,8 @@ FIRST = (
     "test_site_records",
     "test_byzantine",
     "test_kill",
+    "test_lost_machine",
+    "test_fleet",
     "test_linker",
     "test_broker_away",
     "test_board",

@@ -44,7 +44,7 @@ def test_every_command_of_a_page_exists(page):
         if program in {"pilechain", "pile-edge"}:
             parser = pilechain_parser(words) if program == "pilechain" else pile_edge_parser(words)
             assert parser.parse_args(words).run
-    options = " ".join(path.read_text() for path in (DOCS.parent / "coordinator/pile_coordinator/keeping").glob("*.py"))
+    options = " ".join(path.read_text() for path in (DOCS.parent / "coordinator/pile_coordinator").rglob("*.py"))
     options += " ".join(path.read_text() for path in (DOCS.parent / "edge/pile_edge/commands").glob("*.py"))
     for option in re.findall(r"`(--[a-z-]+)", text):
         assert f'"{option}"' in options or option == "--of", option

@@ -32,8 +32,8 @@ from pile_hil.site import HOUR_MS, PileSpec, Site, wait_for
 
 LONG_S = 30
 DOCS = Path(__file__).parents[1] / "docs"
-COORDINATOR, WORKER, FLEET, MIRROR = (
-    Name(kind, "main" if kind == "coordinator" else "1") for kind in ("coordinator", "worker", "fleet", "mirror")
+COORDINATOR, WORKER, FLEET, WATCHER = (
+    Name(kind, "main" if kind == "coordinator" else "1") for kind in ("coordinator", "worker", "fleet", "watcher")
 )
 PILE_A, PILE_B, ALICE, BOB = Name("pile", "pile-a"), Name("pile", "pile-b"), Name("user", "alice"), Name("user", "bob")
 GUEST = Name("guest", "all")
@@ -47,7 +47,7 @@ class Running:
         self.folder, self.port = folder, free_port()
         options = ["--port", str(self.port), "--pile", "pile-a", "--pile", "pile-b", "--user", "alice", "--user", "bob"]
         assert pilechain(["init", "site", str(folder), "--name", "north", *options]) == 0
-        for name in (WORKER, FLEET, MIRROR):
+        for name in (WORKER, FLEET, WATCHER):
             self.site("add", name)
         self.access = SiteFolder.open(folder)
         self.chain = self.access.genesis.chain_id
@@ -126,7 +126,7 @@ SAYS = {
     GUEST: {f"party/{who}/{kind}" for who in ("alice", "bob", "anon-1") for kind in ("tx", "query")} | SESSIONS,
     WORKER: {"party/coordinator/verified"},
     FLEET: {"pile-a/update", "pile-b/update"},
-    MIRROR: set(),
+    WATCHER: set(),
 }
 HEARS = {
     PILE_A: {f"pile-a/{kind}" for kind in (*UP, *DOWN)},
@@ -135,8 +135,8 @@ HEARS = {
     BOB: {"party/bob/result", "party/bob/answer"},
     GUEST: {f"party/{who}/{kind}" for who in ("alice", "bob", "anon-1") for kind in ("result", "answer")},
     WORKER: {"pile-a/proof", "pile-b/proof", "party/coordinator/keys/0a1"},
-    FLEET: {f"{pile}/{kind}" for pile in ("pile-a", "pile-b") for kind in ("proof", "status", "want")},
-    MIRROR: set(TAILS),
+    FLEET: {f"{pile}/{kind}" for pile in ("pile-a", "pile-b") for kind in ("proof", "status", "want", "receipt")},
+    WATCHER: set(TAILS),
 }
 
 
@@ -326,7 +326,7 @@ def test_the_sites_guide_is_typed(tmp_path, monkeypatch):
     for name in re.findall(
         r"^\| `([a-z]+/|[a-z.]+\.(?:toml|json))[`A-Z]", (DOCS / "site.md").read_text(), re.MULTILINE
     ):
-        if name not in {"authority/", "fleets/", "mirrors/"}:
+        if name not in {"authority/", "fleets/", "watchers/"}:
             assert (Path("north") / name).exists(), name
     for user in ("alice", "bob", "carol"):
         assert load_profile(Path(f"north/users/{user}/wallet.toml")).guest is not None
@@ -375,6 +375,7 @@ PILE = PileSpec(
 )
 
 
+@pytest.mark.timeout(240)
 def test_an_order_settles_over_tls_and_nothing_listens_where_it_was_not_told_to(tmp_path):
     """The real agent, coordinator, wallets and dashboard behind the broker of `init site`."""
     require(find_mosquitto() is not None, "mosquitto is not installed; run tools/servers")

@@ -10,9 +10,14 @@ import pytest
 from fuzz.pile_targets import CHAIN as PILE_CHAIN
 from fuzz.pile_targets import GOOD, NOW_MS, Memory, Surroundings, settings_mapping
 from scripted_pile import Hardware, Link
+from settled import Chain
+from world import NOW
 
+from pile_coordinator.ingest import READY, ProofDesk
+from pile_coordinator.replay import ReplayError, audit
 from pile_edge.agent import SESSION_AGE_MS, Agent
 from pile_edge.config import check_config
+from pile_shared.proof import HEARTBEAT
 from pile_shared.topics import pile_topic
 
 ROOT = Path(__file__).parent.parent
@@ -63,7 +68,7 @@ def test_a_threat_says_what_stops_it_and_which_test_shows_it(attacker: str, cell
 
 def test_every_attacker_has_threats() -> None:
     attackers = re.findall(r"^## (.*)$", PAGE, re.MULTILINE)
-    assert len(attackers) >= 15
+    assert len(attackers) >= 16
     assert set(attackers) == {attacker for attacker, _ in threats()}
     assert PAGE.count(HEAD) == len(attackers)
 
@@ -95,3 +100,20 @@ def test_every_package_is_pinned_with_its_hashes() -> None:
         assert "==" in package.split()[0], package
         assert "--hash=sha256:" in package, package
     assert "--require-hashes" in (ROOT / "tools/setup").read_text()
+
+
+def test_a_worker_that_lies_gets_a_proof_into_a_block_and_whoever_computes_it_again_finds_it(tmp_path: Path) -> None:
+    """What remains of trusting a worker's key: its lie is in a block of a solo chain for all to see, and nothing can settle by it."""
+    chain = Chain(tmp_path)
+    chain.admit()
+    assert audit(chain.engine._store, chain.genesis).height == chain.engine.height
+    desk = ProofDesk(chain.genesis.chain_id, chain.engine.verify)
+    forged = chain.world.prove("pile-1", HEARTBEAT, [(NOW + 1000, 5)])
+    forged = forged[:-1] + bytes((forged[-1] ^ 1,))
+    assert desk.offer(chain.engine.state, "pile-1", forged) == "bad_signature"
+    assert desk.offer(chain.engine.state, "pile-1", forged, verified=True) == READY
+    (batch,) = desk.take_batches()
+    chain.block(NOW + 2000, ("operator", batch))
+    with pytest.raises(ReplayError, match=f"block {chain.engine.height}"):
+        audit(chain.engine._store, chain.genesis)
+    chain.close()

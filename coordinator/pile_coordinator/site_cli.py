@@ -65,7 +65,9 @@ def _add_action(
 ) -> None:
     parser = actions.add_parser(action, help=text, description=text.capitalize() + ".")
     if kind == GUEST:
-        parser.set_defaults(id=EVERYBODY)
+        parser.set_defaults(id=[EVERYBODY] if action == "add" else EVERYBODY)
+    elif action == "add":
+        parser.add_argument("id", metavar="ID", nargs="+", help=WHO[kind])
     else:
         parser.add_argument("id", metavar="ID", help=WHO[kind])
     _add_usual(parser, signs=action != "revoke")
@@ -129,30 +131,30 @@ def _open(options: argparse.Namespace) -> SiteFolder:
 
 
 def _add(options: argparse.Namespace) -> int:
-    name = name_of(options.kind, options.id)
-    folder = _open(options).add(name, days=options.days)
-    return _told(options, name, folder, f"{name} may connect: hand over {folder}")
+    names = list(dict.fromkeys(name_of(options.kind, identity) for identity in options.id))
+    folders = _open(options).add_all(names, days=options.days)
+    for name, folder in zip(names, folders, strict=True):
+        _tell(options, name, folder, f"{name} may connect: hand over {folder}")
+    return 0
 
 
 def _renew(options: argparse.Namespace) -> int:
     name = name_of(options.kind, options.id)
     folder = _open(options).renew(name, days=options.days)
-    return _told(
-        options, name, folder, f"{name} has a new certificate in {folder}; the last one stays good until it ends"
-    )
+    _tell(options, name, folder, f"{name} has a new certificate in {folder}; the last one stays good until it ends")
+    return 0
 
 
-def _told(options: argparse.Namespace, name: Name, folder: Path, text: str) -> int:
+def _tell(options: argparse.Namespace, name: Name, folder: Path, text: str) -> None:
     if options.json:
         print(json.dumps({"name": str(name), "folder": str(folder)}))
-        return 0
+        return
     print(text)
     if name.kind == PILE:
         print(
             "  a Raspberry Pi takes it as it is; for a board, `pile-edge flash` makes DER files of it, which are there too"
         )
         print("  next, in this folder at the pile: pile-edge provision --config pile.toml --operator operator.toml")
-    return 0
 
 
 def _revoke(options: argparse.Namespace) -> int:

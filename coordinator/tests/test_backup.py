@@ -205,6 +205,17 @@ def test_a_spoilt_backup_is_not_restored_and_nothing_is_left(place, capsys):
     assert "look before you delete" in capsys.readouterr().err
 
 
+def test_a_network_nodes_backup_is_not_made_a_solo_coordinators(place, capsys):
+    """Its blocks come from the other nodes; CometBFT's last vote is in no backup, and must not be set back."""
+    solo = place.open()
+    make(solo, 1)
+    solo.close()
+    manifest = place.backup() / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"engine": "solo"', '"engine": "comet"'))
+    assert place.restore(manifest.parent, "new")[0] == 2
+    assert "gets its blocks from the others" in capsys.readouterr().err
+
+
 def test_an_aborted_backup_leaves_nothing_that_counts(place, monkeypatch, capsys):
     solo = place.open()
     make(solo, 1)

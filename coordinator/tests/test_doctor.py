@@ -13,6 +13,7 @@ import pytest
 from pile_coordinator.cli import main
 from pile_coordinator.doctor import chain, machine
 from pile_coordinator.doctor.doctor_cli import CHECKS
+from pile_coordinator.keeping.mirror import begin_mirror
 from pile_coordinator.keys import make_key
 from pile_coordinator.site.authority import Authority
 from pile_coordinator.web.tokens import Tokens
@@ -230,6 +231,23 @@ def test_tokens_and_backups(site, tmp_path):
         found = site.findings("--only", "backups", "--backups", str(backup(site, age_s)))
         assert [f["state"] for f in found] == [state]
     assert [f["state"] for f in site.findings("--only", "backups", "--backups", str(tmp_path / "none"))] == ["fail"]
+
+
+def test_a_mirror(site, tmp_path, capsys):
+    """None, one that is as far as the ledger, one that is not mounted, and one that lags."""
+    site.one("mirror", "warn", "no mirror")
+    config = site.folder / "coordinator.toml"
+    folder = tmp_path / "mirror"
+    with changed(config, config.read_text() + f'\n[mirror]\npath = "{folder}"\n'):
+        site.one("mirror", "fail", "holds no mirror")
+        folder.mkdir()
+        assert main(["mirror", "begin", "--config", str(config)]) == 0
+        capsys.readouterr()
+        site.one("mirror", "ok", "the mirror is at block 2")
+        shutil.rmtree(folder)
+        folder.mkdir()
+        begin_mirror(folder, site.site.genesis.hash(), 0, bytes(32))
+        site.one("mirror", "fail", "the mirror is at block 0, the ledger at 2")
 
 
 def test_room_and_speed(site, monkeypatch):

@@ -107,6 +107,26 @@ def test_the_units_say_what_they_must():
             assert "NoNewPrivileges=yes" in text, path
 
 
+@pytest.mark.parametrize("is_needed", [True, False])
+def test_a_mirror_is_mounted_and_may_be_written(site, tmp_path, capsys, is_needed):
+    """By the coordinator, and by backups, which prune it; with one that is not needed it starts all the same."""
+    text = f'\n[mirror]\npath = "/mnt/mirror"\nrequired = {str(is_needed).lower()}\n'
+    site.write_text(site.read_text() + text)
+    assert main(["install", "services", "--config", str(site), "--backups", "/srv/backups", "--dry-run", "--json"]) == 0
+    files = json.loads(capsys.readouterr().out)["files"]
+    coordinator, backup = (files[f"{UNITS}/pilechain-{name}.service"] for name in ("coordinator", "backup"))
+    assert ("RequiresMountsFor=/mnt/mirror\n" in coordinator) == is_needed
+    for unit in (coordinator, backup):
+        (line,) = [line for line in unit.splitlines() if line.startswith("ReadWritePaths=")]
+        assert line.endswith(" -/mnt/mirror")
+    assert "--keep 28 --prune-mirror\n" in backup
+    require(shutil.which("systemd-analyze") is not None, "systemd-analyze is missing: apt install systemd")
+    path = tmp_path / "pilechain-coordinator.service"
+    path.write_text(coordinator)
+    done = analyze("verify", "--man=no", str(path))
+    assert "pilechain" not in done.stdout + done.stderr
+
+
 def test_a_dry_run_shows_all_and_writes_nothing(site, tmp_path, capsys):
     root = tmp_path / "image"
     words = ["install", "services", "--config", str(site), "--root", str(root), "--backups", "/srv/backups"]

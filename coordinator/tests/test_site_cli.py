@@ -68,6 +68,15 @@ def test_one_name_has_one_folder_and_is_added_once(site, capsys):
     assert (site / "piles/garage-17/tls.crt").read_bytes() != before
 
 
+def test_several_are_added_at_once_or_none(site, capsys):
+    assert "garage-17 has a certificate" in call(site, capsys, "pile", "add", "garage-18", "garage-17", status=1)
+    assert "garage-18" not in states(site, capsys)
+    assert pilechain(["site", "pile", "add", "garage-18", "garage-19", "garage-18", "--json", "--site", str(site)]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["name"] for row in rows] == ["garage-18", "garage-19"]
+    assert all((site / f"piles/{row['name']}/tls.key").exists() for row in rows)
+
+
 def test_a_renewed_certificate_of_guests_comes_to_every_wallet(site, capsys):
     call(site, capsys, "guest", "renew")
     ours = (site / "guests/all/guest.key").read_bytes()

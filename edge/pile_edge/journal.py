@@ -334,8 +334,9 @@ class Journal:
         if len(data) < _CURSOR_BYTES + 4 or binascii.crc32(body) != int.from_bytes(data[-4:], "big"):
             raise JournalError(CURSOR_NAME + " at 0: bad cursor", "corrupt")
         any_retired, retired, any_head, head, digest, state_bytes = struct.unpack(_CURSOR, body[:_CURSOR_BYTES])
-        if state_bytes != len(body) - _CURSOR_BYTES:
-            raise JournalError(CURSOR_NAME + " at 0: bad length", "corrupt")
+        # No receipt is for a record that was never made: with one, whatever is appended next would count as receipted.
+        if state_bytes != len(body) - _CURSOR_BYTES or (any_retired and (not any_head or retired > head)):
+            raise JournalError(CURSOR_NAME + " at 0: bad cursor", "corrupt")
         self._retired = retired if any_retired else None
         self._head = (head, digest) if any_head else None
         self._state = body[_CURSOR_BYTES:]

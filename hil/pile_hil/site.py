@@ -254,7 +254,7 @@ class Site:
         hosts, authority = ("localhost", self.host), self.folder / "authority"
         access = SiteFolder(self.folder.resolve(), hosts, self.port, self.host, authority.resolve(), self.genesis)
         found_broker(access)
-        self.host = "localhost"  # boards compare names, and no addresses, with what a certificate says
+        self.host = "localhost"  # a name for clients to compare with the certificate, as a site has one
         return access
 
     def tls_of(self, name: Name) -> Tls | None:

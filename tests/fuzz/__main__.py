@@ -5,6 +5,7 @@ A finding is written to a file, and the command that shows it again is printed; 
 
 import argparse
 import contextlib
+import hashlib
 import importlib
 import io
 import os
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from fuzz.target import ROOT, TARGETS, Target
+from fuzz.target import ROOT, TARGETS, Check, Target
 
 MODULES = ("wire_targets", "abci_target", "modbus_targets", "pile_targets", "chain_targets", "site_targets")
 INSTRUMENTED = ["pile_shared", "pile_edge", "pile_coordinator"]
@@ -87,8 +88,23 @@ def _fuzz_here(target: Target, home: Path, limits: list[str]) -> None:
         f"-rss_limit_mb={MAX_RSS_MB}",
         "-print_final_stats=1",
     ]
-    atheris.Setup([target.name, *fixed, *limits, f"-artifact_prefix={home}/", str(corpus)], target.check)
+    atheris.Setup([target.name, *fixed, *limits, f"-artifact_prefix={home}/", str(corpus)], _keeping(target, home))
     atheris.Fuzz()
+
+
+def _keeping(target: Target, home: Path) -> Check:
+    """The check; what breaks it is on disk before anything else happens. libFuzzer gives it the same name, if it comes to that."""
+
+    def check(data: bytes) -> None:
+        try:
+            target.check(data)
+        except Exception:
+            path = home / f"crash-{hashlib.sha1(data, usedforsecurity=False).hexdigest()}"
+            path.write_bytes(data)
+            print(f"Test unit written to {path}", flush=True)
+            raise
+
+    return check
 
 
 def outcome(target: Target, folder: Path, status: int) -> Run:

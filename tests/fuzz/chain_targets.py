@@ -33,6 +33,9 @@ PARTIES = {party.id: party for party in MARKET.state.each(Party)}
 
 
 def bodies() -> Iterator[bytes]:
+    for misfit in (5, None, b"grid", ["grid"]):
+        yield encode(["deposit", misfit, ["user-1", 5, "payment 9"]])
+        yield encode([misfit, "grid", ["user-1", 5, "payment 9"]])
     for kind, (sender, values) in EVERY.valid().items():
         yield encode([kind, sender, values])
         yield MARKET.raw(sender, kind, values) if not sender.startswith("anon-") else encode([kind, sender, []])

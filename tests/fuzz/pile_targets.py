@@ -23,6 +23,7 @@ from pile_hil.peer import START, STOP, Chain, make_terms, secret, session_messag
 from pile_shared import cose
 from pile_shared.codec import encode
 from pile_shared.errors import JournalError
+from pile_shared.terms import LEAF_CONTRACT
 from pile_shared.topics import PILE_DOWN, pile_topic
 
 # --- the broker's packets --------------------------------------------------------------------------------------------
@@ -75,6 +76,7 @@ def packets() -> Iterator[bytes]:
     yield CONNACK + SUBACK
     yield CONNACK + SUBACK + bytes(encode_publish("pilechain/1/c/p/receipt", b"payload", 7, retain=False)) + PINGRESP
     yield CONNACK + b"\x30\x05\x00\x01a" + b"qos"
+    yield CONNACK + SUBACK + 5 * (b"\x32\x07\x00\x01a\x00\x09" + b"qo")
     yield CONNACK + b"\x40\x02\x00\x01" + b"\x90\x03\x00\x01\x80"
     yield b"\x20\x02\x00\x05"
     yield CONNACK + b"\x30\xff\xff\x03\x00\x01b" + bytes(200)
@@ -264,6 +266,9 @@ def settings_mapping() -> dict[str, object]:
 def configurations() -> Iterator[bytes]:
     yield b"\x00" + encode(settings_mapping())
     yield b"\x01" + TOML.encode()
+    for name in MAPPING:
+        for misfit in (None, 1, "", b"x", [1], [[]], {}, {"kind": 1}):
+            yield b"\x00" + encode({**settings_mapping(), name: misfit})
 
 
 TOML = f"""
@@ -339,18 +344,23 @@ def messages() -> dict[str, bytes]:
         "receipt": CHAIN.receipt("pile-1", 1, bytes(32)),
         "update": offer,
         "validators": CHAIN.hand_over(other),
+        "contract of one node": CHAIN.inclusion(encode([LEAF_CONTRACT, terms.encoded()]), signing=(0,)).encoded(),
+        "contract of others": Chain(first_key=3000).contract(terms),
+        "start by another": session_message(PILE, CHAIN.chain_id, contract, START, NOW_MS),
+        "start elsewhere": session_message(USER, "other-chain", contract, START, NOW_MS),
     }
 
 
 GOOD = messages()
-KINDS = {"start": "session", "stop": "session", "closed": "contract"}
+KINDS = {"start": "session", "stop": "session", "closed": "contract"}  # by the first word, where it is another
 
 
 def script(*names: str) -> bytes:
     """An input that brings these messages, one per step."""
     found = b""
     for name in names:
-        kind = PILE_DOWN.index(KINDS.get(name, name))
+        word = name.partition(" ")[0]
+        kind = PILE_DOWN.index(KINDS.get(word, word))
         found += _MESSAGE.pack(kind, len(GOOD[name])) + GOOD[name]
     return found
 
@@ -362,6 +372,8 @@ def scripts() -> Iterator[bytes]:
     yield script("contract", "closed", "start")
     yield script("validators", "contract", "start")
     yield script("contract", "update", "start", "update")
+    yield from (script("contract", name) for name in ("start by another", "start elsewhere"))
+    yield from (script(name, "start") for name in ("contract of one node", "contract of others"))
 
 
 def spoken(data: bytes) -> list[tuple[str, bytes]]:

@@ -26,10 +26,17 @@ from pile_coordinator.driver import receipt
 from pile_coordinator.engines.attesting import Attestations, node_topic, parse_node_topic
 from pile_coordinator.engines.history import Fetched, Shelf, decode_wanted, encode_wanted, read_block
 from pile_coordinator.evidence.calendar import parse_moment
+from pile_coordinator.keeping.backup import MANIFEST, read_manifest
+from pile_coordinator.keeping.mirror import MARK, read_mark
+from pile_coordinator.keys import make_key
 from pile_coordinator.mqtt import MAX_MESSAGE_BYTES
 from pile_coordinator.ocmf import parse_record
 from pile_coordinator.serving import Servers, serving_topic
 from pile_coordinator.verify import verify_order
+from pile_coordinator.verifying.config import load_worker
+from pile_coordinator.verifying.stream import packet, publish_packet, split
+from pile_coordinator.verifying.wire import Batch, decode_keys, open_batch, sign_batch
+from pile_coordinator.wallet_cli.profile import load_profile
 from pile_coordinator.wallet_cli.request import read_request
 from pile_coordinator.web.config import load_web_config
 from pile_coordinator.web.paging import decode_place, encode_place
@@ -181,6 +188,43 @@ SERVING_CODES = {
 }
 
 
+# --- verify workers --------------------------------------------------------------------------------------------------
+
+CHAIN = "demo-00c0ffee"
+WORKERS = {cose.key_id(key("worker-1").public): ("worker-1", key("worker-1").public)}
+BATCHES = {
+    sign_batch(batch, key("worker-1"), CHAIN): batch
+    for batch in (Batch([], bytes(32), []), Batch([b"one", b"two"], sha256(b"keys"), [("pile-1", b"bad")]))
+}
+
+
+def brought() -> Iterator[bytes]:
+    yield from BATCHES
+    yield key("worker-1").public + key("dan").public
+    yield b"".join(publish_packet("a/b", bytes(size), 7) for size in (0, 130, 400)) + packet(0xD0)
+    yield from (b"\x30\x80\x00", b"\x30\xff\xff\xff\xff\x01", b"\x30\xff\xff\xff\x7f")
+
+
+@target("workers", seeds=brought, max_bytes=2048)
+def workers(data: bytes) -> None:
+    """Batches count by the worker's signature, key lists are whole keys, and packets the same in any pieces."""
+    opened = attempt(lambda: open_batch(data, WORKERS, CHAIN))
+    assert (opened is not None) == (data in BATCHES)
+    assert opened is None or opened == ("worker-1", BATCHES[data])
+    listed = attempt(lambda: decode_keys(data))
+    assert listed is None or len(listed) <= len(data) // 65
+    at_once = attempt(lambda: split(data))
+    if at_once is not None:
+        packets, taken = at_once
+        in_pieces, left = [], bytearray()
+        for byte in data:
+            left.append(byte)
+            found, used = split(left)
+            in_pieces += found
+            del left[:used]
+        assert (in_pieces, bytes(left)) == (packets, data[taken:])
+
+
 # --- files and texts -------------------------------------------------------------------------------------------------
 
 CONFIGS: dict[int, tuple[str, Callable[[Path], object]]] = {
@@ -188,6 +232,10 @@ CONFIGS: dict[int, tuple[str, Callable[[Path], object]]] = {
     1: ("coordinator.toml", load_config),
     2: ("web.toml", load_web_config),
     3: ("request.json", lambda path: read_request(path, "0" * 64, "demo-00c0ffee")),
+    4: (MANIFEST, lambda path: read_manifest(path.parent)),
+    5: (MARK, lambda path: read_mark(path.parent, bytes(32))),
+    6: ("wallet.toml", load_profile),
+    7: ("worker.toml", load_worker),
 }
 COORDINATOR = """
 genesis = "good.json"
@@ -221,6 +269,45 @@ per_minute = 600
 [dashboard]
 serve = true
 """
+WALLET = """
+genesis = "good.json"
+key = "dan.key"
+party = "dan"
+[mqtt]
+host = "localhost"
+port = 8883
+[mqtt.tls]
+ca = "ca.pem"
+cert = "dan.pem"
+key = "dan-key.pem"
+[guest]
+cert = "guest.pem"
+key = "guest-key.pem"
+"""
+WORKER = """
+genesis = "good.json"
+party = "operator"
+name = "worker-1"
+key = "worker.key"
+group = "0123456789abcdef"
+[mqtt]
+host = "localhost"
+port = 1883
+"""
+BACKUP = {
+    "format": 1,
+    "release": "0.1.0",
+    "chain_id": "demo-00c0ffee",
+    "genesis": "00" * 32,
+    "engine": "solo",
+    "height": 7,
+    "block": "00" * 32,
+    "block_time_ms": NOW,
+    "taken_ms": NOW,
+    "ledger_schema": 1,
+    "evidence": "left out",
+    "files": {"data/ledger.sqlite": [4096, "00" * 32]},
+}
 REQUEST = {
     "kind": "pile-registration",
     "chain_id": "demo-00c0ffee",
@@ -238,17 +325,22 @@ def files() -> Iterator[bytes]:
     yield b"\x01" + COORDINATOR.encode()
     yield b"\x02" + WEB.encode()
     yield b"\x03" + json.dumps(REQUEST).encode()
-    yield from (bytes((kind,)) + b"[" * 5000 for kind in (0, 3))
+    yield b"\x04" + json.dumps(BACKUP).encode()
+    yield b"\x05" + json.dumps({"format": 1, "genesis": "00" * 32, "whole": True}).encode()
+    yield b"\x06" + WALLET.encode()
+    yield b"\x07" + WORKER.encode()
+    yield from (bytes((kind,)) + b"[" * 5000 for kind in (0, 3, 4, 5))
     yield b"\x01x = " + b"[" * 5000
 
 
 @target("files", seeds=files, max_bytes=6000, short_runs=500)
 def file(data: bytes) -> None:
-    """Genesis, configurations and registration requests are right or say which file and key is wrong; a genesis begins a chain."""
+    """Genesis, configurations, requests and backups' lists are right or say which file and key is wrong; a genesis begins a chain."""
     name, load = CONFIGS[data[0] % len(CONFIGS) if data else 0]
     folder = scratch("files")
     if not (folder / "good.json").exists():
         (folder / "good.json").write_text(json.dumps(genesis().to_json()))
+        make_key(folder / "worker.key")
     (folder / name).write_bytes(data[1:])
     loaded = attempt(lambda: load(folder / name))
     if loaded is not None and load is load_genesis:

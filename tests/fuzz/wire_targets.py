@@ -149,10 +149,16 @@ def known_sets() -> list[list[certificate.Validator]]:
 
 
 SETS = known_sets()
-CERTIFIED = {
-    certificate.decode_inclusion(bytes.fromhex(row["inclusion"])).certificate.header_bytes
+TRUE = [
+    certificate.decode_inclusion(bytes.fromhex(row["inclusion"]))
     for row in map(json.loads, (ROOT / "shared/pile_shared/vectors/certificate.jsonl").read_text().splitlines())
     if row["kind"] == "good"
+]
+LEAVES = {(found.certificate.header_bytes, found.leaf) for found in TRUE}
+ATTESTED = {
+    (found.certificate.header_bytes, index, signature)
+    for found in TRUE
+    for index, signature in found.certificate.attestations
 }
 MAX_INCLUSION_BYTES = 4096
 
@@ -164,6 +170,10 @@ def inclusion_seeds() -> Iterator[bytes]:
         row = codec.decode(data, MAX_INCLUSION_BYTES)
         assert isinstance(row, list)
         yield row[0][0]
+        yield b"\x8d\xf5" + row[0][0][2:]  # true is not version 1
+        first = row[0][1][0]
+        high_s = (-int.from_bytes(first[1][32:], "big") % cose._ORDER).to_bytes(32, "big")
+        yield codec.encode([[row[0][0], [[first[0], first[1][:32] + high_s], *row[0][1][1:]]], *row[1:]])
         yield codec.encode([row[0], certificate_set(SETS[0])])
 
 
@@ -186,16 +196,28 @@ def inclusion(data: bytes) -> None:
     assert included.encoded() == data
     for validators in SETS:
         verified = attempt(lambda validators=validators: included.verify(CHAIN, validators))
-        assert verified is None or verified.encoded() in CERTIFIED
+        if verified is not None:
+            header = verified.encoded()
+            assert (header, included.leaf) in LEAVES
+            assert {(header, index, by) for index, by in included.certificate.attestations} <= ATTESTED
     attempt(lambda: merkle.root_from_path(included.leaf, included.index, 7, included.path))
 
 
-@target("terms", seeds=lambda: vectors("terms", "bytes"), max_bytes=terms.MAX_TERMS_BYTES)
+def term_seeds() -> Iterator[bytes]:
+    good = next(vectors("terms", "bytes"))
+    row = codec.decode(good, terms.MAX_TERMS_BYTES)
+    assert isinstance(row, list)
+    yield from vectors("terms", "bytes")
+    yield codec.encode([int(value) if type(value) is bool else value for value in row])
+
+
+@target("terms", seeds=term_seeds, max_bytes=terms.MAX_TERMS_BYTES)
 def contract_terms(data: bytes) -> None:
     """Terms have one encoding, and the contract's id is its hash."""
     found = attempt(lambda: terms.decode_terms(data))
     if found is not None:
         assert found.encoded() == data
+        assert type(found.on_curve) is bool
         assert terms.decode_terms(found.encoded()).contract_id() == found.contract_id()
 
 
@@ -209,6 +231,7 @@ def topic_seeds() -> Iterator[bytes]:
         yield topics.party_topic(CHAIN, "dan", kind).encode()
     message = record.encode_record(7, "OCMF|{}|{}")
     yield message
+    yield b"\x82\x00" + message[2:]
     yield record.sign_answer(CHAIN, "pile-1", message, record.STORED, SIGNER)
 
 

@@ -1,4 +1,4 @@
-"""Checks of the chain's files: keys, ledger, evidence, room for the years to come, tokens, backups. All of them only read."""
+"""Checks of the chain's files: keys, ledger, evidence, room for the years to come, tokens, backups, mirror. They only read."""
 
 import shutil
 import stat
@@ -19,6 +19,7 @@ from pile_coordinator.engines.store import Store
 from pile_coordinator.evidence.database import HEAD, EvidenceError, open_database, revision
 from pile_coordinator.evidence.opening import open_to_read
 from pile_coordinator.evidence.schema import mark
+from pile_coordinator.keeping.mirror import MirrorReader
 from pile_coordinator.keys import load_key
 from pile_coordinator.web.tokens import Tokens
 from pile_shared.errors import ConfigError, PilechainError
@@ -261,3 +262,30 @@ def backups(subject: Subject) -> Iterator[Finding]:
         yield warn(f"the newest backup is of {when}", "systemctl list-timers pilechain-backup.timer")
     else:
         yield ok(f"{len(manifests)} backups, the newest of {when}")
+
+
+def mirror(subject: Subject) -> Iterator[Finding]:
+    """Whether there is a mirror of the blocks, as far as the ledger, with room."""
+    folder, genesis_hash = subject.config.mirror, subject.config.genesis.hash()
+    if folder is None:
+        if subject.config.engine == SOLO:
+            yield warn(
+                "no mirror: with this machine all blocks since the last backup are lost", "[mirror], docs/keeping.md"
+            )
+        return
+    do = "is the disk mounted, and writable? pilechain mirror show --config coordinator.toml; docs/keeping.md"
+    try:
+        with closing(Store(subject.ledger, genesis_hash, read_only=True)) as store:
+            ledger = store.height()  # first: the mirror is never behind it
+        reader = MirrorReader(folder, genesis_hash)
+        for _ in reader.newest():
+            pass
+    except StoreError as error:
+        yield fail(str(error), do)
+        return
+    if reader.height < ledger:
+        yield fail(f"the mirror is at block {reader.height}, the ledger at {ledger}", do)
+    elif not reader.claims_whole:
+        yield warn(f"the mirror is at block {reader.height}, but it is not required", "required = true in [mirror]")
+    else:
+        yield ok(f"the mirror is at block {reader.height}, {shutil.disk_usage(folder).free >> 20} MiB free there")

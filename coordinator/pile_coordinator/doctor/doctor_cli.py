@@ -39,6 +39,7 @@ CHECKS: dict[str, Check] = {
     "listening": broker.listening,
     "tokens": chain.tokens,
     "backups": chain.backups,
+    "mirror": chain.mirror,
     "services": machine.services,
     "logs": machine.logs,
     "files": machine.open_files,

@@ -25,6 +25,9 @@ def hand_over(place: Place) -> None:
     if place.backups is not None:
         Path(place.backups).mkdir(mode=0o700, parents=True, exist_ok=True)
         _give(Path(place.backups), USER, 0o700)
+    if place.mirror is not None and Path(place.mirror).is_dir():
+        for path in (Path(place.mirror), *Path(place.mirror).glob("*")):
+            _give(path, USER, path.lstat().st_mode & 0o777)
     for folder, _, files in os.walk(site):
         here = Path(folder)
         _give(here, USER, FOLDER if here in {site, data} else here.stat().st_mode & 0o777)

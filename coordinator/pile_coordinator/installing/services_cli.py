@@ -115,7 +115,7 @@ def plan(options: argparse.Namespace) -> Place:
         load_web_config(web)
     if not 1 <= options.piles <= MAX_PILES:
         raise ConfigError(f"--piles {options.piles} is wrong; expected 1 to {MAX_PILES}")
-    paths = [config_file, config.data, *(path for path in (web, broker, options.backups) if path is not None)]
+    paths = [config_file, config.data, *(path for path in (web, broker, options.backups, config.mirror) if path)]
     for path in paths:
         if any(character in str(path) for character in " %\"'\\$\n"):
             raise ConfigError(f"{path}: a unit takes no spaces, quotes, %, $ or \\ in a path; move the site")
@@ -127,6 +127,8 @@ def plan(options: argparse.Namespace) -> Place:
         data=PurePosixPath(config.data.resolve()),
         backups=PurePosixPath(options.backups.resolve()) if options.backups else None,
         piles=options.piles,
+        mirror=PurePosixPath(config.mirror.resolve()) if config.mirror else None,
+        needs_mirror=config.mirror_required,
     )
 
 

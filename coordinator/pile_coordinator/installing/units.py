@@ -35,7 +35,7 @@ MaxRetentionSec=1year
 """
 
 # Folders of a site, as `pilechain init site` makes them: whoever needs one says so.
-_SECRET = ("authority", "broker", "coordinators", "keys", "users", "piles", "guests", "workers", "fleets", "mirrors")
+_SECRET = ("authority", "broker", "coordinators", "keys", "users", "piles", "guests", "workers", "fleets", "watchers")
 
 # systemd.exec(5). Nobody here needs a right, a device, another's process, or to see the rest of the file system change.
 _SANDBOX = """NoNewPrivileges=yes
@@ -163,7 +163,8 @@ class Place:
     Attributes:
         config: the coordinator's configuration. web, broker: of the web server and of mosquitto; None: there is none here.
         python: the interpreter that has this package. data: the coordinator's folder. backups: where they go, None: nowhere.
-        piles: for how many the broker and the coordinator have room.
+        piles: for how many the broker and the coordinator have room. mirror: of the blocks, None: there is none.
+        needs_mirror: the coordinator does nothing without it.
     """
 
     config: PurePosixPath
@@ -173,6 +174,13 @@ class Place:
     data: PurePosixPath
     backups: PurePosixPath | None
     piles: int
+    mirror: PurePosixPath | None = None
+    needs_mirror: bool = True
+
+    @property
+    def mirror_writes(self) -> str:
+        """The mirror among the folders that a program writes; it may be away, which the program itself says better."""
+        return "" if self.mirror is None else f" -{self.mirror}"
 
     @property
     def site(self) -> PurePosixPath:
@@ -224,6 +232,8 @@ def unit_files(place: Place) -> dict[str, str]:
 
 def _coordinator(place: Place) -> str:
     order = f"Wants=network-online.target\nAfter=network-online.target time-sync.target {BROKER} mariadb.service"
+    if place.mirror is not None and place.needs_mirror:
+        order += f"\nRequiresMountsFor={place.mirror}"
     return _SERVICE.format(
         made=MADE,
         name=COORDINATOR,
@@ -235,7 +245,7 @@ def _coordinator(place: Place) -> str:
         site=place.site,
         memory="75%",
         files=4096,  # ledger, evidence, connections to the broker and to its verifiers: it has few open, whatever comes
-        writes=f"ReadWritePaths={place.data}\n{place.hidden('keys', 'coordinators', 'workers')}",
+        writes=f"ReadWritePaths={place.data}{place.mirror_writes}\n{place.hidden('keys', 'coordinators', 'workers')}",
         sandbox=place.sandbox(),
     )
 
@@ -276,14 +286,15 @@ def _worker(place: Place) -> str:
 
 
 def _backup(place: Place, backups: PurePosixPath) -> str:
+    prune = () if place.mirror is None else ("--prune-mirror",)
     return _BACKUP.format(
         made=MADE,
         name=BACKUP,
         site=place.site,
         coordinator=COORDINATOR,
-        command=place.command("backup", "--config", str(place.config), "--to", str(backups), "--keep", "28"),
+        command=place.command("backup", "--config", str(place.config), "--to", str(backups), "--keep", "28", *prune),
         user=USER,
-        writes=f"ReadWritePaths={backups} {place.data}",
+        writes=f"ReadWritePaths={backups} {place.data}{place.mirror_writes}",
         sandbox=place.sandbox(),
     )
 

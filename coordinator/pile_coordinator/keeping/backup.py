@@ -257,7 +257,7 @@ def read_manifest(folder: Path) -> Manifest:
         return Manifest(**values, files=files)
     except OSError as error:
         raise BackupError(f"{folder} is no backup: {path.name}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise BackupError(f"{path} is damaged: {error!r}") from error
 
 

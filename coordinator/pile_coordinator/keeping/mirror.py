@@ -91,7 +91,7 @@ def read_mark(folder: Path, genesis_hash: bytes) -> bool:
         raise MirrorAwayError(
             f"{folder} holds no mirror ({error.strerror}): is the disk mounted? To begin one there: pilechain mirror begin"
         ) from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise MirrorError(f"{folder / MARK} is damaged: {error!r}") from error
     if kind != FORMAT:
         raise MirrorError(f"{folder} is a mirror of format {kind}, this release knows {FORMAT}: use a newer one")
@@ -219,6 +219,10 @@ class MirrorReader:
                 if self.height >= first:
                     yield block
             self.end = tail
+
+    def newest(self) -> Iterator[Block]:
+        """The blocks of the last segment alone, which say how far it goes."""
+        return self.blocks(self._segments[-1].first)
 
     @property
     def is_whole(self) -> bool:

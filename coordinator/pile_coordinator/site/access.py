@@ -12,8 +12,8 @@ from pile_shared.record import RECORD, RECORDED
 from pile_shared.topics import PARTY_DOWN, PARTY_LEVEL, PARTY_UP, PILE_DOWN, PILE_TOOL, PILE_UP, ROOT
 from pile_shared.units import check_id
 
-PILE, USER, GUEST, COORDINATOR, WORKER, FLEET, MIRROR = KINDS = (
-    *("pile", "user", "guest", "coordinator", "worker", "fleet", "mirror"),
+PILE, USER, GUEST, COORDINATOR, WORKER, FLEET, WATCHER = KINDS = (
+    *("pile", "user", "guest", "coordinator", "worker", "fleet", "watcher"),
 )
 EVERYBODY = "all"  # the one guest: a certificate that many have names nobody
 SITE = "site"  # of the commands themselves, for the moment they need
@@ -24,7 +24,7 @@ WHO = {
     COORDINATOR: "a coordinator or accounting node",
     WORKER: "a process that verifies proofs for coordinators",
     FLEET: "who sends new software to piles, and hears what they answer",
-    MIRROR: "who hears everything and says nothing",
+    WATCHER: "who hears everything and says nothing",
 }
 
 
@@ -109,11 +109,14 @@ def _rules(name: Name, top: str) -> list[str]:
     return {
         PILE: [],
         COORDINATOR: [f"topic readwrite {top}/#"],
-        MIRROR: [f"topic read {top}/#"],
+        WATCHER: [f"topic read {top}/#"],
         WORKER: [
             f"topic read {top}/+/proof",
             f"topic read {party}/+/keys/+",
             f"topic write {party}/+/verified",
         ],
-        FLEET: [*(f"topic read {top}/+/{kind}" for kind in (*PILE_UP, *PILE_TOOL)), f"topic write {top}/+/update"],
+        FLEET: [
+            *(f"topic read {top}/+/{kind}" for kind in (*PILE_UP, *PILE_TOOL, "receipt")),
+            f"topic write {top}/+/update",
+        ],
     }[name.kind]

@@ -69,7 +69,7 @@ class Issued:
         if boards:
             files[f"{stem}.crt.der"], files[f"{stem}.key.der"] = self.der()
         for name, data in files.items():
-            write_secret(folder / name, data)
+            write_secret(folder / name, data, durable=False)  # what a power cut takes is issued again
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,15 +286,16 @@ class Authority:
             yield
 
 
-def write_secret(path: Path, data: bytes) -> None:
-    """Write a file of mode 0600, durably, in place of an older one: a reader sees the old one or the new one, whole."""
+def write_secret(path: Path, data: bytes, *, durable: bool = True) -> None:
+    """Write a file of mode 0600 in place of an older one: a reader sees the old one or the new one, whole."""
     part = path.with_name(path.name + ".part")
     part.unlink(missing_ok=True)
     handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(handle, "wb") as file:
         file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
     part.replace(path)
 
 

@@ -6,7 +6,7 @@ authority/        says who is who; may be kept elsewhere (--authority)
 broker/           mosquitto's configuration, certificate, access list, CRL, and what it keeps
 piles/ID/         ca.crt, tls.crt, tls.key, operator.toml; as .der for boards
 users/PARTY/      the same for a wallet: wallet.toml, genesis.json, user.crt, ...
-coordinators/, workers/, fleets/, mirrors/, guests/
+coordinators/, workers/, fleets/, watchers/, guests/
 """
 
 import datetime as dt
@@ -90,17 +90,26 @@ class SiteFolder:
     # --- certificates --------------------------------------------------------------------------------------------
 
     def add(self, name: Name, *, days: int = DAYS) -> Path:
-        """Issue a first certificate; the folder to hand over.
+        """Issue a first certificate; the folder to hand over. Raises as `add_all`."""
+        return self.add_all([name], days=days)[0]
+
+    def add_all(self, names: Sequence[Name], *, days: int = DAYS) -> list[Path]:
+        """Issue first certificates; the folders to hand over. The broker is told once.
 
         Raises:
-            AuthorityError: `exists`, there is a good one; `standing`, one was revoked since the broker was started.
+            AuthorityError: `exists`, one has a good one; `standing`, one was revoked since the broker was started. Then nobody
+                gets any.
         """
         authority = Authority.open(self.authority)
         issued = authority.issued()
-        if name in self._good(issued):
-            raise AuthorityError(f"{name} has a certificate: renew it, or revoke it first", "exists")
-        self._check_standing(name, issued)
-        return self._issue(authority, name, days)
+        good = self._good(issued)
+        for name in names:
+            if name in good:
+                raise AuthorityError(f"{name} has a certificate: renew it, or revoke it first", "exists")
+            self._check_standing(name, issued)
+        folders = [self._issue(authority, name, days) for name in dict.fromkeys(names)]
+        self.apply(authority)
+        return folders
 
     def renew(self, name: Name, *, days: int = DAYS) -> Path:
         """Issue the next certificate; the folder to hand over. The last one stays good until it ends or is revoked.
@@ -111,7 +120,9 @@ class SiteFolder:
         authority = Authority.open(self.authority)
         if name not in self._good(authority.issued()):
             raise AuthorityError(f"{name} has no good certificate: `add` makes one", "unknown_name")
-        return self._issue(authority, name, days)
+        folder = self._issue(authority, name, days)
+        self.apply(authority)
+        return folder
 
     def _check_standing(self, name: Name, issued: Sequence[Entry]) -> None:
         """A connection of a thief that stands is mute, and would not be any more if its name had rights again."""
@@ -194,19 +205,18 @@ class SiteFolder:
     def _issue(self, authority: Authority, name: Name, days: int) -> Path:
         folder = self.folder / name.folder
         authority.issue_client(str(name), days=days).write(folder, name.stem, boards=name.kind == PILE)
-        write_secret(folder / "ca.crt", authority.pem)
+        _hand_over(folder / "ca.crt", authority.pem)
         if name.kind == PILE:
-            write_secret(folder / "ca.crt.der", authority.der)
-            write_secret(folder / "operator.toml", self._operators_part(name).encode())
+            _hand_over(folder / "ca.crt.der", authority.der)
+            _hand_over(folder / "operator.toml", self._operators_part(name).encode())
         elif name.kind == USER:
-            write_secret(folder / "genesis.json", (self.folder / "genesis.json").read_bytes())
+            _hand_over(folder / "genesis.json", (self.folder / "genesis.json").read_bytes())
             self._admit_guest(name)
         elif name.kind == GUEST:
             for user in sorted((self.folder / "users").glob("*/user.crt")):
                 self._admit_guest(Name(USER, user.parent.name))
         else:
-            write_secret(folder / "mqtt.toml", self.mqtt(name).encode())
-        self.apply(authority)
+            _hand_over(folder / "mqtt.toml", self.mqtt(name).encode())
         return folder
 
     def _operators_part(self, pile: Name) -> str:
@@ -228,9 +238,9 @@ class SiteFolder:
         )
         if has_guests:
             for file in ("guest.crt", "guest.key"):
-                write_secret(folder / file, (source / file).read_bytes())
+                _hand_over(folder / file, (source / file).read_bytes())
             text += '\n[guest]\ncert = "guest.crt"\nkey = "guest.key"\n'
-        write_secret(folder / "wallet.toml", text.encode())
+        _hand_over(folder / "wallet.toml", text.encode())
 
     # --- ending --------------------------------------------------------------------------------------------------
 
@@ -255,3 +265,7 @@ class SiteFolder:
             except LinkError:
                 return False
         return True
+
+
+def _hand_over(path: Path, data: bytes) -> None:
+    write_secret(path, data, durable=False)  # what a power cut takes is issued again

@@ -59,8 +59,7 @@ def found_site(folder: Path, plan: Plan) -> SiteFolder:
     found_broker(site, days=plan.days)
     guests = [Name(GUEST, EVERYBODY)] if plan.notes else []
     founders = [Name(USER, party) for party in FOUNDERS]
-    for name in dict.fromkeys([_MAIN, *guests, *founders, *plan.users, *plan.piles]):
-        site.add(name, days=plan.days)
+    site.add_all([_MAIN, *guests, *founders, *plan.users, *plan.piles], days=plan.days)
     _write_coordinator(site, plan)
     _write_web(site, plan)
     return site

@@ -81,7 +81,7 @@ def certificate_revoked(trial: Trial) -> None:
     trial.note("the certificate is revoked")
     trial.await_said(" end ")
     assert trial.agent().log().count(CONNECTED) == before, "a pile with a revoked certificate was let in"
-    trial.power("broker").cycle()  # as `pilechain site revoke` asks: a connection might stand still
+    trial.power("broker").cycle()  # before that its name gets none: a thief's connection may stand
     access.add(name)
     _restart(trial)
     trial.note("there is another certificate")
