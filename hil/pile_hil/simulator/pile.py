@@ -171,6 +171,9 @@ class Pile:
             return
         except PilechainError as error:
             raise FoundError(f"{self.id} does not start: {error.code}: {error}", "boot") from error
+        newest = agent.journal.last()
+        if newest is not None:  # it may have become durable in the power cut that came before its append returned
+            self._keep(*newest)
         self._watch(agent)
         self.agent = agent
         self.world.say(self.id, "started")
