@@ -15,7 +15,6 @@ from pile_coordinator.chain import (
     contracts,
     election,
     orders,
-    proofs,
     settlement,
     stake,
     transition,
@@ -532,11 +531,24 @@ def end_noted_twice(patch: Patch) -> None:
 
 
 def proof_does_not_advance(patch: Patch) -> None:
-    without(proofs, Pile, "last_sequence", patch)
+    forgets(Pile, "last_sequence", patch)
 
 
 def proof_not_counted(patch: Patch) -> None:
-    without(proofs, Pile, "admitted", patch)
+    forgets(Pile, "admitted", patch)
+
+
+def forgets(kind: type[Record], field: str, patch: Patch) -> None:
+    """A proof's admission that leaves one field of this kind of record as it was."""
+    real = State.put
+
+    def put(state: State, record: Record) -> None:
+        if isinstance(record, kind):
+            before = next((row for row in state.each(kind) if row.id == record.id), None)
+            record = record if before is None else replace(record, **{field: getattr(before, field)})
+        real(state, record)
+
+    patch.setattr(State, "put", put)
 
 
 Story = Callable[[Market], Names]

@@ -48,6 +48,9 @@ MAX_CLOSED = (
     6  # remembered so that an old contract message cannot start them again; with a session below STATE_MAX_BYTES
 )
 MAX_STATE_BYTES = 512  # the journal's bound
+RESUME_WAIT_MS = (
+    1_800_000  # at rated power that is more than flows while an agent is away that is started again by itself
+)
 MAX_BATCH = MAX_READINGS - 1  # an END adds its final reading to the batch and must still be one proof
 STUCK_WATT_MS = (
     1500 * 3_600_000
@@ -363,9 +366,9 @@ class Session:
         if self.phase == CHARGING:
             return self._stop(reason, now_ms)
         if self.phase == RESUMING:
-            # A board that lost the time does not know how long ago its last proof was. Until as much has passed as a
-            # proof may leave out, what flowed since may be more than the time it knows of allows.
-            if code == "implausible" and now_ms - self._good_ms < self.timing.report_ms:
+            # A pile that lost the time does not know how long ago its last proof was: what flowed since may be more than
+            # the time it knows of allows. The contactor is open, so waiting makes it possible and costs nobody a Wh.
+            if code == "implausible" and now_ms - self._good_ms < RESUME_WAIT_MS:
                 return []
             self._reason = REASON_POWER_LOST
             return self._end(None)

@@ -14,6 +14,7 @@ from pile_edge.session import (
     MAX_STATE_BYTES,
     OPEN,
     PROVE,
+    RESUME_WAIT_MS,
     RESUMING,
     SAVE,
     STARTING,
@@ -443,7 +444,7 @@ def test_a_board_that_lost_the_time_resumes_once_what_flowed_is_possible():
     """Its clock goes on from its newest proof: what flowed after that seems to have flowed in no time."""
     pile = Pile().charging()
     pile.boot()
-    for _ in range(TIMING.report_ms // 10_000 - 1):
+    for _ in range(RESUME_WAIT_MS // 10_000 - 1):
         pile.now_ms += 10_000
         pile.act(pile.session.trouble("implausible", pile.now_ms))
         assert pile.session.phase == RESUMING
@@ -456,7 +457,7 @@ def test_a_board_that_lost_the_time_resumes_once_what_flowed_is_possible():
 def test_a_register_that_leapt_ends_a_session_that_would_resume():
     pile = Pile().charging()
     pile.boot()
-    pile.act(pile.session.trouble("implausible", pile.now_ms + TIMING.report_ms))
+    pile.act(pile.session.trouble("implausible", pile.now_ms + RESUME_WAIT_MS))
     assert pile.events()[-1] == (p.END, p.REASON_POWER_LOST)
 
 

@@ -106,6 +106,7 @@ CPYTHON_MODULES = (
     "pile_edge/board/software",
     "pile_edge/commands/__init__",
     "pile_edge/commands/flash",
+    "pile_edge/commands/fleet",
     "pile_edge/commands/install",
     "pile_edge/commands/key",
     "pile_edge/commands/meters",
