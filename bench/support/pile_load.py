@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pile_coordinator.mqtt import Broker, Tls
+from pile_coordinator.site.broker import MAX_QUEUED
 from pile_coordinator.verifying.stream import Stream, publish_packet
 from pile_shared import cose, topics
 from pile_shared.certificate import MAX_LEAF_BYTES, decode_inclusion
@@ -24,6 +25,7 @@ from pile_shared.proof import HEARTBEAT, NO_PREVIOUS, Proof, proof_hash
 from pile_shared.reading import Reading
 
 _CHUNK_BYTES = 32 << 10  # sent on one connection before it is the next one's turn
+MOST_AWAITED = MAX_QUEUED * 6 // 10  # proofs without a receipt: a broker drops what is beyond its bound for one client
 PATIENCE_S = 120.0
 
 
@@ -90,6 +92,7 @@ class Receipts:
 
     def __init__(self, spec: Spec) -> None:
         self.waiting = set(spec.piles)
+        self.proofs = 0  # of the piles that were told so
         self._last = spec.proofs
 
     def take(self, stream: Stream, wait_s: float) -> None:
@@ -98,8 +101,9 @@ class Receipts:
         for message in messages:
             if message.topic.endswith(b"/receipt"):
                 _, pile, sequence, _ = array(decode(decode_inclusion(message.payload).leaf, MAX_LEAF_BYTES), 4)
-                if sequence >= self._last:
-                    self.waiting.discard(pile)
+                if sequence >= self._last and pile in self.waiting:
+                    self.waiting.remove(pile)
+                    self.proofs += self._last
         stream.acknowledge(message.packet_id for message in messages if message.packet_id)
 
 
@@ -111,12 +115,18 @@ def publish_all(spec: Spec) -> None:
     listener.subscribe(topics.pile_topic(spec.chain_id, "+", "receipt"))
     say("ready")
     sys.stdin.readline()
+    size, sent = sum(map(len, left.values())), 0
+    proofs_per_byte = len(spec.piles) * spec.proofs / size
     while left:
         for stream in list(left):
-            stream.send(bytes(left[stream][:_CHUNK_BYTES]))
+            chunk = bytes(left[stream][:_CHUNK_BYTES])
+            stream.send(chunk)
+            sent += len(chunk)
             left[stream] = left[stream][_CHUNK_BYTES:]
             stream.receive(0)  # acknowledgements
             receipts.take(listener, 0)
+            while sent * proofs_per_byte - receipts.proofs > MOST_AWAITED:  # as piles do, which wait for receipts
+                receipts.take(listener, 1.0)
             if not left[stream]:
                 del left[stream]
     wait_for_receipts(receipts, [*streams, listener])
