@@ -11,7 +11,6 @@ from pile_hil.lab.protocols import RigError
 from pile_hil.network import has_cometbft
 
 RIGS = Path(__file__).parent.parent / "rigs"
-DEFAULT = "sim"
 USUAL_RATE = 60
 SITE = "site"  # the target of broker and coordinator; every other one is a pile
 

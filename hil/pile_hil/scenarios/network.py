@@ -7,7 +7,6 @@ from pile_hil.trials.facts import OrderFacts
 from pile_hil.trials.trial import Trial
 
 NEEDS = ("pile",)
-BAD_MS = 60_000  # of the site's time: how long a line is bad, at least
 
 
 def _middle(trial: Trial) -> OrderFacts:

@@ -24,7 +24,6 @@ NODES = ("auditor", "grid", "operator")
 ROLES = {"auditor": "third-party", "grid": "grid", "operator": "operator"}
 OPENING_MICRO = 200_000_000
 RATED_W = 7000
-WILL_MS = 90_000  # after which the broker says that a pile is gone
 CALM_HOURS = 7  # after the faults: the longest window, then late evidence, then confirmation, and some room
 PROFILE = "abb-b23"
 FILE_BYTES = 16_384
